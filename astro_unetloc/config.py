@@ -1,0 +1,131 @@
+"""Every default of the package, once, with the unit in its name."""
+
+from dataclasses import dataclass
+
+__all__ = ["ClusteringConfig", "GridConfig", "LocalizationConfig", "TrainingConfig", "PRESETS"]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The patch grid: what the network is trained on and what it reads.
+
+    Attributes
+    ----------
+    nside : int
+        Patch centres are the HEALPix pixel centres of this nside (RING, Galactic).
+    patch_width_deg : float
+        Width of the image that the network is trained on.
+    patch_pixels : int
+        Its pixels per side.
+    read_pixels : int
+        Pixels per side of the padded image that is read at inference.
+    border_deg : float
+        Candidates up to this far outside the owned cell are kept until patches are merged.
+    """
+
+    nside: int = 8
+    patch_width_deg: float = 10.0
+    patch_pixels: int = 128
+    read_pixels: int = 160
+    border_deg: float = 0.3
+
+    @property
+    def pixel_deg(self):
+        """Pixel scale at the patch centre in degrees."""
+        return self.patch_width_deg / self.patch_pixels
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    """k-means with the number of clusters chosen by the algorithm.
+
+    Attributes
+    ----------
+    cut : float
+        Pixels with a probability above this are clustered.
+    radius_pix : float
+        Radius of the circles around the centroids, in pixels.
+    overlap_penalty : float
+        Added to the score for each pixel that a circle uses again (negative).
+    max_clusters : int or None
+        Ceiling of the number of clusters; None for none.
+    """
+
+    cut: float = 0.05
+    radius_pix: float = 2.0
+    overlap_penalty: float = -10.0
+    max_clusters: int | None = None
+
+
+PRESETS = {
+    "default": ClusteringConfig(),
+    # The numbers of the first description of the method (2019).
+    "reference": ClusteringConfig(cut=0.2, radius_pix=3.0, overlap_penalty=-10.0, max_clusters=49),
+}
+
+
+@dataclass(frozen=True)
+class LocalizationConfig:
+    """From candidates of single patches to sources on the sky.
+
+    Attributes
+    ----------
+    merge_radius_deg : float
+        Candidates of different patches closer than this are one source.
+    blend_radius_deg : float
+        Sources with a neighbour closer than this carry the flag "blended".
+    edge_radius_deg : float
+        Coverage is averaged over a disc of this radius around a source.
+    edge_coverage : float
+        Below this coverage a source carries the flag "near the edge".
+    plane_latitude_deg : float
+        Galactic latitude below which a source carries the flag "low latitude".
+    coarse_pixel_deg : float
+        Input pixels larger than this are warned about and flagged.
+    """
+
+    merge_radius_deg: float = 0.15
+    blend_radius_deg: float = 0.5
+    edge_radius_deg: float = 0.5
+    edge_coverage: float = 0.9
+    plane_latitude_deg: float = 5.0
+    coarse_pixel_deg: float = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    mask_radius_pix : float
+        Radius of the disc that labels a source, in pixels.
+    min_photons, min_significance, base_photons : float
+        A source is labelled when it has at least ``min_photons`` and at least ``base_photons +
+        min_significance * sqrt(b)`` photons, with b the background photons within
+        ``background_radius_deg``.
+    background_radius_deg : float
+        Radius of the disc in which the background of the label rule is counted.
+    count_radius_deg : float
+        Radius within which a source's own photons count.
+    """
+
+    mask_radius_pix: float = 2.0
+    min_photons: float = 3.0
+    base_photons: float = 2.5
+    min_significance: float = 3.0
+    background_radius_deg: float = 0.15
+    count_radius_deg: float = 0.5
+
+
+# A photon of an input bin draws its energy inside the bin from E ** -photon_index (DESIGN).
+PHOTON_INDEX = 2.4
+# A bin that straddles a band edge and is wider than this factor is warned about.
+MAX_STRADDLING_FACTOR = 1.6
+# Photons held in memory at once when a map is placed.
+CHUNK_PHOTONS = 2_000_000
+# A pixel value this close to an integer is a count.
+COUNT_TOLERANCE = 0.01
+DEFAULT_MODEL = "lat-10gev"
+DEFAULT_SEED = 0
+MATCH_RADIUS_DEG = 0.3

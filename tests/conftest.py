@@ -1,0 +1,51 @@
+"""What all tests share: where real data lie, and tiny worlds to test on."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def in_ci():
+    """Whether this run must not skip for want of data or programs."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def skip_unless_in_ci(reason):
+    """Skip the test, saying why; in continuous integration fail instead."""
+    if in_ci():
+        pytest.fail(f"{reason}; it must be there in CI", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of the real Fermi-LAT files."""
+    if not REAL_DATA.is_dir():
+        skip_unless_in_ci("real Fermi-LAT data not present")
+    return REAL_DATA
+
+
+@pytest.fixture
+def rng():
+    """A generator that draws the same numbers in every run."""
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+def make_wcs(
+    shape=(32, 32), *, lon=0.0, lat=0.0, pixel_deg=0.1, projection="TAN", frame="galactic"
+):
+    """Celestial WCS of an image ``shape`` (ny, nx) with its reference point in the middle."""
+    from astropy.wcs import WCS
+
+    prefix = {"galactic": ("GLON", "GLAT"), "icrs": ("RA--", "DEC-")}[frame]
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = [f"{axis}-{projection}" for axis in prefix]
+    wcs.wcs.crval = [lon, lat]
+    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
+    wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
+    return wcs

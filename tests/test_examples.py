@@ -1,0 +1,21 @@
+"""The examples in the docstrings run."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+MODULES = sorted(
+    path.stem for path in PACKAGE.glob("[!_]*.py") if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(import_module(f"astro_unetloc.{module}"), optionflags=OPTIONS)
+    assert result.attempted
+    assert result.failed == 0, "see the captured output"
