@@ -1,0 +1,201 @@
+"""Directions, frames, tangent planes and the grid of patches, as plain arrays.
+
+Directions are unit vectors in Galactic coordinates with shape (..., 3) throughout the package;
+angles are degrees.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from astro_unetloc.config import GridConfig
+
+__all__ = [
+    "PatchGrid",
+    "TangentPlane",
+    "frame_rotation",
+    "lonlat_from_vectors",
+    "separation_deg",
+    "vectors_from_lonlat",
+]
+
+
+def vectors_from_lonlat(lon_deg, lat_deg):
+    """Unit vectors, shape (..., 3), of directions in degrees, broadcast against each other."""
+    lon, lat = np.broadcast_arrays(np.radians(lon_deg), np.radians(lat_deg))
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def lonlat_from_vectors(vectors):
+    """Longitude in [0, 360) and latitude in degrees of vectors (..., 3)."""
+    x, y, z = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
+    lon = np.degrees(np.arctan2(y, x)) % 360.0
+    lon = np.where(lon == 360.0, 0.0, lon)  # % rounds up to its divisor
+    return lon, np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def separation_deg(vectors_1, vectors_2):
+    """Angle in degrees between unit vectors; exact for small angles too."""
+    chord = np.linalg.norm(np.asarray(vectors_1) - np.asarray(vectors_2), axis=-1)
+    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+
+
+@lru_cache(maxsize=8)
+def frame_rotation(frame):
+    """Matrix R of shape (3, 3) with ``v_galactic = v_frame @ R.T``; read-only.
+
+    Parameters
+    ----------
+    frame : str
+        Name of an astropy frame without time dependence: "galactic", "icrs", "fk5".
+
+    Returns
+    -------
+    ndarray (3, 3)
+
+    Raises
+    ------
+    ValueError
+        If astropy does not know the frame.
+    """
+    matrix = np.eye(3)
+    if frame != "galactic":
+        import astropy.units as u
+        from astropy.coordinates import SkyCoord
+
+        axes = SkyCoord([0, 90, 0] * u.deg, [0, 0, 90] * u.deg, frame=frame).galactic
+        matrix = np.array(axes.cartesian.xyz.value)
+    matrix.flags.writeable = False  # it is shared by all callers
+    return matrix
+
+
+@dataclass(frozen=True)
+class TangentPlane:
+    """A gnomonic (TAN) image on the sky; pixels are 0-based with centres at integers.
+
+    Attributes
+    ----------
+    lon_deg, lat_deg : float
+        Galactic coordinates of the centre.
+    n_pix : int
+        Pixels per side.
+    pixel_deg : float
+        Pixel scale at the centre.
+    rotation_deg : float
+        Angle from the +y axis of the image to Galactic north, clockwise in the image (towards +x,
+        which is west where the angle is 0).
+    """
+
+    lon_deg: float
+    lat_deg: float
+    n_pix: int
+    pixel_deg: float
+    rotation_deg: float = 0.0
+
+    @cached_property
+    def basis(self):
+        """Rows: unit vectors along +x, +y and towards the centre, shape (3, 3)."""
+        lon, lat, angle = np.radians([self.lon_deg, self.lat_deg, self.rotation_deg])
+        east = np.array([-np.sin(lon), np.cos(lon), 0.0])
+        north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
+        center = vectors_from_lonlat(self.lon_deg, self.lat_deg)
+        x_axis = np.sin(angle) * north - np.cos(angle) * east
+        y_axis = np.cos(angle) * north + np.sin(angle) * east
+        return np.stack([x_axis, y_axis, center])
+
+    def pixel_from_vectors(self, vectors):
+        """Pixel coordinates x, y of directions (..., 3); NaN beyond 90 deg from the centre."""
+        # sums of products: BLAS takes nine times as long for a million rows of three, and its last
+        # bit depends on their number
+        u, v, w = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
+        xi, eta, depth = (a * u + b * v + c * w for a, b, c in self.basis)
+        depth = np.where(depth > 1e-9, depth, np.nan)
+        scale = 1.0 / np.radians(self.pixel_deg)
+        offset = (self.n_pix - 1) / 2
+        return xi / depth * scale + offset, eta / depth * scale + offset
+
+    def vectors_from_pixel(self, x, y):
+        """Unit vectors (..., 3) of pixel coordinates."""
+        scale, offset = np.radians(self.pixel_deg), (self.n_pix - 1) / 2
+        xi, eta = ((np.asarray(pixel, dtype=float) - offset) * scale for pixel in (x, y))
+        vectors = np.stack([a * xi + b * eta + c for a, b, c in self.basis.T], axis=-1)
+        return vectors / np.sqrt(1 + xi**2 + eta**2)[..., None]
+
+    @property
+    def pixel_vectors(self):
+        """Unit vectors of all pixel centres, shape (n_pix, n_pix, 3), indexed [y, x]."""
+        y, x = np.mgrid[: self.n_pix, : self.n_pix].astype(float)
+        return self.vectors_from_pixel(x, y)
+
+    @property
+    def wcs(self):
+        """The same projection as an `astropy.wcs.WCS`."""
+        from astropy.wcs import WCS
+
+        angle = np.radians(self.rotation_deg)
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
+        wcs.wcs.crval = [self.lon_deg, self.lat_deg]
+        wcs.wcs.crpix = [(self.n_pix + 1) / 2] * 2
+        wcs.wcs.cdelt = [-self.pixel_deg, self.pixel_deg]
+        wcs.wcs.lonpole = 180.0  # north is up at the very pole too, where FITS would turn it
+        wcs.wcs.pc = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        return wcs
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The patches that tile the sky; every direction is owned by its nearest centre."""
+
+    config: GridConfig = GridConfig()
+
+    @property
+    def n_patches(self):
+        """Number of patches on the sky."""
+        return 12 * self.config.nside**2
+
+    @property
+    def centers(self):
+        """Unit vectors of the patch centres, shape (n_patches, 3)."""
+        return _patch_centers(self.config.nside)
+
+    def owner(self, vectors):
+        """Patch index of each direction (..., 3): the nearest centre."""
+        return _center_tree(self.config.nside).query(vectors)[1]
+
+    def border_distance_deg(self, vectors, patch):
+        """How far directions (..., 3) lie outside the cell owned by ``patch`` (negative inside).
+
+        The distance in degrees to the farthest of the great circles that bound the cell; beyond a
+        corner of the cell the corner itself is farther.
+        """
+        tree = _center_tree(self.config.nside)
+        _, nearest = tree.query(vectors, k=8)
+        own = self.centers[patch]
+        towards = self.centers[nearest] - own
+        norm = np.linalg.norm(towards, axis=-1)
+        offset = np.einsum("...i,...ki->...k", vectors, towards) / np.where(norm > 0, norm, np.inf)
+        offset = np.where(norm > 0, offset, -1.0)
+        return np.degrees(np.arcsin(np.clip(offset.max(axis=-1), -1, 1)))
+
+    def plane(self, patch):
+        """The padded `TangentPlane` that is read for a patch."""
+        lon, lat = lonlat_from_vectors(self.centers[patch])
+        return TangentPlane(float(lon), float(lat), self.config.read_pixels, self.config.pixel_deg)
+
+
+@lru_cache(maxsize=4)
+def _patch_centers(nside):
+    import healpy
+
+    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    centers.flags.writeable = False  # they are shared by all callers
+    return centers
+
+
+@lru_cache(maxsize=4)
+def _center_tree(nside):
+    from scipy.spatial import KDTree
+
+    return KDTree(_patch_centers(nside))

@@ -1,0 +1,69 @@
+"""Tiny FITS files and maps that tests write."""
+
+import numpy as np
+from astropy.io import fits
+
+EDGES_GEV = np.array([10.0, 20.0, 50.0, 150.0])
+
+
+def ebounds(edges_gev=EDGES_GEV):
+    """The EBOUNDS table of gtbin, in keV as float32."""
+    columns = [
+        fits.Column("CHANNEL", "I", array=np.arange(len(edges_gev) - 1)),
+        fits.Column("E_MIN", "E", unit="keV", array=edges_gev[:-1] * 1e6),
+        fits.Column("E_MAX", "E", unit="keV", array=edges_gev[1:] * 1e6),
+    ]
+    return fits.BinTableHDU.from_columns(columns, name="EBOUNDS")
+
+
+def image_header(shape, *, projection="CAR", frame="galactic", pixel_deg=0.1, lon=0.0, lat=0.0):
+    """Header of an image (ny, nx) with its reference point in the middle."""
+    prefix = {"galactic": ("GLON", "GLAT"), "icrs": ("RA--", "DEC-")}[frame]
+    header = fits.Header()
+    for number, (axis, n_pix) in enumerate(zip(prefix, shape[::-1]), 1):
+        header[f"CTYPE{number}"] = f"{axis}-{projection}"
+        header[f"CRPIX{number}"] = (n_pix + 1) / 2
+        header[f"CRVAL{number}"] = (lon, lat)[number - 1]
+        header[f"CDELT{number}"] = (-pixel_deg, pixel_deg)[number - 1]
+        header[f"CUNIT{number}"] = "deg"
+    return header
+
+
+def cube_hdus(counts, edges_gev=EDGES_GEV, **header):
+    """A counts cube (n_energy, ny, nx) as gtbin writes it."""
+    counts = np.asarray(counts)
+    primary = fits.PrimaryHDU(counts, image_header(counts.shape[-2:], **header))
+    return fits.HDUList([primary, ebounds(edges_gev)])
+
+
+def poisson_cube(rng, shape=(3, 20, 30), mean=0.5):
+    """Integer counts."""
+    return rng.poisson(mean, shape).astype(">i4")
+
+
+def healpix_hdus(planes, edges_gev=EDGES_GEV, *, pixels=None, **keywords):
+    """A HEALPix table as gtbin writes it; ``planes`` is (n_energy, n_pixels)."""
+    columns = [fits.Column(f"CHANNEL{i + 1}", "D", array=plane) for i, plane in enumerate(planes)]
+    if pixels is not None:
+        columns.insert(0, fits.Column("PIX", "K", array=pixels))
+        keywords = {"INDXSCHM": "EXPLICIT"} | keywords
+    hdu = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
+    hdu.header.update({"PIXTYPE": "HEALPIX", "ORDERING": "RING", "COORDSYS": "GAL"} | keywords)
+    return fits.HDUList(
+        [fits.PrimaryHDU(), hdu] + ([] if edges_gev is None else [ebounds(edges_gev)])
+    )
+
+
+def event_hdus(ra_deg, dec_deg, energy_mev, cuts=()):
+    """An FT1 list; ``cuts`` are (type, unit, value) of DSS keywords."""
+    columns = [
+        fits.Column("ENERGY", "E", unit="MeV", array=np.asarray(energy_mev, dtype=float)),
+        fits.Column("RA", "E", unit="deg", array=np.asarray(ra_deg, dtype=float)),
+        fits.Column("DEC", "E", unit="deg", array=np.asarray(dec_deg, dtype=float)),
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns, name="EVENTS")
+    for number, (kind, unit, value) in enumerate(cuts, 1):
+        hdu.header[f"DSTYP{number}"] = kind
+        hdu.header[f"DSUNI{number}"] = unit
+        hdu.header[f"DSVAL{number}"] = value
+    return fits.HDUList([fits.PrimaryHDU(), hdu])
