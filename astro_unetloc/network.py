@@ -1,0 +1,134 @@
+"""The U-Net: which pixels belong to a point source (arXiv:1505.04597), in stock Keras layers.
+
+The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
+"""
+
+__all__ = ["CLASSES", "build_unet", "keras_backend", "masked_cross_entropy"]
+
+# The last class is always the background.
+CLASSES = ("source", "background")
+
+
+def _conv(x, n_filters, kernel, *, name):
+    from keras import layers
+
+    x = layers.Conv2D(n_filters, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    return layers.Activation("relu", name=f"{name}_relu")(x)
+
+
+def _block(x, n_filters, *, name):
+    x = _conv(x, n_filters, 3, name=f"{name}_1")
+    return _conv(x, n_filters, 3, name=f"{name}_2")
+
+
+def _modulate(x, context, n_filters, *, name):
+    """Scale and shift feature maps by what is known of the whole patch (FiLM, arXiv:1709.07871)."""
+    from keras import layers
+
+    scale = layers.Dense(n_filters, bias_initializer="ones", name=f"{name}_scale")(context)
+    shift = layers.Dense(n_filters, name=f"{name}_shift")(context)
+    scale = layers.Reshape((1, 1, n_filters), name=f"{name}_scale_map")(scale)
+    shift = layers.Reshape((1, 1, n_filters), name=f"{name}_shift_map")(shift)
+    x = layers.Multiply(name=f"{name}_multiply")([x, scale])
+    return layers.Add(name=f"{name}_add")([x, shift])
+
+
+def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, first_kernel=7):
+    """Build the network, for any image size divisible by ``2 ** len(widths)``.
+
+    The first convolution has a stride of two: the U-Net works at half the resolution, where a
+    feature costs a quarter, and the head brings its answer back to that of the input, with the
+    input beside it.
+
+    Parameters
+    ----------
+    n_band : int
+        Energy bands.
+    n_class : int
+        Classes, background included.
+    widths : sequence of int
+        Filters of each level, the first at half the resolution of the input.
+    head_width : int
+        Filters at the resolution of the input.
+    first_kernel : int
+        Width of the first kernel in pixels.
+
+    Returns
+    -------
+    keras.Model
+        Inputs "counts" (n, ny, nx, n_band), "coverage" (n, ny, nx, 1), "bands" (n, n_band, 4);
+        output "probability" (n, ny, nx, n_class), a softmax over the classes.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels.
+    """
+    import keras
+    from keras import layers
+
+    if len(widths) < 2:
+        raise ValueError(f"widths must name at least two levels; got {widths}; add one")
+    counts = keras.Input((None, None, n_band), name="counts")
+    coverage = keras.Input((None, None, 1), name="coverage")
+    bands = keras.Input((n_band, 4), name="bands")
+
+    context = layers.Flatten(name="bands_flat")(bands)
+    context = layers.Dense(32, activation="relu", name="context_1")(context)
+    context = layers.Dense(32, activation="relu", name="context_2")(context)
+
+    planes = layers.Concatenate(name="input_planes")([keras.ops.log(counts + 1.0), coverage])
+    x = layers.Conv2D(
+        widths[0], first_kernel, strides=2, padding="same", use_bias=False, name="stem_conv"
+    )(planes)
+    x = layers.BatchNormalization(name="stem_norm")(x)
+    x = _modulate(x, context, widths[0], name="stem_film")
+    x = layers.Activation("relu", name="stem_relu")(x)
+    x = _conv(x, widths[0], 3, name="down0")
+    skips = []
+    for level, width in enumerate(widths[1:], start=1):
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"down{level}_pool")(x)
+        x = _block(x, width, name=f"down{level}")
+    x = _modulate(x, context, widths[-1], name="bottom_film")
+    for level in reversed(range(len(widths) - 1)):
+        x = layers.Conv2DTranspose(widths[level], 2, strides=2, name=f"up{level}_conv")(x)
+        x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
+        x = _block(x, widths[level], name=f"up{level}")
+    x = layers.Conv2DTranspose(head_width, 2, strides=2, name="head_up")(x)
+    x = layers.Concatenate(name="head_join")([x, planes])
+    x = layers.Conv2D(head_width, 3, padding="same", activation="relu", name="head_conv")(x)
+    probability = layers.Conv2D(n_class, 1, activation="softmax", name="probability")(x)
+    return keras.Model([counts, coverage, bands], probability, name="unet")
+
+
+def masked_cross_entropy(target, probability):
+    """Cross-entropy of each pixel; one of no weight adds nothing.
+
+    Parameters
+    ----------
+    target : tensor (n, ny, nx, n_class)
+        One-hot classes times the weight of the pixel; all zero where the pixel does not count.
+    probability : tensor (n, ny, nx, n_class)
+        Softmax probabilities.
+
+    Returns
+    -------
+    tensor (n, ny, nx)
+        Loss per pixel.
+    """
+    from keras import ops
+
+    return -ops.sum(target * ops.log(ops.clip(probability, 1e-7, 1.0)), axis=-1)
+
+
+def keras_backend():
+    """What runs the network: Keras, its backend and their versions, as text."""
+    from importlib.metadata import version
+
+    import keras
+
+    return (
+        f"keras {keras.__version__}, {keras.backend.backend()} {version(keras.backend.backend())}"
+    )

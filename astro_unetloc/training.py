@@ -1,0 +1,264 @@
+"""Training: models from patch sets."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc.config import ClusteringConfig, TrainingConfig
+from astro_unetloc.datasets import read_patch_set
+from astro_unetloc.network import CLASSES, build_unet, keras_backend, masked_cross_entropy
+from astro_unetloc.pretrained import save_model
+
+__all__ = ["fit_network", "model_card", "train"]
+
+
+def _augment(columns, rng):
+    """Each patch of a batch under one of the eight rotations and flips of the square."""
+    turn, flip = int(rng.integers(4)), rng.random() < 0.5
+    out = []
+    for images in columns:
+        images = np.rot90(images, turn, axes=(1, 2))
+        out.append(np.ascontiguousarray(images[:, :, ::-1] if flip else images))
+    return out
+
+
+def _batches(patch_set, batch_size, *, seed, n_batches=None):
+    """A `keras.utils.PyDataset` over a patch set held in memory as integers.
+
+    With ``n_batches``, every epoch is that many batches of another random order, augmented;
+    without, the patches come once, as they are.
+    """
+    from keras.utils import PyDataset
+
+    n_patches = len(patch_set["counts"])
+
+    class Batches(PyDataset):
+        """Batches of network inputs and targets."""
+
+        def __init__(self):
+            super().__init__()
+            self.epoch, self.order = 0, self._order(0)
+
+        def __len__(self):
+            return n_batches or -(-n_patches // batch_size)
+
+        def _order(self, epoch):
+            if n_batches is None:
+                return np.arange(n_patches)
+            rng = np.random.default_rng([seed, epoch])
+            rounds = -(-n_batches * batch_size // n_patches)
+            return np.concatenate([rng.permutation(n_patches) for _ in range(rounds)])
+
+        def start(self, epoch):
+            """Take up the order of an epoch: a resumed training goes on as if never stopped."""
+            self.epoch, self.order = epoch, self._order(epoch)
+
+        def __getitem__(self, number):
+            rows = np.sort(self.order[number * batch_size : (number + 1) * batch_size])
+            images = [patch_set[n][rows] for n in ("counts", "coverage", "mask")]
+            if n_batches:
+                images = _augment(images, np.random.default_rng([seed, self.epoch, number]))
+            counts, coverage, mask = (i.astype(np.float32) for i in images)
+            background = 1 - mask.max(axis=-1, keepdims=True)
+            target = np.concatenate([mask, background], axis=-1) * coverage
+            inputs = {"counts": counts, "coverage": coverage, "bands": patch_set["bands"][rows]}
+            return inputs, target
+
+    return Batches()
+
+
+def _split_by_sky(patch_set, validation_fraction):
+    """Training and validation sets without a common sky."""
+    skies = np.unique(patch_set["sky"])
+    if len(skies) < 2:
+        raise ValueError(
+            f"a patch set must hold at least 2 skies, one to validate on; got {len(skies)}; "
+            "simulate more"
+        )
+    n_validation = int(np.clip(round(len(skies) * validation_fraction), 1, len(skies) - 1))
+    # skies are written one after the other: two slices, and no copy of the images
+    first = int(np.argmax(patch_set["sky"] == skies[-n_validation]))
+    columns = ("counts", "coverage", "mask", "bands")
+    return [{n: patch_set[n][rows] for n in columns} for rows in np.s_[:first, first:]]
+
+
+def fit_network(
+    path,
+    folder,
+    *,
+    widths=(32, 48, 64, 96),
+    initial=None,
+    epochs=36,
+    steps_per_epoch=200,
+    batch_size=8,
+    learning_rate=2e-3,
+    validation_fraction=0.05,
+    max_validation=160,
+    rng=0,
+    verbose=2,
+):
+    """Train a U-Net on a patch set; an interrupted run in the same folder is resumed.
+
+    Parameters
+    ----------
+    path : str or path
+        Patch set made by `make_patch_set`.
+    folder : str or path
+        Where the network, the log and checkpoints go.
+    widths : sequence of int
+        Size of the network, see `astro_unetloc.network.build_unet`.
+    initial : str or path, optional
+        A ``.keras`` file of the same size whose weights to start from.
+    epochs, steps_per_epoch, batch_size : int
+        The network sees ``epochs * steps_per_epoch * batch_size`` patches.
+    learning_rate : float
+        Of AdamW at the start; follows a cosine to a hundredth.
+    validation_fraction : float
+        Share of the skies held out.
+    max_validation : int
+        Most held-out patches scored after every epoch.
+    rng : int
+        Seed of weights, order and augmentation.
+    verbose : int
+        As in `keras.Model.fit`.
+
+    Returns
+    -------
+    keras.Model
+        The trained network with averaged weights; also in ``folder/unet.keras``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a patch set, or holds fewer than two skies.
+    """
+    folder = Path(folder)
+    patch_set = read_patch_set(path)
+    training, validation = _split_by_sky(patch_set, validation_fraction)
+    validation = {n: v[:max_validation] for n, v in validation.items()}
+    import keras  # seconds: only when the patch set is known to be good
+
+    keras.utils.set_random_seed(rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    n_band = len(patch_set["band_edges_gev"]) - 1
+    model = build_unet(n_band=n_band, widths=widths)
+    if initial is not None:
+        start = keras.models.load_model(initial, compile=False)
+        model.set_weights(start.get_weights())
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate,
+        epochs * steps_per_epoch,
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=min(200, steps_per_epoch),
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
+    )
+    model.compile(optimizer=optimizer, loss=masked_cross_entropy, jit_compile=False)
+    batches = _batches(training, batch_size, seed=rng, n_batches=steps_per_epoch)
+    model.fit(
+        batches,
+        epochs=epochs,
+        validation_data=_batches(validation, batch_size, seed=rng),
+        callbacks=[
+            keras.callbacks.BackupAndRestore(folder / "backup"),
+            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.start(epoch)),
+            keras.callbacks.CSVLogger(folder / "history.csv", append=True),
+            keras.callbacks.ModelCheckpoint(folder / "last.keras"),
+        ],
+        shuffle=False,  # the batches have their own order, the same when a training is resumed
+        verbose=verbose,
+    )
+    model.save(folder / "unet.keras", include_optimizer=False)
+    return model
+
+
+def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **options):
+    """Train on a patch set and write a complete model folder.
+
+    Parameters
+    ----------
+    path : str or path
+        Patch set made by `make_patch_set`.
+    folder : str or path
+        Model folder; checkpoints and the log go to ``folder/training``.
+    name : str
+        Name in the card; that of the folder by default.
+    threshold : float
+        Smallest score listed by default.
+    overwrite : bool
+        Whether a finished model in the folder may be replaced.
+    rng : int
+        Seed.
+    **options
+        As `fit_network`.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds a finished model.
+    ValueError
+        If the file is not a patch set, or holds fewer than two skies.
+    """
+    folder = Path(folder)
+    if (folder / "card.json").exists() and not overwrite:
+        raise FileExistsError(
+            f"model folder must not hold a model; got {str(folder)!r}; choose another name or "
+            "allow overwriting"
+        )
+    started = time.time()
+    network = fit_network(path, folder / "training", rng=rng, **options)
+    patch_set = read_patch_set(path, rows=slice(-2, None))
+    record = {
+        "patch_set": Path(path).name,
+        "seed": rng,
+        "hours": round((time.time() - started) / 3600, 2),
+        **{key: str(value) for key, value in options.items() if key != "verbose"},
+    }
+    card = model_card(network, patch_set, name=name or folder.name, threshold=threshold)
+    card["training"] |= record
+    return save_model(folder, network, card, probe=patch_set)
+
+
+def model_card(network, patch_set, *, name, threshold):
+    """What the card of a model says before it is hashed.
+
+    Parameters
+    ----------
+    network : keras.Model
+        The trained network.
+    patch_set : dict
+        From `astro_unetloc.datasets.read_patch_set`; a few rows are enough.
+    name : str
+        Name of the model.
+    threshold : float
+        Smallest score listed by default.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "name": name,
+        "band_edges_gev": [float(edge) for edge in patch_set["band_edges_gev"]],
+        "classes": list(CLASSES),
+        "clustering": asdict(ClusteringConfig()),
+        "threshold": threshold,
+        "patch": {
+            "n_pix": patch_set["counts"].shape[1],
+            "pixel_deg": float(patch_set["pixel_deg"]),
+        },
+        "parameters": int(network.count_params()),
+        "training": {
+            "patch_set_seed": int(patch_set["seed"]),
+            "label_rule": asdict(TrainingConfig()),
+            "backend": keras_backend(),
+        },
+    }

@@ -1,0 +1,60 @@
+"""Small simulated skies to test on."""
+
+import numpy as np
+
+from astro_unetloc.datasets import SOURCE_DTYPE
+from astro_unetloc.diffuse import ENERGY_EDGES
+from astro_unetloc.geometry import vectors_from_lonlat
+from astro_unetloc.photons import Photons
+from astro_unetloc.population import Sources
+from astro_unetloc.simulation import SimulatedSky
+
+BAND_EDGES = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
+NSIDE = 8
+
+
+def make_sources(lon, lat, *, flux=1e-10, index=2.4, radius_deg=0.0):
+    """Sources at Galactic positions in degrees."""
+    n = len(lon)
+    parts = (np.broadcast_to(a, n).astype(float).copy() for a in (flux, index, radius_deg))
+    return Sources(vectors_from_lonlat(np.array(lon, float), np.array(lat, float)), *parts)
+
+
+def make_sky(lon=(), lat=(), *, photons_each=20, density=0.0, seed=0, radius_deg=0.0):
+    """A sky near the origin: sources of so many photons, and ``density`` diffuse ones per deg2."""
+    rng = np.random.default_rng(seed)
+    sources = make_sources(lon, lat, radius_deg=radius_deg)
+    origin = np.repeat(np.arange(len(lon)), photons_each)
+    n_diffuse = rng.poisson(density * 30 * 30)
+    vectors = np.concatenate(
+        [
+            vectors_from_lonlat(rng.uniform(-15, 15, n_diffuse), rng.uniform(-15, 15, n_diffuse)),
+            sources.vectors[origin],
+        ]
+    )
+    energy = 10 * (1 - rng.random(len(vectors)) * 0.99) ** (-1 / 1.4)
+    expected = density * -np.diff(ENERGY_EDGES**-1.4) / (10**-1.4 - 2000**-1.4)
+    background = np.tile(expected.astype(np.float32), (12 * NSIDE**2, 1))
+    origin = np.concatenate([np.full(n_diffuse, -1), origin]).astype(np.int32)
+    return SimulatedSky(
+        Photons(vectors, np.minimum(energy, 1999.0)), origin, sources, background, NSIDE
+    )
+
+
+def made_patches(seed, *, n_patches, template=None, band_edges=BAND_EDGES, n_pix=128):
+    """Like `patches_of_sky`: noise with a bright square that is a source."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((n_patches, n_pix, n_pix, 1), np.uint8)
+    mask[:, 8:12, 8:12] = 1
+    sources = np.zeros(n_patches, SOURCE_DTYPE)
+    sources["patch"] = np.arange(n_patches)
+    columns = {
+        "counts": rng.poisson(0.05 + 2.0 * mask, (n_patches, n_pix, n_pix, 5)).astype(np.uint16),
+        "coverage": np.ones((n_patches, n_pix, n_pix, 1), np.uint8),
+        "mask": mask,
+        "bands": np.ones((n_patches, 5, 4), np.float32),
+        "center": np.zeros((n_patches, 3)),
+        "sky": np.full(n_patches, seed),
+        "code": np.array([f"{seed}-{i}" for i in range(n_patches)], "S24"),
+    }
+    return columns, sources
