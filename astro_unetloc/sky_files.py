@@ -1,0 +1,198 @@
+"""FITS images of the sky that the package writes: counts cubes and probability maps, as bytes."""
+
+import gzip
+from io import BytesIO
+
+import numpy as np
+
+from astro_unetloc.geometry import lonlat_from_vectors
+
+__all__ = [
+    "counts_cube",
+    "counts_cube_bytes",
+    "events_bytes",
+    "inside_image",
+    "probability_map_bytes",
+]
+
+# An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
+_PROBABILITY_NSIDE = 1024
+
+
+def _tangent_wcs(center, width_deg, pixel_deg):
+    """Tangent-plane WCS around ``center`` (Galactic, degrees) and its pixels per side."""
+    from astropy.wcs import WCS
+
+    n_pix = int(round(width_deg / pixel_deg))
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
+    wcs.wcs.crval = list(center)
+    wcs.wcs.crpix = [(n_pix + 1) / 2] * 2
+    wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
+    return wcs, n_pix
+
+
+def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
+    """Bin photons into a square counts cube.
+
+    Parameters
+    ----------
+    photons : Photons
+        Those outside are left out.
+    energy_edges : ndarray (n_energy + 1,)
+        In GeV.
+    center : pair of float
+        Galactic longitude and latitude in degrees.
+    width_deg, pixel_deg : float
+        Size of the image and of a pixel.
+
+    Returns
+    -------
+    counts : ndarray (n_energy, ny, nx) of int32
+        Photons.
+    wcs : WCS
+        Tangent-plane coordinates of the image.
+    """
+    wcs, n_pix = _tangent_wcs(center, width_deg, pixel_deg)
+    # all_world2pix knows no side of the sky: the far one is cut first
+    near = photons.vectors @ _unit(center) > 0.5
+    x, y = wcs.wcs_world2pix(*lonlat_from_vectors(photons.vectors[near]), 0)
+    edges = np.arange(n_pix + 1) - 0.5
+    sample = np.column_stack([photons.energy[near], y, x])
+    counts, _ = np.histogramdd(sample, bins=(np.asarray(energy_edges), edges, edges))
+    return counts.astype(np.int32), wcs
+
+
+def _unit(center):
+    lon, lat = np.radians(center)
+    return np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+
+
+def inside_image(wcs, shape, lon, lat):
+    """Whether positions (Quantity, in the frame of a WCS) lie in an image of shape (ny, nx)."""
+    x, y = wcs.wcs_world2pix(lon.to_value("deg"), lat.to_value("deg"), 0)
+    return (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
+
+
+def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=False):
+    """A counts cube in the format of gtbin (CCUBE): image with EBOUNDS in keV.
+
+    Parameters
+    ----------
+    counts : ndarray (n_energy, ny, nx)
+        Photons.
+    wcs : WCS
+        Celestial coordinates of the image.
+    energy_edges : ndarray (n_energy + 1,)
+        In GeV.
+    keywords : dict, optional
+        Further keywords of the primary header.
+    compress : bool
+        Whether to gzip it.
+
+    Returns
+    -------
+    bytes
+    """
+    from astropy.io import fits
+
+    primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
+    header = primary.header
+    header["CTYPE3"], header["CRPIX3"], header["CUNIT3"] = "Energy", 1.0, "MeV"
+    header["CRVAL3"], header["CDELT3"] = energy_edges[0] * 1e3, np.diff(energy_edges)[0] * 1e3
+    header["BUNIT"] = "count"
+    header["DSTYP1"], header["DSUNI1"] = "ENERGY", "MeV"
+    header["DSVAL1"] = f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}"
+    header.update(keywords or {})
+    edges = np.asarray(energy_edges, dtype=np.float32) * 1e6
+    columns = [
+        fits.Column("CHANNEL", "I", array=np.arange(1, len(edges))),
+        fits.Column("E_MIN", "1E", unit="keV", array=edges[:-1]),
+        fits.Column("E_MAX", "1E", unit="keV", array=edges[1:]),
+    ]
+    bounds = fits.BinTableHDU.from_columns(columns, name="EBOUNDS")
+    stream = BytesIO()
+    fits.HDUList([primary, bounds]).writeto(stream)
+    content = stream.getvalue()
+    # no time in the header of the archive: the same cube is the same file
+    return gzip.compress(content, mtime=0) if compress else content
+
+
+def events_bytes(photons, energy_edges):
+    """An event list in the columns of FT1 files that describe direction and energy.
+
+    Parameters
+    ----------
+    photons : Photons
+        The events.
+    energy_edges : ndarray (2,)
+        Their energy range in GeV, for the DSS keywords.
+
+    Returns
+    -------
+    bytes
+    """
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+    from astropy.io import fits
+
+    lon, lat = lonlat_from_vectors(photons.vectors)
+    icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
+    values = {"RA": icrs.ra.deg, "DEC": icrs.dec.deg, "L": lon, "B": lat}
+    columns = [fits.Column("ENERGY", "E", unit="MeV", array=photons.energy * 1e3)]
+    columns += [fits.Column(n, "E", unit="deg", array=v) for n, v in values.items()]
+    table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
+    table.header.update(
+        TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5", DSTYP1="ENERGY",
+        DSUNI1="MeV", DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
+    )  # fmt: skip
+    stream = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
+    return stream.getvalue()
+
+
+def probability_map_bytes(patches, probability):
+    """The probability of a source as a partial HEALPix FITS map (NESTED, Galactic).
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches that were searched.
+    probability : ndarray (n, ny, nx)
+        Probability of a source in their pixels.
+
+    Returns
+    -------
+    bytes
+    """
+    import healpy
+    from astropy.io import fits
+
+    nside = _PROBABILITY_NSIDE
+    pixels, values = [], []
+    for row, patch in enumerate(patches.index):
+        plane = patches.grid.plane(patch)
+        near = healpy.query_disc(
+            nside, patches.grid.centers[patch], np.radians(7.0), inclusive=True, nest=True
+        )
+        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1)
+        near, vectors = (a[patches.grid.owner(vectors) == patch] for a in (near, vectors))
+        x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
+        seen = patches.coverage[row, y, x, 0] > 0
+        pixels.append(near[seen])
+        values.append(probability[row, y[seen], x[seen]])
+    pixels = np.concatenate([*pixels, np.zeros(0, int)]).astype(np.int64)
+    values = np.concatenate([*values, np.zeros(0)]).astype(np.float32)
+    order = np.argsort(pixels)
+    columns = [
+        fits.Column("PIXEL", "K", array=pixels[order]),
+        fits.Column("PROBABILITY", "E", array=values[order]),
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="PROBABILITY")
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=nside, INDXSCHM="EXPLICIT",
+        OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * nside**2 - 1,
+    )  # fmt: skip
+    stream = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
+    return stream.getvalue()

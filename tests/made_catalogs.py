@@ -1,0 +1,74 @@
+"""Small catalogues to test on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from astro_unetloc.catalog import make_catalog
+from astro_unetloc.geometry import vectors_from_lonlat
+
+META = {
+    "MODEL": "lat-10gev",
+    "MODELSHA": "0123456789abcdef" * 4,
+    "SEED": 0,
+    "INFILE": "map.fits",
+    "EMIN": 10.0,
+    "EMAX": 2000.0,
+    "DSTYP1": "POS(RA,DEC)",
+    "DSVAL1": "CIRCLE(83.63,22.01,10)",
+}
+
+
+def make_sources(n=5, *, seed=0, lon=None, lat=None):
+    """Like `SkySources`: n sources anywhere on the sky, or at Galactic positions in degrees."""
+    rng = np.random.default_rng(seed)
+    lon = rng.uniform(0, 360, n) if lon is None else np.asarray(lon, float)
+    lat = np.degrees(np.arcsin(rng.uniform(-1, 1, n))) if lat is None else np.asarray(lat, float)
+    n = len(lon)
+    return SimpleNamespace(
+        vectors=vectors_from_lonlat(lon, lat),
+        probability=rng.uniform(0.2, 1, n),
+        score=rng.uniform(0.2, 1, n),
+        patch=rng.integers(0, 768, n),
+        coverage=np.ones(n),
+        flags=np.zeros(n, int),
+        separation_deg=np.full(n, np.inf) if n == 1 else rng.uniform(0.5, 5, n),
+    )
+
+
+def make_measured(n=5, *, seed=0, meta=META):
+    """A catalogue in which every other source has a 95 % ellipse, counts, flux and class."""
+    odd = np.arange(n) % 2 == 1
+    values = {
+        "Conf_95_SemiMajor": np.where(odd, np.nan, 0.1),
+        "Conf_95_SemiMinor": np.where(odd, np.nan, 0.05),
+        "Conf_95_PosAng": np.where(odd, np.nan, 30.0),
+        "Npred": np.where(odd, np.nan, 12.5),
+        "Flux": np.where(odd, np.nan, 3.3e-11),
+        "Class": np.where(odd, "", "AGN"),
+    }
+    return make_catalog(make_sources(n, seed=seed), values=values, meta=meta)
+
+
+def plain(column):
+    """Values and mask of a column of any kind."""
+    values = getattr(column, "unmasked", column)
+    values = np.ma.getdata(getattr(values, "value", values))
+    return values, np.broadcast_to(getattr(column, "mask", False), values.shape)
+
+
+def assert_same_catalog(table, other):
+    """Same columns in the same order, of the same kind, type, unit, description and content."""
+    assert table.colnames == other.colnames
+    assert len(table) == len(other)
+    for name in other.colnames:
+        if name == "skycoord":
+            assert np.all(table[name].separation(other[name]).arcsec < 1e-6)
+            continue
+        assert type(table[name]) is type(other[name]), name
+        assert table[name].dtype == other[name].dtype, name
+        assert table[name].unit == other[name].unit, name
+        assert table[name].info.description == other[name].info.description, name
+        (values, mask), (expected, expected_mask) = plain(table[name]), plain(other[name])
+        np.testing.assert_array_equal(mask, expected_mask, err_msg=name)
+        np.testing.assert_array_equal(values[~mask], expected[~mask], err_msg=name)

@@ -1,0 +1,130 @@
+import io
+
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from made_catalogs import make_measured, make_sources
+
+from astro_unetloc.catalog import make_catalog
+from astro_unetloc.figures import FigureConfig, _gather, plot_sources
+from astro_unetloc.geometry import vectors_from_lonlat
+from astro_unetloc.photons import Photons
+
+
+def make_photons(n=2000, *, lon=(-5.0, 5.0), lat=(-3.0, 3.0), seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = vectors_from_lonlat(rng.uniform(*lon, n), rng.uniform(*lat, n))
+    return Photons(vectors, np.full(n, 20.0))
+
+
+def projection(figure):
+    return type(figure.axes[0]).__name__
+
+
+def test_field_is_drawn_with_coordinates_and_sources(tmp_path):
+    catalog = make_catalog(make_sources(lon=[0.0, 2.0, 180.0], lat=[0.0, 1.0, 0.0]))
+    path = tmp_path / "field.png"
+    figure = plot_sources(make_photons(), catalog, path=path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert projection(figure) == "WCSAxes"
+    assert figure.axes[0].get_title() == "2\N{NO-BREAK SPACE}000 photons, 2 sources"
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(texts) == sorted(
+        name.removeprefix("UNL ") for name in catalog["Source_Name"][catalog["GLON"].value < 90]
+    )
+
+
+def test_source_stands_on_its_photons():
+    catalog = make_catalog(make_sources(lon=[1.5], lat=[-0.7]))
+    photons = make_photons(5000)
+    bright = Photons(np.repeat(vectors_from_lonlat([1.5], [-0.7]), 900, axis=0), np.ones(900))
+    figure = plot_sources([photons, bright], catalog)
+    axes = figure.axes[0]
+    image = np.asarray(axes.images[0].get_array())
+    y, x = np.unravel_index(image.argmax(), image.shape)
+    circle = axes.collections[0].get_offsets()[0]
+    assert np.hypot(*(circle - (x, y))) < 1.5
+
+
+def test_image_keeps_the_number_of_photons():
+    photons = make_photons(3000)
+    figure = plot_sources(photons, make_measured(0))
+    axes = figure.axes[0]
+    pixel_deg = abs(axes.wcs.wcs.cdelt[0])
+    total = np.sum(axes.images[0].get_array()) * pixel_deg**2
+    assert total == pytest.approx(3000, rel=0.01)  # smoothing loses a few beyond the edge
+
+
+def test_center_and_radius_choose_the_field():
+    center = SkyCoord(2.0, 1.0, unit="deg", frame="galactic")
+    figure = plot_sources(make_photons(), make_measured(3), center=center, radius_deg=1.0)
+    wcs = figure.axes[0].wcs
+    assert wcs.wcs.crval == pytest.approx([2.0, 1.0])
+    count = int(figure.axes[0].get_title().split(" ")[0])
+    assert count == pytest.approx(2000 * 4 / 60, abs=40)
+
+
+def test_wide_footprint_is_drawn_as_the_whole_sky():
+    photons = make_photons(3000, lon=(0, 360), lat=(-80, 80))
+    stream = io.BytesIO()
+    figure = plot_sources(photons, make_measured(30), path=stream)
+    assert projection(figure) == "MollweideAxes"
+    assert stream.getvalue().startswith(b"\x89PNG")
+    assert len(figure.axes[0].collections[-1].get_offsets()) == 30
+
+
+@pytest.mark.parametrize("n_sources", [0, 1])
+def test_few_or_no_photons_make_a_picture_too(n_sources):
+    nothing = Photons(np.zeros((0, 3)), np.zeros(0))
+    catalog = make_measured(n_sources)
+    center = SkyCoord(0, 0, unit="deg", frame="galactic")
+    for options in ({}, {"center": center}, {"center": center, "radius_deg": 3.0}):
+        assert plot_sources(nothing, catalog, path=io.BytesIO(), **options).axes
+    assert plot_sources([], catalog, path=io.BytesIO()).axes
+    assert plot_sources(make_photons(1), catalog, path=io.BytesIO()).axes
+
+
+@pytest.mark.parametrize(("lon", "lat"), [((355.0, 365.0), (-3.0, 3.0)), ((0.0, 360.0), (86, 90))])
+def test_field_across_longitude_zero_or_at_the_pole_is_one_field(lon, lat):
+    figure = plot_sources(make_photons(lon=lon, lat=lat), make_measured(0), path=io.BytesIO())
+    assert projection(figure) == "WCSAxes"
+
+
+def test_odd_names_do_not_break_the_picture():
+    catalog = make_catalog(make_sources(lon=[0.0], lat=[0.0]))
+    catalog["Source_Name"] = ["$x_{ \\ & {"]
+    assert plot_sources(make_photons(), catalog, path=io.BytesIO()).axes
+
+
+def test_long_lists_are_held_in_pixels():
+    config = FigureConfig(max_photons=1500, fine_nside=64)
+    chunks = [make_photons(1000, seed=seed) for seed in range(4)]
+    vectors, weights = _gather(iter(chunks), config)
+    assert weights.sum() == 4000
+    assert len(vectors) < 4000
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(vectors)))
+
+
+def test_no_state_of_pyplot_is_touched():
+    import sys
+
+    before = "matplotlib.pyplot" in sys.modules
+    plot_sources(make_photons(), make_measured(1), path=io.BytesIO())
+    if not before:
+        assert (
+            "matplotlib.pyplot" not in sys.modules
+            or not sys.modules["matplotlib.pyplot"].get_fignums()
+        )
+
+
+def test_real_field_is_drawn(real_data, tmp_path):
+    from astropy.io import fits
+
+    from astro_unetloc.catalog import read_catalog
+
+    events = fits.getdata(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz", 1)
+    vectors = vectors_from_lonlat(events["L"].astype(float), events["B"].astype(float))
+    photons = Photons(vectors, events["ENERGY"] / 1e3)
+    reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    figure = plot_sources(photons, reference, path=tmp_path / "gc.png")
+    assert figure.axes[0].get_title().startswith("32\N{NO-BREAK SPACE}843 photons, ")

@@ -1,0 +1,151 @@
+import gzip
+import io
+from types import SimpleNamespace
+
+import healpy
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+
+from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
+from astro_unetloc.maps import read_map
+from astro_unetloc.photons import Photons
+from astro_unetloc.sky_files import (
+    counts_cube,
+    counts_cube_bytes,
+    inside_image,
+    probability_map_bytes,
+)
+
+EDGES = np.array([10.0, 30.0, 100.0])
+
+
+def photons_at(lon, lat, energy):
+    return Photons(
+        vectors_from_lonlat(np.array(lon, float), np.array(lat, float)), np.array(energy)
+    )
+
+
+def make_cube(lon=(0.05, -0.05, 0.05, 180.0), lat=(0.05, 0.05, 0.05, 0.0), energy=(15, 15, 50, 15)):
+    return counts_cube(
+        photons_at(lon, lat, energy), EDGES, center=(0.0, 0.0), width_deg=4.0, pixel_deg=0.1
+    )
+
+
+def test_photons_fall_into_their_pixel_and_bin():
+    counts, wcs = make_cube()
+    assert counts.shape == (2, 40, 40)
+    assert counts.sum() == 3  # the photon on the far side of the sky is left out
+    # longitude increases to the left: pixel 19 is left of the centre
+    assert counts[0, 20, 19] == counts[0, 20, 20] == counts[1, 20, 19] == 1
+    lon, lat = wcs.wcs_pix2world(19, 20, 0)
+    assert (float(lon), float(lat)) == pytest.approx((0.05, 0.05), abs=1e-6)
+
+
+@pytest.mark.parametrize("center", [(0.0, 0.0), (123.0, 89.0), (359.9, -45.0)])
+def test_cube_that_was_written_reads_with_every_photon(tmp_path, center, rng):
+    lon, lat = center
+    vectors = vectors_from_lonlat(lon, lat) + rng.normal(0, 0.02, (500, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    photons = Photons(vectors, rng.uniform(10, 100, 500))
+    counts, wcs = counts_cube(photons, EDGES, center=center, width_deg=10.0, pixel_deg=0.1)
+    (tmp_path / "map.fits").write_bytes(counts_cube_bytes(counts, wcs, EDGES))
+    sky_map = read_map(tmp_path / "map.fits")
+    assert sky_map.n_photons == counts.sum() == 500
+    np.testing.assert_allclose(sky_map.energy_edges, EDGES, rtol=1e-6)
+    placed = np.concatenate([p.vectors for p in sky_map.photons(0)])
+    assert np.linalg.norm(placed.mean(axis=0) - vectors.mean(axis=0)) < 0.001
+
+
+def test_gammapy_reads_the_cube(tmp_path):
+    from gammapy.maps import Map
+
+    counts, wcs = make_cube()
+    (tmp_path / "map.fits").write_bytes(counts_cube_bytes(counts, wcs, EDGES))
+    read = Map.read(tmp_path / "map.fits")
+    np.testing.assert_array_equal(read.data, counts)
+    assert read.geom.frame == "galactic"
+    np.testing.assert_allclose(read.geom.axes[0].edges.to_value("GeV"), EDGES, rtol=1e-6)
+
+
+def test_same_cube_is_the_same_file_even_when_compressed():
+    counts, wcs = make_cube()
+    first, again = (counts_cube_bytes(counts, wcs, EDGES, compress=True) for _ in range(2))
+    assert first == again
+    assert gzip.decompress(first) == counts_cube_bytes(counts, wcs, EDGES)
+
+
+def test_keywords_come_into_the_header():
+    counts, wcs = make_cube()
+    content = counts_cube_bytes(counts, wcs, EDGES, keywords={"SEED": 7})
+    with fits.open(io.BytesIO(content)) as hdus:
+        assert hdus[0].header["SEED"] == 7
+        assert hdus[0].header["DSVAL1"] == "10000:100000"
+        np.testing.assert_allclose(hdus["EBOUNDS"].data["E_MIN"], EDGES[:-1] * 1e6)
+        hdus.verify("exception")
+
+
+def test_positions_inside_an_image():
+    _, wcs = make_cube()
+    lon, lat = [0.0, 1.9, 2.1, 0.0] * u.deg, [0.0, 1.9, 0.0, -3.0] * u.deg
+    assert inside_image(wcs, (40, 40), lon, lat).tolist() == [True, True, False, False]
+
+
+# Probability maps
+
+
+def read_probability(content):
+    with fits.open(io.BytesIO(content)) as hdus:
+        hdus.verify("exception")
+        header, data = hdus[1].header, hdus[1].data
+        assert (header["ORDERING"], header["COORDSYS"], header["NSIDE"]) == ("NESTED", "G", 1024)
+        return data["PIXEL"].astype(int), data["PROBABILITY"].astype(float)
+
+
+def make_patches(index, covered=slice(None)):
+    grid = PatchGrid()
+    n = grid.config.read_pixels
+    coverage = np.zeros((len(index), n, n, 1), np.float32)
+    coverage[:, covered] = 1
+    return SimpleNamespace(grid=grid, index=np.array(index, int), coverage=coverage)
+
+
+def test_probability_map_covers_each_direction_once():
+    patches = make_patches([300, 301])
+    n = patches.coverage.shape[1]
+    probability = np.stack([np.full((n, n), 0.25), np.full((n, n), 0.75)])
+    pixels, values = read_probability(probability_map_bytes(patches, probability))
+    assert np.all(np.diff(pixels) > 0)
+    owner = patches.grid.owner(np.stack(healpy.pix2vec(1024, pixels, nest=True), axis=-1))
+    np.testing.assert_array_equal(values, np.where(owner == 300, 0.25, 0.75))
+    area = len(pixels) * healpy.nside2pixarea(1024, degrees=True)
+    assert area == pytest.approx(2 * 41252.96 / 768, rel=0.1)
+
+
+def test_probability_is_found_where_it_was():
+    patches = make_patches([400])
+    n = patches.coverage.shape[1]
+    probability = np.zeros((1, n, n))
+    probability[0, 90, 70] = 0.9
+    pixels, values = read_probability(probability_map_bytes(patches, probability))
+    vectors = np.stack(healpy.pix2vec(1024, pixels[values > 0], nest=True), axis=-1)
+    x, y = patches.grid.plane(400).pixel_from_vectors(vectors)
+    assert len(x) >= 1
+    np.testing.assert_array_equal(np.rint(x), 70)
+    np.testing.assert_array_equal(np.rint(y), 90)
+
+
+def test_unobserved_sky_is_not_in_the_map():
+    patches = make_patches([400], covered=slice(80, None))
+    n = patches.coverage.shape[1]
+    all_pixels, _ = read_probability(
+        probability_map_bytes(make_patches([400]), np.zeros((1, n, n)))
+    )
+    pixels, _ = read_probability(probability_map_bytes(patches, np.zeros((1, n, n))))
+    assert 0.3 < len(pixels) / len(all_pixels) < 0.7
+
+
+def test_no_patches_make_an_empty_map():
+    pixels, values = read_probability(probability_map_bytes(make_patches([]), np.zeros((0, 9, 9))))
+    assert len(pixels) == len(values) == 0
