@@ -220,7 +220,8 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
         "patch_set": Path(path).name,
         "seed": rng,
         "hours": round((time.time() - started) / 3600, 2),
-        **{key: str(value) for key, value in options.items() if key != "verbose"},
+        **{key: value for key, value in options.items() if key not in ("verbose", "initial")},
+        "initial": str(options["initial"]) if options.get("initial") else None,
     }
     card = model_card(network, patch_set, name=name or folder.name, threshold=threshold)
     card["training"] |= record

@@ -131,7 +131,7 @@ def test_there_are_never_more_clusters_than_pixels_or_the_ceiling():
 
 @pytest.mark.parametrize("shape", [(0, 160, 160), (3, 8, 8)])
 def test_nothing_above_the_cut_gives_no_candidates(shape):
-    found = find_clusters(np.full(shape, 0.2))
+    found = find_clusters(np.full(shape, ClusteringConfig().cut))
     assert len(found) == 0
     kinds = [getattr(found, name).dtype.kind for name in found.__dataclass_fields__]
     assert kinds == ["i", "f", "f", "f", "i"]

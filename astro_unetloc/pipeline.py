@@ -1,0 +1,300 @@
+"""The whole chain: read map, project patches, predict, cluster, localize, catalogue."""
+
+import logging
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from astro_unetloc.catalog import make_catalog
+from astro_unetloc.clustering import find_clusters
+from astro_unetloc.config import DEFAULT_SEED
+from astro_unetloc.evaluation import combine, evaluate
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.localization import SkySources, localize, near_owned_cell
+from astro_unetloc.maps import SkyMap, read_map
+from astro_unetloc.messages import warn
+from astro_unetloc.patches import Patches, project
+from astro_unetloc.pretrained import Model, load_model, select_model
+from astro_unetloc.simulation import simulate_sky
+
+__all__ = ["Detection", "detect", "evaluate_skies", "find_sources"]
+
+log = logging.getLogger(__name__)
+
+# The summary counts the sources above this Score apart.
+_SURE = 0.5
+_VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Everything that one run made.
+
+    Attributes
+    ----------
+    sky_map : SkyMap
+        What was read.
+    model : Model
+        What was used.
+    patches : Patches
+        What the network read.
+    probability : ndarray (n, ny, nx)
+        Probability of a source in each pixel of the patches, of any class.
+    sources : SkySources
+        What was found.
+    catalog : QTable
+        The same as a catalogue.
+    n_failed : int
+        Patches without an answer from the network.
+    """
+
+    sky_map: SkyMap
+    model: Model
+    patches: Patches
+    probability: np.ndarray
+    sources: SkySources
+    catalog: object
+    n_failed: int
+
+    def summary(self):
+        """What was found, in one line."""
+        low, high = self.sky_map.energy_edges[[0, -1]]
+        n_sure = int((self.sources.score >= _SURE).sum())
+        return (
+            f"{len(self.catalog)} sources with Score >= {self.catalog.meta['THRESH']:g} "
+            f"({n_sure} of them >= {_SURE:g}) in "
+            f"{self.sky_map.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
+            f"({len(self.patches)} patches, model {self.model.name})"
+        )
+
+
+def _cone(region):
+    """The cone that a user asked for; None for no region."""
+    if region is None:
+        return None
+    try:
+        center, radius = region if isinstance(region, tuple) else (region.center, region.radius)
+        axis, radius_deg = center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
+    except (AttributeError, TypeError, ValueError) as err:
+        raise TypeError(
+            f"region must be (SkyCoord, Quantity) or a regions.CircleSkyRegion; got {region!r}; "
+            "give a centre and a radius"
+        ) from err
+    if axis.shape != (3,) or not 0 < radius_deg <= 180:
+        raise ValueError(
+            f"region must have one centre and a radius of up to 180 deg; got {region!r}; "
+            "give another"
+        )
+    return DiscFootprint(axis, radius_deg)
+
+
+def _source_probability(patches, model, progress):
+    """Probability of any source class, (n, ny, nx), and the number of patches that failed."""
+    probability = model.predict(
+        patches.counts, patches.coverage, patches.bands, views=model.views, progress=progress
+    )
+    # classes but the last, the background; a direction that was not observed holds no source
+    source = probability[..., :-1].sum(axis=-1) * patches.coverage[..., 0]
+    failed = ~np.isfinite(source).all(axis=(1, 2))
+    if failed.any():
+        numbers = ", ".join(map(str, patches.index[failed]))
+        warn(f"the network gave no finite answer for patches {numbers}; they hold no sources")
+        source[failed] = 0.0
+    return source, int(failed.sum())
+
+
+def _provenance(sky_map, model, threshold, seed, n_failed):
+    """What made a catalogue, as FITS keywords."""
+    return {
+        "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        "MODEL": model.name,
+        "MODELSHA": model.sha256,
+        "THRESH": threshold,
+        "SEED": seed,
+        "INFILE": sky_map.name,
+        "INSHA256": sky_map.checksum,
+        "NPHOTONS": sky_map.n_photons,
+        "EMIN": float(sky_map.energy_edges[0]),
+        "EMAX": float(sky_map.energy_edges[-1]),
+        "NFAILED": n_failed,
+        **sky_map.header,
+    }
+
+
+def detect(
+    map,
+    *,
+    model=None,
+    exposure=None,
+    background=None,
+    psf=None,
+    exposure_frame=None,
+    energy_range=None,
+    region=None,
+    threshold=None,
+    progress=None,
+    rng=DEFAULT_SEED,
+):
+    """Find sources and keep everything that was made on the way.
+
+    Parameters are those of `find_sources`.
+
+    Returns
+    -------
+    Detection
+    """
+    sky_map = read_map(
+        map,
+        energy_range=energy_range,
+        exposure=exposure,
+        background=background,
+        psf=psf,
+        exposure_frame=exposure_frame,
+    )
+    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    threshold = model.threshold if threshold is None else float(threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
+    seed = _seed(rng)
+    cone = _cone(region)
+    patches = project(sky_map, model.band_edges, region=cone, seed=seed, progress=progress)
+    if cone is not None and not len(patches):
+        warn("the region lies outside the map; nothing can be found there")
+    log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
+    probability, n_failed = _source_probability(patches, model, progress)
+    grid = patches.grid.config
+    reach_deg = grid.border_deg + 3 * model.clustering.radius_pix * grid.pixel_deg
+    candidates = find_clusters(
+        probability,
+        config=model.clustering,
+        keep=lambda row, x, y: near_owned_cell(patches, row, x, y, reach_deg),
+    )
+    wanted = None if cone is None else cone.covers
+    sources = localize(candidates, patches, threshold=threshold, wanted=wanted, sky_map=sky_map)
+    log.info("%d sources with Score >= %g", len(sources), threshold)
+    catalog = make_catalog(sources, meta=_provenance(sky_map, model, threshold, seed, n_failed))
+    return Detection(sky_map, model, patches, probability, sources, catalog, n_failed)
+
+
+def _seed(rng):
+    """Seed of the counter-based stream from an int, a Generator or None."""
+    if rng is None or isinstance(rng, np.random.Generator):
+        return int(np.random.default_rng(rng).integers(2**31))
+    if isinstance(rng, int | np.integer) and 0 <= rng < 2**64:
+        return int(rng)
+    raise ValueError(
+        f"rng must be an int from 0 to 2**64 - 1, a Generator or None; got {rng!r}; give an int"
+    )
+
+
+def find_sources(
+    map,
+    *,
+    model=None,
+    exposure=None,
+    background=None,
+    psf=None,
+    exposure_frame=None,
+    energy_range=None,
+    region=None,
+    threshold=None,
+    progress=None,
+    rng=DEFAULT_SEED,
+):
+    """Find the point sources in a counts map.
+
+    Parameters
+    ----------
+    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
+        Counts as `astro_unetloc.read_map` takes them.
+    model : str, path or Model, optional
+        A shipped model or a model folder; by default the shipped model that covers most of the
+        map's energy range.
+    exposure, background, psf : path or gammapy object, optional
+        Carried for measurement; an exposure also turns a flux map into counts.
+    exposure_frame : {"galactic", "icrs"}, optional
+        Frame of a HEALPix exposure that does not say it.
+    energy_range : pair of Quantity or float, optional
+        Energies of the map's photons, GeV if bare, see `astro_unetloc.read_map`.
+    region : tuple of (SkyCoord, Quantity) or regions.CircleSkyRegion, optional
+        Only sources inside this cone are listed; the map around it is still used, so they are
+        those of the whole map.
+    threshold : float, optional
+        Smallest ``Score`` listed; that of the model's card by default.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+    rng : int, numpy.random.Generator or None
+        Seed of the placement of counts inside their pixels.
+
+    Returns
+    -------
+    QTable
+        One row per source by descending ``Score``, all columns of
+        `astro_unetloc.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        If an input cannot be used; the message says what to do.
+
+    Examples
+    --------
+    >>> from astro_unetloc import find_sources, simulate_sky
+    >>> from astropy.coordinates import SkyCoord
+    >>> import astropy.units as u
+    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    >>> sky_map, truth = simulate_sky(center=center, radius=8 * u.deg, rng=1)
+    >>> catalog = find_sources(sky_map)
+    >>> catalog.colnames[:3]
+    ['Source_Name', 'RAJ2000', 'DEJ2000']
+    """
+    run = detect(
+        map,
+        model=model,
+        exposure=exposure,
+        background=background,
+        psf=psf,
+        exposure_frame=exposure_frame,
+        energy_range=energy_range,
+        region=region,
+        threshold=threshold,
+        progress=progress,
+        rng=rng,
+    )
+    return run.catalog
+
+
+def evaluate_skies(
+    model=None, *, seeds, years=7.0, template=None, variant="P6V11", threshold=None, progress=None
+):
+    """Find the sources of simulated skies and score them against the truth.
+
+    Parameters
+    ----------
+    model : str, path or Model, optional
+        The model to score; the default model if None.
+    seeds : iterable of int
+        One whole sky for each; use seeds that were not trained or tuned on.
+    years, template, variant
+        See `astro_unetloc.simulate_sky`.
+    threshold : float, optional
+        Smallest score listed; that of the model's card by default.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    dict of str to Evaluation
+        For the whole sky, and at Galactic latitudes above and below 10 deg.
+    """
+    bands = {"all sky": (0, 91), "|b| > 10 deg": (10, 91), "|b| < 10 deg": (0, 10)}
+    model = load_model(model)
+    scores = {name: [] for name in bands}
+    for seed in seeds:
+        sky_map, truth = simulate_sky(years=years, template=template, variant=variant, rng=seed)
+        catalog = find_sources(sky_map, model=model, threshold=threshold, progress=progress)
+        for name, (low, high) in bands.items():
+            limits = {"min_latitude": low, "max_latitude": high}
+            scores[name].append(evaluate(catalog, truth, **limits))
+    return {name: combine(parts) for name, parts in scores.items()}

@@ -1,0 +1,326 @@
+import inspect
+from dataclasses import replace
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from conftest import make_wcs
+
+from astro_unetloc import find_sources
+from astro_unetloc.columns import COLUMNS, FLAGS
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.messages import UnetlocWarning
+from astro_unetloc.photons import Photons
+from astro_unetloc.pipeline import detect, evaluate_skies
+from astro_unetloc.pixelization import HealpixPixelization
+from astro_unetloc.pretrained import Model, load_model
+from astro_unetloc.simulation import simulate_sky
+from astro_unetloc.wcs_maps import image_pixelization
+
+CENTER = SkyCoord(100 * u.deg, 35 * u.deg, frame="galactic")
+RADIUS_DEG = 20
+# Photons keep their energy in events and draw it inside their bin in maps: bins are fine.
+EDGES = np.unique(np.append(np.geomspace(10, 2000, 31).round(9), [20.0, 50.0, 150.0, 500.0]))
+LOW_THRESHOLD = 0.1
+# Score of the sources that must come out the same, and the share of them that must: 97 % of the
+# sky, less in the short tests, where one source is 2 %.
+SURE, SHARE, SHARE_OF_FEW = 0.9, 0.97, 0.95
+
+
+@pytest.fixture(scope="module")
+def sky():
+    """Photons of a cone, twelve years."""
+    return simulate_sky(center=CENTER, radius=RADIUS_DEG * u.deg, years=12, rng=7)[0]
+
+
+@pytest.fixture(scope="module")
+def from_events(sky):
+    """What is found in them."""
+    return detect(sky, threshold=LOW_THRESHOLD)
+
+
+def as_map(sky, pixels):
+    """The same photons in pixels and energy bins."""
+    index, energy = pixels.index(sky.events.vectors), sky.events.energy
+    inside = index >= 0
+    counts = np.zeros((len(EDGES) - 1, pixels.n_pixels), dtype=np.int32)
+    bins = np.searchsorted(EDGES, energy[inside], side="right") - 1
+    np.add.at(counts, (bins, index[inside]), 1)
+    return SkyMap(counts=counts, pixels=pixels, energy_edges=EDGES)
+
+
+def fine_image(width_deg, pixel_deg=0.05):
+    n = round(width_deg / pixel_deg)
+    wcs = make_wcs((n, n), lon=100.0, lat=35.0, pixel_deg=pixel_deg, projection="ZEA")
+    return image_pixelization(wcs, (n, n))
+
+
+def share_of_same(one, two, inside, within_deg):
+    """Share of the sure sources of each run that the other has at the same place."""
+    same, number = 0, 0
+    for first, second in ((one, two), (two, one)):
+        vectors = first.sources.vectors[first.sources.score > SURE]
+        vectors = vectors[inside(vectors)]
+        apart = separation_deg(vectors[:, None], second.sources.vectors[None])
+        same += np.sum(apart.min(axis=1) <= within_deg)
+        number += len(vectors)
+    assert number >= 20, "too few sources to tell"
+    return same / number
+
+
+def within(radius_deg):
+    return DiscFootprint(CENTER.cartesian.xyz.value, radius_deg).covers
+
+
+def test_events_and_a_fine_map_give_the_same_sources(sky, from_events):
+    from_map = detect(as_map(sky, fine_image(2 * RADIUS_DEG)), threshold=LOW_THRESHOLD)
+    assert share_of_same(from_events, from_map, within(RADIUS_DEG - 2), 0.05) >= SHARE_OF_FEW
+
+
+def test_events_and_healpix_give_the_same_sources(sky, from_events):
+    pixels = HealpixPixelization(1024, True, "icrs")
+    numbers = np.unique(pixels.index(sky.events.vectors))
+    import healpy
+
+    axis = CENTER.icrs.cartesian.xyz.value
+    numbers = np.union1d(numbers, healpy.query_disc(1024, axis, np.radians(RADIUS_DEG), nest=True))
+    pixels = HealpixPixelization(1024, True, "icrs", numbers)
+    from_map = detect(as_map(sky, pixels), threshold=LOW_THRESHOLD)
+    assert (
+        share_of_same(from_events, from_map, within(RADIUS_DEG - 2), pixels.pixel_size_deg)
+        >= SHARE_OF_FEW
+    )
+
+
+def test_a_cut_out_gives_the_sources_of_the_whole(sky):
+    whole_map = as_map(sky, fine_image(2 * RADIUS_DEG))
+    pixels = whole_map.pixels
+    wcs = pixels.wcs[110:690, 90:670]
+    counts = whole_map.counts.reshape(-1, *pixels.shape)[:, 110:690, 90:670]
+    cut = SkyMap(
+        counts=counts.reshape(len(counts), -1),
+        pixels=image_pixelization(wcs, (580, 580)),
+        energy_edges=EDGES,
+    )
+    whole, part = (detect(m, threshold=LOW_THRESHOLD) for m in (whole_map, cut))
+    assert share_of_same(whole, part, within(13), 0.05) >= SHARE_OF_FEW
+
+
+def test_events_of_a_smaller_cone_give_the_sources_of_the_larger(sky, from_events):
+    axis = CENTER.cartesian.xyz.value
+    kept = sky.events.select(separation_deg(sky.events.vectors, axis) <= 14)
+    small = replace(sky, events=kept, footprint=DiscFootprint(axis, 14.0))
+    part = detect(small, threshold=LOW_THRESHOLD)
+    assert share_of_same(from_events, part, within(13), 0.05) >= SHARE_OF_FEW
+
+
+@pytest.mark.slow
+def test_a_cut_out_gives_the_sources_of_the_whole_sky():
+    sky = simulate_sky(rng=3)[0]
+    whole = detect(sky, threshold=LOW_THRESHOLD)
+    axis = CENTER.cartesian.xyz.value
+    kept = sky.events.select(separation_deg(sky.events.vectors, axis) <= 30)
+    part = detect(
+        replace(sky, events=kept, footprint=DiscFootprint(axis, 30.0)), threshold=LOW_THRESHOLD
+    )
+    assert share_of_same(whole, part, within(29), 0.05) >= SHARE
+    pixels = HealpixPixelization(1024, False, "galactic")
+    from_map = detect(as_map(sky, pixels), threshold=LOW_THRESHOLD)
+    everywhere = DiscFootprint(axis, 180.0).covers
+    assert share_of_same(whole, from_map, everywhere, pixels.pixel_size_deg) >= SHARE
+
+
+def test_a_region_gives_exactly_the_sources_of_the_whole_map_inside_it(sky, from_events):
+    regions = pytest.importorskip("regions")
+    center = from_events.catalog["skycoord"][0]
+    whole = from_events.catalog[from_events.catalog["skycoord"].separation(center) <= 4 * u.deg]
+    assert len(whole) > 3
+    circle = regions.CircleSkyRegion(center, 4 * u.deg)
+    for region in ((center, 4 * u.deg), (center.icrs, 240 * u.arcmin), circle):
+        part = find_sources(sky, region=region, threshold=LOW_THRESHOLD)
+        for name in ("GLON", "GLAT", "Score", "Flags", "Patch"):
+            np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-12)
+    one = find_sources(sky, region=(center, 1 * u.arcsec), threshold=LOW_THRESHOLD)
+    assert list(one["Source_Name"]) == [whole["Source_Name"][0]]
+
+
+def test_a_region_outside_the_map_is_said_and_empty(sky):
+    region = (SkyCoord(280 * u.deg, -35 * u.deg, frame="galactic"), 2 * u.deg)
+    with pytest.warns(UnetlocWarning, match="the region lies outside the map"):
+        assert len(find_sources(sky, region=region)) == 0
+
+
+@pytest.mark.parametrize(
+    "region, error",
+    [
+        ("l=100, b=35", TypeError),
+        ((CENTER, 3.0), TypeError),
+        ((CENTER, 3 * u.s), TypeError),
+        ((CENTER, -1 * u.deg), ValueError),
+        ((CENTER, np.nan * u.deg), ValueError),
+        ((SkyCoord([1, 2] * u.deg, [3, 4] * u.deg), 1 * u.deg), ValueError),
+    ],
+)
+def test_a_region_that_is_none_is_refused(sky, region, error):
+    with pytest.raises(error, match="region must"):
+        find_sources(sky, region=region)
+
+
+def test_the_catalogue_lists_what_was_found_by_descending_score(sky, from_events):
+    catalog, sources = from_events.catalog, from_events.sources
+    assert len(catalog) == len(sources) > 20
+    assert np.all(np.diff(catalog["Score"]) <= 0)
+    assert catalog["Score"].min() >= LOW_THRESHOLD
+    assert catalog.colnames[: len(COLUMNS)] == [column.name for column in COLUMNS]
+    apart = catalog["skycoord"].separation(CENTER.icrs)
+    assert apart.max() < (RADIUS_DEG + 0.2) * u.deg
+    assert catalog.meta["NPHOTONS"] == sky.n_photons
+    assert catalog.meta["MODELSHA"] == load_model().sha256
+    assert catalog.meta["SEED"] == 0
+    assert catalog.meta["NFAILED"] == from_events.n_failed == 0
+
+
+def test_sources_lie_where_the_network_saw_it(from_events):
+    patches, sources = from_events.patches, from_events.sources
+    y, x = np.mgrid[:160, :160]
+    radius = from_events.model.clustering.radius_pix
+    assert from_events.probability.shape == patches.counts.shape[:3]
+    for vector, probability in zip(sources.vectors[::4], sources.probability[::4]):
+        seen = []  # by its owner, or by a neighbour that was surer of it
+        for patch, image in zip(patches.index, from_events.probability):
+            x_pix, y_pix = patches.grid.plane(patch).pixel_from_vectors(vector)
+            near = np.hypot(x - x_pix, y - y_pix) <= radius
+            if patches.grid.border_distance_deg(vector, patch) < 0.3 and near.any():
+                seen.append(image[near].max())
+        assert np.any(np.isclose(seen, probability, rtol=1e-5))
+
+
+def test_runs_are_the_same_for_a_seed(sky):
+    sky_map = as_map(sky, fine_image(6, 0.1))
+    one, two, three = (find_sources(sky_map, rng=seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one["GLON"], two["GLON"])
+    assert one.meta["SEED"] == 5
+    assert len(one) != len(three) or np.any(one["GLON"] != three["GLON"])
+    drawn = find_sources(sky_map, rng=np.random.default_rng(1))
+    again = find_sources(sky_map, rng=drawn.meta["SEED"])
+    np.testing.assert_array_equal(drawn["GLON"], again["GLON"])
+
+
+@pytest.mark.parametrize("rng", [-1, 1.5, "0", 2**64])
+def test_a_seed_that_is_none_is_refused(sky, rng):
+    with pytest.raises(ValueError, match="rng must be an int from 0"):
+        find_sources(sky, rng=rng)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan])
+def test_a_threshold_beyond_a_probability_is_refused(sky, threshold):
+    with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
+        find_sources(sky, threshold=threshold)
+
+
+def test_an_empty_map_gives_a_valid_empty_catalogue(tmp_path):
+    pixels = fine_image(4, 0.1)
+    empty = SkyMap(
+        counts=np.zeros((5, pixels.n_pixels), dtype=np.int32),
+        pixels=pixels,
+        energy_edges=load_model("lat-10gev").band_edges,
+    )
+    nothing = SkyMap(
+        events=Photons(np.zeros((0, 3)), np.zeros(0)),
+        footprint=DiscFootprint(np.array([0.0, 0.0, 1.0]), 3.0),
+        energy_edges=np.array([10.0, 2000.0]),
+    )
+    for sky_map in (empty, nothing):
+        catalog = find_sources(sky_map)
+        assert len(catalog) == 0
+        assert catalog.colnames[: len(COLUMNS)] == [column.name for column in COLUMNS]
+        assert catalog.meta["NPHOTONS"] == 0
+
+
+def test_energies_outside_the_model_are_refused(sky):
+    low = replace(sky, energy_edges=np.array([0.1, 1.0]))
+    with pytest.raises(ValueError, match="within the model's range 10-2000 GeV; got a map of"):
+        find_sources(low, model="lat-10gev")
+
+
+def test_wide_bins_across_the_edges_of_the_model_are_warned_about(sky):
+    whole = as_map(sky, fine_image(4, 0.1))
+    image = replace(
+        whole, counts=whole.counts.sum(axis=0)[None], energy_edges=np.array([10.0, 2000.0])
+    )
+    with pytest.warns(UnetlocWarning, match="10-2000 GeV lie across the model's band edges"):
+        find_sources(image)
+
+
+def test_a_patch_without_an_answer_is_counted_and_said(sky, from_events, monkeypatch):
+    predict = Model.predict
+
+    def broken(self, counts, coverage, bands, **options):
+        probability = predict(self, counts, coverage, bands, **options)
+        probability[1, 70, 90] = np.nan
+        return probability
+
+    model = load_model()
+    monkeypatch.setattr(Model, "predict", broken)
+    number = from_events.patches.index[1]
+    with pytest.warns(UnetlocWarning, match=f"no finite answer for patches {number};"):
+        found = detect(sky, model=model, threshold=LOW_THRESHOLD)
+    assert found.n_failed == found.catalog.meta["NFAILED"] == 1
+    assert np.all(found.probability[1] == 0)
+    elsewhere = from_events.sources.patch != number
+    assert 0 < len(found.sources) <= len(from_events.sources)
+    assert np.sum(found.sources.patch != number) >= elsewhere.sum() - 2
+
+
+def test_gammapy_maps_and_datasets_can_be_given(sky):
+    from gammapy.datasets import MapDataset
+    from gammapy.maps import Map, MapAxis, WcsGeom
+
+    axis = MapAxis.from_edges(EDGES, unit="GeV", name="energy", interp="log")
+    geom = WcsGeom.create(skydir=CENTER, width=6, binsz=0.05, frame="galactic", axes=[axis])
+    counts = Map.from_geom(geom, dtype=int)
+    lon, lat = lonlat_from_vectors(sky.events.vectors)
+    direction = SkyCoord(lon, lat, unit="deg", frame="galactic")
+    counts.fill_by_coord({"skycoord": direction, "energy": sky.events.energy * u.GeV})
+    dataset = MapDataset(counts=counts, name="cone")
+    from_map, from_dataset = find_sources(counts), find_sources(dataset)
+    assert len(from_map) > 1
+    np.testing.assert_array_equal(from_map["GLON"], from_dataset["GLON"])
+
+
+def test_flags_of_the_map_reach_the_catalogue(sky):
+    coarse = as_map(sky, fine_image(8, 0.4))
+    assumed = replace(coarse, energy_assumed=True)
+    catalog = find_sources(assumed, threshold=0.05)
+    assert len(catalog) > 0
+    bits = FLAGS["coarse_pixels"][0] | FLAGS["energy_assumed"][0]
+    assert np.all(catalog["Flags"] & bits == bits)
+
+
+def test_find_sources_and_detect_take_the_same_options():
+    one, two = (inspect.signature(f).parameters for f in (find_sources, detect))
+    assert {k: p.default for k, p in one.items()} == {k: p.default for k, p in two.items()}
+
+
+def test_the_summary_says_what_was_found(from_events):
+    assert f"{len(from_events.catalog)} sources with Score >= 0.1" in from_events.summary()
+
+
+def test_progress_is_told_of_photons_and_network(sky):
+    said = []
+
+    def progress(iterable, desc):
+        said.append(desc)
+        return iterable
+
+    find_sources(sky, region=(CENTER, 1 * u.deg), progress=progress)
+    assert said == ["photons", "network"]
+
+
+@pytest.mark.slow
+def test_simulated_skies_are_scored_in_three_parts():
+    scores = evaluate_skies(seeds=[11])
+    assert list(scores) == ["all sky", "|b| > 10 deg", "|b| < 10 deg"]
