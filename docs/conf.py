@@ -1,0 +1,122 @@
+"""Sphinx configuration; tables of columns, flags, defaults and commands are made from the code."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+project = "astro_unetloc"
+author = "The astro_unetloc developers"
+copyright = f"2026, {author}"
+release = version = installed_version("astro_unetloc")
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
+exclude_patterns = ["_build", "_generated", "changes/template.rst", "changes/[0-9+]*"]
+nitpicky = False
+autosummary_generate = False
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "Gamma-ray source catalogues from counts maps",
+    "fixed_sidebar": True,
+    "page_width": "1100px",
+}
+html_show_sourcelink = False
+# Publishers answer programs with 403.
+linkcheck_ignore = [r"https://doi\.org/10\.1051/.*"]
+
+GENERATED = Path(__file__).parent / "_generated"
+
+
+def list_table(head, rows, widths):
+    """reStructuredText of a table; every cell is one line."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [head, *rows]:
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def columns_table(columns):
+    """Table of column specifications."""
+    rows = [
+        (f"``{c.name}``", c.unit, f"``{c.dtype}``", f"``{c.ucd}``" if c.ucd else "", c.description)
+        for c in columns
+    ]
+    return list_table(("name", "unit", "type", "UCD", "what it holds"), rows, "18 10 7 28 37")
+
+
+def flags_table(flags):
+    """Table of the bits of ``Flags``."""
+    rows = [(str(bit), f"``{name}``", text) for name, (bit, text) in flags.items()]
+    return list_table(("bit", "name", "the source is / was / has"), rows, "10 25 65")
+
+
+def defaults_table(config):
+    """Table of the fields and defaults of all configurations."""
+    rows = []
+    for name in config.__all__:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            rows += [
+                (f"`~astro_unetloc.config.{name}`", f"``{field.name}``", f"``{field.default!r}``")
+                for field in dataclasses.fields(value)
+            ]
+    return list_table(("configuration", "field", "default"), rows, "40 35 25")
+
+
+def literal(text):
+    """A literal block."""
+    body = "\n".join(f"   {line}".rstrip() for line in text.rstrip().splitlines())
+    return f".. code-block:: text\n\n{body}\n"
+
+
+def command_help():
+    """What ``--help`` prints, for the program and each of its sub-commands."""
+    import click
+
+    from astro_unetloc import cli
+
+    def run(*words):
+        words = ["astro-unetloc", *words, "--help"]
+        code = f"import sys; from astro_unetloc.cli import main; sys.argv = {words!r}; main()"
+        command = [sys.executable, "-c", code]
+        environ = {**os.environ, "COLUMNS": "90"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
+        return literal(f"$ {' '.join(words)}\n{done.stdout}")
+
+    groups = [value for value in vars(cli).values() if isinstance(value, click.Group)]
+    names = sorted({n for group in groups for n, c in group.commands.items() if not c.hidden})
+    return "\n".join([run(), *(run(name) for name in names)])
+
+
+def has(module):
+    """Whether the package holds a module."""
+    return importlib.util.find_spec(f"astro_unetloc.{module}") is not None
+
+
+def write_generated(app):
+    """Write the included files, each only if it changed."""
+    from astro_unetloc import config
+    from astro_unetloc.catalog import COLUMNS, FLAGS, MATCH_COLUMNS
+
+    texts = {
+        "columns.rst": columns_table(COLUMNS),
+        "match_columns.rst": columns_table(MATCH_COLUMNS),
+        "flags.rst": flags_table(FLAGS),
+        "defaults.rst": defaults_table(config),
+        "commands.rst": command_help() if has("cli") else "",
+    }
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        path = GENERATED / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def setup(app):
+    """Make the generated files before Sphinx reads."""
+    app.connect("builder-inited", write_generated)
