@@ -66,7 +66,7 @@ def test_map_may_stand_before_or_after_its_options(run, first):
     assert code == 0, stderr
     assert stdout == ""
     assert files() == ["c.ecsv"]
-    assert "sources with Score >= 0.4 in" in stderr
+    assert "sources with Score >= 0.4 (" in stderr
     assert "-> c.ecsv" in stderr
 
 
