@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 
-from astro_unetloc.geometry import lonlat_from_vectors
+from astro_unetloc.geometry import lonlat_from_vectors, vectors_from_lonlat
 
 __all__ = [
     "counts_cube",
@@ -55,17 +55,12 @@ def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
     """
     wcs, n_pix = _tangent_wcs(center, width_deg, pixel_deg)
     # all_world2pix knows no side of the sky: the far one is cut first
-    near = photons.vectors @ _unit(center) > 0.5
+    near = photons.vectors @ vectors_from_lonlat(*center) > 0.5
     x, y = wcs.wcs_world2pix(*lonlat_from_vectors(photons.vectors[near]), 0)
     edges = np.arange(n_pix + 1) - 0.5
     sample = np.column_stack([photons.energy[near], y, x])
     counts, _ = np.histogramdd(sample, bins=(np.asarray(energy_edges), edges, edges))
     return counts.astype(np.int32), wcs
-
-
-def _unit(center):
-    lon, lat = np.radians(center)
-    return np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
 
 def inside_image(wcs, shape, lon, lat):
