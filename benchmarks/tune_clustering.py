@@ -21,8 +21,8 @@ from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.simulation import simulate_sky
 
-CUTS = (0.05, 0.1)
-RADII = (1.5, 2.0, 3.0)
+CUTS = (0.05, 0.1, 0.2, 0.3)
+RADII = (1.5, 2.0, 2.5, 3.0)
 
 
 def main():
