@@ -123,6 +123,11 @@ class TangentPlane:
         return vectors / np.sqrt(1 + xi**2 + eta**2)[..., None]
 
     @property
+    def half_diagonal_deg(self):
+        """Angle from the centre to the corners in degrees."""
+        return float(np.degrees(np.arctan(np.radians(self.pixel_deg * self.n_pix / np.sqrt(2)))))
+
+    @property
     def pixel_vectors(self):
         """Unit vectors of all pixel centres, shape (n_pix, n_pix, 3), indexed [y, x]."""
         y, x = np.mgrid[: self.n_pix, : self.n_pix].astype(float)

@@ -16,6 +16,9 @@ from astro_unetloc.photons import Photons, draw_energy
 
 __all__ = ["Observation", "ObservedPatch", "PatchObserver", "draw_observation", "source_mask"]
 
+# Photons this far outside an image may still be placed inside it by a coarse input pixel.
+_MARGIN_DEG = 0.5
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -237,9 +240,7 @@ class PatchObserver:
         )
 
     def _photons(self, plane, observation, rng):
-        center = plane.basis[2]
-        reach = np.degrees(np.arctan(np.radians(plane.pixel_deg * plane.n_pix / 1.414))) + 0.5
-        rows = self._sorted.near(center, reach)
+        rows = self._sorted.near(plane.basis[2], plane.half_diagonal_deg + _MARGIN_DEG)
         edges = observation.energy_edges
         energy = self._sorted.photons.energy[rows]
         keep = rng.random(len(rows)) < observation.exposure_fraction

@@ -182,10 +182,6 @@ def _pixel_runs(vector, radius_deg):
     return starts, stops
 
 
-def _half_diagonal_deg(plane):
-    return float(np.degrees(np.arctan(np.radians(plane.pixel_deg * plane.n_pix / np.sqrt(2)))))
-
-
 def touched_patches(grid, covers, region=None):
     """Patches whose owned cell holds a covered direction, with the coverage of their pixels.
 
@@ -291,7 +287,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
         n_used += int(used.sum())
         nearby = SortedPhotons(photons.select(used))
         for image, plane in zip(counts, planes):
-            rows = nearby.near(plane.basis[2], _half_diagonal_deg(plane))
+            rows = nearby.near(plane.basis[2], plane.half_diagonal_deg)
             cells = _cells(plane, nearby.photons.select(rows), band_edges)
             np.add.at(image.reshape(-1), cells, np.float32(1))
     log.info("%d photons read, %d outside the model's bands dropped", n_all, n_all - n_used)
