@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 ORDER = """
     config columns messages geometry photons pixelization
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
-    response patches datasets network pretrained clustering localization
+    response patches datasets network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report diffuse population simulation observation
     training_sets training pipeline terminal cli
