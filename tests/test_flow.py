@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 
 # A module imports only from those before it.
 ORDER = """
-    config columns messages geometry photons pixelization
+    config columns messages geometry photons spectra pixelization
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     response patches datasets network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
