@@ -10,12 +10,13 @@ import numpy as np
 
 from astro_unetloc.diffuse import ENERGY_EDGES, interstellar, perturb
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
+from astro_unetloc.geometry import separation_deg
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.photons import Photons, draw_energy
-from astro_unetloc.population import Sources, draw_sources
+from astro_unetloc.population import SHAPES, Sources, draw_sources
 from astro_unetloc.response import KingPSF, SurveyExposure
 from astro_unetloc.sky_files import counts_cube, inside_image
+from astro_unetloc.truth import truth_table
 
 __all__ = ["SimulatedSky", "draw_photons", "simulate_cube", "simulate_sky"]
 
@@ -98,16 +99,25 @@ def _draw_diffuse(diffuse, exposure, rng):
 
 def _draw_from_sources(sources, exposure, rng):
     """Source index (n,), true positions (n, 3) and energies (n,) of the photons of sources."""
-    number = rng.poisson(sources.flux * exposure.sky(sources.vectors))
+    band = {"emin": ENERGY_EDGES[0], "emax": ENERGY_EDGES[-1]}
+    number = rng.poisson(sources.spectra.flux(**band) * exposure.sky(sources.vectors))
     origin = np.repeat(np.arange(len(sources), dtype=np.int32), number)
-    energy = draw_energy(
-        rng.random(len(origin)), ENERGY_EDGES[0], ENERGY_EDGES[-1], sources.index[origin]
-    )
+    energy = sources.spectra.draw_energy(origin, rng, **band)
     seen = rng.random(len(origin)) < exposure.relative(energy)
     origin, energy = origin[seen], energy[seen]
-    radius = sources.radius_deg[origin] * np.sqrt(rng.random(len(origin)))
-    vectors = _displace(sources.vectors[origin], radius, rng)
-    return origin, vectors, energy
+    return origin, _draw_directions(sources, origin, rng), energy
+
+
+def _draw_directions(sources, origin, rng):
+    """True directions (n, 3) of photons of sources: their position, or a point of their shape."""
+    vectors = sources.vectors[origin]
+    wide = np.flatnonzero(sources.size_deg[origin])
+    source = origin[wide]
+    u = 1 - rng.random(len(wide))  # never zero
+    gaussian = sources.shape[source] == SHAPES.index("gaussian")
+    offset = sources.size_deg[source] * np.where(gaussian, np.sqrt(-2 * np.log(u)), np.sqrt(u))
+    vectors[wide] = _displace(vectors[wide], offset, rng)
+    return vectors
 
 
 def draw_photons(diffuse, sources, *, exposure, psf, rng):
@@ -166,9 +176,9 @@ def simulate_sky(
     sky_map : SkyMap
         The photons as events.
     truth : QTable
-        The true sources of that part of the sky: ``GLON``, ``GLAT``, ``Flux`` (above 10 GeV),
-        ``Spectral_Index``, ``Radius`` (0 for point sources) and ``Npred``, the expected number of
-        detected photons.
+        The true sources of that part of the sky, see `astro_unetloc.truth.truth_table`: names,
+        positions, ``Flux`` and ``Spectral_Index`` above 10 GeV, ``Class``, ``Npred`` (the expected
+        number of detected photons), ``Shape``, ``Radius`` (0 for point sources) and spectrum.
 
     Raises
     ------
@@ -198,7 +208,8 @@ def simulate_sky(
         energy_edges=ENERGY_EDGES[[0, -1]],
         name="simulated sky",
     )
-    return sky_map, _truth_table(sky.sources, exposure, axis, reach)
+    inside = separation_deg(sky.sources.vectors, axis) <= reach
+    return sky_map, truth_table(sky.sources.select(inside), exposure)
 
 
 def _check_positive(**values):
@@ -217,33 +228,6 @@ def _cone(center, radius):
     if center is None:
         return np.array([0.0, 0.0, 1.0]), 180.0
     return center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
-
-
-def _expected_photons(sources, exposure):
-    """Photons that a survey detects of each source, shape (n,)."""
-    energy = np.geomspace(ENERGY_EDGES[0], ENERGY_EDGES[-1], 200)
-    weight = energy[None, :] ** (1 - sources.index[:, None])  # dN / dlnE
-    seen = weight @ exposure.relative(energy) / weight.sum(axis=1)
-    return sources.flux * exposure.sky(sources.vectors) * seen
-
-
-def _truth_table(sources, exposure, axis, reach_deg):
-    import astropy.units as u
-    from astropy.table import QTable
-
-    kept = separation_deg(sources.vectors, axis) <= reach_deg
-    lon, lat = lonlat_from_vectors(sources.vectors)
-    table = QTable(
-        {
-            "GLON": lon * u.deg,
-            "GLAT": lat * u.deg,
-            "Flux": sources.flux * u.Unit("cm-2 s-1"),
-            "Spectral_Index": sources.index,
-            "Radius": sources.radius_deg * u.deg,
-            "Npred": _expected_photons(sources, exposure),
-        }
-    )
-    return table[kept]
 
 
 def simulate_cube(
