@@ -20,7 +20,7 @@ ORDER = """
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report diffuse
     spectral_shapes population truth source_library simulation observation
-    training_sets training pipeline terminal cli
+    training_sets training pipeline terminal options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.
