@@ -1,5 +1,6 @@
 """The sub-commands of the command line: each parses, calls one public function and reports."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -89,12 +90,14 @@ def demo(folder, overwrite, quiet, debug):
 @click.command()
 @options(
     click.option("-o", "--output", required=True, type=click.Path(),
-                 help="Counts cube (.fits, .fits.gz) or patch set (.h5) to write."),
+                 help="Counts cube (.fits, .fits.gz), patch set (.h5), or folder (sky/): events, "
+                 "cubes of background and source classes apart, truth, source library."),
     click.option("--truth", type=click.Path(), help="True sources to write (.ecsv, .fits)."),
     click.option("--center", nargs=2, type=float, default=(120.0, 10.0), metavar="L B",
                  show_default=True, help="Centre of the cube, Galactic, degrees."),
     click.option("--width", type=float, default=15.0, show_default=True, help="Degrees."),
     click.option("--pixel", type=float, default=0.1, show_default=True, help="Degrees."),
+    click.option("--nside", type=int, help="Of a folder: HEALPix cubes of the whole sky instead."),
     click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
     click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
@@ -107,13 +110,34 @@ def demo(folder, overwrite, quiet, debug):
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
 def simulate(output, overwrite, quiet, debug, **options):
-    """Simulate a counts cube with its true sources, or a patch set to train on (-o set.h5)."""
-    if output.endswith(".h5"):
+    """Simulate a counts cube, a patch set to train on (-o set.h5), or a folder of products."""
+    if output.endswith(("/", os.sep)) or Path(output).is_dir():
+        _simulate_folder(output, overwrite, quiet, **options)
+    elif options["nside"] is not None:
+        raise click.UsageError(f"--nside goes with a folder, such as -o sky/; got {output!r}")
+    elif output.endswith(".h5"):
         _simulate_patches(output, overwrite, quiet, **options)
     elif not output.endswith((".fits", ".fits.gz")):
-        raise click.UsageError(f"output must end in .fits, .fits.gz or .h5; got {output!r}")
+        raise click.UsageError(
+            f"output must end in .fits, .fits.gz or .h5, or in / for a folder; got {output!r}"
+        )
     else:
         _simulate_cube(output, overwrite, quiet, **options)
+
+
+def _simulate_folder(
+    output, overwrite, quiet, *, truth, center, width, pixel, nside, years, template, variant, seed,
+    **_,
+):  # fmt: skip
+    from astro_unetloc.components import simulate_components
+
+    if truth:
+        raise click.UsageError(f"a folder holds its own truth.fits; got --truth {truth!r}; drop it")
+    n_photons, n_sources = simulate_components(
+        output, center=center, width_deg=width, pixel_deg=pixel, nside=nside, years=years,
+        template=template, variant=variant, rng=seed, overwrite=overwrite,
+    )  # fmt: skip
+    say(f"{n_photons} photons, {n_sources} true sources -> {output}", quiet)
 
 
 def _simulate_patches(

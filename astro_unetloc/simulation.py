@@ -18,7 +18,14 @@ from astro_unetloc.response import KingPSF, SurveyExposure
 from astro_unetloc.sky_files import counts_cube, inside_image
 from astro_unetloc.truth import truth_table
 
-__all__ = ["SimulatedSky", "draw_photons", "simulate_cube", "simulate_sky"]
+__all__ = [
+    "SimulatedSky",
+    "check_image",
+    "draw_photons",
+    "simulate_cube",
+    "simulate_photons",
+    "simulate_sky",
+]
 
 _N_CUBE_BINS = 16
 # A tangent plane stretches without end: its corners must stay well within 90 deg of its centre.
@@ -149,6 +156,34 @@ def draw_photons(diffuse, sources, *, exposure, psf, rng):
     return SimulatedSky(Photons(vectors, energy), origin, sources, background, diffuse.nside)
 
 
+def simulate_photons(*, years=7.0, template=None, variant="P6V11", psf_scale=1.0, rng=0):
+    """Simulate all photons above 10 GeV of the whole sky, each with its origin.
+
+    Parameters
+    ----------
+    years, template, variant, psf_scale, rng
+        See `simulate_sky`.
+
+    Returns
+    -------
+    sky : SimulatedSky
+        The photons, their origin and the true sources.
+    exposure : SurveyExposure
+        The exposure that detected them.
+
+    Raises
+    ------
+    ValueError
+        If the variant is unknown or a number is not positive.
+    """
+    _check_positive(years=years, psf_scale=psf_scale)
+    rng = np.random.default_rng(rng)
+    diffuse = perturb(interstellar(template, variant=variant), rng)
+    exposure, psf = SurveyExposure(years), KingPSF(psf_scale)
+    sources = draw_sources(rng)
+    return draw_photons(diffuse, sources, exposure=exposure, psf=psf, rng=rng), exposure
+
+
 def simulate_sky(
     *, years=7.0, template=None, variant="P6V11", psf_scale=1.0, center=None, radius=None, rng=0
 ):
@@ -193,13 +228,9 @@ def simulate_sky(
     >>> sky_map.n_photons > 5_000
     True
     """
-    _check_positive(years=years, psf_scale=psf_scale)
     axis, reach = _cone(center, radius)
-    rng = np.random.default_rng(rng)
-    diffuse = perturb(interstellar(template, variant=variant), rng)
-    exposure = SurveyExposure(years)
-    sky = draw_photons(
-        diffuse, draw_sources(rng), exposure=exposure, psf=KingPSF(psf_scale), rng=rng
+    sky, exposure = simulate_photons(
+        years=years, template=template, variant=variant, psf_scale=psf_scale, rng=rng
     )
     kept = separation_deg(sky.photons.vectors, axis) <= reach
     sky_map = SkyMap(
@@ -228,6 +259,20 @@ def _cone(center, radius):
     if center is None:
         return np.array([0.0, 0.0, 1.0]), 180.0
     return center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
+
+
+def check_image(center, width_deg, pixel_deg):
+    """Raise unless a square image around a Galactic position (degrees) fits a tangent plane."""
+    if not 0 < pixel_deg <= width_deg <= _MAX_WIDTH_DEG:
+        raise ValueError(
+            f"expected 0 < pixel <= width <= {_MAX_WIDTH_DEG:g} deg; got a pixel of {pixel_deg:g} "
+            f"and a width of {width_deg:g} deg; choose others"
+        )
+    if not (np.isfinite(center[0]) and abs(center[1]) <= 90):
+        raise ValueError(
+            f"center must be a Galactic longitude and a latitude within 90 deg; got {center[0]:g} "
+            f"{center[1]:g}; choose another"
+        )
 
 
 def simulate_cube(
@@ -260,16 +305,7 @@ def simulate_cube(
     ValueError
         If the image has no pixels or does not fit on a tangent plane, or as `simulate_sky`.
     """
-    if not 0 < pixel_deg <= width_deg <= _MAX_WIDTH_DEG:
-        raise ValueError(
-            f"expected 0 < pixel <= width <= {_MAX_WIDTH_DEG:g} deg; got a pixel of {pixel_deg:g} "
-            f"and a width of {width_deg:g} deg; choose others"
-        )
-    if not (np.isfinite(center[0]) and abs(center[1]) <= 90):
-        raise ValueError(
-            f"center must be a Galactic longitude and a latitude within 90 deg; got {center[0]:g} "
-            f"{center[1]:g}; choose another"
-        )
+    check_image(center, width_deg, pixel_deg)
     import astropy.units as u
     from astropy.coordinates import SkyCoord
 

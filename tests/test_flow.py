@@ -19,7 +19,7 @@ ORDER = """
     response patches datasets network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report diffuse
-    spectral_shapes population truth source_library simulation observation
+    spectral_shapes population truth source_library simulation components observation
     training_sets training pipeline terminal options commands cli
 """.split()
 
