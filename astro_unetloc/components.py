@@ -28,8 +28,9 @@ from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.export import check_outputs, check_place, write_outputs
 from astro_unetloc.geometry import lonlat_from_vectors, vectors_from_lonlat
 from astro_unetloc.maps import read_map
+from astro_unetloc.photons import Photons
 from astro_unetloc.population import CLASSES, Sources
-from astro_unetloc.simulation import check_image, simulate_photons
+from astro_unetloc.simulation import SimulatedSky, check_image, simulate_photons
 from astro_unetloc.sky_files import (
     counts_cube,
     counts_cube_bytes,
@@ -41,12 +42,18 @@ from astro_unetloc.sky_files import (
 from astro_unetloc.source_library import format_source_library, read_source_library
 from astro_unetloc.truth import truth_table
 
-__all__ = ["COMPONENTS", "SkyComponents", "read_components", "simulate_components"]
+__all__ = ["COMPONENTS", "SkyComponents", "read_components", "simulate_components", "sky_of"]
 
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
 _N_BINS = 16
 _DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
+# To find the origin of photons of a counts cube: how many sources are considered for each, how
+# wide a source is beside its own size (a pixel and the PSF), and the resolution and the smoothing
+# of the background.
+_N_NEAREST = 8
+_WIDTH_DEG = 0.15
+_BACKGROUND_NSIDE, _BACKGROUND_SIGMA_DEG = 64, 1.0
 
 
 @dataclass(frozen=True)
@@ -264,3 +271,69 @@ def _check_energies(folder, maps):
                 f"{edges[0]:g}-{edges[-1]:g} GeV in background.fits and {len(other) - 1} of "
                 f"{other[0]:g}-{other[-1]:g} GeV in {name}.fits; bin them alike"
             )
+
+
+def sky_of(components, *, rng=0):
+    """The photons of a folder as a simulated sky, from which patches to train on can be observed.
+
+    Counts are placed inside their pixels. A photon of a class comes from one of the sources of that
+    class around it, drawn in proportion to their flux and closeness; the expected background is the
+    smoothed one that was counted.
+
+    Parameters
+    ----------
+    components : SkyComponents
+        From `read_components`.
+    rng : int
+        Seed of the placement and of the origins.
+
+    Returns
+    -------
+    SimulatedSky
+        As `astro_unetloc.observation.PatchObserver` takes it.
+    """
+    generator = np.random.default_rng(rng)
+    photons, origins = [], []
+    for name, sky_map in components.maps.items():
+        for part in sky_map.photons(rng):
+            photons.append(part)
+            origins.append(_draw_origin(name, part, components.sources, generator))
+    background = _smooth_background(components.maps["background"], rng)
+    vectors = np.concatenate([part.vectors for part in photons])
+    energy = np.concatenate([part.energy for part in photons])
+    origin = np.concatenate(origins).astype(np.int32)
+    return SimulatedSky(
+        Photons(vectors, energy), origin, components.sources, background, _BACKGROUND_NSIDE
+    )
+
+
+def _draw_origin(name, photons, sources, rng):
+    """Source of each photon of a component, -1 for diffuse emission."""
+    from scipy.spatial import KDTree
+
+    rows = np.flatnonzero(sources.source_class == COMPONENTS.index(name) - 1)
+    if name == "background" or not len(rows):
+        return np.full(len(photons), _DIFFUSE)
+    n_nearest = min(_N_NEAREST, len(rows))
+    chord, near = KDTree(sources.vectors[rows]).query(photons.vectors, k=n_nearest)
+    near = rows[np.reshape(near, (-1, n_nearest))]
+    width = np.radians(np.hypot(_WIDTH_DEG, sources.size_deg[near]))
+    ratio = (np.reshape(chord, near.shape) / width) ** 2
+    # falls as the tail of the PSF, not as a Gaussian: no photon is without a source
+    weight = np.cumsum(sources.flux[near] / width**2 / (1 + ratio / 4) ** 2, axis=1)
+    chosen = np.sum(weight < rng.random((len(near), 1)) * weight[:, -1:], axis=1)
+    return near[np.arange(len(near)), np.minimum(chosen, n_nearest - 1)]
+
+
+def _smooth_background(sky_map, seed):
+    """Photons per square degree in the bins of ``ENERGY_EDGES``, (n_pixels, n_bins), float32."""
+    import healpy
+
+    nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
+    cubes = (healpix_cube(part, ENERGY_EDGES, nside) for part in sky_map.photons(seed))
+    counts = sum(cubes, np.zeros((len(ENERGY_EDGES) - 1, 12 * nside**2)))
+    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    sigma = np.radians(_BACKGROUND_SIGMA_DEG)
+    seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)
+    smooth = [healpy.smoothing(c, sigma=sigma) for c in counts]
+    return (np.maximum(smooth, 0) / np.maximum(seen, 0.1) / area).T.astype(np.float32)

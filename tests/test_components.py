@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from astro_unetloc import read_catalog, read_map
-from astro_unetloc.components import COMPONENTS, read_components, simulate_components
+from astro_unetloc.components import COMPONENTS, read_components, simulate_components, sky_of
 from astro_unetloc.geometry import separation_deg, vectors_from_lonlat
 
 FILES = ["agn.fits", "background.fits", "events.fits", "gal.fits", "psr.fits", "sources.xml"]
@@ -158,6 +158,54 @@ def test_cubes_of_other_energies_are_refused(copy):
         hdus["EBOUNDS"].data["E_MIN"] *= 2
     with pytest.raises(ValueError, match=r"same energies; got 16 bins of 10-2000 GeV .* agn.fits"):
         read_components(copy)
+
+
+# As training material
+
+
+def test_photons_find_the_sources_they_came_from(image):
+    """The counts of bright sources, from the cubes alone, against the list of events."""
+    sky = sky_of(read(image[0]))
+    source = fits.getdata(image[0] / "events.fits")["MC_SRC_ID"]
+    assert len(sky.photons) == len(source)
+    assert np.sum(sky.origin == -1) == np.sum(source == -1)
+    n = len(sky.sources)
+    true = np.bincount(source[source >= 0], minlength=n)
+    found = np.bincount(sky.origin[sky.origin >= 0], minlength=n)
+    bright = (true >= 10) & (sky.sources.shape == 0)
+    assert bright.sum() > 5
+    assert np.median(np.abs(found - true)[bright] / np.sqrt(true[bright])) < 1.5
+    assert np.corrcoef(found[bright], true[bright])[0, 1] > 0.95
+
+
+def test_background_is_that_of_its_cube(image, whole_sky):
+    import healpy
+
+    sky = sky_of(read(whole_sky[0]))
+    counted = read(whole_sky[0]).maps["background"].n_photons
+    assert sky.background.sum() * healpy.nside2pixarea(sky.nside, True) == pytest.approx(
+        counted, rel=0.01
+    )
+    components = read(image[0])
+    pixel = healpy.ang2pix(64, 10.0, 0.0, lonlat=True)
+    near = sky_of(components).background[pixel].sum()
+    vectors = np.concatenate([p.vectors for p in components.maps["background"].photons(0)])
+    inside = separation_deg(vectors, vectors_from_lonlat(10.0, 0.0)) < 1
+    assert near == pytest.approx(inside.sum() / np.pi, rel=0.25)
+
+
+def test_patches_can_be_observed(image):
+    from made_skies import BAND_EDGES
+
+    from astro_unetloc.geometry import TangentPlane
+    from astro_unetloc.observation import Observation, PatchObserver
+
+    sky = sky_of(read(image[0]))
+    observation = Observation(1.0, BAND_EDGES[[0, -1]], True, 0.0, None)
+    plane = TangentPlane(10.0, 0.0, 128, 10 / 128)
+    patch = PatchObserver(sky, BAND_EDGES).observe(plane, observation, np.random.default_rng(0))
+    assert patch.counts.sum() > 1000
+    assert patch.labelled.any()
 
 
 # Whole or not at all
