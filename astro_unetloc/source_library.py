@@ -32,6 +32,7 @@ _SHAPE_OF = dict(zip(SHAPES, _SHAPES))
 # Decades by which a parameter of a fit may go away from its value.
 _FREEDOM = 1e4
 _MEV = 1e3  # in a GeV
+_RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
 
 
 def format_source_library(sources, names, *, title="simulated sky"):
@@ -142,13 +143,28 @@ def read_source_library(path, *, source_class=None):
     if root.tag != "source_library":
         raise ValueError(f"{path}: expected a <source_library>; got a <{root.tag}>; give another")
     elements = root.findall("source")
-    rows = [_read_source(element, path, source_class) for element in elements]
+    with np.errstate(over="ignore", under="ignore"):  # refused below
+        rows = [_read_source(element, path, source_class) for element in elements]
     columns = np.array(rows, dtype=float).reshape(-1, 12).T
     vectors = vectors_from_lonlat(columns[0], columns[1]) @ frame_rotation("icrs").T
     spectra = Spectra(columns[5].astype(np.int8), *columns[6:12])
+    _check_fluxes(spectra, elements, path)
     return Sources(
         vectors, spectra, columns[4].astype(np.int8), columns[3].astype(np.int8), columns[2]
     )
+
+
+def _check_fluxes(spectra, elements, path):
+    """Raise for a spectrum that grows beyond all bounds or vanishes where photons are simulated."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        flux = spectra.flux(*_RANGE)
+    bad = np.flatnonzero(~(np.isfinite(flux) & (flux > 0)))
+    if len(bad):
+        name = elements[bad[0]].get("name", "")
+        raise ValueError(
+            f"{path}: source {name!r}: expected a finite, positive flux in {_RANGE[0]:g}-"
+            f"{_RANGE[1]:g} GeV; got {flux[bad[0]]:g}; correct its parameters"
+        )
 
 
 def _read_source(element, path, source_class):

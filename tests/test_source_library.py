@@ -145,6 +145,15 @@ def test_what_is_not_known_is_refused_with_the_name_of_the_source(tmp_path, part
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("factor", "flux"), [(-9.0, "inf"), (1e6, "nan")])
+def test_spectrum_without_a_flux_is_refused(tmp_path, factor, flux):
+    values = {"Prefactor": 1e-12, "Index1": -1, "Scale": 1e3, "Expfactor": factor, "Index2": 0.7}
+    lines = (f'<parameter name="{n}" value="{v}"/>' for n, v in values.items())
+    spectrum = f'<spectrum type="PLSuperExpCutoff2">{"".join(lines)}</spectrum>'
+    with pytest.raises(ValueError, match=f"source 'A': expected a finite, positive .*got {flux};"):
+        read_source_library(library(tmp_path, spectrum, POINT))
+
+
 def test_unknown_class_is_refused(tmp_path):
     path = library(tmp_path, POWER_LAW, POINT, attributes='name="A" class="QSO"')
     with pytest.raises(ValueError, match="class must be one of AGN, PSR, GAL; got 'QSO'"):
