@@ -1,12 +1,21 @@
-"""Source populations above 10 GeV: fluxes, spectra, positions and sizes, always drawn."""
+"""Source populations by class: fluxes, spectra, positions and sizes, always drawn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
 from astro_unetloc.geometry import vectors_from_lonlat
+from astro_unetloc.spectra import Spectra
+from astro_unetloc.spectral_shapes import draw_shapes
 
-__all__ = ["Sources", "draw_sources"]
+__all__ = ["CLASSES", "SHAPES", "Sources", "draw_sources"]
+
+# AGN, pulsars, and whatever else shines in the Galaxy: remnants, nebulae, sources without a name.
+CLASSES = ("AGN", "PSR", "GAL")
+SHAPES = ("point", "disc", "gaussian")
+# A Gaussian holds 68 % within this many of its widths, sqrt(-2 ln 0.32).
+_GAUSSIAN_68 = 1.5096
 
 
 @dataclass(frozen=True)
@@ -17,73 +26,198 @@ class Sources:
     ----------
     vectors : ndarray (n, 3)
         Galactic unit vectors.
-    flux : ndarray (n,)
-        Photon flux above 10 GeV in ph cm-2 s-1.
-    index : ndarray (n,)
-        Photon index of the power law.
-    radius_deg : ndarray (n,)
-        Radius of the disc of an extended source; 0 for a point source.
+    spectra : Spectra
+        Their spectra.
+    source_class : ndarray (n,) of int8
+        Index into ``CLASSES``.
+    shape : ndarray (n,) of int8
+        Index into ``SHAPES``.
+    size_deg : ndarray (n,)
+        Radius of a disc, standard deviation of a Gaussian on each axis; 0 for a point source.
     """
 
     vectors: np.ndarray
-    flux: np.ndarray
-    index: np.ndarray
-    radius_deg: np.ndarray
+    spectra: Spectra
+    source_class: np.ndarray
+    shape: np.ndarray
+    size_deg: np.ndarray
 
     def __len__(self):
-        return len(self.flux)
+        return len(self.spectra)
+
+    @cached_property  # asked for once a patch
+    def flux(self):
+        """Photon flux above 10 GeV in ph cm-2 s-1, shape (n,)."""
+        return self.spectra.flux(10.0, 2000.0)
+
+    @cached_property
+    def index(self):
+        """Photon index above 10 GeV, the mean over the photons, shape (n,)."""
+        return self.spectra.mean_index(10.0, 2000.0)
+
+    @cached_property
+    def radius_deg(self):
+        """Radius of a disc, 68 % radius of a Gaussian, 0 for a point source, shape (n,)."""
+        return np.where(self.shape == SHAPES.index("gaussian"), _GAUSSIAN_68, 1.0) * self.size_deg
+
+    def select(self, mask):
+        """The sources of a mask or index array."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        spectra = parts.pop("spectra").select(mask)
+        return Sources(spectra=spectra, **{name: a[mask] for name, a in parts.items()})
+
+    @classmethod
+    def concatenate(cls, parts):
+        """The sources of several `Sources`, one after the other."""
+        names = [f.name for f in fields(cls) if f.name != "spectra"]
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        return cls(spectra=Spectra.concatenate([p.spectra for p in parts]), **arrays)
 
 
-def _draw_flux(n, rng, *, minimum, knee, faint, bright):
-    """Fluxes with N(>S) ~ S^-bright above the knee and S^-faint below it (continuous)."""
-    at_knee = (minimum / knee) ** faint
-    u = rng.random(n)
-    below = minimum * np.maximum(u, at_knee) ** (-1 / faint)
-    above = knee * (np.minimum(u, at_knee) / at_knee) ** (-1 / bright)
-    return np.minimum(np.where(u > at_knee, below, above), 2e-8)
+@dataclass(frozen=True)
+class _Counts:
+    """Counts distribution: N(>S) falls as ``S**-faint`` below a knee, as ``S**-bright`` above it.
+
+    Attributes
+    ----------
+    number : float
+        Mean number of sources on the sky above ``minimum``.
+    minimum, knee, maximum : float
+        Photon fluxes in ph cm-2 s-1: the faintest, where the slope changes, and the brightest.
+    faint, bright : float
+        The slopes.
+    """
+
+    number: float
+    minimum: float
+    knee: float
+    faint: float
+    bright: float
+    maximum: float
+
+    def draw(self, n, rng):
+        """Fluxes of n sources."""
+        at_knee = (self.minimum / self.knee) ** self.faint
+        u = 1 - rng.random(n)  # never zero
+        below = self.minimum * np.maximum(u, at_knee) ** (-1 / self.faint)
+        above = self.knee * (np.minimum(u, at_knee) / at_knee) ** (-1 / self.bright)
+        return np.minimum(np.where(u > at_knee, below, above), self.maximum)
 
 
-def draw_sources(rng, *, n_extragalactic=12000, n_galactic=550, n_extended=40, minimum_flux=2e-12):
-    """A population above 10 GeV: isotropic AGN, sources along the plane, extended discs.
+# Counts distributions of each population in the bands in which sources can be counted (GeV),
+# down to a tenth of what is detected. Above 10 GeV: 3FHL (arXiv:1702.00664), 682 sources above
+# 4e-11 and 245 above 1e-10 ph cm-2 s-1 at |b| > 10 deg, and nearer the plane those of its classes.
+# In 1-100 GeV: 4FGL-DR3 (arXiv:2201.11184) and the pulsars in it.
+_COUNTS = {
+    (10.0, 2000.0): {
+        "AGN": _Counts(12000, 2e-12, 2.5e-11, 0.85, 1.15, 2e-8),
+        "PSR": _Counts(312, 2e-12, 3e-10, 0.65, 1.1, 2e-8),
+        "MSP": _Counts(170, 2e-12, 1e-10, 0.8, 1.0, 2e-8),
+        "GAL": _Counts(223, 2e-12, 1e-9, 0.5, 1.2, 2e-8),
+        "EXT": _Counts(40, 1e-10, 1e-9, 0.8, 1.5, 2e-8),
+    },
+    (1.0, 100.0): {
+        "AGN": _Counts(32000, 1.5e-11, 1e-9, 0.95, 1.2, 1.5e-6),
+        "PSR": _Counts(1030, 1.5e-11, 3e-9, 0.45, 1.0, 1.5e-6),
+        "MSP": _Counts(750, 1.5e-11, 1e-9, 0.5, 1.0, 1.5e-6),
+        "GAL": _Counts(1900, 1e-10, 2e-9, 0.7, 1.45, 1.5e-6),
+        "EXT": _Counts(60, 1e-9, 1e-8, 0.8, 1.5, 1.5e-6),
+    },
+}
+_CLASS_OF = {"AGN": "AGN", "PSR": "PSR", "MSP": "PSR", "GAL": "GAL", "EXT": "GAL"}
+# Complexes along the plane in which half of the other Galactic sources gather, as in spiral arms.
+_N_CLUMPS = 60
+_CLUMP_DEG = (1.2, 0.25)
 
-    The numbers follow 3FHL (arXiv:1702.00664): 682 sources above 4e-11 and 245 above
-    1e-10 ph cm-2 s-1 at \\|b\\| > 10 deg with N(>S) ~ S^-1.15, flatter below, and the latitude and
-    longitude profile of those nearer the plane. Positions are always drawn, never real ones.
+
+def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0, extended=1.0):
+    """A population: AGN all over the sky, pulsars and other sources along the plane.
+
+    Positions, fluxes, spectra and sizes are drawn, never those of real sources. In either band the
+    numbers are those of the catalogues: 3FHL above 10 GeV, 4FGL in 1-100 GeV.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Source of randomness.
-    n_extragalactic, n_galactic, n_extended : float
-        Mean numbers of sources above ``minimum_flux`` (extended: above 1e-10).
-    minimum_flux : float
-        In ph cm-2 s-1, about a tenth of what 7 years detect.
+    band : pair of float
+        Band in GeV in which the sources are counted: (10, 2000) or (1, 100).
+    agn, pulsars, galactic, extended : float
+        Factors on the mean numbers of AGN, of pulsars (millisecond pulsars included), of other
+        point-like and of extended Galactic sources.
 
     Returns
     -------
     Sources
+
+    Raises
+    ------
+    ValueError
+        If sources are not counted in this band.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_unetloc.population import CLASSES, draw_sources
+    >>> sources = draw_sources(np.random.default_rng(0), agn=0, galactic=0, extended=0)
+    >>> {CLASSES[i] for i in sources.source_class}
+    {'PSR'}
     """
-    n_agn, n_plane, n_discs = rng.poisson([n_extragalactic, n_galactic, n_extended])
-    vectors = rng.normal(size=(n_agn, 3))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Galactic longitude: half in a broad hump around the centre, half everywhere.
-    n_disc = n_plane + n_discs
-    lon = np.where(
-        rng.random(n_disc) < 0.6, rng.normal(0, 45, n_disc), rng.uniform(-180, 180, n_disc)
-    )
-    lat = rng.laplace(0, np.where(rng.random(n_disc) < 0.6, 0.5, 3.0))
-    vectors = np.concatenate([vectors, vectors_from_lonlat(lon, np.clip(lat, -80, 80))])
-    knee = {"knee": 2.5e-11, "bright": 1.15, "faint": 0.85}
-    flux = np.concatenate(
-        [
-            _draw_flux(n_agn, rng, minimum=minimum_flux, **knee),
-            _draw_flux(n_plane, rng, minimum=minimum_flux, knee=1e-10, bright=1.6, faint=0.6),
-            _draw_flux(n_discs, rng, minimum=1e-10, knee=1e-9, bright=1.5, faint=0.8),
-        ]
-    )
-    # 3FHL: median index 2.5 at high latitude; 3.3 within 1 deg of the plane, 10 % above 4.7
-    index = np.concatenate([rng.normal(2.45, 0.5, n_agn), rng.normal(3.0, 1.0, n_disc)])
-    index = np.clip(index, 1.4, 5.5)
-    radius = np.zeros(len(flux))
-    radius[n_agn + n_plane :] = np.clip(rng.lognormal(np.log(0.56), 0.7, n_discs), 0.15, 3.0)
-    return Sources(vectors, flux, index, radius)
+    counts = _COUNTS.get(tuple(band))
+    if counts is None:
+        known = " or ".join(f"{low:g}-{high:g}" for low, high in _COUNTS)
+        raise ValueError(f"band must be {known} GeV; got {band}; choose one of them")
+    factors = {"AGN": agn, "PSR": pulsars, "MSP": pulsars, "GAL": galactic, "EXT": extended}
+    clumps = _draw_clumps(rng)
+    parts = []
+    for name, distribution in counts.items():
+        n = rng.poisson(distribution.number * factors[name])
+        shapes = draw_shapes("GAL" if name == "EXT" else name, n, rng, band=band)
+        spectra = shapes.scaled(distribution.draw(n, rng), *band)
+        kind, size = _draw_extension(n, rng) if name == "EXT" else _points(n)
+        vectors = _draw_positions(name, n, rng, clumps)
+        class_index = np.full(n, CLASSES.index(_CLASS_OF[name]), dtype=np.int8)
+        parts.append(Sources(vectors, spectra, class_index, kind, size))
+    return Sources.concatenate(parts)
+
+
+def _points(n):
+    return np.zeros(n, dtype=np.int8), np.zeros(n)
+
+
+def _draw_extension(n, rng):
+    """Shape and size in degrees: discs and Gaussians, as many of each."""
+    shape = rng.integers(1, 3, n).astype(np.int8)
+    radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
+    return shape, np.where(shape == SHAPES.index("gaussian"), radius / _GAUSSIAN_68, radius)
+
+
+def _draw_longitude(n, rng):
+    """Galactic longitudes: 60 % in a broad hump around the centre, the others everywhere."""
+    hump = rng.random(n) < 0.6
+    return np.where(hump, rng.normal(0, 45, n), rng.uniform(-180, 180, n))
+
+
+def _draw_clumps(rng):
+    """Longitudes, latitudes and weights of the complexes of one Galaxy."""
+    weight = rng.exponential(size=_N_CLUMPS)
+    lat = rng.laplace(0, 0.4, _N_CLUMPS)
+    return _draw_longitude(_N_CLUMPS, rng), lat, weight / weight.sum()
+
+
+def _draw_positions(name, n, rng, clumps):
+    """Galactic unit vectors (n, 3) of a population."""
+    if name == "AGN":
+        vectors = rng.normal(size=(n, 3))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lon = _draw_longitude(n, rng)
+    if name == "MSP":  # a thick disc seen from inside: half of them beyond 17 deg
+        lat = rng.laplace(0, 25, n)
+        return vectors_from_lonlat(lon, (lat + 90) % 180 - 90)
+    lat = rng.laplace(0, np.where(rng.random(n) < 0.6, 0.5, 3.0))
+    if name in ("GAL", "EXT"):
+        clumped = rng.random(n) < 0.5
+        which = rng.choice(_N_CLUMPS, n, p=clumps[2])
+        lon = np.where(clumped, clumps[0][which] + rng.normal(0, _CLUMP_DEG[0], n), lon)
+        lat = np.where(clumped, clumps[1][which] + rng.normal(0, _CLUMP_DEG[1], n), lat)
+    return vectors_from_lonlat(lon, np.clip(lat, -80, 80))

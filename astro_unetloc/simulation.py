@@ -10,14 +10,22 @@ import numpy as np
 
 from astro_unetloc.diffuse import ENERGY_EDGES, interstellar, perturb
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
+from astro_unetloc.geometry import separation_deg
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.photons import Photons, draw_energy
-from astro_unetloc.population import Sources, draw_sources
+from astro_unetloc.population import SHAPES, Sources, draw_sources
 from astro_unetloc.response import KingPSF, SurveyExposure
 from astro_unetloc.sky_files import counts_cube, inside_image
+from astro_unetloc.truth import truth_table
 
-__all__ = ["SimulatedSky", "draw_photons", "simulate_cube", "simulate_sky"]
+__all__ = [
+    "SimulatedSky",
+    "check_image",
+    "draw_photons",
+    "simulate_cube",
+    "simulate_photons",
+    "simulate_sky",
+]
 
 _N_CUBE_BINS = 16
 # A tangent plane stretches without end: its corners must stay well within 90 deg of its centre.
@@ -98,16 +106,25 @@ def _draw_diffuse(diffuse, exposure, rng):
 
 def _draw_from_sources(sources, exposure, rng):
     """Source index (n,), true positions (n, 3) and energies (n,) of the photons of sources."""
-    number = rng.poisson(sources.flux * exposure.sky(sources.vectors))
+    band = {"emin": ENERGY_EDGES[0], "emax": ENERGY_EDGES[-1]}
+    number = rng.poisson(sources.spectra.flux(**band) * exposure.sky(sources.vectors))
     origin = np.repeat(np.arange(len(sources), dtype=np.int32), number)
-    energy = draw_energy(
-        rng.random(len(origin)), ENERGY_EDGES[0], ENERGY_EDGES[-1], sources.index[origin]
-    )
+    energy = sources.spectra.draw_energy(origin, rng, **band)
     seen = rng.random(len(origin)) < exposure.relative(energy)
     origin, energy = origin[seen], energy[seen]
-    radius = sources.radius_deg[origin] * np.sqrt(rng.random(len(origin)))
-    vectors = _displace(sources.vectors[origin], radius, rng)
-    return origin, vectors, energy
+    return origin, _draw_directions(sources, origin, rng), energy
+
+
+def _draw_directions(sources, origin, rng):
+    """True directions (n, 3) of photons of sources: their position, or a point of their shape."""
+    vectors = sources.vectors[origin]
+    wide = np.flatnonzero(sources.size_deg[origin])
+    source = origin[wide]
+    u = 1 - rng.random(len(wide))  # never zero
+    gaussian = sources.shape[source] == SHAPES.index("gaussian")
+    offset = sources.size_deg[source] * np.where(gaussian, np.sqrt(-2 * np.log(u)), np.sqrt(u))
+    vectors[wide] = _displace(vectors[wide], offset, rng)
+    return vectors
 
 
 def draw_photons(diffuse, sources, *, exposure, psf, rng):
@@ -139,6 +156,34 @@ def draw_photons(diffuse, sources, *, exposure, psf, rng):
     return SimulatedSky(Photons(vectors, energy), origin, sources, background, diffuse.nside)
 
 
+def simulate_photons(*, years=7.0, template=None, variant="P6V11", psf_scale=1.0, rng=0):
+    """Simulate all photons above 10 GeV of the whole sky, each with its origin.
+
+    Parameters
+    ----------
+    years, template, variant, psf_scale, rng
+        See `simulate_sky`.
+
+    Returns
+    -------
+    sky : SimulatedSky
+        The photons, their origin and the true sources.
+    exposure : SurveyExposure
+        The exposure that detected them.
+
+    Raises
+    ------
+    ValueError
+        If the variant is unknown or a number is not positive.
+    """
+    _check_positive(years=years, psf_scale=psf_scale)
+    rng = np.random.default_rng(rng)
+    diffuse = perturb(interstellar(template, variant=variant), rng)
+    exposure, psf = SurveyExposure(years), KingPSF(psf_scale)
+    sources = draw_sources(rng)
+    return draw_photons(diffuse, sources, exposure=exposure, psf=psf, rng=rng), exposure
+
+
 def simulate_sky(
     *, years=7.0, template=None, variant="P6V11", psf_scale=1.0, center=None, radius=None, rng=0
 ):
@@ -166,9 +211,9 @@ def simulate_sky(
     sky_map : SkyMap
         The photons as events.
     truth : QTable
-        The true sources of that part of the sky: ``GLON``, ``GLAT``, ``Flux`` (above 10 GeV),
-        ``Spectral_Index``, ``Radius`` (0 for point sources) and ``Npred``, the expected number of
-        detected photons.
+        The true sources of that part of the sky, see `astro_unetloc.truth.truth_table`: names,
+        positions, ``Flux`` and ``Spectral_Index`` above 10 GeV, ``Class``, ``Npred`` (the expected
+        number of detected photons), ``Shape``, ``Radius`` (0 for point sources) and spectrum.
 
     Raises
     ------
@@ -183,13 +228,9 @@ def simulate_sky(
     >>> sky_map.n_photons > 5_000
     True
     """
-    _check_positive(years=years, psf_scale=psf_scale)
     axis, reach = _cone(center, radius)
-    rng = np.random.default_rng(rng)
-    diffuse = perturb(interstellar(template, variant=variant), rng)
-    exposure = SurveyExposure(years)
-    sky = draw_photons(
-        diffuse, draw_sources(rng), exposure=exposure, psf=KingPSF(psf_scale), rng=rng
+    sky, exposure = simulate_photons(
+        years=years, template=template, variant=variant, psf_scale=psf_scale, rng=rng
     )
     kept = separation_deg(sky.photons.vectors, axis) <= reach
     sky_map = SkyMap(
@@ -198,7 +239,8 @@ def simulate_sky(
         energy_edges=ENERGY_EDGES[[0, -1]],
         name="simulated sky",
     )
-    return sky_map, _truth_table(sky.sources, exposure, axis, reach)
+    inside = separation_deg(sky.sources.vectors, axis) <= reach
+    return sky_map, truth_table(sky.sources.select(inside), exposure)
 
 
 def _check_positive(**values):
@@ -219,31 +261,18 @@ def _cone(center, radius):
     return center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
 
 
-def _expected_photons(sources, exposure):
-    """Photons that a survey detects of each source, shape (n,)."""
-    energy = np.geomspace(ENERGY_EDGES[0], ENERGY_EDGES[-1], 200)
-    weight = energy[None, :] ** (1 - sources.index[:, None])  # dN / dlnE
-    seen = weight @ exposure.relative(energy) / weight.sum(axis=1)
-    return sources.flux * exposure.sky(sources.vectors) * seen
-
-
-def _truth_table(sources, exposure, axis, reach_deg):
-    import astropy.units as u
-    from astropy.table import QTable
-
-    kept = separation_deg(sources.vectors, axis) <= reach_deg
-    lon, lat = lonlat_from_vectors(sources.vectors)
-    table = QTable(
-        {
-            "GLON": lon * u.deg,
-            "GLAT": lat * u.deg,
-            "Flux": sources.flux * u.Unit("cm-2 s-1"),
-            "Spectral_Index": sources.index,
-            "Radius": sources.radius_deg * u.deg,
-            "Npred": _expected_photons(sources, exposure),
-        }
-    )
-    return table[kept]
+def check_image(center, width_deg, pixel_deg):
+    """Raise unless a square image around a Galactic position (degrees) fits a tangent plane."""
+    if not 0 < pixel_deg <= width_deg <= _MAX_WIDTH_DEG:
+        raise ValueError(
+            f"expected 0 < pixel <= width <= {_MAX_WIDTH_DEG:g} deg; got a pixel of {pixel_deg:g} "
+            f"and a width of {width_deg:g} deg; choose others"
+        )
+    if not (np.isfinite(center[0]) and abs(center[1]) <= 90):
+        raise ValueError(
+            f"center must be a Galactic longitude and a latitude within 90 deg; got {center[0]:g} "
+            f"{center[1]:g}; choose another"
+        )
 
 
 def simulate_cube(
@@ -276,16 +305,7 @@ def simulate_cube(
     ValueError
         If the image has no pixels or does not fit on a tangent plane, or as `simulate_sky`.
     """
-    if not 0 < pixel_deg <= width_deg <= _MAX_WIDTH_DEG:
-        raise ValueError(
-            f"expected 0 < pixel <= width <= {_MAX_WIDTH_DEG:g} deg; got a pixel of {pixel_deg:g} "
-            f"and a width of {width_deg:g} deg; choose others"
-        )
-    if not (np.isfinite(center[0]) and abs(center[1]) <= 90):
-        raise ValueError(
-            f"center must be a Galactic longitude and a latitude within 90 deg; got {center[0]:g} "
-            f"{center[1]:g}; choose another"
-        )
+    check_image(center, width_deg, pixel_deg)
     import astropy.units as u
     from astropy.coordinates import SkyCoord
 

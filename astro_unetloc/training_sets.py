@@ -34,9 +34,10 @@ def _training_sky(rng, template):
     )
     sources = draw_sources(
         rng,
-        n_extragalactic=12000 * rng.uniform(0.6, 1.4),
-        n_galactic=550 * rng.uniform(0.6, 2.5),
-        n_extended=40 * rng.uniform(0.5, 1.5),
+        agn=rng.uniform(0.6, 1.4),
+        pulsars=rng.uniform(0.6, 2.5),
+        galactic=rng.uniform(0.6, 2.5),
+        extended=rng.uniform(0.5, 1.5),
     )
     psf = KingPSF(rng.uniform(0.92, 1.1))
     return draw_photons(diffuse, sources, exposure=SurveyExposure(_YEARS), psf=psf, rng=rng)

@@ -6,18 +6,21 @@ from astro_unetloc.datasets import SOURCE_DTYPE
 from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.photons import Photons
-from astro_unetloc.population import Sources
+from astro_unetloc.population import SHAPES, Sources
 from astro_unetloc.simulation import SimulatedSky
+from astro_unetloc.spectra import power_laws
 
 BAND_EDGES = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
 NSIDE = 8
 
 
-def make_sources(lon, lat, *, flux=1e-10, index=2.4, radius_deg=0.0):
+def make_sources(lon, lat, *, flux=1e-10, index=2.4, radius_deg=0.0, shape="disc"):
     """Sources at Galactic positions in degrees."""
     n = len(lon)
-    parts = (np.broadcast_to(a, n).astype(float).copy() for a in (flux, index, radius_deg))
-    return Sources(vectors_from_lonlat(np.array(lon, float), np.array(lat, float)), *parts)
+    flux, index, size = (np.broadcast_to(a, n).astype(float) for a in (flux, index, radius_deg))
+    shape = np.where(size > 0, SHAPES.index(shape), 0).astype(np.int8)
+    vectors = vectors_from_lonlat(np.array(lon, float), np.array(lat, float))
+    return Sources(vectors, power_laws(flux, index), np.zeros(n, np.int8), shape, size)
 
 
 def make_sky(lon=(), lat=(), *, photons_each=20, density=0.0, seed=0, radius_deg=0.0):

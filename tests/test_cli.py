@@ -413,6 +413,19 @@ def test_simulated_cube_is_found_again(run):
     assert_refused(run(*words), "output must not exist", "--overwrite")
 
 
+def test_simulated_folder_holds_components_and_truth(run):
+    words = ("simulate", "-o", "sky/", "--width", "6", "--center", "10", "0", "--years", "2")
+    code, stdout, stderr = run(*words)
+    assert (code, stdout) == (0, ""), stderr
+    assert "true sources -> sky/" in stderr
+    assert {"background.fits", "agn.fits", "psr.fits", "sources.xml", "truth.fits"} <= {
+        path.name for path in Path("sky").iterdir()
+    }
+    assert_refused(run(*words), "output must not exist", "--overwrite")
+    assert_refused(run(*words, "--truth", "t.fits"), "a folder holds its own truth.fits")
+    assert_refused(run("simulate", "-o", "s.fits", "--nside", "64"), "--nside goes with a folder")
+
+
 def test_interrupted_patch_set_is_continued_and_a_whole_one_kept(run, monkeypatch):
     from made_skies import made_patches
 

@@ -14,12 +14,13 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 
 # A module imports only from those before it.
 ORDER = """
-    config columns messages geometry photons pixelization
+    config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     response patches datasets network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
-    ds9 formats sky_files export figures report diffuse population simulation observation
-    training_sets training pipeline terminal cli
+    ds9 formats sky_files export figures report diffuse
+    spectral_shapes population truth source_library simulation components observation
+    training_sets training pipeline terminal options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.

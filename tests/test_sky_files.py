@@ -14,6 +14,9 @@ from astro_unetloc.photons import Photons
 from astro_unetloc.sky_files import (
     counts_cube,
     counts_cube_bytes,
+    events_bytes,
+    healpix_cube,
+    healpix_cube_bytes,
     inside_image,
     probability_map_bytes,
 )
@@ -149,3 +152,40 @@ def test_unobserved_sky_is_not_in_the_map():
 def test_no_patches_make_an_empty_map():
     pixels, values = read_probability(probability_map_bytes(make_patches([]), np.zeros((0, 9, 9))))
     assert len(pixels) == len(values) == 0
+
+
+# HEALPix cubes and events with their origin
+
+
+def test_photons_fall_into_their_healpix_pixel_and_bin():
+    photons = photons_at([3, 3, 90, 200], [2, 2, 45, -60], [15.0, 50.0, 15.0, 200.0])
+    counts = healpix_cube(photons, EDGES, 16)
+    assert counts.shape == (2, 12 * 16**2)
+    assert counts.sum() == 3  # one lies above the energies
+    assert counts[:, healpy.ang2pix(16, 3, 2, lonlat=True)].tolist() == [1, 1]
+    assert counts[0, healpy.ang2pix(16, 90, 45, lonlat=True)] == 1
+
+
+@pytest.mark.parametrize("largest", [3, 40_000])
+def test_healpix_cube_that_was_written_reads_with_every_photon(tmp_path, largest):
+    counts = np.zeros((2, 12 * 32**2), np.int32)
+    counts[1, 77], counts[0, 5] = largest, 2
+    path = tmp_path / "cube.fits"
+    path.write_bytes(healpix_cube_bytes(counts, EDGES, keywords={"SEED": 4}))
+    with pytest.warns(match="coarser than"):
+        sky_map = read_map(path)
+    np.testing.assert_array_equal(sky_map.counts, counts)
+    np.testing.assert_allclose(sky_map.energy_edges, EDGES, rtol=1e-6)
+    centers = sky_map.pixels.centers(np.array([77]))
+    np.testing.assert_allclose(centers[0], healpy.pix2vec(32, 77, nest=False), atol=1e-12)
+    assert fits.getheader(path, 1)["SEED"] == 4
+
+
+def test_events_may_say_their_source():
+    photons = photons_at([0, 10], [0, 5], [15.0, 50.0])
+    content = events_bytes(photons, EDGES[[0, -1]], source_id=[-1, 7], keywords={"SEED": 4})
+    with fits.open(io.BytesIO(content)) as hdus:
+        assert hdus["EVENTS"].data["MC_SRC_ID"].tolist() == [-1, 7]
+        assert hdus["EVENTS"].header["SEED"] == 4
+    with fits.open(io.BytesIO(events_bytes(photons, EDGES[[0, -1]]))) as hdus:
+        assert "MC_SRC_ID" not in hdus["EVENTS"].columns.names
