@@ -1,84 +1,71 @@
-"""Make a patch set, be killed, go on: run as ``python made_sets.py FOLDER``.
+"""Small patch sets to test on, and a disk that is full."""
 
-Every process that makes sets is a fork of one that has imported everything; it is killed when it
-reaches a given number of the steps that change files. Prints how many steps there are.
-"""
+import resource
+from contextlib import contextmanager
 
-import os
-import signal
-import sys
-from pathlib import Path
+import h5py
+import numpy as np
+from made_skies import BAND_EDGES, made_patches
 
-from made_skies import made_patches
+from astro_unetloc.datasets import SOURCE_DTYPE, read_patch_set
+from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
 
-from astro_unetloc import patch_files, training_sets
-
-OPTIONS = {"n_skies": 2, "patches_per_sky": 2, "first_seed": 4}
-APPENDED = OPTIONS | {"n_skies": 3, "append": True}
-
-
-def small_patches(seed, **options):
-    """Images of 16 pixels, made at once."""
-    options.pop("n_pix", None)
-    return made_patches(seed, n_pix=16, **options)
+RECIPE = {
+    "band_edges_gev": BAND_EDGES,
+    "pixel_deg": 0.1,
+    "seed": 0,
+    "classes": ["source"],
+    "mask_radius_pix": 2.0,
+}
 
 
-def kill_at(step):
-    """Let this process kill itself before that step, of those that change files; count them."""
-    taken = [0]
-
-    def counted(function):
-        def wrapper(*args, **kwargs):
-            taken[0] += 1
-            if taken[0] == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return wrapper
-
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    patch_files._copy = counted(patch_files._copy)
-    training_sets.shutil.rmtree = counted(training_sets.shutil.rmtree)
-    os.unlink = counted(os.unlink)
-    return taken
+def write_made_set(path, seeds, *, recipe=RECIPE, **options):
+    """A patch set of skies as `made_patches` makes them."""
+    parts = [path.with_name(f"{path.name}.{seed}") for seed in seeds]
+    for seed, part in zip(seeds, parts):
+        write_whole(part, sky_file_bytes(*made_patches(seed, **options), recipe=recipe))
+    join_patch_sets(parts, path)
+    for part in parts:
+        part.unlink()
 
 
-def make(path, options, step=0):
-    """Make a set in a fork, killed at a step; the number of steps, -1 if it was killed."""
-    child = os.fork()
-    if child == 0:
-        taken = kill_at(step)
-        training_sets.patches_of_sky = small_patches
-        try:
-            training_sets.make_patch_set(path, **options)
-        except FileExistsError:
-            os._exit(0 if path.exists() else 101)
-        except BaseException as err:
-            sys.stderr.write(f"step {step}: {err!r}\n")
-            os._exit(102)
-        os._exit(taken[0])
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code < 100, code
-    return -1 if code == -signal.SIGKILL else code
+def write_schema_1(path, *, whole=5):
+    """A set as the first version wrote it: 5 patches of two skies, ``whole`` of them finished."""
+    columns, _ = made_patches(3, n_patches=5, n_pix=16)
+    columns["sky"] = np.array([5, 5, 5, 6, 6])
+    old = [n for n in SOURCE_DTYPE.descr if n[0] not in ("glon", "glat", "source_class")]
+    sources = np.zeros(6, [n for n in old if n[0] != "significance"])
+    sources["patch"], sources["x"], sources["flux"] = [0, 0, 2, 3, 4, 4], 7.5, 1e-11
+    with h5py.File(path, "w") as file:
+        file.attrs.update(
+            {
+                "schema": 1,
+                "band_edges_gev": BAND_EDGES,
+                "pixel_deg": 0.1,
+                "seed": 5,
+                "complete": whole == 5,
+                "n_patches": whole,
+                "n_sources": int(np.sum(sources["patch"] < whole)),
+            }
+        )
+        for name, values in (columns | {"sources": sources}).items():
+            file[name] = values
+    return columns
 
 
-def main(folder):
-    """Kill at every step of making and of appending, and go on each time."""
-    n_steps = make(folder / "whole.h5", OPTIONS)
-    for step in range(1, n_steps + 1):
-        path = folder / f"made{step}.h5"
-        assert make(path, OPTIONS, step) == -1
-        make(path, OPTIONS)
-    make(folder / "longer.h5", OPTIONS)
-    n_append = make(folder / "longer.h5", APPENDED)
-    for step in range(1, n_append + 1):
-        path = folder / f"appended{step}.h5"
-        make(path, OPTIONS)
-        assert make(path, APPENDED, step) == -1
-        make(path, APPENDED)
-    sys.stdout.write(f"{n_steps} {n_append}\n")
+def assert_same_set(path, other):
+    first, second = read_patch_set(path), read_patch_set(other)
+    assert list(first) == list(second)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+@contextmanager
+def full_disk(n_bytes):
+    """No file may grow beyond so many bytes: writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

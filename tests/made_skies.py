@@ -5,7 +5,6 @@ import numpy as np
 from astro_unetloc.datasets import SOURCE_DTYPE
 from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import vectors_from_lonlat
-from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
 from astro_unetloc.photons import Photons
 from astro_unetloc.population import Sources
 from astro_unetloc.simulation import SimulatedSky
@@ -59,22 +58,3 @@ def made_patches(seed, *, n_patches, n_pix=128, **options):
         "code": np.array([f"{seed}-{i}" for i in range(n_patches)], "S24"),
     }
     return columns, sources
-
-
-RECIPE = {
-    "band_edges_gev": BAND_EDGES,
-    "pixel_deg": 0.1,
-    "seed": 0,
-    "classes": ["source"],
-    "mask_radius_pix": 2.0,
-}
-
-
-def write_made_set(path, seeds, *, recipe=RECIPE, **options):
-    """A patch set of skies as `made_patches` makes them."""
-    parts = [path.with_name(f"{path.name}.{seed}") for seed in seeds]
-    for seed, part in zip(seeds, parts):
-        write_whole(part, sky_file_bytes(*made_patches(seed, **options), recipe=recipe))
-    join_patch_sets(parts, path)
-    for part in parts:
-        part.unlink()

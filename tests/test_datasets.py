@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_skies import BAND_EDGES, RECIPE, made_patches, write_made_set
+from made_sets import RECIPE, write_made_set, write_schema_1
+from made_skies import BAND_EDGES, made_patches
 
 from astro_unetloc.datasets import (
     SCHEMA,
@@ -22,30 +23,6 @@ def path(tmp_path):
     """Three skies of two patches."""
     write_made_set(tmp_path / "set.h5", [4, 5, 6], n_patches=2, n_pix=N_PIX)
     return tmp_path / "set.h5"
-
-
-def write_schema_1(path, *, whole=5):
-    """A set as the first version wrote it: 5 patches of two skies, ``whole`` of them finished."""
-    columns, _ = made_patches(3, n_patches=5, n_pix=N_PIX)
-    columns["sky"] = np.array([5, 5, 5, 6, 6])
-    old = [n for n in SOURCE_DTYPE.descr if n[0] not in ("glon", "glat", "source_class")]
-    sources = np.zeros(6, [n for n in old if n[0] != "significance"])
-    sources["patch"], sources["x"], sources["flux"] = [0, 0, 2, 3, 4, 4], 7.5, 1e-11
-    with h5py.File(path, "w") as file:
-        file.attrs.update(
-            {
-                "schema": 1,
-                "band_edges_gev": BAND_EDGES,
-                "pixel_deg": 0.1,
-                "seed": 5,
-                "complete": whole == 5,
-                "n_patches": whole,
-                "n_sources": int(np.sum(sources["patch"] < whole)),
-            }
-        )
-        for name, values in (columns | {"sources": sources}).items():
-            file[name] = values
-    return columns
 
 
 def assert_same(found, columns):

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_skies import made_patches, write_made_set
-from test_datasets import write_schema_1
+from made_sets import write_made_set, write_schema_1
+from made_skies import made_patches
 
 from astro_unetloc.datasets import is_validation
 from astro_unetloc.manifest import sky_checksum, verify_patch_set

@@ -1,37 +1,18 @@
 import os
-import resource
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from made_skies import RECIPE, made_patches, write_made_set
+from made_sets import RECIPE, assert_same_set, full_disk, write_made_set
+from made_skies import made_patches
 
 from astro_unetloc.datasets import open_patch_set, read_patch_set
 from astro_unetloc.manifest import verify_patch_set
 from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
 
 
-@contextmanager
-def full_disk(n_bytes):
-    """No file may grow beyond so many bytes: writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def made_set(path, seeds, **options):
     write_made_set(path, seeds, n_patches=2, **({"n_pix": 16} | options))
     return path
-
-
-def assert_same_set(path, other):
-    first, second = read_patch_set(path), read_patch_set(other)
-    assert list(first) == list(second)
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 # One sky

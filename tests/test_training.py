@@ -2,7 +2,8 @@ import gc
 
 import numpy as np
 import pytest
-from made_skies import made_patches, write_made_set
+from made_sets import write_made_set
+from made_skies import made_patches
 
 from astro_unetloc.datasets import open_patch_set, read_patch_set
 from astro_unetloc.training import _batches, _subsets, _targets, fit_network, train

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_sets import assert_same_set, full_disk
 from made_skies import made_patches, make_sky
-from test_patch_files import assert_same_set, full_disk
 
 from astro_unetloc import training_sets
 from astro_unetloc.config import TrainingConfig
@@ -207,7 +207,7 @@ def test_appended_set_is_the_one_that_is_made_at_once(quick, tmp_path):
 
 
 def test_killed_at_any_step_the_set_is_the_same_when_made_again(tmp_path):
-    code = [sys.executable, str(Path(__file__).with_name("made_sets.py")), str(tmp_path)]
+    code = [sys.executable, str(Path(__file__).with_name("killed_sets.py")), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(code, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
