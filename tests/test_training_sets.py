@@ -83,6 +83,23 @@ def test_recipe_says_how_a_set_was_made(small_set):
     assert recipe["version"]
 
 
+def test_recipe_knows_a_template_by_its_content(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_sets, "_check_template", lambda template: None)
+    for name, content in {"a.fits": b"1", "b.fits": b"2"}.items():
+        (tmp_path / name).write_bytes(content)
+    options = {"n_skies": 1, "patches_per_sky": 2, "append": True}
+    make_patch_set(tmp_path / "set.h5", template=tmp_path / "a.fits", **options)
+    with open_patch_set(tmp_path / "set.h5") as found:
+        assert found.recipe["template"] == "a.fits"
+        assert found.recipe["template_sha256"].startswith("6b86b273")
+    with pytest.raises(ValueError, match="got template 'a.fits', not 'b.fits', template_sha256"):
+        make_patch_set(tmp_path / "set.h5", template=tmp_path / "b.fits", **options)
+
+
+def test_real_templates_are_accepted(real_data):
+    training_sets._check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
+
+
 def test_label_rule_is_an_option(monkeypatch):
     sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=20)
     monkeypatch.setattr(training_sets, "_training_sky", lambda rng, template: sky)
