@@ -1,180 +1,306 @@
-"""Patch sets on disk: HDF5 files that plain h5py reads, written shard by shard.
+"""Patch sets on disk: HDF5 files that plain h5py reads (``docs/datasets.rst`` describes them).
 
-Schema (version 1), n patches:
+Schema (version 2), n patches of N skies with m true sources:
 
-============  ========================  =======================================================
-``counts``    (n, ny, nx, n_band) u2    photons
-``coverage``  (n, ny, nx, 1) u1         1 where observed
-``mask``      (n, ny, nx, n_class) u1   1 within the label radius of a labelled source
-``bands``     (n, n_band, 4) f4         see `astro_unetloc.patches.band_inputs`
-``center``    (n, 3) f8                 Galactic longitude, latitude and rotation in deg
-``sky``       (n,) i8                   seed of the simulated sky
-``code``      (n,) S                    name of the patch
-``sources``   (m,) record               true sources: patch, x, y, n_photons, background, flux,
-                                        labelled
-============  ========================  =======================================================
+==============  =========================  ====================================================
+``image``       (n, ny, nx, n_band) u2     photons; called counts where the package reads them
+``coverage``    (n, ny, nx, 1) u1          1 where observed
+``mask``        (n, ny, nx, n_class) u1    1 within the mask radius of a labelled source
+``bands``       (n, n_band, 4) f4          see `astro_unetloc.patches.band_inputs`
+``center``      (n, 3) f8                  Galactic longitude, latitude and rotation in deg
+``sky``         (n,) i8                    seed of the simulated sky
+``validation``  (n,) bool                  whether the sky is kept to validate on
+``code``        (n,) S24                   name of the patch
+``sources``     (m,) `SOURCE_DTYPE`        true sources, by patch
+``skies``       (N,) `SKY_DTYPE`           manifest: rows, subset and checksum of each sky
+==============  =========================  ====================================================
 
-Attributes: ``schema``, ``band_edges_gev``, ``pixel_deg``, ``seed``, ``complete``, and
-``n_patches`` and ``n_sources``, the rows that are whole: what stands beyond them was being written
-when a run was interrupted, is not read and is written again.
+Attributes: ``schema``, and the recipe: what all patches were made with. A file is never changed
+once it is there: HDF5 does not survive a kill in the middle of an append (see
+`astro_unetloc.patch_files`).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["SCHEMA", "SOURCE_DTYPE", "append_patches", "create_patch_set", "read_patch_set"]
+from astro_unetloc.config import TrainingConfig
 
-SCHEMA = 1
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "SKY_DTYPE",
+    "SOURCE_DTYPE",
+    "PatchSet",
+    "is_validation",
+    "open_patch_set",
+    "read_patch_set",
+]
+
+SCHEMA = 2
 SOURCE_DTYPE = np.dtype(
     [
-        ("patch", "i8"),
-        ("x", "f4"),
-        ("y", "f4"),
-        ("n_photons", "i4"),
-        ("background", "f4"),
-        ("flux", "f8"),
-        ("labelled", "?"),
+        ("patch", "<i8"),  # row of the patch
+        ("x", "<f4"),  # pixel position, 0 at the centre of the first pixel
+        ("y", "<f4"),
+        ("glon", "<f8"),  # deg
+        ("glat", "<f8"),
+        ("source_class", "u1"),  # index into the attribute ``classes``
+        ("n_photons", "<i4"),  # its own photons in the image
+        ("background", "<f4"),  # expected photons of everything else near it
+        ("significance", "<f4"),  # of n_photons above the background, in standard deviations
+        ("flux", "<f8"),  # ph cm-2 s-1
+        ("labelled", "?"),  # whether it is in the mask
     ]
 )
-_PATCH_SETS = {
-    "counts": "u2",
+SKY_DTYPE = np.dtype(
+    [
+        ("seed", "<i8"),
+        ("first_patch", "<i8"),
+        ("n_patches", "<i8"),
+        ("first_source", "<i8"),
+        ("n_sources", "<i8"),
+        ("validation", "?"),
+        ("sha256", "S64"),  # see `astro_unetloc.manifest`
+    ]
+)
+# Names in memory, with their types, and those in the file where they differ.
+COLUMNS = {
+    "counts": "<u2",
     "coverage": "u1",
     "mask": "u1",
-    "bands": "f4",
-    "center": "f8",
-    "sky": "i8",
+    "bands": "<f4",
+    "center": "<f8",
+    "sky": "<i8",
+    "validation": "?",
     "code": "S24",
 }
-_ATTRIBUTES = ("band_edges_gev", "pixel_deg", "seed", "complete")
+IN_FILE = {"counts": "image"}
+# One sky in five is kept to validate on.
+_SKIES_PER_VALIDATION = 5
 
 
-def create_patch_set(path, *, n_pix, pixel_deg, band_edges, n_class=1, seed=0):
-    """Create an empty patch set.
+def is_validation(seed):
+    """Whether a sky is one to validate on: every fifth, a property of its seed alone.
 
     Parameters
     ----------
-    path : str or path
-        File to create; an existing one is an error.
-    n_pix : int
-        Pixels per side.
-    pixel_deg : float
-        Pixel scale.
-    band_edges : array-like (n_band + 1,)
-        In GeV.
-    n_class : int
-        Classes of the mask.
-    seed : int
-        Seed of the set.
+    seed : int or ndarray of int
+        Seed of the sky.
 
-    Raises
-    ------
-    FileExistsError
-        If there is such a file.
+    Returns
+    -------
+    bool or ndarray of bool
+        True for seeds that five divides.
+
+    Examples
+    --------
+    >>> [seed for seed in range(12) if is_validation(seed)]
+    [0, 5, 10]
     """
-    import h5py
-
-    n_band = len(band_edges) - 1
-    shapes = {
-        "counts": (n_pix, n_pix, n_band),
-        "coverage": (n_pix, n_pix, 1),
-        "mask": (n_pix, n_pix, n_class),
-        "bands": (n_band, 4),
-        "center": (3,),
-    }
-    if Path(path).exists():
-        raise FileExistsError(f"patch set must not exist; got {str(path)!r}; choose another name")
-    with h5py.File(path, "x") as file:
-        file.attrs["schema"] = SCHEMA
-        file.attrs["band_edges_gev"] = np.asarray(band_edges, dtype=float)
-        file.attrs["pixel_deg"] = pixel_deg
-        file.attrs["seed"] = seed
-        file.attrs["complete"] = False
-        file.attrs["n_patches"] = file.attrs["n_sources"] = 0
-        for name, dtype in _PATCH_SETS.items():
-            shape = shapes.get(name, ())
-            image = len(shape) == 3
-            file.create_dataset(
-                name,
-                shape=(0, *shape),
-                maxshape=(None, *shape),
-                dtype=dtype,
-                chunks=(1 if image else 1024, *shape),
-                **(
-                    {"compression": "gzip", "compression_opts": 1, "shuffle": True} if image else {}
-                ),
-            )
-        file.create_dataset("sources", (0,), SOURCE_DTYPE, maxshape=(None,), chunks=(4096,))
+    return seed % _SKIES_PER_VALIDATION == 0
 
 
-def append_patches(path, columns, sources, *, complete=False):
-    """Append n patches to a set.
+@dataclass(frozen=True)
+class PatchSet:
+    """An open patch set; images stay on disk until they are read. Closes as a context manager.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    recipe : dict of str to value
+        What all patches were made with: the attributes of the file.
+    skies : ndarray (n_skies,) of `SKY_DTYPE`
+        The manifest.
+    n_patches : int
+        Patches of all skies.
+    """
+
+    path: Path
+    recipe: dict
+    skies: np.ndarray
+    n_patches: int
+    _file: object
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+    @property
+    def classes(self):
+        """Names of the classes of the mask, tuple of str."""
+        return tuple(self.recipe["classes"])
+
+    def rows(self, *, validation):
+        """Rows (n,) of the patches to validate on, or of those to train on."""
+        skies = self.skies[self.skies["validation"] == validation]
+        ranges = [np.arange(s["first_patch"], s["first_patch"] + s["n_patches"]) for s in skies]
+        return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+    def read(self, rows=slice(None), *, names=tuple(COLUMNS)):
+        """Some columns of some patches.
+
+        Parameters
+        ----------
+        rows : slice or ndarray (n,) of int
+            Which patches, in any order.
+        names : iterable of str
+            Which of `COLUMNS`.
+
+        Returns
+        -------
+        dict of str to ndarray (n, ...)
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        try:
+            return {name: self._column(name, rows) for name in names}
+        except OSError as err:
+            raise _damaged(self.path, err) from err
+
+    def _column(self, name, rows):
+        if self.recipe["schema"] == 1 and name == "validation":
+            return is_validation(self._column("sky", rows))
+        dataset = self._file[_name_in_file(name, self.recipe["schema"])]
+        if isinstance(rows, slice):
+            return dataset[slice(*rows.indices(self.n_patches))]
+        # one by one: HDF5's selection of many single rows takes longer than reading them
+        values = [dataset[row] for row in rows]
+        return np.array(values, dtype=dataset.dtype).reshape(-1, *dataset.shape[1:])
+
+    def layout(self):
+        """Shape of one patch, chunks and compression of each column, to compare sets by."""
+        datasets = {n: self._file[_name_in_file(n, self.recipe["schema"])] for n in COLUMNS}
+        return {
+            name: (d.shape[1:], d.chunks, d.compression, d.shuffle) for name, d in datasets.items()
+        }
+
+    def compressed(self, name):
+        """Images of a column one after the other, as the bytes that stand in the file."""
+        dataset = self._file[_name_in_file(name, self.recipe["schema"])]
+        try:
+            for row in range(self.n_patches):
+                yield dataset.id.read_direct_chunk((row, 0, 0, 0))[1]
+        except OSError as err:
+            raise _damaged(self.path, err) from err
+
+    def sources(self, first=0, number=None):
+        """True sources from one row of the table on, ndarray of `SOURCE_DTYPE`."""
+        last = int(self.skies["n_sources"].sum()) if number is None else first + number
+        try:
+            found = self._file["sources"][first:last]
+        except OSError as err:
+            raise _damaged(self.path, err) from err
+        return found if self.recipe["schema"] == SCHEMA else _of_schema_1(found)
+
+
+def _damaged(path, err):
+    return ValueError(f"{path}: expected a whole patch set; {err}; make it again")
+
+
+def _name_in_file(name, schema):
+    return IN_FILE.get(name, name) if schema == SCHEMA else name
+
+
+def open_patch_set(path):
+    """Open a patch set to read.
 
     Parameters
     ----------
     path : str or path
-        An existing patch set.
-    columns : dict of str to ndarray (n, ...)
-        One array for each of counts, coverage, mask, bands, center, sky, code.
-    sources : ndarray (m,) of `SOURCE_DTYPE`
-        True sources, ``patch`` counted from the first of these n patches.
-    complete : bool
-        Whether the set is now whole.
+        HDF5 file of schema 2, or of schema 1, which had one class and no manifest.
+
+    Returns
+    -------
+    PatchSet
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If an array is missing or their lengths differ.
+        If the file is damaged or not a patch set.
     """
-    lengths = {name: len(columns[name]) for name in _PATCH_SETS if name in columns}
-    if set(lengths) != set(_PATCH_SETS) or len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"expected arrays of one length for {', '.join(_PATCH_SETS)}; got {lengths}; "
-            "give every column"
-        )
-    with _open(path, "r+") as file:
-        start, first = _whole_rows(file)
-        stop, last = start + lengths["counts"], first + len(sources)
-        for name in _PATCH_SETS:
-            file[name].resize(stop, axis=0)
-            file[name][start:stop] = columns[name]
-        rows = sources.copy()
-        rows["patch"] += start
-        file["sources"].resize(last, axis=0)
-        file["sources"][first:last] = rows
-        file.flush()
-        # these make the rows count: written last
-        file.attrs["n_patches"], file.attrs["n_sources"] = stop, last
-        file.attrs["complete"] = complete
-
-
-def _open(path, mode):
-    """An open patch set, checked."""
     import h5py
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no such patch set: {path}; make it with 'astro-unetloc simulate'")
     try:
-        file = h5py.File(path, mode)
+        file = h5py.File(path, "r")
     except OSError as err:
         raise ValueError(f"{path}: expected an HDF5 patch set; {err}; make it again") from err
-    schema = file.attrs.get("schema")
-    missing = [name for name in (*_PATCH_SETS, "sources") if name not in file]
-    missing += [name for name in _ATTRIBUTES if name not in file.attrs]
-    if schema != SCHEMA or missing:
+    try:
+        return _checked(path, file)
+    except BaseException:
         file.close()
-        what = f"one without {', '.join(missing)}" if schema == SCHEMA else f"schema {schema}"
+        raise
+
+
+def _checked(path, file):
+    """The patch set of an open file, which is one."""
+    schema = file.attrs.get("schema")
+    if schema not in (1, SCHEMA):
         raise ValueError(
-            f"{path}: expected a patch set of schema {SCHEMA}; got {what}; "
+            f"{path}: expected a patch set of schema 1 or {SCHEMA}; got schema {schema}; "
             "make it again with 'astro-unetloc simulate'"
         )
-    return file
+    names = [n for n in COLUMNS if schema == SCHEMA or n != "validation"]
+    names = [_name_in_file(n, schema) for n in names] + ["sources", *["skies"][: schema - 1]]
+    missing = [name for name in names if name not in file]
+    missing += [n for n in ("band_edges_gev", "pixel_deg", "seed") if n not in file.attrs]
+    if missing:
+        raise ValueError(
+            f"{path}: expected a patch set of schema {schema}; got one without "
+            f"{', '.join(missing)}; make it again with 'astro-unetloc simulate'"
+        )
+    try:
+        recipe = _recipe(file, schema)
+        skies = file["skies"][:] if schema == SCHEMA else _skies_of_schema_1(file)
+    except OSError as err:
+        raise _damaged(path, err) from err
+    return PatchSet(path, recipe, skies, int(skies["n_patches"].sum()), file)
 
 
-def _whole_rows(file):
-    """Numbers of patches and of sources that are whole; all rows of a set that does not say it."""
-    n_patches = file.attrs.get("n_patches", len(file["counts"]))
-    return int(n_patches), int(file.attrs.get("n_sources", len(file["sources"])))
+def _recipe(file, schema):
+    """Attributes as plain values."""
+    values = {name: file.attrs[name] for name in file.attrs}
+    if schema == 1:
+        values |= vars(TrainingConfig()) | {"classes": ["source"]}
+        values = {n: v for n, v in values.items() if n not in ("n_patches", "n_sources")}
+    return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
+
+
+def _skies_of_schema_1(file):
+    """A manifest without checksums; rows that were not whole are left out."""
+    n_patches = int(file.attrs.get("n_patches", len(file["counts"])))
+    n_sources = int(file.attrs.get("n_sources", len(file["sources"])))
+    sky, patch = file["sky"][:n_patches], file["sources"]["patch"][:n_sources]
+    seeds, first, number = np.unique(sky, return_index=True, return_counts=True)
+    skies = np.zeros(len(seeds), SKY_DTYPE)
+    skies["seed"], skies["first_patch"], skies["n_patches"] = seeds, first, number
+    skies["validation"] = is_validation(seeds)
+    skies["first_source"] = np.searchsorted(patch, first)
+    skies["n_sources"] = np.searchsorted(patch, first + number) - skies["first_source"]
+    return skies
+
+
+def _of_schema_1(found):
+    """Sources of schema 1, which knew less of them: NaN where it did not say."""
+    rows = np.zeros(len(found), SOURCE_DTYPE)
+    for name in SOURCE_DTYPE.names:
+        if name in found.dtype.names:
+            rows[name] = found[name]
+        elif rows[name].dtype.kind == "f":
+            rows[name] = np.nan
+    return rows
 
 
 def read_patch_set(path, *, rows=slice(None)):
@@ -183,29 +309,22 @@ def read_patch_set(path, *, rows=slice(None)):
     Parameters
     ----------
     path : str or path
-        File written by `create_patch_set` and `append_patches`.
-    rows : slice
+        HDF5 file of schema 1 or 2.
+    rows : slice or ndarray (n,) of int
         Which patches.
 
     Returns
     -------
-    dict of str to ndarray
-        The columns of the schema, "sources" for those of all patches, and the attributes
-        "band_edges_gev", "pixel_deg", "seed", "complete".
+    dict of str to value
+        Arrays of `COLUMNS`, "sources" for those of all patches, "skies" for the manifest, and the
+        recipe: "band_edges_gev", "pixel_deg", "seed", "classes", "mask_radius_pix" and others.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged or not a patch set of this schema.
+        If the file is damaged or not a patch set.
     """
-    with _open(path, "r") as file:
-        n_patches, n_sources = _whole_rows(file)
-        rows = slice(*rows.indices(n_patches))
-        try:
-            out = {name: file[name][rows] for name in _PATCH_SETS}
-            out["sources"] = file["sources"][:n_sources]
-        except OSError as err:
-            raise ValueError(f"{path}: expected a whole patch set; {err}; make it again") from err
-        return out | {name: file.attrs[name] for name in _ATTRIBUTES}
+    with open_patch_set(path) as found:
+        return found.recipe | found.read(rows) | {"sources": found.sources(), "skies": found.skies}

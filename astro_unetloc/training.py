@@ -1,14 +1,14 @@
 """Training: models from patch sets."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
 from astro_unetloc.config import ClusteringConfig, TrainingConfig
-from astro_unetloc.datasets import read_patch_set
-from astro_unetloc.network import CLASSES, build_unet, keras_backend, masked_cross_entropy
+from astro_unetloc.datasets import open_patch_set
+from astro_unetloc.network import build_unet, keras_backend, masked_cross_entropy
 from astro_unetloc.pretrained import save_model
 
 __all__ = ["fit_network", "model_card", "train"]
@@ -24,15 +24,23 @@ def _augment(columns, rng):
     return out
 
 
-def _batches(patch_set, batch_size, *, seed, n_batches=None):
-    """A `keras.utils.PyDataset` over a patch set held in memory as integers.
+def _targets(mask, coverage):
+    """Probability of each class, background last, times coverage: (n, ny, nx, n_class + 1).
 
-    With ``n_batches``, every epoch is that many batches of another random order, augmented;
-    without, the patches come once, as they are.
+    A pixel near sources of several classes is shared by them.
+    """
+    number = mask.sum(axis=-1, keepdims=True)
+    return np.concatenate([mask / np.maximum(number, 1), number == 0], axis=-1) * coverage
+
+
+def _batches(read, n_patches, batch_size, *, seed, n_batches=None):
+    """A `keras.utils.PyDataset` of patches that are read when their batch comes.
+
+    ``read`` takes rows (n,) between 0 and ``n_patches`` and gives their columns. With
+    ``n_batches``, every epoch is that many batches of another random order, augmented; without,
+    the patches come once, as they are.
     """
     from keras.utils import PyDataset
-
-    n_patches = len(patch_set["counts"])
 
     class Batches(PyDataset):
         """Batches of network inputs and targets."""
@@ -56,32 +64,28 @@ def _batches(patch_set, batch_size, *, seed, n_batches=None):
             self.epoch, self.order = epoch, self._order(epoch)
 
         def __getitem__(self, number):
-            rows = np.sort(self.order[number * batch_size : (number + 1) * batch_size])
-            images = [patch_set[n][rows] for n in ("counts", "coverage", "mask")]
+            columns = read(np.sort(self.order[number * batch_size : (number + 1) * batch_size]))
+            images = [columns[name] for name in ("counts", "coverage", "mask")]
             if n_batches:
                 images = _augment(images, np.random.default_rng([seed, self.epoch, number]))
             counts, coverage, mask = (i.astype(np.float32) for i in images)
-            background = 1 - mask.max(axis=-1, keepdims=True)
-            target = np.concatenate([mask, background], axis=-1) * coverage
-            inputs = {"counts": counts, "coverage": coverage, "bands": patch_set["bands"][rows]}
-            return inputs, target
+            inputs = {"counts": counts, "coverage": coverage, "bands": columns["bands"]}
+            return inputs, _targets(mask, coverage).astype(np.float32)
 
     return Batches()
 
 
-def _split_by_sky(patch_set, validation_fraction):
-    """Training and validation sets without a common sky."""
-    skies = np.unique(patch_set["sky"])
-    if len(skies) < 2:
+def _subsets(patch_set, max_validation):
+    """Rows to train on, and at most so many to validate on, spread over their skies."""
+    training, validation = (patch_set.rows(validation=v) for v in (False, True))
+    if not len(training) or not len(validation):
+        kept = patch_set.skies["validation"]
         raise ValueError(
-            f"a patch set must hold at least 2 skies, one to validate on; got {len(skies)}; "
-            "simulate more"
+            "a patch set must hold skies to train on and, of seeds that five divides, to validate "
+            f"on; got {np.sum(~kept)} and {np.sum(kept)}; simulate five skies or more"
         )
-    n_validation = int(np.clip(round(len(skies) * validation_fraction), 1, len(skies) - 1))
-    # skies are written one after the other: two slices, and no copy of the images
-    first = int(np.argmax(patch_set["sky"] == skies[-n_validation]))
-    columns = ("counts", "coverage", "mask", "bands")
-    return [{n: patch_set[n][rows] for n in columns} for rows in np.s_[:first, first:]]
+    spread = np.linspace(0, len(validation), min(max_validation, len(validation)), endpoint=False)
+    return training, validation[spread.astype(int)]
 
 
 def fit_network(
@@ -94,7 +98,6 @@ def fit_network(
     steps_per_epoch=200,
     batch_size=8,
     learning_rate=2e-3,
-    validation_fraction=0.05,
     max_validation=160,
     rng=0,
     verbose=2,
@@ -115,10 +118,8 @@ def fit_network(
         The network sees ``epochs * steps_per_epoch * batch_size`` patches.
     learning_rate : float
         Of AdamW at the start; follows a cosine to a hundredth.
-    validation_fraction : float
-        Share of the skies held out.
     max_validation : int
-        Most held-out patches scored after every epoch.
+        Most patches of the validation skies scored after every epoch.
     rng : int
         Seed of weights, order and augmentation.
     verbose : int
@@ -132,48 +133,53 @@ def fit_network(
     Raises
     ------
     ValueError
-        If the file is not a patch set, or holds fewer than two skies.
+        If the file is not a patch set, or has no sky to train or to validate on.
     """
     folder = Path(folder)
-    patch_set = read_patch_set(path)
-    training, validation = _split_by_sky(patch_set, validation_fraction)
-    validation = {n: v[:max_validation] for n, v in validation.items()}
-    import keras  # seconds: only when the patch set is known to be good
+    with open_patch_set(path) as patch_set:
+        names = ("counts", "coverage", "mask", "bands")
+        reads = [
+            (lambda chosen, rows=rows: patch_set.read(rows[chosen], names=names), len(rows))
+            for rows in _subsets(patch_set, max_validation)
+        ]
+        import keras  # seconds: only when the patch set is known to be good
 
-    keras.utils.set_random_seed(rng)
-    folder.mkdir(parents=True, exist_ok=True)
-    n_band = len(patch_set["band_edges_gev"]) - 1
-    model = build_unet(n_band=n_band, widths=widths)
-    if initial is not None:
-        start = keras.models.load_model(initial, compile=False)
-        model.set_weights(start.get_weights())
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate,
-        epochs * steps_per_epoch,
-        alpha=0.01,
-        warmup_target=learning_rate,
-        warmup_steps=min(200, steps_per_epoch),
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
-    )
-    model.compile(optimizer=optimizer, loss=masked_cross_entropy, jit_compile=False)
-    batches = _batches(training, batch_size, seed=rng, n_batches=steps_per_epoch)
-    model.fit(
-        batches,
-        epochs=epochs,
-        validation_data=_batches(validation, batch_size, seed=rng),
-        callbacks=[
-            keras.callbacks.BackupAndRestore(folder / "backup"),
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.start(epoch)),
-            keras.callbacks.CSVLogger(folder / "history.csv", append=True),
-            keras.callbacks.ModelCheckpoint(folder / "last.keras"),
-        ],
-        shuffle=False,  # the batches have their own order, the same when a training is resumed
-        verbose=verbose,
-    )
-    model.save(folder / "unet.keras", include_optimizer=False)
-    return model
+        keras.utils.set_random_seed(rng)
+        folder.mkdir(parents=True, exist_ok=True)
+        n_band, n_class = len(patch_set.recipe["band_edges_gev"]) - 1, len(patch_set.classes) + 1
+        model = build_unet(n_band=n_band, n_class=n_class, widths=widths)
+        if initial is not None:
+            start = keras.models.load_model(initial, compile=False)
+            model.set_weights(start.get_weights())
+        schedule = keras.optimizers.schedules.CosineDecay(
+            learning_rate,
+            epochs * steps_per_epoch,
+            alpha=0.01,
+            warmup_target=learning_rate,
+            warmup_steps=min(200, steps_per_epoch),
+        )
+        optimizer = keras.optimizers.AdamW(
+            schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
+        )
+        model.compile(optimizer=optimizer, loss=masked_cross_entropy, jit_compile=False)
+        batches = _batches(*reads[0], batch_size, seed=rng, n_batches=steps_per_epoch)
+        model.fit(
+            batches,
+            epochs=epochs,
+            validation_data=_batches(*reads[1], batch_size, seed=rng),
+            callbacks=[
+                keras.callbacks.BackupAndRestore(folder / "backup"),
+                keras.callbacks.LambdaCallback(
+                    on_epoch_begin=lambda epoch, _: batches.start(epoch)
+                ),
+                keras.callbacks.CSVLogger(folder / "history.csv", append=True),
+                keras.callbacks.ModelCheckpoint(folder / "last.keras"),
+            ],
+            shuffle=False,  # the batches have their own order, the same when a training is resumed
+            verbose=verbose,
+        )
+        model.save(folder / "unet.keras", include_optimizer=False)
+        return model
 
 
 def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **options):
@@ -205,7 +211,7 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
     FileExistsError
         If the folder holds a finished model.
     ValueError
-        If the file is not a patch set, or holds fewer than two skies.
+        If the file is not a patch set, or has no sky to train or to validate on.
     """
     folder = Path(folder)
     if (folder / "card.json").exists() and not overwrite:
@@ -215,7 +221,8 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
         )
     started = time.time()
     network = fit_network(path, folder / "training", rng=rng, **options)
-    patch_set = read_patch_set(path, rows=slice(-2, None))
+    with open_patch_set(path) as found:
+        patch_set = found.recipe | found.read(slice(-2, None))
     record = {
         "patch_set": Path(path).name,
         "seed": rng,
@@ -236,7 +243,7 @@ def model_card(network, patch_set, *, name, threshold):
     network : keras.Model
         The trained network.
     patch_set : dict
-        From `astro_unetloc.datasets.read_patch_set`; a few rows are enough.
+        Recipe and columns, as from `astro_unetloc.datasets.read_patch_set`; a few rows are enough.
     name : str
         Name of the model.
     threshold : float
@@ -249,7 +256,8 @@ def model_card(network, patch_set, *, name, threshold):
     return {
         "name": name,
         "band_edges_gev": [float(edge) for edge in patch_set["band_edges_gev"]],
-        "classes": list(CLASSES),
+        # the last class is always the background
+        "classes": [*patch_set["classes"], "background"],
         "clustering": asdict(ClusteringConfig()),
         "threshold": threshold,
         "patch": {
@@ -259,7 +267,9 @@ def model_card(network, patch_set, *, name, threshold):
         "parameters": int(network.count_params()),
         "training": {
             "patch_set_seed": int(patch_set["seed"]),
-            "label_rule": asdict(TrainingConfig()),
+            "label_rule": {
+                f.name: patch_set[f.name] for f in fields(TrainingConfig) if f.name in patch_set
+            },
             "backend": keras_backend(),
         },
     }

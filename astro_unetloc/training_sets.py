@@ -1,19 +1,28 @@
 """Patch sets to train on: simulated skies, each observed in many ways, written to HDF5."""
 
+import hashlib
+import os
+import shutil
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc import __version__
 from astro_unetloc.config import GridConfig, TrainingConfig
-from astro_unetloc.datasets import SOURCE_DTYPE, append_patches, create_patch_set, read_patch_set
+from astro_unetloc.datasets import SCHEMA, SOURCE_DTYPE, open_patch_set
 from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
-from astro_unetloc.geometry import TangentPlane
+from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors
 from astro_unetloc.observation import PatchObserver, draw_observation, source_mask
+from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
 from astro_unetloc.population import draw_sources
 from astro_unetloc.response import KingPSF, SurveyExposure
+from astro_unetloc.shards import run_shards
 from astro_unetloc.simulation import draw_photons
 
-__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky"]
+__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky", "significance"]
 
 # Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
 BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
@@ -43,6 +52,12 @@ def _training_sky(rng, template):
     return draw_photons(diffuse, sources, exposure=SurveyExposure(_YEARS), psf=psf, rng=rng)
 
 
+def _check_template(template):
+    """Read all that skies may take of a file here, where an error is seen, not in a worker."""
+    for variant in TEMPLATE_SETS if template else ():
+        interstellar(template, variant=variant)
+
+
 def _random_plane(rng, config):
     """A tangent plane at any rotation: half of them anywhere, half where skies are crowded."""
     lon, lat = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
@@ -60,7 +75,72 @@ def _random_plane(rng, config):
     )
 
 
-def patches_of_sky(seed, *, n_patches, template=None, band_edges=BAND_EDGES):
+def significance(n_photons, background):
+    """How far a source stands above a background that is known, in standard deviations.
+
+    Parameters
+    ----------
+    n_photons : ndarray (n,)
+        Photons of the source.
+    background : ndarray (n,)
+        Photons expected of everything else; below a hundredth it counts as a hundredth.
+
+    Returns
+    -------
+    ndarray (n,)
+        ``sqrt(2 ((s + b) ln(1 + s / b) - s))``: Cowan et al. 2011 (arXiv:1007.1727), equation 97.
+
+    Examples
+    --------
+    >>> significance(np.array([0.0, 10.0]), np.array([1.0, 1.0])).round(2)
+    array([0.  , 5.71])
+    """
+    s, b = np.asarray(n_photons, dtype=float), np.maximum(background, 0.01)
+    return np.sqrt(2 * np.maximum((s + b) * np.log1p(s / b) - s, 0.0))
+
+
+def _source_rows(patch, number, sky, source_class):
+    """True sources of a patch that are seen or asked for, of `SOURCE_DTYPE`."""
+    rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
+    for name in ("x", "y", "n_photons", "background", "labelled"):
+        rows[name] = getattr(patch, name)
+    rows["patch"], rows["flux"] = number, sky.sources.flux[patch.source]
+    rows["source_class"] = source_class[patch.source]
+    rows["glon"], rows["glat"] = lonlat_from_vectors(sky.sources.vectors[patch.source])
+    rows["significance"] = significance(rows["n_photons"], rows["background"])
+    return rows[(rows["n_photons"] > 0) | rows["labelled"]]
+
+
+def _classes_of(sources, classes):
+    """Class of each source (n,), an index into ``classes``; with one class all are of it."""
+    given = getattr(sources, "source_class", None)
+    if given is None or len(classes) == 1:
+        return np.zeros(len(sources), dtype=np.uint8)
+    given = np.asarray(given)
+    if given.size and not 0 <= given.min() <= given.max() < len(classes):
+        raise ValueError(
+            f"expected source classes 0 to {len(classes) - 1} ({', '.join(classes)}); got "
+            f"{given.min()} to {given.max()}; name as many classes as the population has"
+        )
+    return given.astype(np.uint8)
+
+
+def _class_masks(rows, n_class, radius_pix, n_pix):
+    """Discs around the labelled sources of a patch, (n_pix, n_pix, n_class) of uint8."""
+    rows = rows[rows["labelled"]]
+    of_class = (rows[rows["source_class"] == number] for number in range(n_class))
+    return np.stack([source_mask(r["x"], r["y"], radius_pix, n_pix) for r in of_class], axis=-1)
+
+
+def patches_of_sky(
+    seed,
+    *,
+    n_patches,
+    template=None,
+    band_edges=BAND_EDGES,
+    classes=("source",),
+    label_rule=None,
+):
     """Simulate one sky and observe patches of it.
 
     Parameters
@@ -70,39 +150,43 @@ def patches_of_sky(seed, *, n_patches, template=None, band_edges=BAND_EDGES):
     n_patches : int
         How many.
     template : str or path, optional
-        See `astro_unetloc.simulation.interstellar`.
+        See `astro_unetloc.diffuse.interstellar`.
     band_edges : array-like (n_band + 1,)
         In GeV.
+    classes : sequence of str
+        Names of the classes of the mask; ``source_class`` of the sources, where they have it, is
+        an index into them.
+    label_rule : TrainingConfig, optional
+        Radius of the mask, and which sources are bright enough for it.
 
     Returns
     -------
     columns : dict of str to ndarray
-        As `astro_unetloc.datasets.append_patches` takes them.
+        As `astro_unetloc.patch_files.sky_file_bytes` takes them.
     sources : ndarray of `astro_unetloc.datasets.SOURCE_DTYPE`
         The true sources.
+
+    Raises
+    ------
+    ValueError
+        If the sources are of more classes than are named, or a pixel holds more than 65535 photons.
     """
     rng = np.random.default_rng([20190, seed])
-    config, grid = TrainingConfig(), GridConfig()
+    config, grid = label_rule or TrainingConfig(), GridConfig()
     sky = _training_sky(rng, template)
     observer = PatchObserver(sky, band_edges, config=config)
+    source_class = _classes_of(sky.sources, classes)
     patches, sources = [], []
     for number in range(n_patches):
         observation = draw_observation(rng, band_edges=np.array(band_edges), years=_YEARS)
         patch = observer.observe(_random_plane(rng, grid), observation, rng)
         patches.append(patch)
-        rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
-        rows["patch"], rows["flux"] = number, sky.sources.flux[patch.source]
-        for name in ("x", "y", "n_photons", "background", "labelled"):
-            rows[name] = getattr(patch, name)
-        sources.append(rows[(rows["n_photons"] > 0) | rows["labelled"]])
-    masks = [
-        source_mask(p.x[p.labelled], p.y[p.labelled], config.mask_radius_pix, grid.patch_pixels)
-        for p in patches
-    ]
+        sources.append(_source_rows(patch, number, sky, source_class))
+    shape = (len(classes), config.mask_radius_pix, grid.patch_pixels)
     columns = {
-        "counts": np.stack([p.counts for p in patches]).astype(np.uint16),
+        "counts": np.stack([_small_integers(p.counts) for p in patches]),
         "coverage": np.stack([p.coverage for p in patches]),
-        "mask": np.stack(masks)[..., None],
+        "mask": np.stack([_class_masks(rows, *shape) for rows in sources]),
         "bands": np.stack([p.bands for p in patches]),
         "center": np.array(
             [(p.plane.lon_deg, p.plane.lat_deg, p.plane.rotation_deg) for p in patches]
@@ -113,6 +197,19 @@ def patches_of_sky(seed, *, n_patches, template=None, band_edges=BAND_EDGES):
     return columns, np.concatenate(sources)
 
 
+def _small_integers(counts):
+    if counts.max(initial=0) > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"expected at most 65535 photons in a pixel; got {counts.max():g}; raise the energies"
+        )
+    return counts.astype(np.uint16)
+
+
+def _sky_file(seed, *, recipe, **options):
+    """The patch set of one sky as bytes, compressed where it was made: a worker gives no more."""
+    return sky_file_bytes(*patches_of_sky(seed, **options), recipe=recipe)
+
+
 def make_patch_set(
     path,
     *,
@@ -121,75 +218,158 @@ def make_patch_set(
     first_seed=0,
     template=None,
     band_edges=BAND_EDGES,
+    classes=("source",),
+    label_rule=None,
+    append=False,
+    overwrite=False,
     executor=None,
+    n_pending=16,
     progress=None,
 ):
     """Simulate skies and write observed patches of them as an HDF5 set.
 
+    Every sky that is finished is kept in the folder ``<path>.parts``; the set is put together of
+    them at the end. A run that ended early is continued by calling it again, whenever and however
+    it ended, and the set is the same, whatever the executor and the order in which skies come.
+
     Parameters
     ----------
     path : str or path
-        File to write; if it holds an unfinished set of the same seed it is continued.
+        File to write.
     n_skies, patches_per_sky : int
         Skies are seeded ``first_seed``, ``first_seed + 1``, ...
     first_seed : int
-        Seed of the first sky.
+        Seed of the first sky; every sky whose seed five divides is one to validate on.
     template : str or path, optional
         Interstellar templates; built-in shapes without.
     band_edges : array-like (n_band + 1,)
         In GeV.
-    executor : concurrent.futures.Executor, optional
-        Runs the skies in parallel; the result is the same. Processes must be spawned, not forked:
-        OpenMP, which healpy uses, hangs in a fork.
+    classes : sequence of str
+        Names of the classes of the mask.
+    label_rule : TrainingConfig, optional
+        Radius of the mask, and which sources are bright enough for it.
+    append : bool
+        Whether a finished set is made longer, up to ``n_skies`` skies in all.
+    overwrite : bool
+        Whether a finished set may be replaced, once the new one is whole.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Runs the skies in parallel; for processes see `astro_unetloc.shards.process_pool`.
+    n_pending : int
+        Most skies given to the executor at once, no less than it has workers.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
 
     Raises
     ------
     FileExistsError
-        If the file holds a finished set.
+        If the file holds a finished set that is neither to be made longer nor replaced.
     ValueError
-        If it holds an unfinished set of another kind, or is none.
+        If it holds a set of another kind or is none, or an option is impossible.
+    OSError
+        If something cannot be written, because the disk is full for one, or a worker died;
+        finished skies are kept.
     """
-    from functools import partial
-
-    grid = GridConfig()
-    path = Path(path)
-    if path.exists():
-        done = _skies_done(path, patches_per_sky, first_seed, band_edges)
-    else:
-        done = 0
-        create_patch_set(
-            path,
-            n_pix=grid.patch_pixels,
-            pixel_deg=grid.pixel_deg,
-            band_edges=band_edges,
-            seed=first_seed,
+    rule = label_rule or TrainingConfig()
+    _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
+    path, parts = Path(path), Path(f"{path}.parts")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"output directory must exist; got {str(path.parent)!r}; create it first"
         )
-    seeds = range(first_seed + done, first_seed + n_skies)
+    recipe = _recipe(patches_per_sky, first_seed, template, band_edges, classes, rule)
+    n_done = 0 if overwrite else _skies_to_keep(path, parts, recipe, n_skies, append)
+    _check_parts(parts, recipe, overwrite)
+    _check_template(template)
+    seeds = range(first_seed + n_done, first_seed + n_skies)
+    files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
+    missing = [seed for seed in seeds if not files[seed].exists()]
     job = partial(
-        patches_of_sky, n_patches=patches_per_sky, template=template, band_edges=band_edges
+        _sky_file,
+        recipe=recipe,
+        n_patches=patches_per_sky,
+        template=template,
+        band_edges=tuple(band_edges),
+        classes=tuple(classes),
+        label_rule=rule,
     )
-    results = executor.map(job, seeds) if executor else map(job, seeds)
-    pairs = zip(seeds, results)
-    for seed, (columns, sources) in progress(pairs, total=len(seeds)) if progress else pairs:
-        append_patches(path, columns, sources, complete=seed == seeds[-1])
+    with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
+        for seed, content in progress(results, total=len(missing)) if progress else results:
+            parts.mkdir(exist_ok=True)
+            write_whole(files[seed], content)
+    # beside the parts, so that nothing of it stays elsewhere when this is killed
+    join_patch_sets([path] * bool(n_done) + list(files.values()), parts / "joined.h5")
+    os.replace(parts / "joined.h5", path)
+    shutil.rmtree(parts)
 
 
-def _skies_done(path, patches_per_sky, first_seed, band_edges):
-    """How many skies an unfinished patch set holds, if it is of the kind that is asked for."""
-    found = read_patch_set(path)
-    if found["complete"]:
-        raise FileExistsError(
-            f"patch set must be unfinished or new; got the whole set {str(path)!r}; choose another "
-            "name or allow overwriting"
-        )
-    skies, n_patches = np.unique(found["sky"], return_counts=True)
-    same = found["seed"] == first_seed and np.array_equal(found["band_edges_gev"], band_edges)
-    if not same or np.any(n_patches != patches_per_sky):
+def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule):
+    numbers = {"n_skies": n_skies, "patches_per_sky": patches_per_sky}
+    bad = [f"{name} {value}" for name, value in numbers.items() if value < 1]
+    bad += [f"first_seed {first_seed}"] * (first_seed < 0)
+    bad += [f"{name} {value:g}" for name, value in asdict(rule).items() if not 0 <= value < np.inf]
+    if bad:
+        raise ValueError(f"expected at least one sky, and no negative number; got {', '.join(bad)}")
+    if not classes or len(set(classes)) != len(classes) or isinstance(classes, str):
+        raise ValueError(f"classes must be a list of different names; got {classes!r}")
+    edges = np.asarray(band_edges, dtype=float)
+    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        raise ValueError(f"band_edges must be at least two that increase; got {edges.tolist()}")
+
+
+def _recipe(patches_per_sky, first_seed, template, band_edges, classes, rule):
+    """Attributes of the file: what its patches are made with, for skies of any number."""
+    digest = hashlib.sha256(Path(template).read_bytes()).hexdigest() if template else ""
+    return {
+        "band_edges_gev": [float(edge) for edge in band_edges],
+        "pixel_deg": GridConfig().pixel_deg,
+        "classes": list(classes),
+        **{name: float(value) for name, value in asdict(rule).items()},
+        "seed": int(first_seed),
+        "patches_per_sky": int(patches_per_sky),
+        "years": _YEARS,
+        "template": Path(template).name if template else "",
+        "template_sha256": digest,
+        "version": __version__,
+    }
+
+
+def _differences(found, recipe):
+    """What a set was made with that is not asked for, as text; empty for the same recipe."""
+    asked = recipe | {"schema": SCHEMA}
+    names = [name for name in asked | found if asked.get(name) != found.get(name)]
+    return ", ".join(f"{name} {found.get(name)!r}, not {asked.get(name)!r}" for name in names)
+
+
+def _skies_to_keep(path, parts, recipe, n_skies, append):
+    """How many skies of a finished set stay; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with open_patch_set(path) as found:
+        n_found, differences = len(found.skies), _differences(found.recipe, recipe)
+    if append and differences:
         raise ValueError(
-            f"unfinished patch set {path}: expected seed {first_seed}, {patches_per_sky} patches "
-            f"of each sky and the same bands; got seed {found['seed']} and "
-            f"{', '.join(map(str, np.unique(n_patches))) or 'no'} patches; choose another name"
+            f"patch set {path}: expected one made with the same options; got {differences}; "
+            "choose another name"
         )
-    return len(skies)
+    if not append or n_skies <= n_found:
+        if not differences and n_skies <= n_found:
+            shutil.rmtree(parts, ignore_errors=True)  # of a run killed after its last step
+        raise FileExistsError(
+            f"patch set must be unfinished or new; got the whole set {str(path)!r} of {n_found} "
+            "skies; choose another name, append more skies or allow overwriting"
+        )
+    return n_found
+
+
+def _check_parts(parts, recipe, overwrite):
+    """Refuse the unfinished skies of another recipe, or throw them away."""
+    for part in sorted(parts.glob("sky*.h5")):
+        with open_patch_set(part) as found:
+            differences = _differences(found.recipe, recipe)
+        if differences and not overwrite:
+            raise ValueError(
+                f"unfinished patch set {parts}: expected one made with the same options; got "
+                f"{differences}; give the same options, choose another name or allow overwriting"
+            )
+        if differences:
+            part.unlink()

@@ -44,7 +44,7 @@ def make_sky(lon=(), lat=(), *, photons_each=20, density=0.0, seed=0, radius_deg
     )
 
 
-def made_patches(seed, *, n_patches, template=None, band_edges=BAND_EDGES, n_pix=128):
+def made_patches(seed, *, n_patches, n_pix=128, **options):
     """Like `patches_of_sky`: noise with a bright square that is a source."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((n_patches, n_pix, n_pix, 1), np.uint8)

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
-    response patches datasets network pretrained islands clustering localization
+    response patches datasets manifest patch_files shards
+    network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report diffuse
     spectral_shapes population truth source_library simulation components observation
@@ -29,7 +30,7 @@ ALLOWED = {
     "keras": {"network", "pretrained", "training", "classification"},
     "tensorflow": {"network", "pretrained", "training", "classification"},
     "ai_edge_litert": {"pretrained"},
-    "h5py": {"datasets"},
+    "h5py": {"datasets", "patch_files"},
     "sklearn": {"clustering", "classification"},
     "matplotlib": {"figures"},
     "regions": {"export"},

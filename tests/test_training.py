@@ -2,19 +2,11 @@ import gc
 
 import numpy as np
 import pytest
-from made_skies import BAND_EDGES, made_patches
+from made_sets import write_made_set
+from made_skies import made_patches
 
-from astro_unetloc.datasets import (
-    append_patches,
-    create_patch_set,
-    read_patch_set,
-)
-from astro_unetloc.training import (
-    _batches,
-    _split_by_sky,
-    fit_network,
-    train,
-)
+from astro_unetloc.datasets import open_patch_set, read_patch_set
+from astro_unetloc.training import _batches, _subsets, _targets, fit_network, train
 
 
 def allow_foreign_warnings(test):
@@ -35,30 +27,54 @@ TINY = {"widths": (4, 4), "batch_size": 4, "verbose": 0}
 # Batches
 
 
-def make_set(tmp_path, n_skies=3, patches_per_sky=4):
+def make_set(tmp_path, n_skies=3, patches_per_sky=4, **options):
     path = tmp_path / "set.h5"
-    create_patch_set(path, n_pix=N_PIX, pixel_deg=0.1, band_edges=BAND_EDGES)
-    for seed in range(n_skies):
-        append_patches(path, *made_patches(seed, n_patches=patches_per_sky, n_pix=N_PIX))
+    write_made_set(path, range(n_skies), n_patches=patches_per_sky, n_pix=N_PIX, **options)
     return path
 
 
+def batches_of(patch_set, batch_size, **options):
+    """Batches of a set in memory."""
+    columns = ("counts", "coverage", "mask", "bands")
+    return _batches(
+        lambda rows: {n: patch_set[n][rows] for n in columns},
+        len(patch_set["counts"]),
+        batch_size,
+        **options,
+    )
+
+
 def test_training_and_validation_share_no_sky(tmp_path):
-    patch_set = read_patch_set(make_set(tmp_path, n_skies=5))
-    training_set, validation = _split_by_sky(patch_set, 0.3)
-    assert len(training_set["counts"]) == 12
-    np.testing.assert_array_equal(validation["counts"], patch_set["counts"][12:])
+    with open_patch_set(make_set(tmp_path, n_skies=7)) as patch_set:
+        training, validation = _subsets(patch_set, 100)
+        assert set(patch_set.read(training)["sky"]) == {1, 2, 3, 4, 6}
+        assert validation.tolist() == [0, 1, 2, 3, 20, 21, 22, 23]
 
 
-def test_one_sky_cannot_be_split(tmp_path):
-    with pytest.raises(ValueError, match="must hold at least 2 skies, one to validate on; got 1"):
-        _split_by_sky(read_patch_set(make_set(tmp_path, n_skies=1)), 0.05)
+def test_few_patches_to_validate_on_come_from_all_skies(tmp_path):
+    with open_patch_set(make_set(tmp_path, n_skies=7)) as patch_set:
+        assert _subsets(patch_set, 4)[1].tolist() == [0, 2, 20, 22]
+
+
+@pytest.mark.parametrize("seeds", [[0], [1, 2, 3]])
+def test_set_of_one_subset_cannot_be_trained_on(tmp_path, seeds):
+    write_made_set(tmp_path / "set.h5", seeds, n_patches=2, n_pix=N_PIX)
+    with pytest.raises(ValueError, match="must hold skies to train on and, .* simulate five skies"):
+        fit_network(tmp_path / "set.h5", tmp_path / "fit", **TINY)
+    assert not (tmp_path / "fit").exists()
+
+
+def test_pixel_near_sources_of_two_classes_is_shared_and_unseen_ones_count_nothing():
+    mask = np.array([[1, 1], [0, 1], [0, 0], [1, 0]], np.float32).reshape(1, 2, 2, 2)
+    coverage = np.array([1, 1, 1, 0], np.float32).reshape(1, 2, 2, 1)
+    target = _targets(mask, coverage).reshape(4, 3)
+    np.testing.assert_array_equal(target, [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
 
 
 def test_batches_hold_inputs_and_one_hot_targets(tmp_path):
     patch_set = read_patch_set(make_set(tmp_path))
     patch_set["coverage"][:, :4] = 0
-    inputs, target = _batches(patch_set, 4, seed=0, n_batches=2)[0]
+    inputs, target = batches_of(patch_set, 4, seed=0, n_batches=2)[0]
     assert inputs["counts"].dtype == inputs["coverage"].dtype == target.dtype == np.float32
     np.testing.assert_array_equal(target.sum(axis=-1, keepdims=True), inputs["coverage"])
     assert 0 < target[..., 0].sum() <= 4 * 16
@@ -66,7 +82,7 @@ def test_batches_hold_inputs_and_one_hot_targets(tmp_path):
 
 def test_augmented_images_keep_their_photons_and_stay_aligned(tmp_path):
     patch_set = read_patch_set(make_set(tmp_path))
-    batches = _batches(patch_set, 12, seed=0, n_batches=1)
+    batches = batches_of(patch_set, 12, seed=0, n_batches=1)
     seen = set()
     for epoch in range(12):
         batches.start(epoch)
@@ -81,13 +97,13 @@ def test_augmented_images_keep_their_photons_and_stay_aligned(tmp_path):
 def test_every_patch_is_seen_once_in_a_round(tmp_path):
     patch_set = read_patch_set(make_set(tmp_path))
     patch_set["bands"] = np.arange(12, dtype=np.float32)[:, None, None] * np.ones((12, 5, 4))
-    batches = _batches(patch_set, 4, seed=0, n_batches=3)
+    batches = batches_of(patch_set, 4, seed=0, n_batches=3)
     seen = np.concatenate([batches[i][0]["bands"][:, 0, 0] for i in range(3)])
     assert sorted(seen) == list(range(12))
 
 
 def test_validation_sees_every_patch_even_of_a_part_batch(tmp_path):
-    batches = _batches(read_patch_set(make_set(tmp_path)), 5, seed=0)
+    batches = batches_of(read_patch_set(make_set(tmp_path)), 5, seed=0)
     assert [len(batches[i][1]) for i in range(len(batches))] == [5, 5, 2]
 
 

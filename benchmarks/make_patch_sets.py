@@ -1,0 +1,106 @@
+"""Time, memory and size of patch sets, against patches and workers.
+
+    python benchmarks/make_patch_sets.py [--skies 2 4] [--patches-per-sky 400] [--workers 1 2]
+
+Makes a set for each number of skies (seeds from 0) and workers in a temporary folder, in a process
+of its own, and prints its wall time, that of the processors (all processes together), the peak
+memory of the parent and of its largest worker, bytes per patch, and what verifying and reading at
+random cost. The last column is the wall time of 200 000 patches at the rate of that row.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc.datasets import open_patch_set
+from astro_unetloc.manifest import verify_patch_set
+from astro_unetloc.shards import process_pool
+from astro_unetloc.training_sets import make_patch_set
+
+GOAL = 200_000
+# ru_maxrss is in bytes there, in kB elsewhere
+PER_GB = 1e9 if sys.platform == "darwin" else 1e6
+
+
+def make(path, n_skies, patches_per_sky, n_workers):
+    """Make a set in this process; prints seconds and gigabytes as JSON."""
+    started = time.perf_counter()
+    with process_pool(n_workers) if n_workers > 1 else nullcontext() as executor:
+        make_patch_set(path, n_skies=n_skies, patches_per_sky=patches_per_sky, executor=executor)
+    seconds = time.perf_counter() - started
+    own, workers = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "busy": sum(u.ru_utime + u.ru_stime for u in (own, workers)),
+                "parent": own.ru_maxrss / PER_GB,
+                "worker": workers.ru_maxrss / PER_GB,
+            }
+        )
+    )
+
+
+def read(path):
+    """Milliseconds a patch to verify a set, and to read patches of it at random in batches of 8."""
+    started = time.perf_counter()
+    n_patches = int(verify_patch_set(path)["n_patches"].sum())
+    verified = time.perf_counter()
+    order = np.random.default_rng(0).permutation(n_patches)[:400]
+    with open_patch_set(path) as found:
+        for rows in np.array_split(order, len(order) // 8):
+            found.read(rows)
+    return (
+        1e3 * (verified - started) / n_patches,
+        1e3 * (time.perf_counter() - verified) / len(order),
+    )
+
+
+def main():
+    """Print one row for each set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--skies", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--patches-per-sky", type=int, default=400)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # the set to make in this process
+    options = parser.parse_args()
+    if options.only:
+        make(options.only, options.skies[0], options.patches_per_sky, options.workers[0])
+        return
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    print(
+        " skies  patches  workers  seconds  busy/s  parent/GB  worker/GB  bytes/patch"
+        "  verify/ms  read/ms  200k/min"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for n_skies in options.skies:
+            for n_workers in options.workers:
+                path = Path(folder) / f"{n_skies}-{n_workers}.h5"
+                words = ["--only", path, "--skies", n_skies, "--workers", n_workers]
+                words += ["--patches-per-sky", options.patches_per_sky]
+                command = [sys.executable, __file__, *map(str, words)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found = json.loads(done.stdout)
+                n_patches = n_skies * options.patches_per_sky
+                verify, random_read = read(path)
+                print(
+                    f"{n_skies:6d}{n_patches:9d}{n_workers:9d}{found['seconds']:9.1f}"
+                    f"{found['busy']:8.1f}{found['parent']:11.2f}{found['worker']:11.2f}"
+                    f"{path.stat().st_size / n_patches:13.0f}{verify:11.2f}{random_read:9.2f}"
+                    f"{found['seconds'] / n_patches * GOAL / 60:10.1f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

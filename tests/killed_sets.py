@@ -1,0 +1,84 @@
+"""Make a patch set, be killed, go on: run as ``python killed_sets.py FOLDER``.
+
+Every process that makes sets is a fork of one that has imported everything; it is killed when it
+reaches a given number of the steps that change files. Prints how many steps there are.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from made_skies import made_patches
+
+from astro_unetloc import patch_files, training_sets
+
+OPTIONS = {"n_skies": 2, "patches_per_sky": 2, "first_seed": 4}
+APPENDED = OPTIONS | {"n_skies": 3, "append": True}
+
+
+def small_patches(seed, **options):
+    """Images of 16 pixels, made at once."""
+    options.pop("n_pix", None)
+    return made_patches(seed, n_pix=16, **options)
+
+
+def kill_at(step):
+    """Let this process kill itself before that step, of those that change files; count them."""
+    taken = [0]
+
+    def counted(function):
+        def wrapper(*args, **kwargs):
+            taken[0] += 1
+            if taken[0] == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    patch_files._copy = counted(patch_files._copy)
+    training_sets.shutil.rmtree = counted(training_sets.shutil.rmtree)
+    os.unlink = counted(os.unlink)
+    return taken
+
+
+def make(path, options, step=0):
+    """Make a set in a fork, killed at a step; the number of steps, -1 if it was killed."""
+    child = os.fork()
+    if child == 0:
+        taken = kill_at(step)
+        training_sets.patches_of_sky = small_patches
+        try:
+            training_sets.make_patch_set(path, **options)
+        except FileExistsError:
+            os._exit(0 if path.exists() else 101)
+        except BaseException as err:
+            sys.stderr.write(f"step {step}: {err!r}\n")
+            os._exit(102)
+        os._exit(taken[0])
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code < 100, code
+    return -1 if code == -signal.SIGKILL else code
+
+
+def main(folder):
+    """Kill at every step of making and of appending, and go on each time."""
+    n_steps = make(folder / "whole.h5", OPTIONS)
+    for step in range(1, n_steps + 1):
+        path = folder / f"made{step}.h5"
+        assert make(path, OPTIONS, step) == -1
+        make(path, OPTIONS)
+    make(folder / "longer.h5", OPTIONS)
+    n_append = make(folder / "longer.h5", APPENDED)
+    for step in range(1, n_append + 1):
+        path = folder / f"appended{step}.h5"
+        make(path, OPTIONS)
+        assert make(path, APPENDED, step) == -1
+        make(path, APPENDED)
+    sys.stdout.write(f"{n_steps} {n_append}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
