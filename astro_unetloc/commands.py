@@ -107,6 +107,16 @@ def demo(folder, overwrite, quiet, debug):
                  help="Of a patch set: patches of each sky."),
     click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
                  help="Of a patch set: processes."),
+    click.option("--append", is_flag=True,
+                 help="Of a patch set: add skies to a finished one, up to --skies."),
+    click.option("--by-class", is_flag=True,
+                 help="Of a patch set: a mask for each class (AGN, PSR, GAL), not one for all."),
+    click.option("--mask-radius", type=float, metavar="PIX",
+                 help="Of a patch set: radius of the disc that labels a source."),
+    click.option("--min-photons", type=float, metavar="N",
+                 help="Of a patch set: fewest photons of a labelled source."),
+    click.option("--min-significance", type=float, metavar="S",
+                 help="Of a patch set: sqrt(background) by which its photons must exceed it."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
 def simulate(output, overwrite, quiet, debug, **options):
@@ -141,23 +151,25 @@ def _simulate_folder(
 
 
 def _simulate_patches(
-    output, overwrite, quiet, *, skies, patches_per_sky, workers, seed, template, **_
-):
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
+    output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
+    min_photons, min_significance, seed, template, **_,
+):  # fmt: skip
+    from astro_unetloc.config import TrainingConfig
     from astro_unetloc.export import check_place
+    from astro_unetloc.population import CLASSES
+    from astro_unetloc.shards import process_pool
     from astro_unetloc.training_sets import make_patch_set
 
     check_place(output, overwrite=True)  # an unfinished set is continued
-    if overwrite:
-        Path(output).unlink(missing_ok=True)
-    spawn = get_context("spawn")  # OpenMP hangs in a fork
-    pool = ProcessPoolExecutor(workers, spawn) if workers > 1 else nullcontext()
-    with pool as executor:
+    rule = {"mask_radius_pix": mask_radius, "min_photons": min_photons}
+    rule["min_significance"] = min_significance
+    rule = TrainingConfig(**{name: value for name, value in rule.items() if value is not None})
+    classes = CLASSES if by_class else ("source",)
+    with process_pool(workers) if workers > 1 else nullcontext() as executor:
         make_patch_set(
             output, n_skies=skies, patches_per_sky=patches_per_sky, first_seed=seed,
-            template=template, executor=executor, progress=progress_bar(quiet),
+            template=template, classes=classes, label_rule=rule, append=append, overwrite=overwrite,
+            executor=executor, progress=progress_bar(quiet),
         )  # fmt: skip
     say(f"{skies * patches_per_sky} patches of {skies} skies -> {output}", quiet)
 

@@ -17,7 +17,7 @@ from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
 from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors
 from astro_unetloc.observation import PatchObserver, draw_observation, source_mask
 from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
-from astro_unetloc.population import draw_sources
+from astro_unetloc.population import CLASSES, draw_sources
 from astro_unetloc.response import KingPSF, SurveyExposure
 from astro_unetloc.shards import run_shards
 from astro_unetloc.simulation import draw_photons
@@ -113,16 +113,17 @@ def _source_rows(patch, number, sky, source_class):
 
 def _classes_of(sources, classes):
     """Class of each source (n,), an index into ``classes``; with one class all are of it."""
-    given = getattr(sources, "source_class", None)
-    if given is None or len(classes) == 1:
+    if len(classes) == 1:
         return np.zeros(len(sources), dtype=np.uint8)
-    given = np.asarray(given)
-    if given.size and not 0 <= given.min() <= given.max() < len(classes):
+    present = [CLASSES[number] for number in np.unique(sources.source_class)]
+    missing = [name for name in present if name not in classes]
+    if missing:
         raise ValueError(
-            f"expected source classes 0 to {len(classes) - 1} ({', '.join(classes)}); got "
-            f"{given.min()} to {given.max()}; name as many classes as the population has"
+            f"expected the classes of all sources ({', '.join(present)}), or one name for all; got "
+            f"{', '.join(classes)}; name {', '.join(missing)} too"
         )
-    return given.astype(np.uint8)
+    index = [classes.index(name) if name in classes else 0 for name in CLASSES]
+    return np.array(index, dtype=np.uint8)[sources.source_class]
 
 
 def _class_masks(rows, n_class, radius_pix, n_pix):
@@ -154,8 +155,7 @@ def patches_of_sky(
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
-        Names of the classes of the mask; ``source_class`` of the sources, where they have it, is
-        an index into them.
+        Classes of the mask, names of `astro_unetloc.population.CLASSES`, or one name for all.
     label_rule : TrainingConfig, optional
         Radius of the mask, and which sources are bright enough for it.
 
@@ -169,7 +169,7 @@ def patches_of_sky(
     Raises
     ------
     ValueError
-        If the sources are of more classes than are named, or a pixel holds more than 65535 photons.
+        If a class of the sources is not named, or a pixel holds more than 65535 photons.
     """
     rng = np.random.default_rng([20190, seed])
     config, grid = label_rule or TrainingConfig(), GridConfig()
@@ -245,7 +245,7 @@ def make_patch_set(
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
-        Names of the classes of the mask.
+        Classes of the mask, names of `astro_unetloc.population.CLASSES`, or one name for all.
     label_rule : TrainingConfig, optional
         Radius of the mask, and which sources are bright enough for it.
     append : bool
