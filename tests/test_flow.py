@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 ORDER = """
     config columns messages geometry photons pixelization
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
-    response patches datasets network pretrained islands clustering localization
-    measurement classification references catalog matching evaluation
-    ds9 formats sky_files export figures report diffuse population simulation observation
-    training_sets training pipeline terminal cli
+    sky_cubes response response_files patches datasets network pretrained islands clustering
+    localization measurement classification references catalog matching evaluation
+    ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse population
+    simulation observation training_sets training pipeline terminal cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.
