@@ -29,7 +29,8 @@ LOW_ENERGY_EDGES = np.array([0.3, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0])
 # Intensities (ph cm-2 s-1 sr-1 per bin, for a shape of mean 1) of the built-in shapes and of each
 # set of templates: `python benchmarks/fit_diffuse.py DATA`, a fit to the 3FHL all-sky counts cube
 # and its |b| and longitude profiles, with the mean numbers of `astro_unetloc.population`.
-# Above 20 GeV the built-in halo and loop are too faint to fit: they follow IC of E^-2.6 and the gas.
+# Above 20 GeV the built-in halo and loop are too faint to fit; their spectra are those of the gas
+# and of inverse Compton emission, E^-2.6.
 _INTENSITY = {
     "GAS": (5.94e-08, 2.69e-08, 7.76e-09, 1.31e-09, 2.15e-10),
     "IC": (2.08e-09, 1.04e-09, 2.5e-10, 3.5e-11, 5e-12),
