@@ -40,36 +40,36 @@ _INTENSITY = {
 }
 TEMPLATE_SETS = {
     "PIBREM+ICS": {
-        "PIBREM": (4.2e-08, 1.96e-08, 5.82e-09, 1.03e-09, 1.92e-10),
-        "ICS": (1.62e-08, 6.91e-09, 1.65e-09, 1.75e-10, 3.5e-12),
-        "BUBBLES": (2.64e-09, 1.59e-09, 4.91e-10, 5.07e-11, 3.04e-12),
-        "ISOTROPIC": (2.94e-08, 1.48e-08, 3.81e-09, 4.77e-10, 1.03e-10),
+        "PIBREM": (4.15e-08, 1.94e-08, 5.76e-09, 1.02e-09, 1.91e-10),
+        "ICS": (1.67e-08, 7.14e-09, 1.72e-09, 1.87e-10, 3.73e-12),
+        "BUBBLES": (2.7e-09, 1.62e-09, 4.98e-10, 5.18e-11, 3.22e-12),
+        "ISOTROPIC": (2.94e-08, 1.49e-08, 3.82e-09, 4.78e-10, 1.04e-10),
     },
     "API+AIC": {
-        "API": (5.32e-08, 2.45e-08, 7.46e-09, 1.24e-09, 2.12e-10),
-        "AIC": (6.29e-09, 2.72e-09, 5.44e-11, 1.09e-12, 1e-13),
-        "BUBBLES": (1.94e-09, 1.25e-09, 3.85e-10, 3.55e-11, 9.73e-13),
-        "ISOTROPIC": (2.86e-08, 1.44e-08, 3.9e-09, 4.43e-10, 8.08e-11),
+        "API": (4.81e-08, 2.21e-08, 6.85e-09, 1.21e-09, 2.07e-10),
+        "AIC": (1.3e-08, 5.85e-09, 7.51e-10, 1.5e-11, 3e-13),
+        "BUBBLES": (2.32e-09, 1.44e-09, 4.41e-10, 4.33e-11, 2.37e-12),
+        "ISOTROPIC": (2.7e-08, 1.37e-08, 3.78e-09, 4.81e-10, 8.72e-11),
     },
     "FPI+FIC": {
-        "FPI": (5.87e-08, 2.62e-08, 7.68e-09, 1.31e-09, 2.09e-10),
-        "FIC": (4.34e-09, 2.79e-09, 4.75e-10, 9.5e-12, 7.6e-12),
-        "BUBBLES": (1.62e-09, 1.01e-09, 3.41e-10, 3.25e-11, 6.5e-13),
-        "ISOTROPIC": (2.71e-08, 1.35e-08, 3.42e-09, 3.92e-10, 6.7e-11),
+        "FPI": (5.36e-08, 2.39e-08, 6.95e-09, 1.18e-09, 1.87e-10),
+        "FIC": (1.1e-08, 5.82e-09, 1.37e-09, 1.54e-10, 4.57e-11),
+        "BUBBLES": (1.67e-09, 1.04e-09, 3.47e-10, 3.28e-11, 6.57e-13),
+        "ISOTROPIC": (2.62e-08, 1.31e-08, 3.31e-09, 3.78e-10, 6.47e-11),
     },
     "P6V11": {
-        "P6V11": (6.18e-08, 2.82e-08, 8.03e-09, 1.32e-09, 2.23e-10),
-        "BUBBLES": (1.4e-09, 9.83e-10, 3.1e-10, 2.02e-11, 4.04e-13),
-        "ISOTROPIC": (2.84e-08, 1.43e-08, 3.57e-09, 4e-10, 7.28e-11),
+        "P6V11": (6.13e-08, 2.8e-08, 7.94e-09, 1.3e-09, 2.21e-10),
+        "BUBBLES": (1.59e-09, 1.07e-09, 3.35e-10, 2.4e-11, 4.81e-13),
+        "ISOTROPIC": (2.92e-08, 1.47e-08, 3.69e-09, 4.21e-10, 7.67e-11),
     },
 }
-# Weights of the gas of each set towards the Galactic centre and on its two sides, from the same
-# fit: see `astro_unetloc.galaxy.tilt`. The templates alone leave 25-35 % of the inner Galaxy.
+# Weights of the gas of each set, from the same fit: see `astro_unetloc.galaxy.tilt`. The templates
+# alone leave 25-35 % of the inner Galaxy.
 _TILT = {
-    "PIBREM": (2.477, 0.412, 0.112),
-    "API": (1.704, 0.646, 0.65),
-    "FPI": (1.196, 0.892, 0.911),
-    "P6V11": (1.223, 0.898, 0.879),
+    "PIBREM": (2.476, 0.417, 0.107, 0.205),
+    "API": (1.632, 0.716, 0.651, 0.873),
+    "FPI": (0.98, 1.014, 1.006, 0.613),
+    "P6V11": (1.184, 0.922, 0.894, 0.282),
 }
 # Intensities in the bins of LOW_ENERGY_EDGES relative to the first of ENERGY_EDGES: of gas and
 # inverse Compton the official model gll_iem_v07 within 5 deg of the Galactic centre, of isotropic

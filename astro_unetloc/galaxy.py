@@ -15,6 +15,7 @@ __all__ = ["Galaxy", "add_clouds", "draw_galaxy", "galaxy_shapes", "tilt"]
 # A&A 14, 252); the bubbles are two ellipses (arXiv:1407.7905) that meet at the centre.
 _LOOP_CENTER_DEG = (329.0, 17.5)
 _LOOP_RADIUS_DEG = 58.0
+_PLANE_HEIGHT = 0.03  # sine of latitude; the molecular gas
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,22 @@ def _bubbles(galaxy, lon, lat):
 
 
 def tilt(shape, weights):
-    """A shape (n_pixels,) (RING) with other weights towards the centre and on both sides.
+    """A shape (n_pixels,) (RING) weighted anew: centre, two sides, plane.
 
-    The weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of Galactic
-    longitude, which add up to one: cosmic rays are not alike all over the Galaxy.
+    The first three weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of
+    Galactic longitude, which add up to one: cosmic rays are not alike all over the Galaxy. The
+    fourth, if there is one, adds the first window times exp(-abs(sin b) / 0.03).
     """
     import healpy
 
     nside = healpy.npix2nside(len(shape))
-    lon, _ = healpy.pix2ang(nside, np.arange(len(shape)), nest=False, lonlat=True)
-    cos, sin = np.cos(np.radians(lon)), np.sin(np.radians(lon))
-    windows = ((1 + cos) / 2, (1 - cos) * (1 + sin) / 4, (1 - cos) * (1 - sin) / 4)
+    lon, lat = (
+        np.radians(angle)
+        for angle in healpy.pix2ang(nside, np.arange(len(shape)), nest=False, lonlat=True)
+    )
+    cos, sin = np.cos(lon), np.sin(lon)
+    windows = [(1 + cos) / 2, (1 - cos) * (1 + sin) / 4, (1 - cos) * (1 - sin) / 4]
+    windows.append(windows[0] * np.exp(-np.abs(np.sin(lat)) / _PLANE_HEIGHT))
     return shape * sum(weight * window for weight, window in zip(weights, windows))
 
 

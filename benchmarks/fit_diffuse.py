@@ -209,10 +209,10 @@ def fit_tilt(shapes, gas, counts, population, unsure, rate, cells):
     data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
     error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure[:, :2].sum(axis=1) ** 2)
     weight = rate[:, 0] + 0.48 * rate[:, 1]
-    parts = [cells.sums(tilt(shapes[gas], window) * weight) for window in np.eye(3)]
+    parts = [cells.sums(tilt(shapes[gas], window) * weight) for window in np.eye(4)]
     parts += [cells.sums(s * weight) for name, s in shapes.items() if name != gas]
     amplitude, _ = solve(np.array(parts), data - known, error)
-    weights = tuple((amplitude[:3] / amplitude[:3].mean()).round(3).tolist())
+    weights = tuple((amplitude[:4] / amplitude[:3].mean()).round(3).tolist())
     print(f'# tilt "{gas}": {weights},')
     return weights
 

@@ -58,7 +58,10 @@ def test_clouds_move_emission_but_keep_it():
 def test_equal_weights_do_not_tilt():
     shape = np.random.default_rng(0).random(768)
     np.testing.assert_allclose(tilt(shape, (2, 2, 2)), 2 * shape)
-    lon, _ = sky(8)
+    lon, lat = sky(8)
+    plane = tilt(np.ones(768), (1, 1, 1, 2))
+    assert plane.min() >= 1 - 1e-12
+    assert np.abs(lat[plane.argmax()]) < 3
     inner = tilt(np.ones(768), (1, 0, 0))
     assert inner[np.abs(lon) < 10].mean() > 0.95
     assert inner[np.abs(lon) > 170].mean() < 0.05
