@@ -1,50 +1,87 @@
-"""Diffuse emission above 10 GeV: interstellar shapes and isotropic, normalized to the LAT's sky."""
+"""Diffuse emission: interstellar shapes or cubes and isotropic, normalized to the LAT's sky."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from astro_unetloc.fits_files import open_fits
+from astro_unetloc.galaxy import Galaxy, add_clouds, draw_galaxy, galaxy_shapes, tilt
+from astro_unetloc.spectral_bins import integrate_intensity, rebin_intensity
+from astro_unetloc.templates import (
+    is_template_cube,
+    read_isotropic,
+    read_template_cube,
+    read_template_shapes,
+)
 
-__all__ = ["ENERGY_EDGES", "TEMPLATE_SETS", "Diffuse", "interstellar", "perturb"]
+__all__ = [
+    "ENERGY_EDGES",
+    "LOW_ENERGY_EDGES",
+    "TEMPLATE_SETS",
+    "Diffuse",
+    "interstellar",
+    "perturb",
+]
 
 # Edges (GeV) of the bins in which intensities are given.
 ENERGY_EDGES = np.array([10.0, 18.651314, 47.50874, 165.26936, 574.925, 2000.0])
+# Edges (GeV) of the bins below them.
+LOW_ENERGY_EDGES = np.array([0.3, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0])
 # Intensities (ph cm-2 s-1 sr-1 per bin, for a shape of mean 1) of the built-in shapes and of each
-# set of templates: a Poisson likelihood fit to the 3FHL all-sky counts cube, nside 64, with its
-# catalogue sources added, scaled to the mean numbers of `astro_unetloc.population`. The latitude
-# profile of the sum is within 14 % of the cube for all sets, within 6 % for P6V11 and the built-in
-# shapes. The last bin is scaled by 0.85: sources are power laws, too bright at TeV energies.
+# set of templates: `python benchmarks/fit_diffuse.py DATA`, a fit to the 3FHL all-sky counts cube
+# and its |b| and longitude profiles, with the mean numbers of `astro_unetloc.population`.
+# Above 20 GeV the built-in halo and loop are too faint to fit; their spectra are those of the gas
+# and of inverse Compton emission, E^-2.6.
 _INTENSITY = {
-    "INTERSTELLAR": (6.54e-8, 2.98e-8, 8.58e-9, 1.39e-9, 2.18e-10),
-    "BUBBLES": (2.28e-9, 1.32e-9, 3.86e-10, 3.30e-11, 1.0e-13),
-    "ISOTROPIC": (2.36e-8, 1.15e-8, 2.82e-9, 3.99e-10, 8.58e-11),
+    "GAS": (5.94e-08, 2.69e-08, 7.76e-09, 1.31e-09, 2.15e-10),
+    "IC": (2.08e-09, 1.04e-09, 2.5e-10, 3.5e-11, 5e-12),
+    "BUBBLES": (2.25e-09, 1.32e-09, 4.47e-10, 4.43e-11, 3.18e-12),
+    "LOOP": (3.26e-10, 1.48e-10, 4.3e-11, 7.2e-12, 1.2e-12),
+    "ISOTROPIC": (2.8e-08, 1.41e-08, 3.49e-09, 3.72e-10, 7.07e-11),
 }
 TEMPLATE_SETS = {
     "PIBREM+ICS": {
-        "PIBREM": (4.10e-8, 1.83e-8, 5.38e-9, 9.35e-10, 1.39e-10),
-        "ICS": (2.04e-8, 9.67e-9, 2.60e-9, 3.36e-10, 5.95e-11),
-        "BUBBLES": (3.43e-9, 1.83e-9, 5.44e-10, 5.95e-11, 2.04e-12),
-        "ISOTROPIC": (2.58e-8, 1.25e-8, 3.18e-9, 4.77e-10, 1.00e-10),
+        "PIBREM": (4.15e-08, 1.94e-08, 5.76e-09, 1.02e-09, 1.91e-10),
+        "ICS": (1.67e-08, 7.14e-09, 1.72e-09, 1.87e-10, 3.73e-12),
+        "BUBBLES": (2.7e-09, 1.62e-09, 4.98e-10, 5.18e-11, 3.22e-12),
+        "ISOTROPIC": (2.94e-08, 1.49e-08, 3.82e-09, 4.78e-10, 1.04e-10),
     },
     "API+AIC": {
-        "API": (4.49e-8, 1.93e-8, 5.62e-9, 9.60e-10, 1.28e-10),
-        "AIC": (2.81e-8, 1.46e-8, 3.99e-9, 5.64e-10, 1.19e-10),
-        "BUBBLES": (2.60e-9, 1.45e-9, 4.37e-10, 4.34e-11, 1.0e-13),
-        "ISOTROPIC": (1.49e-8, 6.89e-9, 1.64e-9, 2.35e-10, 5.31e-11),
+        "API": (4.81e-08, 2.21e-08, 6.85e-09, 1.21e-09, 2.07e-10),
+        "AIC": (1.3e-08, 5.85e-09, 7.51e-10, 1.5e-11, 3e-13),
+        "BUBBLES": (2.32e-09, 1.44e-09, 4.41e-10, 4.33e-11, 2.37e-12),
+        "ISOTROPIC": (2.7e-08, 1.37e-08, 3.78e-09, 4.81e-10, 8.72e-11),
     },
     "FPI+FIC": {
-        "FPI": (5.60e-8, 2.49e-8, 7.30e-9, 1.24e-9, 1.82e-10),
-        "FIC": (1.10e-8, 5.93e-9, 1.42e-9, 1.54e-10, 3.68e-11),
-        "BUBBLES": (1.58e-9, 9.26e-10, 3.03e-10, 2.68e-11, 1.0e-13),
-        "ISOTROPIC": (2.28e-8, 1.09e-8, 2.78e-9, 4.11e-10, 8.67e-11),
+        "FPI": (5.36e-08, 2.39e-08, 6.95e-09, 1.18e-09, 1.87e-10),
+        "FIC": (1.1e-08, 5.82e-09, 1.37e-09, 1.54e-10, 4.57e-11),
+        "BUBBLES": (1.67e-09, 1.04e-09, 3.47e-10, 3.28e-11, 6.57e-13),
+        "ISOTROPIC": (2.62e-08, 1.31e-08, 3.31e-09, 3.78e-10, 6.47e-11),
     },
     "P6V11": {
-        "P6V11": (6.50e-8, 2.95e-8, 8.46e-9, 1.37e-9, 2.10e-10),
-        "BUBBLES": (1.90e-9, 1.13e-9, 3.43e-10, 2.85e-11, 1.0e-13),
-        "ISOTROPIC": (2.45e-8, 1.21e-8, 3.02e-9, 4.28e-10, 9.52e-11),
+        "P6V11": (6.13e-08, 2.8e-08, 7.94e-09, 1.3e-09, 2.21e-10),
+        "BUBBLES": (1.59e-09, 1.07e-09, 3.35e-10, 2.4e-11, 4.81e-13),
+        "ISOTROPIC": (2.92e-08, 1.47e-08, 3.69e-09, 4.21e-10, 7.67e-11),
     },
 }
+# Weights of the gas of each set, from the same fit: see `astro_unetloc.galaxy.tilt`. The templates
+# alone leave 25-35 % of the inner Galaxy.
+_TILT = {
+    "PIBREM": (2.476, 0.417, 0.107, 0.205),
+    "API": (1.632, 0.716, 0.651, 0.873),
+    "FPI": (0.98, 1.014, 1.006, 0.613),
+    "P6V11": (1.184, 0.922, 0.894, 0.282),
+}
+# Intensities in the bins of LOW_ENERGY_EDGES relative to the first of ENERGY_EDGES: of gas and
+# inverse Compton the official model gll_iem_v07 within 5 deg of the Galactic centre, of isotropic
+# emission iso_P8R2_SOURCE_V6_v06, of the bubbles and the loop E^-1.9 (arXiv:1407.7905).
+_LOW_RATIO = {
+    "": (84.1, 67.7, 31.8, 12.58, 3.99, 1.211),
+    "ISOTROPIC": (47.0, 25.9, 9.06, 3.28, 1.546, 0.838),
+    "BUBBLES": (20.1, 16.0, 8.59, 4.60, 2.10, 0.882),
+    "LOOP": (20.1, 16.0, 8.59, 4.60, 2.10, 0.882),
+}
+_SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")
+_CUBE = "INTERSTELLAR"
 
 
 @dataclass(frozen=True)
@@ -59,75 +96,103 @@ class Diffuse:
         Shape of each component, mean 1.
     intensity : dict of str to ndarray (n_bins,)
         Photon intensity in ph cm-2 s-1 sr-1 in each bin of ``ENERGY_EDGES``.
+    low : dict of str to ndarray (n_low,)
+        The same in each bin of ``LOW_ENERGY_EDGES``; empty if it is not known.
+    cube : tuple or None
+        Energies (m,) in GeV and intensities (m, n_pixels) in ph cm-2 s-1 sr-1 GeV-1 of emission
+        whose shape changes with energy; ``shapes`` then holds it bin by bin for ``ENERGY_EDGES``,
+        under names that begin with "INTERSTELLAR".
+    galaxy : Galaxy or None
+        Parameters of the built-in shapes.
     """
 
     nside: int
     shapes: dict
     intensity: dict
+    low: dict = field(default_factory=dict)
+    cube: tuple | None = None
+    galaxy: Galaxy | None = None
+
+    def maps(self, energy_edges=ENERGY_EDGES):
+        """Components for any energy bins, one at a time.
+
+        Parameters
+        ----------
+        energy_edges : ndarray (n_bins + 1,)
+            In GeV, from 0.3 to 2000.
+
+        Yields
+        ------
+        name : str
+            Of the component.
+        shape : ndarray (n_pixels,)
+            Its shape, mean 1. A cube comes bin by bin.
+        per_bin : ndarray (n_bins,)
+            Photon intensity in ph cm-2 s-1 sr-1 in each bin.
+
+        Raises
+        ------
+        ValueError
+            If the bins reach beyond what is known.
+        """
+        edges = np.asarray(energy_edges, dtype=float)
+        for name, shape in self.shapes.items():
+            if self.cube is None or not name.startswith(_CUBE):
+                yield name, shape, self._rebinned(name, edges)
+        if self.cube is not None:
+            yield from _bins_of_cube(*self.cube, edges)
+
+    def _rebinned(self, name, edges):
+        intensity, known = self.intensity[name], ENERGY_EDGES
+        if edges[0] < ENERGY_EDGES[0] * (1 - 1e-6) and name in self.low:
+            intensity = np.concatenate([self.low[name], intensity])
+            known = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
+        return rebin_intensity(intensity, known, edges)
 
 
-def _builtin_shapes(nside):
-    """Gas disc with halo, and two bubbles: few-parameter shapes fitted to P6V11 and BUBBLES."""
-    import healpy
-
-    lon, lat = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False, lonlat=True)
-    lon, sin_b = np.radians((lon + 180) % 360 - 180), np.abs(np.sin(np.radians(lat)))
-    halo = 2.572 / (1 + sin_b / 0.335) ** 2.384 * (1 + 0.782 * np.cos(lon / 2) ** 8)
-    disc = 24.84 * np.exp(-sin_b / 0.0349) / (1 + (lon / 0.762) ** 2)
-    bubble = (np.degrees(lon) / 24) ** 2 + ((np.abs(lat) - 28) / 27) ** 2 < 1
-    shapes = {"INTERSTELLAR": halo + disc, "BUBBLES": bubble.astype(float)}
-    return {name: shape / shape.mean() for name, shape in shapes.items()}
+def _bins_of_cube(energy, values, edges):
+    """Name, shape and intensity per bin of every bin of a cube."""
+    n_bins = len(edges) - 1
+    for number, plane in enumerate(integrate_intensity(energy, values, edges)):
+        mean = plane.mean()
+        shape = plane / mean if mean > 0 else np.ones(len(plane))
+        yield f"{_CUBE} {number + 1}", shape, mean * (np.arange(n_bins) == number)
 
 
-def _template_shapes(path, names, nside):
-    """Shapes, mean 1, of a Galactic HEALPix FITS table with one named column per template."""
-    import healpy
-
-    hdus, _ = open_fits(path)
-    with hdus:
-        table = hdus[1] if len(hdus) > 1 else hdus[0]
-        known = [] if table.is_image else table.columns.names
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise ValueError(
-                f"{path}: expected the template columns {', '.join(names)}; got "
-                f"{', '.join(known) or 'no table'}; choose another set of templates"
-            )
-        columns = {n: np.ravel(table.data[n]).astype(float) for n in names}
-        order = str(table.header.get("ORDERING", "")).upper()
-        frame = str(table.header.get("COORDSYS", "G")).upper()
-    n_pixels = len(columns[names[0]])
-    if order not in ("RING", "NESTED", "NEST") or not frame.startswith("G"):
-        raise ValueError(
-            f"{path}: expected templates in RING or NESTED order and Galactic coordinates; got "
-            f"ORDERING {order or 'unknown'} and COORDSYS {frame}; convert them"
-        )
-    if not healpy.isnpixok(n_pixels):
-        raise ValueError(
-            f"{path}: expected whole-sky HEALPix templates; got {n_pixels} pixels; choose another"
-        )
-    theta, phi = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False)
-    nest = order.startswith("NEST")
-    # interpolation rounds zeros to a little below zero, which no probability can be
-    shapes = {
-        n: np.maximum(healpy.get_interp_val(c, theta, phi, nest=nest), 0.0)
-        for n, c in columns.items()
+def _low_intensity(intensity):
+    """Intensities below 10 GeV of components, by name."""
+    return {
+        name: np.array(_LOW_RATIO.get(name, _LOW_RATIO[""])) * values[0]
+        for name, values in intensity.items()
     }
-    return {name: shape / shape.mean() for name, shape in shapes.items()}
 
 
-def interstellar(template=None, *, variant="P6V11", nside=256):
-    """Diffuse emission above 10 GeV, normalized to the sky that the LAT sees.
+def _with_cube(diffuse, cube):
+    """The same with a cube, also bin by bin among the shapes."""
+    shapes = {n: s for n, s in diffuse.shapes.items() if not n.startswith(_CUBE)}
+    intensity = {n: diffuse.intensity[n] for n in shapes}
+    for name, shape, per_bin in _bins_of_cube(*cube, ENERGY_EDGES):
+        shapes[name], intensity[name] = shape, per_bin
+    return replace(diffuse, shapes=shapes, intensity=intensity, cube=cube)
+
+
+def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
+    """Diffuse emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT sees.
 
     Parameters
     ----------
     template : str or path, optional
-        HEALPix FITS table with one column per template; without it a built-in disc, halo and
-        bubbles that need no file.
+        HEALPix FITS table with one column per template, or a cube over energy such as the official
+        ``gll_iem`` (WCS or HEALPix); without it built-in gas, inverse Compton halo, bubbles and
+        Loop I that need no file.
     variant : str
-        Which set of templates: one of ``TEMPLATE_SETS``. Without ``template`` it is not used.
+        Which set of templates: one of ``TEMPLATE_SETS``. Without ``template``, and for a cube, it
+        is not used.
     nside : int
         HEALPix resolution of the result.
+    isotropic : str or path, optional
+        Isotropic spectrum in the official text format; the built-in one without it, which leaves
+        out what simulated sources emit that are too faint to be found.
 
     Returns
     -------
@@ -136,23 +201,43 @@ def interstellar(template=None, *, variant="P6V11", nside=256):
     Raises
     ------
     ValueError
-        If the variant or a column is not known.
+        If the variant or a column is not known, or a file is not what it should be.
     """
     if variant not in TEMPLATE_SETS:
         raise ValueError(
             f"variant must be one of {', '.join(TEMPLATE_SETS)}; got {variant!r}; choose one"
         )
+    galaxy = cube = None
     if template is None:
-        shapes, intensity = _builtin_shapes(nside), dict(_INTENSITY)
+        galaxy = Galaxy()
+        shapes, intensity = galaxy_shapes(galaxy, nside), dict(_INTENSITY)
+    elif is_template_cube(template):
+        cube = read_template_cube(template, nside)
+        shapes, intensity = {}, {"ISOTROPIC": _INTENSITY["ISOTROPIC"]}
     else:
         intensity = dict(TEMPLATE_SETS[variant])
-        shapes = _template_shapes(template, [n for n in intensity if n != "ISOTROPIC"], nside)
+        names = [name for name in intensity if name != "ISOTROPIC"]
+        shapes = read_template_shapes(template, names, nside)
+        for name in shapes.keys() & _TILT.keys():
+            tilted = tilt(shapes[name], _TILT[name])
+            shapes[name] = tilted / tilted.mean()
     shapes["ISOTROPIC"] = np.ones(12 * nside**2)
-    return Diffuse(nside, shapes, {n: np.array(v) for n, v in intensity.items()})
+    intensity = {name: np.array(values) for name, values in intensity.items()}
+    low = _low_intensity(intensity)
+    if isotropic is not None:
+        spectrum = [values[:, None] for values in read_isotropic(isotropic)]
+        for target, edges in ((intensity, ENERGY_EDGES), (low, LOW_ENERGY_EDGES)):
+            bins = integrate_intensity(spectrum[0][:, 0], spectrum[1], edges)
+            target["ISOTROPIC"] = np.concatenate(list(bins))
+    diffuse = Diffuse(nside, shapes, intensity, low, galaxy=galaxy)
+    return diffuse if cube is None else _with_cube(diffuse, cube)
 
 
 def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
     """Another sky of the same kind: normalizations scattered, gas made lumpy at small scales.
+
+    The built-in shapes are drawn anew: their parameters are scattered and a share of the gas goes
+    into clouds, so that no two skies have the same model.
 
     Parameters
     ----------
@@ -161,9 +246,11 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
     rng : numpy.random.Generator
         Source of randomness.
     scatter : float
-        Standard deviation of the logarithm of each component's normalization.
+        Standard deviation of the logarithm of each component's normalization, and of each
+        parameter of the built-in shapes.
     small_scale : float
-        Standard deviation of the log-normal field on the interstellar components.
+        Standard deviation of the log-normal field on the interstellar components, and the largest
+        share of built-in gas in clouds.
     slope : float
         Its angular power spectrum is ``l ** -slope`` between l = 20 and the resolution.
 
@@ -182,7 +269,18 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
     alm *= np.sqrt(power[ell] / np.where(m > 0, 2, 1))
     field = healpy.alm2map(alm, diffuse.nside)
     lumps = np.exp(field - small_scale**2 / 2)
-    smooth = ("ISOTROPIC", "BUBBLES")
-    shapes = {n: s if n in smooth else s * lumps for n, s in diffuse.shapes.items()}
-    intensity = {n: v * np.exp(rng.normal(0, scatter)) for n, v in diffuse.intensity.items()}
-    return replace(diffuse, shapes=shapes, intensity=intensity)
+    factor = {n: np.exp(rng.normal(0, scatter)) for n in diffuse.intensity}
+    shapes = dict(diffuse.shapes)
+    if diffuse.galaxy is not None:
+        shapes |= galaxy_shapes(draw_galaxy(diffuse.galaxy, rng, scatter=scatter), diffuse.nside)
+        share = small_scale * rng.random()
+        shapes["GAS"] = add_clouds(shapes["GAS"], diffuse.nside, rng, share=share)
+    shapes = {n: s if n in _SMOOTH else s * lumps for n, s in shapes.items()}
+    intensity = {n: v * factor[n] for n, v in diffuse.intensity.items()}
+    low = {n: v * factor[n] for n, v in diffuse.low.items()}
+    changed = replace(diffuse, shapes=shapes, intensity=intensity, low=low, galaxy=None)
+    if diffuse.cube is None:
+        return changed
+    energy, values = diffuse.cube  # one factor for all energies: a cube keeps its spectrum
+    scale = next(factor[n] for n in factor if n.startswith(_CUBE))
+    return _with_cube(changed, (energy, values * (scale * lumps).astype(np.float32)))

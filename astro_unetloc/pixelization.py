@@ -34,17 +34,19 @@ class WcsPixelization:
         ``(ny, nx)``.
     frame : str
         Frame of the world coordinates, one of `FRAMES`.
+    period_pix : float or None
+        Pixels in 360 deg of native longitude for cylindrical projections.
     """
 
     wcs: object
     shape: tuple
     frame: str
-    _period_pix: float | None = field(init=False, repr=False, compare=False, default=None)
+    period_pix: float | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self):
         if self.frame not in FRAMES:
             raise ValueError(f"frame must be one of {', '.join(FRAMES)}; got {self.frame!r}")
-        object.__setattr__(self, "_period_pix", _period_pix(self.wcs, self.shape[1]))
+        object.__setattr__(self, "period_pix", _period_pix(self.wcs, self.shape[1]))
 
     @property
     def n_pixels(self):
@@ -62,9 +64,9 @@ class WcsPixelization:
         lon, lat = lonlat_from_vectors(rotate(vectors, frame_rotation(self.frame).T))
         x, y = self.wcs.wcs_world2pix(lon.ravel(), lat.ravel(), 0)
         ny, nx = self.shape
-        if self._period_pix:
-            x = (x + 0.5) % self._period_pix - 0.5  # of several repetitions the lowest
-            x = np.where(x >= self._period_pix - 0.5, -0.5, x)  # % rounds up to its divisor
+        if self.period_pix:
+            x = (x + 0.5) % self.period_pix - 0.5  # of several repetitions the lowest
+            x = np.where(x >= self.period_pix - 0.5, -0.5, x)  # % rounds up to its divisor
         column, row = (np.floor(np.nan_to_num(pixel, nan=-9.0) + 0.5) for pixel in (x, y))
         column = np.where(x == nx - 0.5, nx - 1, column).astype(np.int64)  # the edge belongs to it:
         row = np.where(y == ny - 0.5, ny - 1, row).astype(np.int64)  # a pole may lie there
@@ -112,9 +114,9 @@ class WcsPixelization:
         return vectors[np.arange(len(vectors)), first]
 
     def _vectors(self, x, y):
-        if self._period_pix:
+        if self.period_pix:
             offset = x + 1 - self.wcs.wcs.crpix[0]
-            x = x - self._period_pix * np.rint(offset / self._period_pix)
+            x = x - self.period_pix * np.rint(offset / self.period_pix)
         lon, lat = self.wcs.wcs_pix2world(np.ravel(x), np.ravel(y), 0)
         lon, lat = np.reshape(lon, np.shape(x)), np.reshape(lat, np.shape(x))
         return rotate(vectors_from_lonlat(lon, lat), frame_rotation(self.frame))

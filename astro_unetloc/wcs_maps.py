@@ -7,7 +7,7 @@ import numpy as np
 from astro_unetloc.energies import table_edges_gev, wcs_edges_gev
 from astro_unetloc.pixelization import WcsPixelization
 
-__all__ = ["image_pixelization", "read_wcs_counts"]
+__all__ = ["celestial_wcs", "image_pixelization", "read_wcs_counts"]
 
 
 def read_wcs_counts(hdus, hdu):
@@ -42,7 +42,7 @@ def read_wcs_counts(hdus, hdu):
             f"counts must have the axes longitude, latitude and at most one energy; got "
             f"{data.ndim} axes of shape {data.shape}; sum over the others"
         )
-    pixels = image_pixelization(_celestial_wcs(hdu.header), data.shape[-2:])
+    pixels = image_pixelization(celestial_wcs(hdu.header), data.shape[-2:])
     planes = data.reshape(-1, pixels.n_pixels)
     edges = table_edges_gev(hdus, hdu)
     if edges is None and len(planes) > 1:
@@ -68,7 +68,8 @@ def image_pixelization(wcs, shape):
     )
 
 
-def _celestial_wcs(header):
+def celestial_wcs(header):
+    """The two celestial axes of a header as an `astropy.wcs.WCS`."""
     from astropy.wcs import WCS
 
     with warnings.catch_warnings():

@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
-    response patches datasets manifest patch_files shards
+    sky_cubes response response_files patches datasets manifest patch_files shards
     network pretrained islands clustering localization
     measurement classification references catalog matching evaluation
-    ds9 formats sky_files export figures report diffuse
+    ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse
     spectral_shapes population truth source_library simulation components observation
     training_sets training pipeline terminal options commands cli
 """.split()

@@ -1,0 +1,274 @@
+"""Simulated skies against the real photons of Fermi-LAT.
+
+    python benchmarks/compare_with_real.py ../shared/data [--figures FOLDER] [--template FILE]
+        [--variant NAME] [--skies 4] [--seed 1] [--perturb]
+
+Simulates whole skies above 10 GeV with the exposure of 3FHL, sorts their photons into the pixels
+and energy bins of the 3FHL counts cube, and prints next to each other: counts per band in |b| and
+longitude, the spectrum, the distribution of counts per pixel, the radial profile of the 20
+brightest sources of the 2FHL events, and the number of bright sources. Sources above 1e-9
+ph cm-2 s-1 are left out of the profiles on both sides: see benchmarks/fit_diffuse.py.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from fit_diffuse import BRIGHT, LAT_EDGES, N_CELLS, PROFILES, bright_counts, cell_of
+
+from astro_unetloc.diffuse import ENERGY_EDGES, interstellar, perturb
+from astro_unetloc.geometry import frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.maps import read_map
+from astro_unetloc.pixelization import HealpixPixelization, rotate
+from astro_unetloc.population import draw_sources
+from astro_unetloc.response import KingPSF
+from astro_unetloc.response_files import read_exposure
+from astro_unetloc.simulation import draw_photons
+
+SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
+PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5
+RADII_DEG = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0])
+N_BRIGHTEST, BACKGROUND_DEG = 20, 2.0
+FLUXES = (4e-11, 1e-10)
+PIXELS = HealpixPixelization(64, False, "icrs")
+
+
+@dataclass
+class Sky:
+    """What is compared of one sky."""
+
+    profiles: np.ndarray  # (24, n_bands), without bright sources
+    spectrum: np.ndarray  # (17,)
+    pixels: np.ndarray  # (11,): pixels with so many counts
+    radial: np.ndarray  # (7,): fraction of the photons within 1 deg
+    n_sources: np.ndarray  # (4,): above FLUXES at |b| > 10 deg, and everywhere
+
+
+def cell_counts(vectors, energy):
+    """Photons in cells and bands, shape (n_cells, n_bands)."""
+    band = np.digitize(energy, ENERGY_EDGES) - 1
+    inside = (band >= 0) & (band < len(ENERGY_EDGES) - 1)
+    counts = np.zeros((N_CELLS, len(ENERGY_EDGES) - 1))
+    np.add.at(counts, (cell_of(vectors[inside]), band[inside]), 1)
+    return counts
+
+
+def pixel_distribution(index):
+    """How many pixels have so many photons."""
+    return np.histogram(np.bincount(index, minlength=PIXELS.n_pixels), PIXEL_EDGES)[0]
+
+
+def radial_profile(sources, vectors):
+    """Photons around sources (n, 3) within RADII_DEG over those within the last, background off."""
+    within = np.zeros(len(RADII_DEG))
+    for source in sources:
+        away = separation_deg(vectors, source)
+        ring = np.sum((away > RADII_DEG[-1]) & (away < BACKGROUND_DEG))
+        density = ring / (BACKGROUND_DEG**2 - RADII_DEG[-1] ** 2)
+        within += [np.sum(away < r) - density * r**2 for r in RADII_DEG]
+    return within / within[-1]
+
+
+def brightest_alone(vectors, flux, usable):
+    """The brightest usable sources with no other of a tenth of their flux within 2 deg, (20, 3)."""
+    kept = []
+    for source in np.argsort(np.where(usable, flux, 0))[::-1]:
+        away = separation_deg(vectors, vectors[source])
+        if np.sum((away < BACKGROUND_DEG) & (flux > 0.1 * flux[source])) == 1:
+            kept.append(vectors[source])
+        if len(kept) == N_BRIGHTEST:
+            return np.array(kept)
+    raise ValueError(f"{N_BRIGHTEST} lonely sources were expected; got {len(kept)}")
+
+
+def source_numbers(flux, latitude):
+    """Sources above FLUXES at |b| > 10 deg and on the whole sky."""
+    high = np.abs(latitude) > 10
+    return np.array(
+        [np.sum(high & (flux > f)) for f in FLUXES] + [np.sum(flux > f) for f in FLUXES]
+    )
+
+
+def latitude(vectors):
+    """Galactic latitude in degrees."""
+    return np.degrees(np.arcsin(np.clip(vectors[:, 2], -1, 1)))
+
+
+def real_sky(folder, exposure):
+    """The sky of 3FHL and, for the radial profile, of 2FHL."""
+    sky_map = read_map(folder / "3fhl/fermi_3fhl_counts_cube_hpx.fits.gz")
+    parts = list(sky_map.photons(0))
+    vectors = np.concatenate([p.vectors for p in parts])
+    energy = np.concatenate([p.energy for p in parts])
+    counts = cell_counts(vectors, energy) - bright_counts(folder, exposure)
+    with fits.open(folder / "catalogs/gll_psch_v13.fit.gz") as hdus:
+        table = hdus[1].data
+        numbers = source_numbers(table["Flux"], table["GLAT"])
+    with fits.open(folder / "catalogs/gll_psch_v09.fit.gz") as hdus:
+        table = hdus[1].data
+        lon, lat = table["GLON"].astype(float), table["GLAT"].astype(float)
+        where = vectors_from_lonlat(lon, lat)
+        alone = brightest_alone(where, table["Flux50"].astype(float), lat > 10)
+    events = read_map(folder / "2fhl/fermi_2fhl_events_north.fits.gz").events
+    return Sky(
+        PROFILES @ counts,
+        np.histogram(energy, SPECTRUM_EDGES)[0],
+        pixel_distribution(PIXELS.index(vectors)),
+        radial_profile(alone, events.vectors),
+        numbers,
+    )
+
+
+def simulated_sky(diffuse, exposure, rng):
+    """One simulated sky, its photons spread inside the pixels of the real cube."""
+    sources = draw_sources(rng)
+    sky = draw_photons(diffuse, sources, exposure=exposure, psf=KingPSF(), rng=rng)
+    vectors, energy = sky.photons.vectors, sky.photons.energy
+    index = PIXELS.index(vectors)
+    faint = (sky.origin < 0) | (sources.flux[sky.origin] <= BRIGHT)
+    spread = PIXELS.points(index[faint], rng.random(faint.sum()), rng.random(faint.sum()))
+    lat = latitude(sources.vectors)
+    above = sources.flux * 5.0 ** (1 - sources.index)  # photons above 50 GeV
+    alone = brightest_alone(sources.vectors, above, (lat > 10) & (sources.radius_deg == 0))
+    return Sky(
+        PROFILES @ cell_counts(spread, energy[faint]),
+        np.histogram(energy, SPECTRUM_EDGES)[0],
+        pixel_distribution(index),
+        radial_profile(alone, vectors[energy > 50]),
+        source_numbers(sources.flux, lat),
+    )
+
+
+def mean_sky(skies):
+    """The mean of all values."""
+    return Sky(*(np.mean([getattr(s, name) for s in skies], axis=0) for name in vars(skies[0])))
+
+
+def print_comparison(real, found):
+    """All numbers, simulated over real."""
+    half = len(LAT_EDGES) // 2
+    bands = [f"{a:.0f}-{b:.0f}" for a, b in zip(ENERGY_EDGES[:-1], ENERGY_EDGES[1:])]
+    rows = [f"|b| {a:.0f}-{b:.0f}" for a, b in zip(LAT_EDGES[half:-1], LAT_EDGES[half + 1 :])]
+    rows += [f"l {30 * n}-{30 * n + 30}" for n in range(12)]
+    print("simulated / real photons; only where the real number is above 1000\n" + " " * 12, *bands)
+    for name, a, b in zip(rows, found.profiles, real.profiles):
+        print(f"{name:>12}", *(f"{x / y:6.3f}" if y > 1000 else "     -" for x, y in zip(a, b)))
+    seen = real.profiles > 1000
+    off = np.abs(found.profiles / np.where(seen, real.profiles, 1) - 1)[seen]
+    print(f"{seen.sum()} values, within 10 %: {np.sum(off <= 0.1)}, largest {off.max():.3f}")
+    print("spectrum     ", *(f"{x:.2f}" for x in found.spectrum / real.spectrum))
+    print("counts/pixel ", *(f"{x + 0.5:.0f}" for x in PIXEL_EDGES[:-1]))
+    print("  real       ", *real.pixels)
+    print("  simulated  ", *found.pixels.round().astype(int))
+    print("radius (deg) ", *RADII_DEG)
+    print("  real       ", *(f"{x:.3f}" for x in real.radial))
+    print("  simulated  ", *(f"{x:.3f}" for x in found.radial))
+    print("sources above 4e-11 and 1e-10 at |b| > 10, and everywhere")
+    print("  real       ", *real.n_sources, "\n  simulated  ", *found.n_sources.round(1))
+
+
+def draw_figures(real, found, folder):
+    """One figure each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    half = len(LAT_EDGES) // 2
+    center = np.sqrt(SPECTRUM_EDGES[1:] * SPECTRUM_EDGES[:-1])
+    lat, lon = (LAT_EDGES[half:-1] + LAT_EDGES[half + 1 :]) / 2, np.arange(15, 360, 30)
+    plots = {
+        "latitude": (lat, "|b| (deg)", [s.profiles[:-12].sum(axis=1) for s in (real, found)]),
+        "longitude": (lon, "l (deg)", [s.profiles[-12:].sum(axis=1) for s in (real, found)]),
+        "spectrum": (center, "energy (GeV)", [s.spectrum for s in (real, found)]),
+        "pixels": (PIXEL_EDGES[:-1] + 0.5, "counts per pixel", [s.pixels for s in (real, found)]),
+        "radial": (RADII_DEG, "radius (deg)", [s.radial for s in (real, found)]),
+        "sources": (FLUXES, "flux, |b| > 10 deg", [s.n_sources[:2] for s in (real, found)]),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (x, label, values) in plots.items():
+        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for style, y, kind in zip(("ko", "C1-"), values, ("real", "simulated")):
+            axes.plot(x, y, style, label=kind)
+        if name == "spectrum":
+            axes.set_xscale("log")
+        if name not in ("longitude", "radial"):
+            axes.set_yscale("log")
+        axes.set_xlabel(label)
+        axes.legend()
+        figure.savefig(folder / f"{name}.png", dpi=120)
+
+
+def compare(folder, *, template=None, variant="P6V11", n_skies=4, seed=1, change=False):
+    """The real sky and the mean of simulated ones."""
+    exposure = read_exposure(folder / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz")
+    rng = np.random.default_rng(seed)
+    diffuse = interstellar(template, variant=variant)
+    skies = [
+        simulated_sky(perturb(diffuse, rng) if change else diffuse, exposure, rng)
+        for _ in range(n_skies)
+    ]
+    return real_sky(folder, exposure), mean_sky(skies)
+
+
+def low_energy_profile(folder, diffuse):
+    """Expected over real photons of 2-20 GeV in |b|: UltracleanVeto PSF3, 413 weeks.
+
+    Sources are those of 4FGL-DR3 where they are; nothing here was fitted to it.
+    """
+    import healpy
+
+    with fits.open(folder / "diffuse/fermi_counts_2_20gev_ucv_psf3_nside128.fits.gz") as hdus:
+        counts, exposure = (np.ravel(hdus[1].data[c]).astype(float) for c in ("COUNTS", "EXPOSURE"))
+    expected = np.zeros(len(counts))
+    area = healpy.nside2pixarea(128)
+    for _, shape, per_bin in diffuse.maps([2.0, 20.0]):
+        expected += healpy.ud_grade(shape, 128) * per_bin.sum() * exposure * area
+    with fits.open(folder / "catalogs/4fgl_dr3_reduced.fits") as hdus:
+        table = hdus[1].data
+        place = vectors_from_lonlat(table["RA"].astype(float), table["Dec"].astype(float))
+        # fluxes 4-6 are those of 1-3, 3-10 and 10-30 GeV; of the outer two the part inside, E^-2.3
+        flux = sum(w * table[f"Flux{n}"].astype(float) for w, n in ((0.219, 4), (1, 5), (0.78, 6)))
+    pixel = healpy.vec2pix(128, *rotate(place, frame_rotation("icrs")).T)
+    sources = np.bincount(pixel, np.nan_to_num(flux) * exposure[pixel], minlength=len(counts))
+    away = np.abs(healpy.pix2ang(128, np.arange(len(counts)), lonlat=True)[1])
+    edges = [0, 2, 5, 10, 20, 40, 60, 90]
+    sums = [np.histogram(away, edges, weights=w)[0] for w in (counts, expected, sources)]
+    return edges, *sums
+
+
+def main():
+    """Compare, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--figures", type=Path)
+    parser.add_argument("--template", type=Path)
+    parser.add_argument("--variant", default="P6V11")
+    parser.add_argument("--skies", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--perturb", action="store_true")
+    options = parser.parse_args()
+    real, found = compare(
+        options.folder,
+        template=options.template,
+        variant=options.variant,
+        n_skies=options.skies,
+        seed=options.seed,
+        change=options.perturb,
+    )
+    print_comparison(real, found)
+    diffuse = interstellar(options.template, variant=options.variant)
+    edges, counts, expected, sources = low_energy_profile(options.folder, diffuse)
+    print("2-20 GeV, |b| from", *edges[:-1])
+    print("  photons    ", *counts.astype(int))
+    print("  expected   ", *((expected + sources) / counts).round(3))
+    print("  of sources ", *(sources / counts).round(3))
+    if options.figures:
+        draw_figures(real, found, options.figures)
+
+
+if __name__ == "__main__":
+    main()
