@@ -217,7 +217,7 @@ def _cumulative(angle_deg, density):
 _EXPOSURE_PER_YEAR = 3.15e11 / 7
 _DECLINATION_SHAPE = (0.9031, 0.0298, 0.3624, 0.1010)
 # Relative to 50 GeV, from the same cube. Below 10 GeV the shape is that of 9.5 years of
-# UltracleanVeto (issue 4): 2.2, 2.9, 3.6 and 3.6 x 1e11 cm2 s in 0.5-1, 1-2, 2-7 and 7-20 GeV at
+# UltracleanVeto: 2.2, 2.9, 3.6 and 3.6 x 1e11 cm2 s in 0.5-1, 1-2, 2-7 and 7-20 GeV at
 # their geometric means; SOURCE may lose less. The value at 0.3 GeV continues that line.
 _EXPOSURE_ENERGY = np.array(
     [0.3, 0.7071, 1.4142, 3.7417, 10, 20, 50, 100, 300, 600, 1000, 1500, 2000.0]

@@ -75,9 +75,8 @@ def _diffuse_rate(diffuse, exposure_map, exposure):
 
     area = healpy.nside2pixarea(diffuse.nside)
     centers = np.sqrt(ENERGY_EDGES[1:] * ENERGY_EDGES[:-1])
-    for name, shape in diffuse.shapes.items():
-        per_bin = diffuse.intensity[name] * exposure.relative(centers)
-        yield shape * exposure_map * area, per_bin
+    for _, shape, per_bin in diffuse.maps(ENERGY_EDGES):
+        yield shape * exposure_map * area, per_bin * exposure.relative(centers)
 
 
 def _draw_diffuse(diffuse, exposure, rng):

@@ -130,7 +130,7 @@ def simulated_sky(diffuse, exposure, rng):
     faint = (sky.origin < 0) | (sources.flux[sky.origin] <= BRIGHT)
     spread = PIXELS.points(index[faint], rng.random(faint.sum()), rng.random(faint.sum()))
     lat = latitude(sources.vectors)
-    above = sources.flux * 5.0 ** (1 - sources.index)  # photons above 50 GeV
+    above = sources.spectra.flux(50.0, 2000.0)
     alone = brightest_alone(sources.vectors, above, (lat > 10) & (sources.radius_deg == 0))
     return Sky(
         PROFILES @ cell_counts(spread, energy[faint]),

@@ -27,6 +27,7 @@ from astro_unetloc.maps import read_map
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.population import draw_sources
 from astro_unetloc.response_files import read_exposure
+from astro_unetloc.spectra import power_laws
 from astro_unetloc.templates import read_template_shapes
 
 NSIDE = 256
@@ -90,13 +91,12 @@ def real_counts(folder):
     return counts
 
 
-def source_counts(vectors, flux, index, exposure):
-    """Expected photons of sources with power laws, shape (n_cells, n_bins)."""
-    edges = ENERGY_EDGES ** (1 - index[:, None])
-    share = np.diff(edges, axis=1) / (edges[:, -1:] - edges[:, :1])
-    expected = flux[:, None] * share * exposure.table(vectors, BANDS)
+def source_counts(vectors, spectra, exposure):
+    """Expected photons of sources, shape (n_cells, n_bins)."""
+    bins = zip(ENERGY_EDGES[:-1], ENERGY_EDGES[1:])
+    flux = np.stack([spectra.flux(low, high) for low, high in bins], axis=1)
     counts = np.zeros((N_CELLS, len(BANDS)))
-    np.add.at(counts, cell_of(vectors), expected)
+    np.add.at(counts, cell_of(vectors), flux * exposure.table(vectors, BANDS))
     return counts
 
 
@@ -107,8 +107,8 @@ def bright_counts(folder, exposure):
         vectors = vectors_from_lonlat(table["GLON"].astype(float), table["GLAT"].astype(float))
         flux, index = table["Flux"].astype(float), table["PowerLaw_Index"].astype(float)
     bright = flux > BRIGHT
-    index = np.clip(index[bright], 1.2, 6)
-    return source_counts(vectors[bright], flux[bright], index, exposure)
+    spectra = power_laws(flux[bright], np.clip(index[bright], 1.2, 6))
+    return source_counts(vectors[bright], spectra, exposure)
 
 
 def population_counts(exposure, n_populations=100):
@@ -117,11 +117,9 @@ def population_counts(exposure, n_populations=100):
     total = 0
     for _ in range(n_populations):
         sources = draw_sources(rng)
+        sources = sources.select(sources.flux <= BRIGHT)
         mirror = sources.vectors * rng.choice([-1, 1], (len(sources), 3)) ** [0, 1, 1]
-        faint = sources.flux <= BRIGHT
-        total = total + source_counts(
-            mirror[faint], sources.flux[faint], sources.index[faint], exposure
-        )
+        total = total + source_counts(mirror, sources.spectra, exposure)
     return total / n_populations
 
 
