@@ -93,7 +93,7 @@ def significance(n_photons, background):
     Examples
     --------
     >>> significance(np.array([0.0, 10.0]), np.array([1.0, 1.0])).round(2)
-    array([0.  , 5.71])
+    array([0.  , 5.72])
     """
     s, b = np.asarray(n_photons, dtype=float), np.maximum(background, 0.01)
     return np.sqrt(2 * np.maximum((s + b) * np.log1p(s / b) - s, 0.0))

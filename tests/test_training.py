@@ -114,6 +114,7 @@ def history(folder):
     return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
+@pytest.mark.slow
 @allow_foreign_warnings
 def test_training_is_reproducible_and_resumed_as_if_never_stopped(tmp_path, monkeypatch):
     import keras
