@@ -110,6 +110,13 @@ class KingPSF:
         return np.minimum(offset, _MAX_OFFSET_DEG)
 
 
+def _log_nodes(energy, grid):
+    """Lower row of an increasing energy grid, and the weight of the next one, in log energy."""
+    place = np.interp(np.log(energy), np.log(grid), np.arange(len(grid)))
+    row = np.minimum(place.astype(int), max(len(grid) - 2, 0))
+    return row, place - row
+
+
 @dataclass(frozen=True, eq=False)
 class TablePSF:
     """Point-spread function from a table, such as gtpsf writes; the same methods as `KingPSF`.
@@ -162,9 +169,7 @@ class TablePSF:
                 f"the PSF table covers {low:g}-{high:g} GeV; got energies from {energy.min():g} to "
                 f"{energy.max():g} GeV; compute the table for all of them"
             )
-        place = np.interp(np.log(energy), np.log(self.energy), np.arange(len(self.energy)))
-        row = np.minimum(place.astype(int), len(self.energy) - 2)
-        return row, place - row
+        return _log_nodes(energy, self.energy)
 
     def containment(self, radius_deg, energy):
         """Fraction of the photons of an energy (GeV) within a radius in degrees."""
@@ -303,24 +308,18 @@ class MapExposure:
         energy = np.broadcast_to(np.asarray(energy, dtype=float), len(vectors))
         self._check_energies(energy)
         planes = np.nan_to_num(self.cube.at(vectors))
-        place = np.interp(
-            np.log(energy), np.log(self.cube.energy), np.arange(len(self.cube.energy))
-        )
-        row = np.minimum(place.astype(int), max(len(self.cube.energy) - 2, 0))
+        row, weight = _log_nodes(energy, self.cube.energy)
         each = np.arange(len(vectors))
         above = planes[np.minimum(row + 1, len(planes) - 1), each]
-        return planes[row, each] + (place - row) * (above - planes[row, each])
+        return planes[row, each] + weight * (above - planes[row, each])
 
     def table(self, vectors, energies):
         """Exposure in cm2 s, shape (n, m), of directions (n, 3) and energies (m,) in GeV."""
         self._check_energies(energies)
         planes = np.nan_to_num(self.cube.at(vectors))
-        place = np.interp(
-            np.log(energies), np.log(self.cube.energy), np.arange(len(self.cube.energy))
-        )
-        row = np.minimum(place.astype(int), max(len(self.cube.energy) - 2, 0))
+        row, weight = _log_nodes(energies, self.cube.energy)
         above = planes[np.minimum(row + 1, len(planes) - 1)]
-        return (planes[row] + (place - row)[:, None] * (above - planes[row])).T
+        return (planes[row] + weight[:, None] * (above - planes[row])).T
 
     def _check_energies(self, energy):
         low, high = self.cube.energy[[0, -1]]
