@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from literal_score import literal_score
 
 from astro_unetloc.clustering import PixelSources, find_clusters
 from astro_unetloc.config import PRESETS, ClusteringConfig
@@ -20,14 +21,7 @@ SIZE = 40
 
 def objective(centroids, image, config):
     """The score of the first description, pixel by pixel."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
-    used, score = np.zeros(image.shape, dtype=bool), 0.0
-    for x_center, y_center in centroids:
-        circle = np.hypot(x - x_center, y - y_center) <= config.radius_pix
-        score += image[circle & ~used].sum()
-        score += config.overlap_penalty * np.sum(circle & used)
-        used |= circle
-    return score
+    return literal_score(image, centroids, config.radius_pix, config.overlap_penalty)
 
 
 def literal_kmeans(image, config, *, max_clusters=49, restarts=3):

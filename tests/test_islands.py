@@ -2,21 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_score import literal_score
 
 from astro_unetloc.islands import circle_pixels, circle_score, find_islands, ragged_ranges
 
 properties = settings(derandomize=True, deadline=None, max_examples=20)
-
-
-def literal_score(image, centroids, radius, penalty):
-    """Circle by circle and pixel by pixel."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
-    used, score = np.zeros(image.shape, dtype=bool), 0.0
-    for x_center, y_center in centroids:
-        circle = np.hypot(x - x_center, y - y_center) <= radius
-        score += image[circle & ~used].sum() + penalty * np.sum(circle & used)
-        used |= circle
-    return score
 
 
 def bright_images(seed, density):
