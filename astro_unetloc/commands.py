@@ -101,6 +101,13 @@ def demo(folder, overwrite, quiet, debug):
     click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
     click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
+    click.option("--isotropic", type=click.Path(), help="Isotropic spectrum (official text)."),
+    click.option("--exposure", type=click.Path(), help="Exposure cube instead of --years."),
+    click.option("--psf", type=click.Path(), help="PSF table of gtpsf, not the built-in one."),
+    click.option("--energy-range", nargs=2, type=float, metavar="EMIN EMAX",
+                 help="GeV, between 0.3 and 2000.  [default: 10 2000]"),
+    click.option("--bands", metavar="E0,E1,...",
+                 help="Of a patch set: edges in GeV.  [default: 10,20,50,150,500,2000]"),
     click.option("--skies", type=click.IntRange(1), default=60, show_default=True,
                  help="Of a patch set: skies to simulate."),
     click.option("--patches-per-sky", type=click.IntRange(1), default=400, show_default=True,
@@ -116,7 +123,7 @@ def demo(folder, overwrite, quiet, debug):
     click.option("--min-photons", type=float, metavar="N",
                  help="Of a patch set: fewest photons of a labelled source."),
     click.option("--min-significance", type=float, metavar="S",
-                 help="Of a patch set: sqrt(background) by which its photons must exceed it."),
+                 help="Of a patch set: smallest significance of a labelled source."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
 def simulate(output, overwrite, quiet, debug, **options):
@@ -135,24 +142,35 @@ def simulate(output, overwrite, quiet, debug, **options):
         _simulate_cube(output, overwrite, quiet, **options)
 
 
+def _sky_options(years, template, variant, isotropic, exposure, psf, energy_range, bands, **_):
+    """Options of `astro_unetloc.simulate_sky`."""
+    if bands:
+        raise click.UsageError(f"--bands goes with a patch set; got {bands!r}; say --energy-range")
+    chosen = {"energy_range": energy_range} if energy_range else {}
+    return chosen | {
+        "years": years, "template": template, "variant": variant, "isotropic": isotropic,
+        "exposure": exposure, "psf": psf,
+    }  # fmt: skip
+
+
 def _simulate_folder(
-    output, overwrite, quiet, *, truth, center, width, pixel, nside, years, template, variant, seed,
-    **_,
-):  # fmt: skip
+    output, overwrite, quiet, *, truth, center, width, pixel, nside, seed, **others
+):
     from astro_unetloc.components import simulate_components
 
     if truth:
         raise click.UsageError(f"a folder holds its own truth.fits; got --truth {truth!r}; drop it")
     n_photons, n_sources = simulate_components(
-        output, center=center, width_deg=width, pixel_deg=pixel, nside=nside, years=years,
-        template=template, variant=variant, rng=seed, overwrite=overwrite,
+        output, center=center, width_deg=width, pixel_deg=pixel, nside=nside, rng=seed,
+        overwrite=overwrite, **_sky_options(**others),
     )  # fmt: skip
     say(f"{n_photons} photons, {n_sources} true sources -> {output}", quiet)
 
 
 def _simulate_patches(
     output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
-    min_photons, min_significance, seed, template, **_,
+    min_photons, min_significance, seed, template, bands, isotropic, exposure, psf, energy_range,
+    **_,
 ):  # fmt: skip
     from astro_unetloc.config import TrainingConfig
     from astro_unetloc.export import check_place
@@ -160,6 +178,12 @@ def _simulate_patches(
     from astro_unetloc.shards import process_pool
     from astro_unetloc.training_sets import make_patch_set
 
+    given = {"--isotropic": isotropic, "--exposure": exposure, "--psf": psf}
+    given = [name for name, value in (given | {"--energy-range": energy_range}).items() if value]
+    if given:
+        raise click.UsageError(
+            f"a patch set draws its own responses for --bands; got {', '.join(given)}; drop them"
+        )
     check_place(output, overwrite=True)  # an unfinished set is continued
     rule = {"mask_radius_pix": mask_radius, "min_photons": min_photons}
     rule["min_significance"] = min_significance
@@ -169,14 +193,25 @@ def _simulate_patches(
         make_patch_set(
             output, n_skies=skies, patches_per_sky=patches_per_sky, first_seed=seed,
             template=template, classes=classes, label_rule=rule, append=append, overwrite=overwrite,
-            executor=executor, progress=progress_bar(quiet),
+            executor=executor, progress=progress_bar(quiet), **_band_edges(bands),
         )  # fmt: skip
     say(f"{skies * patches_per_sky} patches of {skies} skies -> {output}", quiet)
 
 
-def _simulate_cube(
-    output, overwrite, quiet, *, truth, center, width, pixel, years, template, variant, seed, **_
-):
+def _band_edges(bands):
+    """Edges of the bands of a patch set as an option of `make_patch_set`."""
+    if not bands:
+        return {}
+    try:
+        return {"band_edges": tuple(float(edge) for edge in bands.split(","))}
+    except ValueError as err:
+        raise click.UsageError(
+            f"--bands must be numbers in GeV with commas between; got {bands!r}; "
+            "for example 0.5,1,2,7,20,1000"
+        ) from err
+
+
+def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, years, seed, **others):
     from astro_unetloc.export import check_outputs, check_place, write_outputs
     from astro_unetloc.simulation import simulate_cube
     from astro_unetloc.sky_files import counts_cube_bytes
@@ -186,8 +221,8 @@ def _simulate_cube(
     check_place(output, overwrite=overwrite)
     check_outputs(truths, overwrite=overwrite)
     *cube, sources = simulate_cube(
-        center=center, width_deg=width, pixel_deg=pixel, years=years, template=template,
-        variant=variant, rng=seed,
+        center=center, width_deg=width, pixel_deg=pixel, rng=seed,
+        **_sky_options(years=years, **others),
     )  # fmt: skip
     header = {"OBJECT": "simulated sky", "SEED": seed, "YEARS": years}
     content = counts_cube_bytes(*cube, keywords=header, compress=output.endswith(".gz"))

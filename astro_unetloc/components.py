@@ -24,13 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.diffuse import ENERGY_EDGES
+from astro_unetloc.diffuse import ENERGY_EDGES, LOW_ENERGY_EDGES, energy_bins
+from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.export import check_outputs, check_place, write_outputs
 from astro_unetloc.geometry import lonlat_from_vectors, vectors_from_lonlat
 from astro_unetloc.maps import read_map
 from astro_unetloc.photons import Photons
 from astro_unetloc.population import CLASSES, Sources
-from astro_unetloc.simulation import SimulatedSky, check_image, simulate_photons
+from astro_unetloc.realization import SimulatedSky
+from astro_unetloc.response import KingPSF
+from astro_unetloc.simulation import check_image, simulate_photons
 from astro_unetloc.sky_files import (
     counts_cube,
     counts_cube_bytes,
@@ -80,10 +83,9 @@ def simulate_components(
     pixel_deg=0.1,
     nside=None,
     years=7.0,
-    template=None,
-    variant="P6V11",
     rng=0,
     overwrite=False,
+    **options,
 ):
     """Simulate a sky and write its components and truth into a folder: all files or none.
 
@@ -97,10 +99,12 @@ def simulate_components(
         Size of the image and of a pixel.
     nside : int, optional
         HEALPix resolution of cubes of the whole sky, instead of an image.
-    years, template, variant, rng
+    years, rng
         See `astro_unetloc.simulate_sky`.
     overwrite : bool
         Whether files of the folder may be replaced.
+    **options
+        As `astro_unetloc.simulation.simulate_photons`.
 
     Returns
     -------
@@ -117,18 +121,21 @@ def simulate_components(
     folder = Path(folder)
     _check_sky(nside, center, width_deg, pixel_deg)
     _check_folder(folder, overwrite)
-    sky, exposure = simulate_photons(years=years, template=template, variant=variant, rng=rng)
+    cone = None
+    if nside is None:
+        cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg)
+    sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
     seed = rng if isinstance(rng, int) else -1
     keywords = {"OBJECT": "simulated sky", "SEED": seed, "YEARS": float(years)}
     keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
-    edges = np.geomspace(ENERGY_EDGES[0], ENERGY_EDGES[-1], _N_BINS + 1)
+    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
     image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
     seen, kept, cubes = _cut(sky, edges, nside, image)
     cubes = {f"{name}.fits": make(keywords) for name, make in cubes.items()}
     sources, photons, origin = sky.sources.select(kept), sky.photons.select(seen), sky.origin[seen]
     row = np.full(len(sky.sources) + 1, _OUTSIDE)
     row[np.append(kept, len(sky.sources))] = np.append(np.arange(len(kept)), _DIFFUSE)
-    truth = truth_table(sources, exposure)
+    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]))
     truth.meta |= keywords
     contents = cubes | {
         "events.fits": events_bytes(
@@ -298,12 +305,19 @@ def sky_of(components, *, rng=0):
         for part in sky_map.photons(rng):
             photons.append(part)
             origins.append(_draw_origin(name, part, components.sources, generator))
-    background = _smooth_background(components.maps["background"], rng)
+    low, high = components.maps["background"].energy_edges[[0, -1]]
+    edges = energy_bins(max(low, LOW_ENERGY_EDGES[0]), min(high, ENERGY_EDGES[-1]))
     vectors = np.concatenate([part.vectors for part in photons])
     energy = np.concatenate([part.energy for part in photons])
     origin = np.concatenate(origins).astype(np.int32)
     return SimulatedSky(
-        Photons(vectors, energy), origin, components.sources, background, _BACKGROUND_NSIDE
+        photons=Photons(vectors, energy),
+        origin=origin,
+        sources=components.sources,
+        background=_smooth_background(components.maps["background"], edges, rng),
+        nside=_BACKGROUND_NSIDE,
+        energy_edges=edges,
+        psf=KingPSF(),
     )
 
 
@@ -325,13 +339,13 @@ def _draw_origin(name, photons, sources, rng):
     return near[np.arange(len(near)), np.minimum(chosen, n_nearest - 1)]
 
 
-def _smooth_background(sky_map, seed):
-    """Photons per square degree in the bins of ``ENERGY_EDGES``, (n_pixels, n_bins), float32."""
+def _smooth_background(sky_map, energy_edges, seed):
+    """Photons per square degree in energy bins (GeV), (n_pixels, n_bins) of float32."""
     import healpy
 
     nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
-    cubes = (healpix_cube(part, ENERGY_EDGES, nside) for part in sky_map.photons(seed))
-    counts = sum(cubes, np.zeros((len(ENERGY_EDGES) - 1, 12 * nside**2)))
+    cubes = (healpix_cube(part, energy_edges, nside) for part in sky_map.photons(seed))
+    counts = sum(cubes, np.zeros((len(energy_edges) - 1, 12 * nside**2)))
     centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
     sigma = np.radians(_BACKGROUND_SIGMA_DEG)
     seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)

@@ -100,22 +100,15 @@ class TrainingConfig:
     ----------
     mask_radius_pix : float
         Radius of the disc that labels a source, in pixels.
-    min_photons, min_significance, base_photons : float
-        A source is labelled when it has at least ``min_photons`` and at least ``base_photons +
-        min_significance * sqrt(b)`` photons, with b the background photons within
-        ``background_radius_deg``.
-    background_radius_deg : float
-        Radius of the disc in which the background of the label rule is counted.
-    count_radius_deg : float
-        Radius within which a source's own photons count.
+    min_photons, min_significance : float
+        A source is labelled when it has at least this many photons in the image, and when these
+        stand at least so many standard deviations above a known background, see
+        `astro_unetloc.observation.significance`.
     """
 
     mask_radius_pix: float = 2.0
     min_photons: float = 3.0
-    base_photons: float = 2.5
     min_significance: float = 3.0
-    background_radius_deg: float = 0.15
-    count_radius_deg: float = 0.5
 
 
 # A photon of an input bin draws its energy inside the bin from E ** -photon_index (DESIGN).

@@ -18,6 +18,7 @@ __all__ = [
     "LOW_ENERGY_EDGES",
     "TEMPLATE_SETS",
     "Diffuse",
+    "energy_bins",
     "interstellar",
     "perturb",
 ]
@@ -82,6 +83,40 @@ _LOW_RATIO = {
 }
 _SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")
 _CUBE = "INTERSTELLAR"
+
+
+def energy_bins(emin, emax):
+    """Bins in which skies of an energy range are simulated.
+
+    Parameters
+    ----------
+    emin, emax : float
+        In GeV, from 0.3 to 2000.
+
+    Returns
+    -------
+    ndarray (n_bins + 1,)
+        Edges in GeV: the range, and those of `LOW_ENERGY_EDGES` and `ENERGY_EDGES` inside it.
+
+    Raises
+    ------
+    ValueError
+        If the range is empty or goes beyond what is known.
+
+    Examples
+    --------
+    >>> from astro_unetloc.diffuse import energy_bins
+    >>> energy_bins(5, 30).round(1).tolist()
+    [5.0, 7.0, 10.0, 18.7, 30.0]
+    """
+    low, high = LOW_ENERGY_EDGES[0], ENERGY_EDGES[-1]
+    if not low <= emin < emax <= high:
+        raise ValueError(
+            f"energies must increase and lie within {low:g}-{high:g} GeV; got {emin:g} to "
+            f"{emax:g} GeV; choose others"
+        )
+    edges = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
+    return np.concatenate([[emin], edges[(edges > emin) & (edges < emax)], [emax]])
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,11 @@ class SortedPhotons:
         import healpy
 
         pixel = healpy.vec2pix(_SORT_NSIDE, *photons.vectors.T, nest=False)
-        self.order = np.argsort(pixel, kind="stable")
+        # numbers of 16 bits are sorted by their digits, several times faster than by comparison
+        self.order = np.argsort(pixel.astype(np.uint16), kind="stable")
         self.photons = photons.select(self.order)
-        self._first = np.searchsorted(pixel[self.order], np.arange(12 * _SORT_NSIDE**2 + 1))
+        counts = np.bincount(pixel, minlength=12 * _SORT_NSIDE**2)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
 
     def near(self, vector, radius_deg):
         """Positions in ``self.photons`` of those within a radius of a direction, and few more."""

@@ -9,7 +9,7 @@ from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.spectra import Spectra
 from astro_unetloc.spectral_shapes import draw_shapes
 
-__all__ = ["CLASSES", "SHAPES", "Sources", "draw_sources"]
+__all__ = ["CLASSES", "SHAPES", "Sources", "counted_band", "draw_sources"]
 
 # AGN, pulsars, and whatever else shines in the Galaxy: remnants, nebulae, sources without a name.
 CLASSES = ("AGN", "PSR", "GAL")
@@ -128,6 +128,12 @@ _CLASS_OF = {"AGN": "AGN", "PSR": "PSR", "MSP": "PSR", "GAL": "GAL", "EXT": "GAL
 # Complexes along the plane in which half of the other Galactic sources gather, as in spiral arms.
 _N_CLUMPS = 60
 _CLUMP_DEG = (1.2, 0.25)
+
+
+def counted_band(energy_range):
+    """Band (GeV) in which the sources of a sky of an energy range (GeV) are counted."""
+    bands = list(_COUNTS)
+    return bands[0] if energy_range[0] >= bands[0][0] else bands[1]
 
 
 def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0, extended=1.0):

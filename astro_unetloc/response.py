@@ -77,13 +77,18 @@ class KingPSF:
                 f"the built-in PSF covers {low:g}-{high:g} GeV; got energies from "
                 f"{energy.min():g} to {energy.max():g} GeV; give a PSF table for others"
             )
-        log_energy = np.log(energy)
-        columns = [np.interp(log_energy, np.log(_PSF_TABLE[:, 0]), c) for c in _PSF_TABLE.T[1:]]
+        row, weight = _log_nodes(energy, _PSF_TABLE[:, 0])
+        columns = [c[row] + weight * (c[row + 1] - c[row]) for c in _PSF_TABLE.T[1:]]
         return (
             columns[0],
             (columns[1] * self.scale, columns[2]),
             (columns[3] * self.scale, columns[4]),
         )
+
+    @property
+    def max_offset_deg(self):
+        """No photon is displaced by more than this, in degrees."""
+        return _MAX_OFFSET_DEG
 
     def containment(self, radius_deg, energy):
         """Fraction of the photons of an energy (GeV) within a radius in degrees."""
@@ -170,6 +175,11 @@ class TablePSF:
                 f"{energy.max():g} GeV; compute the table for all of them"
             )
         return _log_nodes(energy, self.energy)
+
+    @property
+    def max_offset_deg(self):
+        """No photon is displaced by more than this, in degrees."""
+        return float(self.angle_deg[-1])
 
     def containment(self, radius_deg, energy):
         """Fraction of the photons of an energy (GeV) within a radius in degrees."""

@@ -17,20 +17,23 @@ from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
 from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors
 from astro_unetloc.observation import PatchObserver, draw_observation, source_mask
 from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
-from astro_unetloc.population import CLASSES, draw_sources
+from astro_unetloc.population import CLASSES, counted_band, draw_sources
+from astro_unetloc.realization import draw_photons
 from astro_unetloc.response import KingPSF, SurveyExposure
 from astro_unetloc.shards import run_shards
-from astro_unetloc.simulation import draw_photons
 
-__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky", "significance"]
+__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky"]
 
 # Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
 BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
 _YEARS = 16.0
 
 
-def _training_sky(rng, template):
-    """A sky unlike any other: another interstellar model, populations and PSF scattered."""
+def _training_sky(rng, template, energy_range):
+    """A sky unlike any other: another interstellar model, populations and PSF scattered.
+
+    The photons of diffuse emission are drawn patch by patch, see `astro_unetloc.observation`.
+    """
     variant = str(rng.choice([*TEMPLATE_SETS, "built-in"]))
     builtin = template is None or variant == "built-in"
     diffuse = interstellar(None if builtin else template, variant="P6V11" if builtin else variant)
@@ -43,13 +46,22 @@ def _training_sky(rng, template):
     )
     sources = draw_sources(
         rng,
+        band=counted_band(energy_range),
         agn=rng.uniform(0.6, 1.4),
         pulsars=rng.uniform(0.6, 2.5),
         galactic=rng.uniform(0.6, 2.5),
         extended=rng.uniform(0.5, 1.5),
     )
     psf = KingPSF(rng.uniform(0.92, 1.1))
-    return draw_photons(diffuse, sources, exposure=SurveyExposure(_YEARS), psf=psf, rng=rng)
+    return draw_photons(
+        diffuse,
+        sources,
+        exposure=SurveyExposure(_YEARS),
+        psf=psf,
+        rng=rng,
+        energy_range=energy_range,
+        with_diffuse=False,
+    )
 
 
 def _check_template(template):
@@ -75,39 +87,14 @@ def _random_plane(rng, config):
     )
 
 
-def significance(n_photons, background):
-    """How far a source stands above a background that is known, in standard deviations.
-
-    Parameters
-    ----------
-    n_photons : ndarray (n,)
-        Photons of the source.
-    background : ndarray (n,)
-        Photons expected of everything else; below a hundredth it counts as a hundredth.
-
-    Returns
-    -------
-    ndarray (n,)
-        ``sqrt(2 ((s + b) ln(1 + s / b) - s))``: Cowan et al. 2011 (arXiv:1007.1727), equation 97.
-
-    Examples
-    --------
-    >>> significance(np.array([0.0, 10.0]), np.array([1.0, 1.0])).round(2)
-    array([0.  , 5.72])
-    """
-    s, b = np.asarray(n_photons, dtype=float), np.maximum(background, 0.01)
-    return np.sqrt(2 * np.maximum((s + b) * np.log1p(s / b) - s, 0.0))
-
-
 def _source_rows(patch, number, sky, source_class):
     """True sources of a patch that are seen or asked for, of `SOURCE_DTYPE`."""
     rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
-    for name in ("x", "y", "n_photons", "background", "labelled"):
+    for name in ("x", "y", "n_photons", "background", "significance", "labelled"):
         rows[name] = getattr(patch, name)
     rows["patch"], rows["flux"] = number, sky.sources.flux[patch.source]
     rows["source_class"] = source_class[patch.source]
     rows["glon"], rows["glat"] = lonlat_from_vectors(sky.sources.vectors[patch.source])
-    rows["significance"] = significance(rows["n_photons"], rows["background"])
     return rows[(rows["n_photons"] > 0) | rows["labelled"]]
 
 
@@ -173,8 +160,9 @@ def patches_of_sky(
     """
     rng = np.random.default_rng([20190, seed])
     config, grid = label_rule or TrainingConfig(), GridConfig()
-    sky = _training_sky(rng, template)
+    sky = _training_sky(rng, template, (band_edges[0], band_edges[-1]))
     observer = PatchObserver(sky, band_edges, config=config)
+    sky = observer.sky
     source_class = _classes_of(sky.sources, classes)
     patches, sources = [], []
     for number in range(n_patches):

@@ -39,13 +39,14 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
     exposure : SurveyExposure
         Exposure of the sky, for ``Npred``.
     band : pair of float
-        Band in GeV of ``Flux``, ``Spectral_Index`` and ``Npred``.
+        Band in GeV of ``Npred``, and of ``Flux`` and ``Spectral_Index`` too if it begins at 10 GeV
+        or above; these are of 1-100 GeV otherwise, as in the 4FGL catalogue.
 
     Returns
     -------
     QTable
         ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``GLON``, ``GLAT``, ``Flux`` and
-        ``Spectral_Index`` (mean over the photons) in the band, ``Class``, ``Npred`` (expected
+        ``Spectral_Index`` (mean over the photons), ``Class``, ``Npred`` (expected
         number of detected photons), ``Shape`` and ``Radius`` (of a disc; of a Gaussian the one
         that holds 68 %; 0 of a point source), then the spectrum: ``SpectrumType`` and the
         parameters of `astro_unetloc.spectra.Spectra`, ``Flux_Density`` being its amplitude.
@@ -57,6 +58,7 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
     lon, lat = lonlat_from_vectors(sources.vectors.reshape(-1, 3))
     icrs = SkyCoord(lon, lat, unit="deg", frame="galactic").icrs
     spectra = sources.spectra
+    flux_band = band if band[0] >= 10.0 else (1.0, 100.0)
     table = QTable(
         {
             "Source_Name": source_names(icrs.ra.deg, icrs.dec.deg),
@@ -64,8 +66,8 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
             "DEJ2000": icrs.dec.deg * u.deg,
             "GLON": lon * u.deg,
             "GLAT": lat * u.deg,
-            "Flux": spectra.flux(*band) * u.Unit("ph cm-2 s-1"),
-            "Spectral_Index": spectra.mean_index(*band),
+            "Flux": spectra.flux(*flux_band) * u.Unit("ph cm-2 s-1"),
+            "Spectral_Index": spectra.mean_index(*flux_band),
             "Class": np.array(CLASSES)[sources.source_class],
             "Npred": expected_photons(sources, exposure, band),
             "Shape": np.array(SHAPES)[sources.shape],
@@ -79,5 +81,5 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
             "Exp_Index": spectra.exp_index,
         }
     )
-    table.meta = {"FLUXEMIN": float(band[0]), "FLUXEMAX": float(band[1])}
+    table.meta = {"FLUXEMIN": float(flux_band[0]), "FLUXEMAX": float(flux_band[1])}
     return table

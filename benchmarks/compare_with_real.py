@@ -23,9 +23,9 @@ from astro_unetloc.geometry import frame_rotation, separation_deg, vectors_from_
 from astro_unetloc.maps import read_map
 from astro_unetloc.pixelization import HealpixPixelization, rotate
 from astro_unetloc.population import draw_sources
+from astro_unetloc.realization import draw_photons
 from astro_unetloc.response import KingPSF
 from astro_unetloc.response_files import read_exposure
-from astro_unetloc.simulation import draw_photons
 
 SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
 PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5

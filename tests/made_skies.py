@@ -7,7 +7,8 @@ from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.photons import Photons
 from astro_unetloc.population import SHAPES, Sources
-from astro_unetloc.simulation import SimulatedSky
+from astro_unetloc.realization import SimulatedSky
+from astro_unetloc.response import KingPSF
 from astro_unetloc.spectra import power_laws
 
 BAND_EDGES = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
@@ -40,7 +41,13 @@ def make_sky(lon=(), lat=(), *, photons_each=20, density=0.0, seed=0, radius_deg
     background = np.tile(expected.astype(np.float32), (12 * NSIDE**2, 1))
     origin = np.concatenate([np.full(n_diffuse, -1), origin]).astype(np.int32)
     return SimulatedSky(
-        Photons(vectors, np.minimum(energy, 1999.0)), origin, sources, background, NSIDE
+        photons=Photons(vectors, np.minimum(energy, 1999.0)),
+        origin=origin,
+        sources=sources,
+        background=background,
+        nside=NSIDE,
+        energy_edges=ENERGY_EDGES,
+        psf=KingPSF(),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import QTable
 from made_files import cube_hdus, event_hdus, image_header
 
@@ -240,6 +241,11 @@ def test_impossible_regions_are_refused(run, region):
         (("simulate", "-o", "sky.fits", "--variant", "X"), "variant must be one of"),
         (("simulate", "-o", "sky.fits", "--template", "no.fits"), "no such file: no.fits"),
         (("simulate", "-o", "s.fits", "--truth", "s.fits"), "must be a file of its own"),
+        (("simulate", "-o", "s.fits", "--energy-range", "0.1", "10"), "lie within 0.3-2000 GeV"),
+        (("simulate", "-o", "s.fits", "--bands", "1,10"), "--bands goes with a patch set"),
+        (("simulate", "-o", "s.h5", "--bands", "1;10"), "--bands must be numbers in GeV"),
+        (("simulate", "-o", "s.h5", "--psf", "p.fits"), "draws its own responses"),
+        (("simulate", "-o", "s.fits", "--exposure", "no.fits"), "no such file: no.fits"),
         (("train", "no.h5", "-o", "model"), "no such patch set: no.h5"),
         (("match", "a.fits", "b.fits"), "a.fits"),
         (("demo", "-o", "no/where"), "output directory must exist; got 'no'"),
@@ -411,6 +417,16 @@ def test_simulated_cube_is_found_again(run):
     truth = QTable.read("truth.ecsv")
     assert np.all(np.abs(truth["GLON"].value - 240) < 4)
     assert_refused(run(*words), "output must not exist", "--overwrite")
+
+
+def test_cube_below_10_gev_is_simulated(run):
+    words = ("simulate", "-o", "sky.fits", "--width", "4", "--energy-range", "1", "100")
+    code, _, stderr = run(*words, "--years", "1", "--truth", "truth.ecsv")
+    assert code == 0, stderr
+    header = fits.getheader("sky.fits")
+    assert header["DSVAL1"] == "1000:100000"
+    assert fits.getdata("sky.fits").sum() > 1000
+    assert QTable.read("truth.ecsv").meta["FLUXEMIN"] == 1.0
 
 
 def test_simulated_folder_holds_components_and_truth(run):

@@ -9,6 +9,7 @@ from astro_unetloc.diffuse import (
     ENERGY_EDGES,
     LOW_ENERGY_EDGES,
     TEMPLATE_SETS,
+    energy_bins,
     interstellar,
     perturb,
 )
@@ -261,3 +262,14 @@ def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
     )  # fmt: skip
     assert len(diffuse.low["ISOTROPIC"]) == len(LOW_ENERGY_EDGES) - 1
     np.testing.assert_array_equal(diffuse.intensity["GAS"], own.intensity["GAS"])
+
+
+def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
+    np.testing.assert_array_equal(energy_bins(10.0, 2000.0), ENERGY_EDGES)
+    np.testing.assert_allclose(energy_bins(0.5, 3.0), [0.5, 1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("energies", [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)])
+def test_bins_beyond_what_is_known_are_refused(energies):
+    with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
+        energy_bins(*energies)

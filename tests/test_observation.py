@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_skies import BAND_EDGES, make_sky
 
+from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import TangentPlane, separation_deg
 from astro_unetloc.observation import (
     Observation,
@@ -13,6 +16,7 @@ from astro_unetloc.observation import (
     draw_observation,
     source_mask,
 )
+from astro_unetloc.response import KingPSF
 
 PLANE = TangentPlane(0.0, 0.0, 128, 10 / 128)
 EVENTS = Observation(1.0, BAND_EDGES[[0, -1]], True, 0.0, None)
@@ -48,40 +52,93 @@ def test_sources_are_where_they_are_with_their_own_photons():
     assert patch.counts.sum() == 24
 
 
-def test_background_is_what_is_expected_within_its_radius():
-    density = 3.0
-    patch = observe(make_sky([0.0], [0.0], density=density))
-    assert patch.background[0] == pytest.approx(density * np.pi * 0.15**2, rel=1e-3)
-    patch = observe(make_sky([0.0], [0.0], density=density), exposure_fraction=0.5)
-    assert patch.background[0] == pytest.approx(density * np.pi * 0.15**2 / 2, rel=1e-3)
+def expected_background(density, low=10.0):
+    """Photons above an energy in the circles that hold 68 % of the PSF, bin by bin."""
+    edges = np.maximum(ENERGY_EDGES, low)
+    share = -np.diff(edges**-1.4) / (10**-1.4 - 2000**-1.4)
+    centers = np.sqrt(ENERGY_EDGES[1:] * ENERGY_EDGES[:-1])
+    radius = np.array([KingPSF().containment_radius(0.68, energy) for energy in centers])
+    return density * np.sum(share * np.pi * radius**2)
+
+
+def test_background_is_what_is_expected_within_the_psf():
+    sky = make_sky([0.0], [0.0], density=3.0)
+    assert observe(sky).background[0] == pytest.approx(expected_background(3.0), rel=1e-3)
+    patch = observe(sky, exposure_fraction=0.5)
+    assert patch.background[0] == pytest.approx(expected_background(1.5), rel=1e-3)
 
 
 def test_background_of_part_of_the_energies_is_less():
     edges = np.array([50.0, 2000.0])
     patch = observe(make_sky([0.0], [0.0], density=3.0), energy_edges=edges)
-    share = (50**-1.4 - 2000**-1.4) / (10**-1.4 - 2000**-1.4)
-    assert patch.background[0] == pytest.approx(3.0 * np.pi * 0.15**2 * share, rel=0.01)
+    assert patch.background[0] == pytest.approx(expected_background(3.0, 50.0), rel=0.01)
     assert patch.bands[:, 0].tolist() == [0, 0, 1, 1, 1]
     assert patch.counts[..., :2].sum() == 0
 
 
-def test_photons_of_a_close_neighbour_are_background():
-    patch = observe(make_sky([0.0, 0.1, 1.0], [0.0, 0.0, 0.0], photons_each=9))
-    np.testing.assert_allclose(patch.background, [9, 9, 0], atol=1e-6)
+def test_larger_input_pixels_mean_more_background():
+    sky = make_sky([0.0], [0.0], density=3.0)
+    fine, coarse = (observe(sky, pixel_deg=pixel).background[0] for pixel in (0.02, 0.25))
+    assert coarse > 1.5 * fine
 
 
 @pytest.mark.parametrize(
     ("photons", "density", "labelled"),
-    [
-        (2, 0.0, False),  # fewer than three
-        (3, 0.0, True),
-        (5, 14.147, False),  # b = 1: 2.5 + 3 = 5.5 are needed
-        (6, 14.147, True),
-    ],
+    [(2, 0.0, False), (3, 0.0, True), (5, 400.0, False), (40, 400.0, True)],
 )
 def test_label_rule(photons, density, labelled):
+    """Fewer than three photons are never asked for, nor a few on a bright background."""
     patch = observe(make_sky([0.0], [0.0], photons_each=photons, density=density))
     assert patch.labelled.tolist() == [labelled]
+
+
+# Diffuse emission drawn on the image
+
+
+def without_diffuse(sky):
+    own = sky.origin >= 0
+    return replace(
+        sky, photons=sky.photons.select(own), origin=sky.origin[own], diffuse_drawn=False
+    )
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {},
+        {"exposure_fraction": 0.4},
+        {"energy_edges": np.array([20.0, 150.0])},
+        {"events": False},
+        {"events": False, "energy_edges": np.array([10.0, 30.0, 400.0])},
+        {"hidden": (30.0, -20.0, 20.0)},
+    ],
+)
+def test_diffuse_counts_are_those_of_drawn_photons(conditions):
+    """Mean and variance in every band, with photons drawn one by one beside them."""
+    sky = make_sky(density=60.0, seed=3)
+    found = [observe(s, seed=4, **conditions).counts for s in (sky, without_diffuse(sky))]
+    one, other = (counts.sum(axis=(0, 1)) for counts in found)
+    assert np.all(np.abs(one - other) <= 5 * np.sqrt(one + other))
+    seen = found[1][observe(sky, **conditions).coverage[..., 0] > 0].astype(float)
+    mean = seen.mean(axis=0)
+    np.testing.assert_allclose(seen.var(axis=0)[mean > 0.05], mean[mean > 0.05], rtol=0.1)
+
+
+def test_diffuse_counts_follow_the_expected_map():
+    """A sky whose brightness grows with longitude: density times the solid angle of a pixel."""
+    import healpy
+
+    sky = without_diffuse(make_sky(density=100.0))
+    x, y, _ = healpy.pix2vec(sky.nside, np.arange(12 * sky.nside**2))
+    background = sky.background * np.clip(1 + 5 * y / np.abs(x), 0, 3)[:, None]
+    counts = observe(replace(sky, background=background.astype(np.float32))).counts.sum(axis=-1)
+    columns = np.arange(128)
+    lon = np.radians((63.5 - columns) * 10 / 128)  # to the left it grows
+    expected = 100.0 * 128 * (10 / 128) ** 2 * (1 + 5 * lon)
+    found = counts.sum(axis=0)
+    assert abs(found.sum() / expected.sum() - 1) < 0.02
+    np.testing.assert_allclose(found[:32].sum(), expected[:32].sum(), rtol=0.05)
+    np.testing.assert_allclose(found[-32:].sum(), expected[-32:].sum(), rtol=0.15)
 
 
 def test_extended_sources_are_not_labelled():

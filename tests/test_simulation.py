@@ -7,8 +7,9 @@ from made_skies import make_sources
 from astro_unetloc.diffuse import ENERGY_EDGES, TEMPLATE_SETS, Diffuse, interstellar
 from astro_unetloc.geometry import separation_deg, vectors_from_lonlat
 from astro_unetloc.population import draw_sources
+from astro_unetloc.realization import draw_photons
 from astro_unetloc.response import KingPSF, SurveyExposure
-from astro_unetloc.simulation import draw_photons, simulate_cube, simulate_sky
+from astro_unetloc.simulation import simulate_cube, simulate_sky
 from astro_unetloc.truth import expected_photons
 
 LATITUDES = [0, 5, 10, 20, 30, 45, 60, 90]
@@ -266,3 +267,67 @@ def test_whole_sky_takes_less_than_twenty_seconds():
     assert time.perf_counter() - start < 20  # 3 s on two busy cores
     assert sky_map.n_photons > 400_000
     assert len(truth) > 10_000
+
+
+# Energies, responses and cones
+
+
+def small_cone():
+    from astropy.coordinates import SkyCoord
+
+    return {"center": SkyCoord(60 * u.deg, 40 * u.deg, frame="galactic"), "radius": 4 * u.deg}
+
+
+def test_sky_below_10_gev_has_its_photons_and_sources():
+    sky_map, truth = simulate_sky(energy_range=(1.0, 100.0), years=1.0, **small_cone())
+    energy = sky_map.events.energy
+    assert 1.0 <= energy.min() < 1.2
+    assert energy.max() < 100.0
+    assert sky_map.energy_edges.tolist() == [1.0, 100.0]
+    assert (truth.meta["FLUXEMIN"], truth.meta["FLUXEMAX"]) == (1.0, 100.0)
+    ratio = np.sum(energy > 2) / len(energy)  # about E^-2.4 and a rising exposure
+    assert 0.3 < ratio < 0.5
+
+
+def test_cone_holds_as_many_photons_as_the_same_part_of_the_whole_sky():
+    cone = small_cone()
+    axis = cone["center"].cartesian.xyz.value
+    part, truth = simulate_sky(years=4.0, rng=3, **cone)
+    whole, all_sources = simulate_sky(years=4.0, rng=3)
+    inside = np.sum(separation_deg(whole.events.vectors, axis) <= 4)
+    assert abs(part.n_photons - inside) < 4 * np.sqrt(part.n_photons + inside)
+    assert set(truth["Source_Name"]) <= set(all_sources["Source_Name"])
+
+
+def test_wider_psf_moves_photons_of_sources():
+    rng = np.random.default_rng(0)
+    sources = make_sources([0.0], [0.0], flux=1e-8)
+    nothing = Diffuse(8, {"A": np.ones(768)}, {"A": np.zeros(5)})
+    spread = {}
+    for scale in (1.0, 3.0):
+        sky = draw_photons(
+            nothing, sources, exposure=SurveyExposure(1.0), psf=KingPSF(scale), rng=rng
+        )
+        spread[scale] = np.median(separation_deg(sky.photons.vectors, sources.vectors[0]))
+    assert spread[3.0] == pytest.approx(3 * spread[1.0], rel=0.2)
+
+
+def test_response_files_are_used(real_data):
+    """The files of 3FHL: exposure of seven years, PSF as it is built in."""
+    options = small_cone() | {"rng": 5}
+    built_in, _ = simulate_sky(years=7.0, **options)
+    folder = real_data / "3fhl"
+    from_files, truth = simulate_sky(
+        exposure=folder / "fermi_3fhl_exposure_cube_hpx.fits.gz",
+        psf=folder / "fermi_3fhl_psf_gc.fits.gz",
+        isotropic=real_data / "diffuse" / "iso_P8R2_SOURCE_V6_v06.txt",
+        **options,
+    )
+    assert from_files.n_photons == pytest.approx(built_in.n_photons, rel=0.25)
+    assert truth["Npred"].max() > 1
+
+
+def test_energies_that_a_response_does_not_cover_are_refused(real_data):
+    psf = real_data / "2fhl" / "fermi_2fhl_psf_gc.fits.gz"
+    with pytest.raises(ValueError, match="PSF table covers"):
+        simulate_sky(psf=psf, **small_cone())
