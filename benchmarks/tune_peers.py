@@ -14,7 +14,7 @@ from itertools import product
 import compare_peers
 import numpy as np
 import peers
-from compare_peers import Found
+from found import Found
 
 from astro_unetloc.evaluation import combine
 

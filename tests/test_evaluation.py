@@ -276,7 +276,7 @@ def test_interval_is_that_of_the_mean(rng):
         [evaluate(make_catalog([0] * found, [0] * found), truth) for found in finder.astype(int)]
         for finder in (first, second)
     ]
-    difference, low, high = paired_interval(*parts, completeness, level=0.68)
+    difference, low, high = paired_interval(*parts, completeness, level=0.68, n_samples=400)
     each = first.astype(float) - second
     assert difference == pytest.approx(each.mean())
     assert (high - low) / 2 == pytest.approx(each.std() / 20, rel=0.1)
