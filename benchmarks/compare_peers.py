@@ -15,8 +15,9 @@ ts-fit    the same, told another interstellar model, each band fitted to the pat
 dao       photutils' DAOStarFinder on the smoothed counts
 log       Laplacian of Gaussian of the smoothed counts
 
-The last column is the wall time of a patch on the machine at hand: of a TS map the pixels in and
-near the cell of the patch (two thirds of the image), of the network a whole sky over its patches.
+Listed is the completeness of everything that a finder lists, however weak. The last column is the
+wall time of a patch on the machine at hand: of a TS map the pixels in and near the cell of the
+patch (two thirds of the image), of the network a whole sky over its patches.
 
 What the peers find is kept in the file of --save, and taken from there the next time: it costs an
 hour, and another network is compared with the same.
@@ -58,8 +59,8 @@ MARGIN_DEG = 0.5
 SEARCH_DEG = 0.45
 BANDS = {"all sky": (0.0, 91.0), "|b|>10": (10.0, 91.0), "|b|<10": (0.0, 10.0)}
 PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
-# What is found is saved after so many patches.
-SAVE_EVERY = 10
+# What is found is saved after so many seconds.
+SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +192,14 @@ def continue_peer(name, sky_of, chosen, store):
     """Run a peer on the patches that the store does not hold yet."""
     psf, found = peers.psf_map(), store.get(name)
     kernel = peers.psf_kernel(psf)
-    rows, seconds = [found.rows], list(found.seconds)
+    rows, seconds, saved = [found.rows], list(found.seconds), time.monotonic()
     for number in range(len(seconds), len(chosen)):
         sky, patch = chosen[number]
         seen, spent = run_peer(name, sky_of(sky), patch, psf, kernel)
         rows.append(np.column_stack([np.full(len(seen), number), seen]))
         seconds.append(spent)
-        if len(seconds) % SAVE_EVERY == 0 or len(seconds) == len(chosen):
-            rows = [np.concatenate(rows)]
+        if time.monotonic() - saved > SAVE_SECONDS or len(seconds) == len(chosen):
+            rows, saved = [np.concatenate(rows)], time.monotonic()
             store.put(name, Found(rows[0], np.array(seconds)))
             progress(f"{name}: {len(seconds)} of {len(chosen)} patches, {np.mean(seconds):.2f} s")
     return store.get(name)
@@ -241,21 +242,29 @@ def print_table(scores, seconds):
     print("true sources with 8 or more expected photons:", end=" ")
     print(", ".join(f"{band} {e.n_true}" for band, e in first.items()))
     titles = f"{'average precision':^27} {'completeness at purity 0.95':^28}"
-    print(f"{'':8} {titles}  offset   s/patch")
-    print(f"{'':8}" + (" " + "".join(f"{b:>9}" for b in BANDS)) * 2 + "      deg")
+    print(f"{'':8} {titles}  listed  offset   s/patch")
+    print(f"{'':8}" + (" " + "".join(f"{b:>9}" for b in BANDS)) * 2 + "             deg")
     for name, bands in whole.items():
         ap = "".join(f"{average_precision(e):9.3f}" for e in bands.values())
         complete = "".join(f"{completeness(e):9.3f}" for e in bands.values())
         offsets = bands["all sky"].offset_deg
         offset = np.median(offsets) if len(offsets) else np.nan
-        print(f"{name:8} {ap} {complete}   {offset:.4f} {np.mean(seconds[name]):9.3f}")
-    if {"network", "ts-true"} <= scores.keys():
-        print("network - ts-true, 95 % interval of 1000 paired bootstraps over patches")
-        for band in (b for b in BANDS if first[b].n_true):
-            pair = scores["network"][band], scores["ts-true"][band]
-            cells = [paired_interval(*pair, s) for s in (average_precision, completeness)]
-            text = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*cell) for cell in cells]
-            print(f"{band:8} average precision {text[0]}   completeness {text[1]}")
+        listed = f"{bands['all sky'].completeness:7.3f}  {offset:.4f} {np.mean(seconds[name]):9.3f}"
+        print(f"{name:8} {ap} {complete} {listed}")
+    for name in ("ts-true", "ts-fit"):
+        if {"network", name} <= scores.keys():
+            print_differences(scores["network"], scores[name], f"network - {name}")
+
+
+def print_differences(first, second, title):
+    """What one finder has above another in each of ``BANDS``, with its interval."""
+    print(f"{title}, 95 % interval of 1000 paired bootstraps over patches")
+    for band in (b for b in BANDS if combine(first[b]).n_true):
+        cells = [
+            "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(first[band], second[band], s))
+            for s in (average_precision, completeness)
+        ]
+        print(f"{band:8} average precision {cells[0]}   completeness {cells[1]}")
 
 
 def compare(options):

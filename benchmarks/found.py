@@ -53,8 +53,11 @@ class Store:
 
     def check_sky(self, number, sizes):
         """Raise unless a sky has the numbers of photons and sources that results were made of."""
-        known = self.arrays.setdefault(f"sky {number}", np.array(sizes))
-        if not np.array_equal(known, sizes):
+        known = self.arrays.get(f"sky {number}")
+        if known is None:
+            self.arrays[f"sky {number}"] = np.array(sizes)
+            self._write()
+        elif not np.array_equal(known, sizes):
             raise ValueError(
                 f"expected a sky of {known[0]} photons and {known[1]} sources; got {sizes[0]} and "
                 f"{sizes[1]}; {self.path} was made by another simulator, use another file"
@@ -68,6 +71,9 @@ class Store:
     def put(self, name, found):
         """Keep the results of a peer."""
         self.arrays |= {f"{name} rows": found.rows, f"{name} seconds": found.seconds}
+        self._write()
+
+    def _write(self):
         if self.path is not None:
             # whole or not at all: a run may be stopped while it writes
             part = self.path.with_suffix(".part.npz")
