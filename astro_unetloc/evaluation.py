@@ -13,7 +13,7 @@ import numpy as np
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.geometry import separation_deg, vectors_from_lonlat
 
-__all__ = ["Evaluation", "combine", "evaluate"]
+__all__ = ["Evaluation", "combine", "evaluate", "paired_interval"]
 
 MIN_PHOTONS_COUNTED = 8.0
 MIN_PHOTONS_TRUTH = 3.0
@@ -94,7 +94,15 @@ def _vectors(table):
     return vectors_from_lonlat(np.asarray(table["GLON"], float), np.asarray(table["GLAT"], float))
 
 
-def evaluate(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, min_latitude=0.0, max_latitude=np.inf):
+def evaluate(
+    catalog,
+    truth,
+    *,
+    radius_deg=MATCH_RADIUS_DEG,
+    min_latitude=0.0,
+    max_latitude=np.inf,
+    region=None,
+):
     """Score a catalogue against the truth of a simulated sky.
 
     Parameters
@@ -108,6 +116,9 @@ def evaluate(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, min_latitude=0.0, m
     min_latitude, max_latitude : float
         Only true sources and detections with an absolute Galactic latitude in this range, the
         upper end excluded, count; a match lies where its true source lies.
+    region : callable, optional
+        Takes Galactic unit vectors (n, 3), returns which of them count, by the same rule; all do
+        by default. Tables that reach 0.3 deg over its border keep its matches whole.
 
     Returns
     -------
@@ -158,12 +169,16 @@ def evaluate(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, min_latitude=0.0, m
         vectors, _vectors(truth)[extended], radius[extended], radius_deg
     )
     # a match counts where its true source lies, a false detection where it lies
-    place = latitude[order]
+    place, place_vectors = latitude[order], vectors
     if point.any():
         place = np.where(matched >= 0, truth_latitude[point][matched], place)
+        place_vectors = np.where(matched[:, None] >= 0, truth_vectors[matched], vectors)
     here = (place >= min_latitude) & (place < max_latitude)
-    judged = here & ~ignored
     in_band = (truth_latitude[point] >= min_latitude) & (truth_latitude[point] < max_latitude)
+    if region is not None:
+        here &= region(place_vectors)
+        in_band &= region(truth_vectors)
+    judged = here & ~ignored
     right = correct & here
     return Evaluation(
         n_true=int(np.sum(counted & in_band)),
@@ -203,3 +218,62 @@ def combine(evaluations):
         n_ignored=sum(e.n_ignored for e in evaluations),
         offset_deg=np.concatenate([e.offset_deg for e in evaluations]),
     )
+
+
+def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng=0):
+    """Difference of a score between two finders on the same parts of the sky, and its interval.
+
+    The percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section
+    13.3): the parts are drawn again with replacement, the same ones for both finders.
+
+    Parameters
+    ----------
+    first, second : sequence of Evaluation
+        One for each part, in the same order.
+    statistic : callable
+        Takes the `Evaluation` of many parts together, returns a number.
+    level : float
+        Probability inside the interval.
+    n_samples : int
+        How often the parts are drawn.
+    rng : int or numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    difference : float
+        Of all parts together, first minus second.
+    low, high : float
+        Ends of the interval.
+
+    Raises
+    ------
+    ValueError
+        If the parts are not those of the same sky, or hold no true source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_unetloc.evaluation import Evaluation, paired_interval
+    >>> found = Evaluation(1, np.array([0.9]), np.array([True]), 0, np.array([0.01]))
+    >>> missed = Evaluation(1, np.zeros(0), np.zeros(0, bool), 0, np.zeros(0))
+    >>> paired_interval([found, found], [found, missed], lambda e: float(e.completeness))
+    (0.5, 0.0, 1.0)
+    """
+    numbers = [[e.n_true for e in parts] for parts in (first, second)]
+    if numbers[0] != numbers[1] or not any(numbers[0]):
+        raise ValueError(
+            "expected evaluations of the same parts of a sky with true sources; got "
+            f"{len(first)} and {len(second)} parts with {sum(numbers[0])} and {sum(numbers[1])} "
+            "of them; score both finders on one truth"
+        )
+    rng = np.random.default_rng(rng)
+    drawn = rng.integers(0, len(first), (n_samples, len(first)))
+    # a sample without any true source has no score
+    samples = [
+        statistic(combine([first[i] for i in rows])) - statistic(combine([second[i] for i in rows]))
+        for rows in drawn
+        if any(first[i].n_true for i in rows)
+    ]
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(statistic(combine(first)) - statistic(combine(second))), float(low), float(high)

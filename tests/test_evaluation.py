@@ -5,7 +5,7 @@ from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.evaluation import combine, evaluate
+from astro_unetloc.evaluation import combine, evaluate, paired_interval
 
 
 def make_truth(lon, lat, npred=10.0, radius=0.0):
@@ -179,6 +179,22 @@ def test_match_counts_in_the_latitudes_of_its_true_source():
     assert counts(high) == (1, 0, 0, 0)
 
 
+def test_match_counts_in_the_region_of_its_true_source():
+    # sources on both sides of the border at longitude 0, found on the other side; one wrong each
+    truth = make_truth([0.1, 359.9, 5, 355], [0, 1, 2, 2])
+    catalog = make_catalog([359.95, 0.05, 7, 353], [0, 1, 2, 2])
+    east = evaluate(catalog, truth, region=lambda vectors: vectors[:, 1] > 0)
+    west = evaluate(catalog, truth, region=lambda vectors: vectors[:, 1] < 0)
+    assert counts(east) == counts(west) == (2, 1, 1, 0)
+    assert counts(evaluate(catalog, truth)) == (4, 2, 2, 0)
+
+
+def test_region_without_truth_or_detections_is_empty():
+    for catalog in (make_catalog([], []), make_catalog([1], [0])):
+        scores = evaluate(catalog, make_truth([], []), region=lambda v: np.zeros(len(v), bool))
+        assert counts(scores) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("pole", [90.0, -90.0])
 def test_poles_count(pole):
     assert counts(evaluate(make_catalog([0], [pole]), make_truth([77], [pole]))) == (1, 1, 0, 0)
@@ -229,3 +245,54 @@ def test_several_skies_are_one_evaluation():
     assert both.correct.tolist() == [True, False, True]
     assert both.average_precision == pytest.approx((1 + 2 / 3) / 3)
     assert combine([perfect]).summary() == perfect.summary()
+
+
+# The paired bootstrap
+
+
+def make_parts(rng, n, *, skill):
+    """Evaluations of n parts with two true sources each, found with a probability."""
+    parts = []
+    for chance in rng.random(n):
+        found = np.array([chance < skill, chance < skill / 2])
+        parts.append(evaluate(make_catalog(np.array([0, 10])[found], [0] * found.sum()), TRUTH[:2]))
+    return parts
+
+
+def completeness(scores):
+    return scores.completeness
+
+
+def test_finder_does_not_differ_from_itself(rng):
+    parts = make_parts(rng, 30, skill=0.7)
+    assert paired_interval(parts, parts, completeness, n_samples=50) == (0.0, 0.0, 0.0)
+
+
+def test_interval_is_that_of_the_mean(rng):
+    # of parts with one source each the completeness is a mean; so is the difference
+    first, second = (rng.random(400) < chance for chance in (0.8, 0.6))
+    truth = TRUTH[:1]
+    parts = [
+        [evaluate(make_catalog([0] * found, [0] * found), truth) for found in finder.astype(int)]
+        for finder in (first, second)
+    ]
+    difference, low, high = paired_interval(*parts, completeness, level=0.68, n_samples=400)
+    each = first.astype(float) - second
+    assert difference == pytest.approx(each.mean())
+    assert (high - low) / 2 == pytest.approx(each.std() / 20, rel=0.1)
+    assert low < difference < high
+
+
+def test_same_seed_gives_the_same_interval(rng):
+    parts = make_parts(rng, 20, skill=0.8), make_parts(rng, 20, skill=0.5)
+    first, again, other = (paired_interval(*parts, completeness, rng=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[0] == other[0]
+
+
+def test_parts_must_be_those_of_one_truth(rng):
+    parts = make_parts(rng, 3, skill=0.8)
+    with pytest.raises(ValueError, match="same parts of a sky .*; got 3 and 2 parts"):
+        paired_interval(parts, parts[:2], completeness)
+    with pytest.raises(ValueError, match="got 0 and 0 parts with 0 and 0 of them; score both"):
+        paired_interval([], [], completeness)

@@ -1,0 +1,352 @@
+"""The network and its peers on the same simulated skies.
+
+    python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
+        [--template FILE --variant NAME] [--years 7] [--peers network,ts-true,ts-fit,dao,log]
+        [--save FILE.npz]
+
+Simulates whole skies above 10 GeV with seeds that no training used, takes patches of the package's
+grid (half of them centred within 10 deg of the Galactic plane), lets every finder search them, and
+prints one table. A source counts where it lies in the cell of its patch and 0.5 deg or more inside
+the image, for all finders alike; what counts as found is defined in `astro_unetloc.evaluation`.
+
+network   astro_unetloc on the whole sky, blind
+ts-true   gammapy's TSMapEstimator, told the true diffuse emission, PSF and exposure
+ts-fit    the same, told another interstellar model, each band fitted to the patch
+dao       photutils' DAOStarFinder on the smoothed counts
+log       Laplacian of Gaussian of the smoothed counts
+
+Listed is the completeness of everything that a finder lists, however weak. The last column is the
+wall time of a patch on the machine at hand: of a TS map the pixels in and near the cell of the
+patch (two thirds of the image), of the network a whole sky over its patches.
+
+What the peers find is kept in the file of --save, and taken from there the next time: it costs an
+hour, and another network is compared with the same.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import peers
+from astropy.table import QTable
+from found import Found, Store
+
+from astro_unetloc.config import GridConfig
+from astro_unetloc.diffuse import ENERGY_EDGES, TEMPLATE_SETS, interstellar
+from astro_unetloc.evaluation import combine, evaluate, paired_interval
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.geometry import (
+    PatchGrid,
+    lonlat_from_vectors,
+    separation_deg,
+    vectors_from_lonlat,
+)
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.patches import SortedPhotons
+from astro_unetloc.pipeline import detect
+from astro_unetloc.pretrained import load_model
+from astro_unetloc.simulation import simulate_photons
+from astro_unetloc.truth import truth_table
+
+GRID = PatchGrid(GridConfig(read_pixels=GridConfig().patch_pixels))
+LOW_LATITUDE = 10.0
+# How far inside the image a source must lie to count, and how far outside the cell of a patch a TS
+# map, to which a pixel costs time, still looks: matches reach over by 0.3 deg.
+MARGIN_DEG = 0.5
+SEARCH_DEG = 0.45
+BANDS = {"all sky": (0.0, 91.0), "|b|>10": (10.0, 91.0), "|b|<10": (0.0, 10.0)}
+PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
+# What is found is saved after so many seconds.
+SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sky:
+    """A simulated sky and what the peers may know of it.
+
+    Attributes
+    ----------
+    sky : SimulatedSky
+        Photons, sources and true diffuse emission.
+    photons : SortedPhotons
+        Its photons, to look up.
+    exposure : SurveyExposure
+        That detected them.
+    template : ndarray (n_pixels, n_bins)
+        Expected photons per square degree of another interstellar model.
+    truth : QTable
+        The true sources.
+    """
+
+    sky: object
+    photons: SortedPhotons
+    exposure: object
+    template: np.ndarray
+    truth: QTable
+
+
+def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
+    """Simulate a whole sky and prepare what its peers are told."""
+    sky, exposure = simulate_photons(years=years, template=template, variant=variant, rng=seed)
+    other = peers.other_variant(variant, template)
+    told = interstellar(template, variant=other, nside=sky.nside)
+    return Sky(
+        sky,
+        SortedPhotons(sky.photons),
+        exposure,
+        peers.diffuse_density(told, exposure).astype(np.float32),
+        truth_table(sky.sources, exposure),
+    )
+
+
+def choose_patches(n_patches, n_skies, rng):
+    """Rows (n_patches, 2) of sky and patch: half near the plane, none twice."""
+    near = np.abs(lonlat_from_vectors(GRID.centers)[1]) < LOW_LATITUDE
+    chosen = []
+    for part, size in ((near, n_patches // 2), (~near, n_patches - n_patches // 2)):
+        number = np.flatnonzero(part)
+        if size > n_skies * len(number):
+            raise ValueError(
+                f"{n_patches} patches were asked for; {n_skies} skies have "
+                f"{n_skies * len(number)} for one half; simulate more skies"
+            )
+        pairs = rng.permutation(n_skies * len(number))[:size]
+        chosen.append(np.stack([pairs // len(number), number[pairs % len(number)]], axis=1))
+    chosen = np.concatenate(chosen)
+    return chosen[np.lexsort(chosen.T[::-1])]
+
+
+def counts_there(patch):
+    """The part of a patch whose sources count: its own cell, not close to the border."""
+    plane = GRID.plane(patch)
+
+    def inside(vectors):
+        x, y = plane.pixel_from_vectors(vectors)
+        half = plane.n_pix / 2 - MARGIN_DEG / plane.pixel_deg
+        center = (plane.n_pix - 1) / 2
+        with np.errstate(invalid="ignore"):
+            near = (np.abs(x - center) <= half) & (np.abs(y - center) <= half)
+        return near & (GRID.owner(vectors) == patch)
+
+    return inside
+
+
+def field_of(sky, patch):
+    """What the peers see of a patch."""
+    plane = GRID.plane(patch)
+    near = sky.photons.photons.select(sky.photons.near(plane.basis[2], plane.half_diagonal_deg))
+    wanted = GRID.border_distance_deg(plane.pixel_vectors, patch) < SEARCH_DEG
+    return peers.make_field(plane, near, sky.exposure, wanted)
+
+
+def run_peer(name, sky, patch, psf, kernel):
+    """Rows (m, 3) of longitude, latitude and score that a peer finds in a patch, and seconds."""
+    field = field_of(sky, patch)
+    plane = field.plane
+    if name in ("ts-true", "ts-fit"):
+        density = sky.sky.background if name == "ts-true" else sky.template
+        background = peers.expected_photons(density, sky.sky.nside, plane, kernel)
+    started = time.perf_counter()
+    if name == "ts-fit":
+        background = peers.fitted_background(field.counts, background)
+    if name in ("ts-true", "ts-fit"):
+        x, y, score = peers.ts_sources(field, background, psf)
+    else:
+        x, y, score = {"dao": peers.dao_sources, "log": peers.log_sources}[name](field)
+    seconds = time.perf_counter() - started
+    return sky_rows(plane, x, y, score), seconds
+
+
+def sky_rows(plane, x, y, score):
+    """Rows (m, 3) of longitude, latitude and score."""
+    lon, lat = lonlat_from_vectors(plane.vectors_from_pixel(x, y).reshape(-1, 3))
+    return np.stack([lon, lat, score], axis=1)
+
+
+def run_network(sky, patches, model):
+    """What the network finds of one sky: `Found` of its patches (n,), as if run one by one."""
+    sky_map = SkyMap(
+        events=sky.sky.photons,
+        footprint=DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0),
+        energy_edges=ENERGY_EDGES[[0, -1]],
+        name="simulated sky",
+    )
+    started = time.perf_counter()
+    run = detect(sky_map, model=model, threshold=0.0)
+    seconds = (time.perf_counter() - started) / len(run.patches)
+    lon, lat = (np.asarray(run.catalog[n].value, float) for n in ("GLON", "GLAT"))
+    vectors, score = vectors_from_lonlat(lon, lat), np.asarray(run.catalog["Score"], float)
+    rows = []
+    for number, patch in enumerate(patches):
+        plane = GRID.plane(patch)
+        near = separation_deg(vectors, plane.basis[2]) < plane.half_diagonal_deg
+        columns = (np.full(near.sum(), number), lon[near], lat[near], score[near])
+        rows.append(np.stack(columns, axis=1))
+    return Found(np.concatenate(rows), np.full(len(patches), seconds))
+
+
+def continue_peer(name, sky_of, chosen, store):
+    """Run a peer on the patches that the store does not hold yet."""
+    psf, found = peers.psf_map(), store.get(name)
+    kernel = peers.psf_kernel(psf)
+    rows, seconds, saved = [found.rows], list(found.seconds), time.monotonic()
+    for number in range(len(seconds), len(chosen)):
+        sky, patch = chosen[number]
+        seen, spent = run_peer(name, sky_of(sky), patch, psf, kernel)
+        rows.append(np.column_stack([np.full(len(seen), number), seen]))
+        seconds.append(spent)
+        if time.monotonic() - saved > SAVE_SECONDS or len(seconds) == len(chosen):
+            rows, saved = [np.concatenate(rows)], time.monotonic()
+            store.put(name, Found(rows[0], np.array(seconds)))
+            progress(f"{name}: {len(seconds)} of {len(chosen)} patches, {np.mean(seconds):.2f} s")
+    return store.get(name)
+
+
+def progress(line):
+    """Say on standard error where we are."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def score_patches(found, sky_of, chosen):
+    """Evaluations of the patches, one list for each of ``BANDS``."""
+    scores = {name: [] for name in BANDS}
+    for number, (sky, patch) in enumerate(chosen):
+        truth = sky_of(sky).truth
+        lon, lat, score = found.rows[found.rows[:, 0] == number, 1:].T
+        catalog = QTable({"GLON": lon, "GLAT": lat, "Score": score})
+        away = vectors_from_lonlat(truth["GLON"].value, truth["GLAT"].value)
+        near = separation_deg(away, GRID.centers[patch]) < 9.0
+        for name, (low, high) in BANDS.items():
+            limits = {"min_latitude": low, "max_latitude": high, "region": counts_there(patch)}
+            scores[name].append(evaluate(catalog, truth[near], **limits))
+    return scores
+
+
+def average_precision(scores):
+    """Area under the precision-recall curve."""
+    return scores.average_precision
+
+
+def completeness(scores):
+    """Completeness at a purity of 95 %."""
+    return scores.completeness_at(0.95)[0]
+
+
+def print_table(scores, seconds):
+    """One row for each finder; then the differences to the TS map that was told the truth."""
+    whole = {name: {b: combine(e) for b, e in bands.items()} for name, bands in scores.items()}
+    first = next(iter(whole.values()))
+    print("true sources with 8 or more expected photons:", end=" ")
+    print(", ".join(f"{band} {e.n_true}" for band, e in first.items()))
+    titles = f"{'average precision':^27} {'completeness at purity 0.95':^28}"
+    print(f"{'':8} {titles}  listed  offset   s/patch")
+    print(f"{'':8}" + (" " + "".join(f"{b:>9}" for b in BANDS)) * 2 + "             deg")
+    for name, bands in whole.items():
+        ap = "".join(f"{average_precision(e):9.3f}" for e in bands.values())
+        complete = "".join(f"{completeness(e):9.3f}" for e in bands.values())
+        offsets = bands["all sky"].offset_deg
+        offset = np.median(offsets) if len(offsets) else np.nan
+        listed = f"{bands['all sky'].completeness:7.3f}  {offset:.4f} {np.mean(seconds[name]):9.3f}"
+        print(f"{name:8} {ap} {complete} {listed}")
+    for name in ("ts-true", "ts-fit"):
+        if {"network", name} <= scores.keys():
+            print_differences(scores["network"], scores[name], f"network - {name}")
+
+
+def print_differences(first, second, title):
+    """What one finder has above another in each of ``BANDS``, with its interval."""
+    print(f"{title}, 95 % interval of 1000 paired bootstraps over patches")
+    for band in (b for b in BANDS if combine(first[b]).n_true):
+        cells = [
+            "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(first[band], second[band], s))
+            for s in (average_precision, completeness)
+        ]
+        print(f"{band:8} average precision {cells[0]}   completeness {cells[1]}")
+
+
+def compare(options):
+    """Run what was asked for: evaluations and seconds of each finder."""
+    chosen = choose_patches(options.patches, options.skies, np.random.default_rng(options.seed))
+    settings = {
+        "skies": options.skies,
+        "patches": options.patches,
+        "seed": options.seed,
+        "years": options.years,
+        "template": options.template and Path(options.template).name,
+        "variant": options.variant,
+        "ts": asdict(peers.TSConfig()),
+        "images": [asdict(peers.DAO), asdict(peers.LOG)],
+    }
+    store, made = Store(options.save, settings), {}
+
+    def sky_of(number):
+        if number not in made:
+            progress(f"simulating the sky of seed {options.seed + number}")
+            made[number] = make_sky(
+                int(options.seed + number),
+                years=options.years,
+                template=options.template,
+                variant=options.variant,
+            )
+            sky = made[number].sky
+            store.check_sky(number, (len(sky.photons), len(sky.sources)))
+        return made[number]
+
+    scores, seconds = {}, {}
+    for name in options.peers:
+        if name == "network":
+            found = all_network(options.model, sky_of, chosen)
+        elif name == "dao" and not peers.has_photutils():
+            progress("dao: photutils is not installed, the row is left out; pip install photutils")
+            continue
+        else:
+            found = continue_peer(name, sky_of, chosen, store)
+        scores[name] = score_patches(found, sky_of, chosen)
+        seconds[name] = found.seconds
+    return scores, seconds
+
+
+def all_network(model, sky_of, chosen):
+    """What the network finds in the patches of all skies."""
+    model, parts = load_model(model), []
+    for sky in np.unique(chosen[:, 0]):
+        here = np.flatnonzero(chosen[:, 0] == sky)
+        found = run_network(sky_of(sky), chosen[here, 1], model)
+        rows = found.rows.copy()
+        rows[:, 0] = here[rows[:, 0].astype(int)]
+        parts.append(Found(rows, found.seconds))
+        progress(f"network: sky {sky}, {found.seconds[0]:.3f} s a patch")
+    return Found(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("rows", "seconds")))
+
+
+def peer_names(text):
+    """Names of finders from a comma-separated list."""
+    names = text.split(",")
+    unknown = set(names) - set(PEERS)
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"expected some of {','.join(PEERS)}; got {','.join(sorted(unknown))}"
+        )
+    return names
+
+
+def main(arguments=None):
+    """Compare and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--skies", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=2000)
+    parser.add_argument("--model")
+    parser.add_argument("--template")
+    parser.add_argument("--variant", default="PIBREM+ICS", choices=list(TEMPLATE_SETS))
+    parser.add_argument("--years", type=float, default=7.0)
+    parser.add_argument("--peers", type=peer_names, default=list(PEERS))
+    parser.add_argument("--save", type=Path)
+    print_table(*compare(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()
