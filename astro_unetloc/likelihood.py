@@ -13,9 +13,9 @@ __all__ = [
     "SourcesFit",
     "State",
     "curvatures",
+    "derivatives",
     "evaluate",
     "fit_sources",
-    "take_turns",
 ]
 
 INDEX_BOUNDS = (0.0, 6.0)
@@ -282,7 +282,7 @@ def curvatures(fit, state, rest):
     density, by_x, by_y, by_xx, by_xy, by_yy = state.density
     weight = fit.core.number
     scale = counts * share
-    first = [scale * by_x, scale * by_y, share * density / mu, counts * by_index * density]
+    first = derivatives(fit, state, rest)
     second = {
         (0, 0): scale * by_xx, (0, 1): scale * by_xy, (1, 1): scale * by_yy,
         (0, 2): share * by_x / mu, (1, 2): share * by_y / mu,
@@ -309,6 +309,16 @@ def curvatures(fit, state, rest):
     for matrix in (curvature, information):
         matrix[:, 3, 3] += INDEX_PRIOR[1] ** -2.0
     return gradient, curvature, information
+
+
+def derivatives(fit, state, rest):
+    """Relative changes of the expected counts at the core pairs by x, y, counts and index."""
+    mu = state.own + rest
+    counts = state.model.counts[fit.core.source] / mu
+    share, by_index = (state.rates[k].ravel()[fit.cell] for k in (0, 1))
+    density, by_x, by_y = state.density[:3]
+    scale = counts * share
+    return [scale * by_x, scale * by_y, share * density / mu, counts * by_index * density]
 
 
 def _newton_step(fit, state, rest, damping, free):
@@ -339,22 +349,3 @@ def _limited(model, step):
         counts=np.maximum(counts, _MIN_COUNTS),
         index=np.clip(model.index + change, *INDEX_BOUNDS),
     )
-
-
-def take_turns(vectors, radius_deg):
-    """Numbers (n,) such that no two sources within a radius in degrees have the same, few of them.
-
-    Greedy colouring: each source takes the first number that none of its neighbours before it has.
-    """
-    from scipy.spatial import KDTree
-
-    turns = np.zeros(len(vectors), dtype=int)
-    pairs = KDTree(vectors).query_pairs(np.radians(radius_deg), output_type="ndarray")
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    first = np.searchsorted(pairs[:, 0], np.arange(len(vectors) + 1))
-    for source in np.unique(pairs[:, 0]):
-        neighbors = pairs[first[source] : first[source + 1], 1]
-        taken = turns[neighbors[neighbors < source]]
-        turns[source] = np.setdiff1d(np.arange(len(taken) + 1), taken)[0]
-    return turns

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from astro_unetloc.blends import joint_covariances, neighbor_pairs, take_turns
 from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import LocalizationConfig, MeasurementConfig
 from astro_unetloc.error_ellipses import Ellipses, position_posterior
 from astro_unetloc.geometry import lonlat_from_vectors
-from astro_unetloc.likelihood import SourceModel, SourcesFit, curvatures, fit_sources, take_turns
+from astro_unetloc.likelihood import SourceModel, SourcesFit, curvatures, derivatives, fit_sources
 from astro_unetloc.local_background import BackgroundFit, model_background
 from astro_unetloc.localization import nearest_other_deg
 from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, move
@@ -223,7 +224,8 @@ class _Fitter:
         if model is not None:
             model = model_background(model, self.hood, counts)
         self.background_fit = BackgroundFit(self.hood, self.spectrum, model, config)
-        self.turns = take_turns(vectors, 2 * self.core_deg.max())
+        self.neighbors = neighbor_pairs(vectors, 2 * self.core_deg.max())
+        self.turns = take_turns(self.n, self.neighbors)
 
     def _reach_deg(self):
         """How far (n,) the photons of a source are followed: until one is left."""
@@ -247,9 +249,9 @@ class _Fitter:
         state, background, rest = self._maximize(
             state.model, background, self.config.n_rounds, (1, 1, 1, 1)
         )
-        information = curvatures(self.fit, state, rest)[2]
-        guess = np.linalg.inv(information[:, :2, :2] + 1e-3 * np.eye(2))
-        posterior = position_posterior(self.fit, state, rest, guess)
+        alone, joint = self._covariances(state, rest)
+        posterior = position_posterior(self.fit, state, rest, alone[:, :2, :2])
+        posterior = posterior.widened((joint - alone)[:, :2, :2])
         failed = self._failed(posterior, state.model)
         x, y = (np.where(failed, 0.0, offset) for offset in (posterior.x, posterior.y))
         model = replace(state.model, x=x, y=y)
@@ -273,6 +275,18 @@ class _Fitter:
             self.fit, self.background_fit, model, background,
             n_rounds=n_rounds, turns=self.turns, free=free,
         )  # fmt: skip
+
+    def _covariances(self, state, rest):
+        """Covariances (n, 4, 4) of each source alone, and with its neighbours free."""
+        _, curvature, information = curvatures(self.fit, state, rest)
+        curvature = curvature + 1e-9 * np.eye(4)
+        good = np.linalg.eigvalsh(curvature)[:, 0] > 0
+        curvature = np.where(good[:, None, None], curvature, information + 1e-3 * np.eye(4))
+        core = self.fit.core
+        slopes = np.sqrt(core.number)[:, None] * np.stack(
+            derivatives(self.fit, state, rest), axis=1
+        )
+        return joint_covariances(slopes, self.neighbors, curvature, core.entry, core.source)
 
     def _start(self):
         """Counts within the 68 % radius without those that the surroundings let expect."""
@@ -322,11 +336,7 @@ class _Fitter:
     def _spectra(self, state, rest, flux_range):
         """Counts, flux and index, each with its error."""
         model = state.model
-        curvature, information = (m[:, 2:, 2:] for m in curvatures(self.fit, state, rest)[1:])
-        good = np.linalg.eigvalsh(curvature)[:, 0] > 0
-        covariance = np.linalg.inv(
-            np.where(good[:, None, None], curvature, information) + 1e-9 * np.eye(2)
-        )
+        covariance = self._covariances(state, rest)[1][:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
         per_count = [self._flux(np.ones(self.n), model.index + d, flux_range) for d in (0, 0.01)]
         flux, slope = per_count[0], (per_count[1] - per_count[0]) / 0.01

@@ -61,3 +61,12 @@ def test_the_first_guess_does_not_matter(bright, factor):
     np.testing.assert_allclose(found.x, expected.x, atol=2e-4)
     ratio = np.linalg.det(found.covariance) / np.linalg.det(expected.covariance)
     np.testing.assert_allclose(np.median(ratio), 1.0, atol=0.05)
+
+
+def test_a_widened_posterior_is_never_narrower(bright):
+    fit, state, rest, covariance = bright
+    posterior = position_posterior(fit, state, rest, covariance)
+    wider = posterior.widened(3 * covariance)
+    np.testing.assert_allclose(wider.covariance, posterior.covariance + 3 * covariance)
+    same = posterior.widened(-covariance)
+    np.testing.assert_allclose(same.covariance, posterior.covariance, atol=1e-12)

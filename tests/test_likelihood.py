@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from made_sources import RANGE, as_events, background_around, join, lonely_sources, photons_of
 
+from astro_unetloc.blends import neighbor_pairs, take_turns
 from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.likelihood import (
     SourceModel,
@@ -9,7 +10,6 @@ from astro_unetloc.likelihood import (
     curvatures,
     evaluate,
     fit_sources,
-    take_turns,
 )
 from astro_unetloc.local_background import BackgroundFit
 from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
@@ -100,18 +100,10 @@ def test_two_close_sources_share_their_photons(rng):
         photons_of(left, 60, rng), photons_of(right, 30, rng), background_around(left, 17.0, rng)
     )
     vectors = np.concatenate([left, right])
-    turns = take_turns(vectors, 1.0)
+    turns = take_turns(80, neighbor_pairs(vectors, 1.0))
     assert set(turns) == {0, 1}
     assert np.all(turns[:40] != turns[40:])
     model = maximize(*make_fit(as_events(photons), vectors), start(80), turns=turns)[0].model
     assert np.median(model.counts[:40]) == pytest.approx(60, rel=0.08)
     assert np.median(model.counts[40:]) == pytest.approx(30, rel=0.12)
     assert np.median(np.hypot(model.x, model.y)) < 0.02
-
-
-def test_turns_are_one_for_lonely_sources():
-    lon = np.arange(0.0, 360.0, 30.0)
-    vectors = vectors_from_lonlat(lon, np.zeros(12))
-    assert np.all(take_turns(vectors, 1.0) == 0)
-    crowd = vectors_from_lonlat(np.arange(5) * 0.1, np.zeros(5))
-    assert sorted(take_turns(crowd, 1.0)) == [0, 1, 2, 3, 4]
