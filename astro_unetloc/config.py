@@ -112,6 +112,11 @@ class MeasurementConfig:
         Photons within ``min_core_deg``, within ``core_pixels`` pixels of the map or within the
         radius that holds 95 % in their bin, whichever is largest, tell position, counts and
         spectrum.
+    part_deg, max_split : float
+        Pixels are divided by powers of two until their parts are at most so wide, but not by more
+        than this.
+    max_pairs : float
+        More pairs of a source and an entry than this are not held in memory at once.
     n_rounds : int
         Steps of the fit.
     max_offset_deg : float
@@ -140,10 +145,13 @@ class MeasurementConfig:
     radius_psf: float = 3.0
     min_core_deg: float = 0.4
     core_pixels: float = 2.0
+    part_deg: float = 0.08
+    max_split: int = 8
+    max_pairs: float = 6e6
     n_rounds: int = 10
     max_offset_deg: float = 0.3
     min_counts: float = 0.5
-    max_index_error: float = 0.9
+    max_index_error: float = 1.2
     surface_sigma: tuple = (2.0, 2.0, 1.0, 1.0, 1.0)
     background_index: tuple = (2.45, 0.3)
     background_spectrum_counts: float = 20.0

@@ -141,7 +141,7 @@ class BackgroundFit:
             return (background.level * self.model[1]).sum(axis=1)
         return background.level.sum(axis=1) * self._moments(background.surface, only_integral=True)
 
-    def step(self, background, share):
+    def step(self, background, share, *, surface_free=True):
         """The background that fits the photons it explains.
 
         Parameters
@@ -150,6 +150,8 @@ class BackgroundFit:
             The present one.
         share : ndarray (m,)
             Probability of each pair's photons to be background.
+        surface_free : bool
+            Whether slope and curvature are fitted, or only level and spectrum.
 
         Returns
         -------
@@ -163,13 +165,16 @@ class BackgroundFit:
             level = np.repeat(factor[:, None], self.n_energy, axis=1)
             return LocalBackground(level, background.surface, background.index)
         total = cells.sum(axis=1)
-        surface, integral = self._surface_step(background.surface, weight, total)
+        surface = background.surface
+        if surface_free:
+            surface = self._surface_step(surface, weight, total)
+        integral = self._moments(surface, only_integral=True)
         level, index = self._spectrum_step(background.index, cells, total)
         return LocalBackground(level / integral[:, None], surface, index)
 
     def _surface_step(self, surface, weight, total):
-        """One Newton step of the surface, and the integral of the new one over each region."""
-        expected, mean, spread = self._moments(surface)
+        """The surface after one Newton step."""
+        _, mean, spread = self._moments(surface)
         found = np.stack(
             [np.bincount(self.source, weight * t, minlength=self.n) for t in self.terms], axis=1
         )
@@ -178,8 +183,7 @@ class BackgroundFit:
         hessian = total[:, None, None] * spread + prior
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         largest = np.abs(change).max(axis=1, keepdims=True)
-        surface = surface + change * np.minimum(1.0, _MAX_STEP / np.maximum(largest, 1e-12))
-        return surface, self._moments(surface, only_integral=True)
+        return surface + change * np.minimum(1.0, _MAX_STEP / np.maximum(largest, 1e-12))
 
     def _moments(self, surface, only_integral=False):
         """Integral of the surface over each region, and mean and covariance of its terms."""

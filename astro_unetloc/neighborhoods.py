@@ -1,11 +1,11 @@
 """Photons around sources: which counts lie in the region of which source, and where in it."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 
 from astro_unetloc.geometry import frame_rotation
-from astro_unetloc.photons import Photons
 
 __all__ = ["Counts", "Neighborhoods", "Pairs", "gather_counts", "make_neighborhoods", "move"]
 
@@ -26,6 +26,8 @@ class Counts:
 
     Attributes
     ----------
+    sky_map : SkyMap
+        The map; tells what was observed.
     vectors : ndarray (n_places, 3)
         Galactic unit vectors of the events, or of the centres of the pixels with counts.
     first : ndarray (n_places + 1,) of int
@@ -40,12 +42,43 @@ class Counts:
         In GeV.
     """
 
+    sky_map: object
     vectors: np.ndarray
     first: np.ndarray
     energy_bin: np.ndarray
     number: np.ndarray
     pixel: np.ndarray | None
     energy_edges: np.ndarray
+
+    @cached_property
+    def tree(self):
+        """Tree of the places."""
+        return _tree(self.vectors)
+
+    @cached_property
+    def observed_pixels(self):
+        """Centres (k, 3) of all observed pixels of the map, and their tree."""
+        pixels = self.sky_map.pixels
+        centers = pixels.centers(np.arange(pixels.n_pixels))
+        seen = np.isfinite(centers[:, 0])
+        seen[seen] = self.sky_map.covers(centers[seen])
+        return centers[seen], _tree(centers[seen])
+
+    def number_near(self, vectors, radius_deg):
+        """Counts (n,) within a radius of directions (n, 3)."""
+        found = self.tree.query_ball_point(vectors, _chord(radius_deg))
+        per_place = np.add.reduceat(self.number, self.first[:-1])
+        return np.array([per_place[np.asarray(places, int)].sum() for places in found])
+
+
+def _tree(vectors):
+    from scipy.spatial import KDTree
+
+    return KDTree(vectors, compact_nodes=False, balanced_tree=False)
+
+
+def _chord(radius_deg):
+    return 2 * np.sin(np.radians(np.minimum(radius_deg, 180.0)) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +173,7 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     if sky_map.events is not None:
         low, high = max(edges[0], emin), min(edges[-1], emax)
         n_bins = max(int(np.ceil(bins_per_decade * np.log10(high / low))), 1)
-        return _gather_events(sky_map.events, np.geomspace(low, high, n_bins + 1))
+        return _gather_events(sky_map, np.geomspace(low, high, n_bins + 1))
     middle = np.sqrt(edges[:-1] * edges[1:])
     kept = np.flatnonzero((middle > emin) & (middle < emax))
     edges = edges[kept[0] : kept[-1] + 2] if len(kept) else np.array([emin, emax])
@@ -148,6 +181,7 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)
     return Counts(
+        sky_map,
         sky_map.pixels.centers(filled),
         np.append(first, len(pixel)),
         energy_bin,
@@ -157,11 +191,13 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     )
 
 
-def _gather_events(events: Photons, edges):
+def _gather_events(sky_map, edges):
+    events = sky_map.events
     inside = (events.energy >= edges[0]) & (events.energy <= edges[-1])
     energy_bin = np.searchsorted(edges, events.energy[inside], side="right") - 1
     n = len(energy_bin)
     return Counts(
+        sky_map,
         events.vectors[inside],
         np.arange(n + 1),
         np.minimum(energy_bin, len(edges) - 2),
@@ -171,15 +207,13 @@ def _gather_events(events: Photons, edges):
     )
 
 
-def make_neighborhoods(sky_map, counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
+def make_neighborhoods(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
     """Regions around sources, and what lies in them.
 
     Parameters
     ----------
-    sky_map : SkyMap
-        Tells what was observed.
     counts : Counts
-        Its counts.
+        The counts of a map.
     vectors : ndarray (n, 3)
         The sources.
     radius_deg : float
@@ -188,7 +222,7 @@ def make_neighborhoods(sky_map, counts, vectors, radius_deg, core_deg, reach_deg
         Radius in each energy bin within which an entry is close.
     reach_deg : ndarray (n,)
         How far the photons of each source are followed; not less than the radius of its region.
-    n_split : {1, 2, 4}
+    n_split : {1, 2, 4, 8}
         Each pixel is represented by the square of this number of places.
 
     Returns
@@ -201,9 +235,10 @@ def make_neighborhoods(sky_map, counts, vectors, radius_deg, core_deg, reach_deg
     close = offset < core_deg[pairs.energy_bin]
     core, tail = pairs.select(close), pairs.select(~close)
     if n_split > 1 and counts.pixel is not None:
-        core = _split_pixels(core, sky_map, counts, vectors, east, north, n_split)
+        core = _split_pixels(core, counts, vectors, east, north, n_split)
+    sky_map = counts.sky_map
     if sky_map.pixels is not None and sky_map.pixel_size_deg > radius_deg / _FINE:
-        places = _pixel_places(sky_map, vectors, east, north, radius_deg)
+        places = _pixel_places(counts, vectors, east, north, radius_deg)
     else:
         places = _spiral_places(sky_map, vectors, east, north, radius_deg)
     in_region = offset[~close] < radius_deg
@@ -245,13 +280,7 @@ def move(vectors, east, north, x_deg, y_deg):
 
 def _find_pairs(counts, vectors, east, north, radius_deg):
     """Pairs of the sources and the entries within a radius (n,) of each."""
-    from scipy.spatial import KDTree
-
-    chord = 2 * np.sin(np.radians(np.minimum(radius_deg, 180.0)) / 2)
-    found = []
-    if len(vectors) and len(counts.vectors):
-        tree = KDTree(counts.vectors, compact_nodes=False, balanced_tree=False)
-        found = tree.query_ball_point(vectors, chord, return_sorted=True)
+    found = counts.tree.query_ball_point(vectors, _chord(radius_deg), return_sorted=True)
     size = np.array([len(places) for places in found], dtype=np.int64)
     place = np.concatenate([np.zeros(0, np.int64), *(np.asarray(f, np.int64) for f in found)])
     source = np.repeat(np.arange(len(size)), size)
@@ -266,12 +295,13 @@ def _find_pairs(counts, vectors, east, north, radius_deg):
     )
 
 
-def _split_pixels(pairs, sky_map, counts, vectors, east, north, n_split):
+def _split_pixels(pairs, counts, vectors, east, north, n_split):
     """The pairs with n_split**2 places that are even inside each pixel."""
     place = np.searchsorted(counts.first, pairs.entry, side="right") - 1
     used, row = np.unique(place, return_inverse=True)
     number = np.arange(n_split**2)
-    if hasattr(sky_map.pixels, "nside"):
+    pixels = counts.sky_map.pixels
+    if hasattr(pixels, "nside"):
         # nested digits k 0 3 3 3 ...: the middle of sub-pixel k
         u, v = (number + 0.25 - 1e-9) / len(number), np.full(len(number), 0.5)
     else:
@@ -280,7 +310,7 @@ def _split_pixels(pairs, sky_map, counts, vectors, east, north, n_split):
     where = vectors[pairs.source], east[pairs.source], north[pairs.source]
     for k in number:
         pixel = counts.pixel[used]
-        points = sky_map.pixels.points(pixel, np.full(len(used), u[k]), np.full(len(used), v[k]))
+        points = pixels.points(pixel, np.full(len(used), u[k]), np.full(len(used), v[k]))
         x[:, k], y[:, k] = _offsets(*where, points[row])
     return replace(pairs, x=x, y=y)
 
@@ -316,23 +346,15 @@ def _ring_coverage(sky_map, vectors, east, north, edges):
     return coverage
 
 
-def _pixel_places(sky_map, vectors, east, north, radius_deg):
+def _pixel_places(counts, vectors, east, north, radius_deg):
     """The observed pixels with their centre in each region, padded with places of no area."""
-    from scipy.spatial import KDTree
-
-    pixels = sky_map.pixels
-    index = np.arange(pixels.n_pixels)
-    centers = pixels.centers(index)
-    seen = np.isfinite(centers[:, 0])
-    seen[seen] = sky_map.covers(centers[seen])
-    centers = centers[seen]
-    chord = 2 * np.sin(np.radians(radius_deg) / 2)
-    found = KDTree(centers).query_ball_point(vectors, chord) if len(centers) else []
+    centers, tree = counts.observed_pixels
+    found = tree.query_ball_point(vectors, _chord(radius_deg)) if len(centers) else []
     size = np.array([len(f) for f in found], dtype=np.int64)
     shape = (len(vectors), max(int(size.max(initial=0)), 1))
     x, y, area = np.zeros((3, *shape))
     for row, places in enumerate(found):
         points, n = centers[np.asarray(places, np.int64)], len(places)
         x[row, :n], y[row, :n] = _offsets(vectors[row], east[row], north[row], points)
-        area[row, :n] = pixels.pixel_size_deg**2
+        area[row, :n] = counts.sky_map.pixel_size_deg**2
     return x, y, area

@@ -25,7 +25,7 @@ def make_fit(sky_map, vectors):
     profiles = make_profiles(KingPSF(), counts.energy_edges)
     spectrum = PowerLawShares(counts.energy_edges, SurveyExposure().relative)
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
-    hood = make_neighborhoods(sky_map, counts, vectors, 2.0, core, np.full(len(vectors), 2.0))
+    hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(vectors), 2.0))
     fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
     return fit, BackgroundFit(hood, spectrum)
 

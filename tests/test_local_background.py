@@ -16,7 +16,7 @@ def fitted(photons, *, n_steps=8, share=1.0, vectors=CENTERS):
     counts = gather_counts(as_events(photons), *RANGE)
     n_energy = len(counts.energy_edges) - 1
     hood = make_neighborhoods(
-        as_events(photons), counts, vectors, 2.0, np.full(n_energy, 0.5), np.full(len(vectors), 2.0)
+        counts, vectors, 2.0, np.full(n_energy, 0.5), np.full(len(vectors), 2.0)
     )
     spectrum = PowerLawShares(counts.energy_edges, SurveyExposure().relative)
     fit = BackgroundFit(hood, spectrum)
@@ -89,9 +89,7 @@ def test_a_model_is_scaled_to_the_counts(rng):
     photons = background_around(center, 40.0, rng)
     counts = gather_counts(as_events(photons), *RANGE)
     n_energy = len(counts.energy_edges) - 1
-    hood = make_neighborhoods(
-        as_events(photons), counts, center, 2.0, np.full(n_energy, 0.5), np.array([2.0])
-    )
+    hood = make_neighborhoods(counts, center, 2.0, np.full(n_energy, 0.5), np.array([2.0]))
     at_pairs, in_regions = model_background(model, hood, counts)
     assert in_regions.sum() == pytest.approx(20 * 4 * np.pi, rel=0.02)
     assert len(at_pairs) == len(hood.core.source) + hood.in_region.sum()

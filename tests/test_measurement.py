@@ -15,6 +15,7 @@ from made_sources import (
 )
 
 from astro_unetloc.columns import COLUMNS, FLAGS
+from astro_unetloc.config import MeasurementConfig
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import PatchGrid, frame_rotation, separation_deg, vectors_from_lonlat
 from astro_unetloc.maps import SkyMap
@@ -243,6 +244,15 @@ def test_no_sources_and_no_photons_are_answered():
     nothing = measured(empty, sources)
     assert nothing.failed.all()
     assert np.isnan(nothing.npred).all()
+
+
+def test_a_map_too_large_for_memory_is_fitted_in_parts():
+    sky_map, sources, _ = lonely_sources(30, nside=2, seed=5)
+    whole = measured(sky_map, sources)
+    parts = measured(sky_map, sources, config=MeasurementConfig(max_pairs=3000))
+    np.testing.assert_allclose(parts.npred, whole.npred, rtol=1e-3)
+    np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
+    np.testing.assert_array_equal(parts.failed, whole.failed)
 
 
 def test_parts_of_a_measurement_can_be_taken():

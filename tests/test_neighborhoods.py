@@ -20,7 +20,7 @@ def neighborhoods(sky_map, vectors, radius=2.0, reach=None, n_split=1):
     counts = gather_counts(sky_map, 10, 2000)
     core = np.full(len(counts.energy_edges) - 1, CORE)
     reach = np.full(len(vectors), radius) if reach is None else reach
-    hood = make_neighborhoods(sky_map, counts, vectors, radius, core, reach, n_split=n_split)
+    hood = make_neighborhoods(counts, vectors, radius, core, reach, n_split=n_split)
     return counts, hood
 
 
