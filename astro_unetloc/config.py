@@ -110,13 +110,13 @@ class MeasurementConfig:
         radius of the point-spread function in the lowest bin where that is more.
     min_core_deg, core_pixels : float
         Photons within ``min_core_deg``, within ``core_pixels`` pixels of the map or within the
-        radius that holds 95 % in their bin, whichever is largest, tell position, counts and
+        radius that holds 90 % in their bin, whichever is largest, tell position, counts and
         spectrum.
     part_deg, max_split : float
         Pixels are divided by powers of two until their parts are at most so wide, but not by more
         than this.
     max_pairs : float
-        More pairs of a source and an entry than this are not held in memory at once.
+        Sources with more pairs of a source and an entry than this are fitted in groups.
     n_rounds : int
         Steps of the fit.
     max_offset_deg : float
@@ -142,13 +142,13 @@ class MeasurementConfig:
     """
 
     min_radius_deg: float = 2.0
-    radius_psf: float = 3.0
+    radius_psf: float = 4.0
     min_core_deg: float = 0.4
     core_pixels: float = 2.0
     part_deg: float = 0.08
     max_split: int = 8
-    max_pairs: float = 6e6
-    n_rounds: int = 10
+    max_pairs: float = 3e6
+    n_rounds: int = 8
     max_offset_deg: float = 0.3
     min_counts: float = 0.5
     max_index_error: float = 1.2

@@ -42,10 +42,10 @@ class FieldSetup:
         self.pixel_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
         self.profiles = make_profiles(self._psf, edges, disc_deg=self.pixel_disc_deg)
         least_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
-        self.core_deg = np.maximum(self.profiles.containment_radius(0.95), least_deg)
+        self.core_deg = np.maximum(self.profiles.containment_radius(0.9), least_deg)
         widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
         self.radius_deg = max(config.min_radius_deg, widest_deg, 3 * least_deg)
-        self.core_deg = np.minimum(self.core_deg, self.radius_deg)
+        self.core_deg = np.minimum(self.core_deg, max(self.radius_deg / 2, least_deg))
 
     def disc_profiles(self, radius_deg):
         """Profiles of a disc instead of a point."""
@@ -121,7 +121,7 @@ class FieldFit:
         state, background, rest = self._maximize(
             state.model, background, self.config.n_rounds, (1, 1, 1, 1)
         )
-        alone, joint = self._covariances(state, rest)
+        alone, joint = self._covariances(state, rest, background)
         posterior = position_posterior(self.fit, state, rest, alone[:, :2, :2])
         posterior = posterior.widened((joint - alone)[:, :2, :2])
         failed = self._failed(posterior, state.model)
@@ -141,7 +141,7 @@ class FieldFit:
             "covariance": covariance,
             **dict(zip(("ellipse_68", "ellipse_95"), ellipses)),
             "sqrt_ts": self._sqrt_ts(state, background),
-            **self._spectra(state, rest, flux_range),
+            **self._spectra(state, rest, background, flux_range),
             "failed": failed,
             "wide": self._wide(state, rest),
             "bright_neighbor": _near_brighter(vectors, state.model.counts, self.config),
@@ -153,16 +153,18 @@ class FieldFit:
             n_rounds=n_rounds, turns=self.turns, free=free,
         )  # fmt: skip
 
-    def _covariances(self, state, rest):
+    def _covariances(self, state, rest, background):
         """Covariances (n, 4, 4) of each source alone, and with its neighbours free."""
         _, curvature, information = curvatures(self.fit, state, rest)
-        curvature = curvature + 1e-9 * np.eye(4)
+        slopes = np.stack(derivatives(self.fit, state, rest), axis=1)
+        own, others, _ = self.fit.at_all_pairs(state)
+        surface = self.background_fit.density(background)
+        cost = self.background_fit.cost(surface / (surface + others + own), slopes)
+        curvature = curvature - cost + 1e-9 * np.eye(4)
         good = np.linalg.eigvalsh(curvature)[:, 0] > 0
         curvature = np.where(good[:, None, None], curvature, information + 1e-3 * np.eye(4))
         core = self.fit.core
-        slopes = np.sqrt(core.number)[:, None] * np.stack(
-            derivatives(self.fit, state, rest), axis=1
-        )
+        slopes *= np.sqrt(core.number)[:, None]
         return joint_covariances(slopes, self.neighbors, curvature, core.entry, core.source)
 
     def _start(self):
@@ -207,10 +209,10 @@ class FieldFit:
         gain -= expected - fit.total(background)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
-    def _spectra(self, state, rest, flux_range):
+    def _spectra(self, state, rest, background, flux_range):
         """Counts, flux and index, each with its error, by name."""
         model = state.model
-        covariance = self._covariances(state, rest)[1][:, 2:, 2:]
+        covariance = self._covariances(state, rest, background)[1][:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
         per_count = [self._flux(np.ones(self.n), model.index + d, flux_range) for d in (0, 0.01)]
         flux, slope = per_count[0], (per_count[1] - per_count[0]) / 0.01

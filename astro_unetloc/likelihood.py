@@ -196,8 +196,9 @@ def fit_sources(fit, background_fit, model, background, *, n_rounds, turns, free
     """
     state = evaluate(fit, model)
     damping = np.full(fit.n, 1e-2)
-    for _ in range(n_rounds):
-        background, surface, reached = fit_background(fit, background_fit, background, state)
+    for number in range(n_rounds):
+        if number < 3 or number % 2:  # it hardly changes any more
+            background, surface, reached = fit_background(fit, background_fit, background, state)
         for turn in range(int(turns.max(initial=0)) + 1):
             rest = surface + fit.others(state, reached)
             step = _newton_step(fit, state, rest, damping, free) * (turns == turn)[:, None]

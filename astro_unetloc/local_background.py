@@ -172,6 +172,63 @@ class BackgroundFit:
         level, index = self._spectrum_step(background.index, cells, total)
         return LocalBackground(level / integral[:, None], surface, index)
 
+    def cost(self, background_share, slopes):
+        """What it costs the sources that their background is fitted beside them.
+
+        Parameters
+        ----------
+        background_share : ndarray (m,)
+            Of the background in the expected counts at the pairs.
+        slopes : ndarray (m_core, k)
+            Changes of the expected counts at the core pairs by k parameters of the source, over
+            these counts.
+
+        Returns
+        -------
+        ndarray (n, k, k)
+            To be subtracted from the information on these parameters (Schur complement).
+        """
+        number = self.number * background_share
+        own = slopes * number[: self.n_core, None]
+        if self.model is not None:
+            inner = np.bincount(self.source, number * background_share, minlength=self.n)
+            inner = inner[:, None, None] + 1.0
+            cross = self._core_sums(own.T, self.source, self.n)[..., None]
+        else:
+            inner = self._information(number * background_share)
+            terms = self.terms[:, : self.n_core]
+            by_bin = self._core_sums(own.T, self.cell, self.n * self.n_energy)
+            by_bin = by_bin.reshape(self.n, self.n_energy, -1).transpose(0, 2, 1)
+            by_term = [self._core_sums((own * t[:, None]).T, self.source, self.n) for t in terms]
+            cross = np.concatenate([by_bin, np.stack(by_term, axis=2)], axis=2)
+        return cross @ np.linalg.solve(inner, np.swapaxes(cross, 1, 2))
+
+    def _core_sums(self, values, group, n_groups):
+        """Sums (n_groups, k) of values (k, m_core) at the core pairs."""
+        group = group[: self.n_core]
+        return np.stack([np.bincount(group, v, minlength=n_groups) for v in values], axis=1)
+
+    def _information(self, weight):
+        """Information (n, n_energy + 5, n_energy + 5) on levels and surface, with their priors."""
+        n, n_energy = self.n, self.n_energy
+        matrix = np.zeros((n, n_energy + 5, n_energy + 5))
+        each = np.arange(n_energy)
+        levels = np.bincount(self.cell, weight, minlength=n * n_energy).reshape(n, n_energy)
+        matrix[:, each, each] = levels
+        for a, term in enumerate(self.terms):
+            row = n_energy + a
+            mixed = np.bincount(self.cell, weight * term, minlength=n * n_energy)
+            matrix[:, row, :n_energy] = matrix[:, :n_energy, row] = mixed.reshape(n, n_energy)
+            for b in range(a, 5):
+                value = np.bincount(self.source, weight * term * self.terms[b], minlength=n)
+                matrix[:, row, n_energy + b] = matrix[:, n_energy + b, row] = value
+        # levels are free along a power law, and held to it otherwise
+        trend = np.stack([np.ones(n_energy), each - each.mean()], axis=1)[:, : min(n_energy, 2)]
+        off = np.eye(n_energy) - trend @ np.linalg.pinv(trend)
+        matrix[:, :n_energy, :n_energy] += self.config.background_spectrum_counts * off
+        matrix[:, n_energy:, n_energy:] += np.diag(np.array(self.config.surface_sigma) ** -2.0)
+        return matrix + 1e-6 * np.eye(n_energy + 5)
+
     def _surface_step(self, surface, weight, total):
         """The surface after one Newton step."""
         _, mean, spread = self._moments(surface)

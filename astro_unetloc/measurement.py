@@ -1,6 +1,8 @@
 """Measurement: positions, counts, spectra and their errors of localized sources, by likelihood."""
 
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +20,8 @@ __all__ = ["Measurement", "measure_sources", "neighbor_margin_deg"]
 
 log = logging.getLogger(__name__)
 
+# Groups that are fitted, and held in memory, at the same time.
+_MAX_THREADS = 4
 _BIT = {name: bit for name, (bit, _) in FLAGS.items()}
 
 
@@ -167,12 +171,19 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     if not len(counts.number):
         return _unknown(sources.vectors)
     setup = FieldSetup(sky_map, counts, sources.vectors, config)
-    parts, order = [], []
-    for members, group in _groups(sources.vectors, setup):
-        result = Measurement(**FieldFit(sources.vectors[group], setup).run(flux_range))
-        parts.append(result.select(np.searchsorted(group, members)))
-        order.append(members)
-    result = Measurement.concatenate(parts).select(np.argsort(np.concatenate(order)))
+    groups = list(_groups(sources.vectors, setup))
+
+    def fit(group):
+        """The members of a group, fitted with their neighbours."""
+        members, everyone = group
+        result = Measurement(**FieldFit(sources.vectors[everyone], setup).run(flux_range))
+        return result.select(np.searchsorted(everyone, members))
+
+    # array operations leave the interpreter to other threads meanwhile
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+        parts = list(pool.map(fit, groups))
+    order = np.argsort(np.concatenate([members for members, _ in groups]))
+    result = Measurement.concatenate(parts).select(order)
     log.info("%d sources measured, %d fits failed", n, int(result.failed.sum()))
     return result
 
@@ -186,7 +197,7 @@ def _groups(vectors, setup):
     from scipy.spatial import KDTree
 
     cost = setup.pairs_per_source(vectors)
-    tree, margin = KDTree(vectors), np.radians(2 * setup.radius_deg)
+    tree, margin = KDTree(vectors), np.radians(setup.radius_deg + 2 * setup.core_deg.max())
     waiting = [np.arange(len(vectors))]
     while waiting:
         members = waiting.pop()

@@ -12,7 +12,7 @@ __all__ = ["Counts", "Neighborhoods", "Pairs", "gather_counts", "make_neighborho
 # Places on a disc, even in area: a Fibonacci spiral.
 _N_PLACES = 199
 # Pixels larger than this part of the radius are places of their own.
-_FINE = 12
+_FINE = 20
 # A region with less than this part of its area observed lies at an edge; there the coverage of
 # rings is found, the first of them as wide as this part of the region's radius.
 _COVERED = 0.99
@@ -57,12 +57,13 @@ class Counts:
 
     @cached_property
     def observed_pixels(self):
-        """Centres (k, 3) of all observed pixels of the map, and their tree."""
+        """Centres (k, 3) of all observed pixels of the map, their areas (k,) and their tree."""
         pixels = self.sky_map.pixels
         centers = pixels.centers(np.arange(pixels.n_pixels))
         seen = np.isfinite(centers[:, 0])
         seen[seen] = self.sky_map.covers(centers[seen])
-        return centers[seen], _tree(centers[seen])
+        area = _pixel_areas(pixels, np.flatnonzero(seen))
+        return centers[seen], area, _tree(centers[seen])
 
     def number_near(self, vectors, radius_deg):
         """Counts (n,) within a radius of directions (n, 3)."""
@@ -75,6 +76,17 @@ def _tree(vectors):
     from scipy.spatial import KDTree
 
     return KDTree(vectors, compact_nodes=False, balanced_tree=False)
+
+
+def _pixel_areas(pixels, index):
+    """Solid angles (n,) of pixels in square degrees."""
+    if hasattr(pixels, "nside"):
+        return np.full(len(index), pixels.pixel_size_deg**2)
+    half = np.full(len(index), 0.5)
+    low, high = half - 0.25, half + 0.25
+    across = pixels.points(index, high, half) - pixels.points(index, low, half)
+    along = pixels.points(index, half, high) - pixels.points(index, half, low)
+    return 4 * np.degrees(np.degrees(np.linalg.norm(np.cross(across, along), axis=1)))
 
 
 def _chord(radius_deg):
@@ -348,13 +360,14 @@ def _ring_coverage(sky_map, vectors, east, north, edges):
 
 def _pixel_places(counts, vectors, east, north, radius_deg):
     """The observed pixels with their centre in each region, padded with places of no area."""
-    centers, tree = counts.observed_pixels
+    centers, areas, tree = counts.observed_pixels
     found = tree.query_ball_point(vectors, _chord(radius_deg)) if len(centers) else []
     size = np.array([len(f) for f in found], dtype=np.int64)
     shape = (len(vectors), max(int(size.max(initial=0)), 1))
     x, y, area = np.zeros((3, *shape))
     for row, places in enumerate(found):
-        points, n = centers[np.asarray(places, np.int64)], len(places)
+        places, n = np.asarray(places, np.int64), len(places)
+        points = centers[places]
         x[row, :n], y[row, :n] = _offsets(vectors[row], east[row], north[row], points)
-        area[row, :n] = counts.sky_map.pixel_size_deg**2
+        area[row, :n] = areas[places]
     return x, y, area

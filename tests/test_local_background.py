@@ -99,3 +99,20 @@ def test_a_model_is_scaled_to_the_counts(rng):
     expected = fit.number.sum() / in_regions.sum()
     np.testing.assert_allclose(background.level, expected, rtol=0.01)
     assert fit.total(background)[0] == pytest.approx(fit.number.sum(), rel=0.01)
+
+
+def test_an_unknown_background_costs_the_counts_of_a_source(rng):
+    """A source as wide as the region is hardly told from its background, a narrow one is."""
+    fit, background = fitted(background_around(CENTERS, 30.0, rng))
+    number = np.ones((fit.n_core, 1))
+    away = np.hypot(*fit.terms[:2, : fit.n_core]) * 2.0
+    share = np.ones(len(fit.number))
+    cost = {}
+    for name, slope in (("wide", 1e-2 * number), ("narrow", 1e-2 * (away < 0.1)[:, None])):
+        information = np.bincount(fit.source[: fit.n_core], slope[:, 0] ** 2, minlength=fit.n)
+        taken = fit.cost(share, slope)[:, 0, 0]
+        assert np.all(taken >= 0)
+        assert np.all(taken <= information * (1 + 1e-6))
+        cost[name] = taken.sum() / information.sum()
+    assert cost["narrow"] < 0.1
+    assert cost["wide"] > 0.2

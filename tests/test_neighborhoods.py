@@ -141,3 +141,12 @@ def test_places_inside_a_pixel_are_even(n_split):
         # of one axis, a square of side 1 has a variance of 1/12
         expected = 1 / 12 * (1 - n_split**-2.0)
         assert (split.x.var() + split.y.var()) / 2 == pytest.approx(expected * size**2, rel=0.15)
+
+
+def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
+    wcs = make_wcs((40, 40), lat=0.0, pixel_deg=0.5, projection="CAR")
+    counts = np.ones((1, 1600), dtype=np.int32)
+    pixels = image_pixelization(wcs, (40, 40))
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
+    centers, area, _ = gather_counts(sky_map, 10, 2000).observed_pixels
+    np.testing.assert_allclose(area, 0.25 * np.hypot(centers[:, 0], centers[:, 1]), rtol=1e-3)
