@@ -152,7 +152,8 @@ def exposure_at(exposure, vectors, energy_gev):
     for energy in energy_gev:
         axes = {axis.name: energy * u.GeV for axis in exposure.geom.axes}
         planes.append(exposure.interp_by_coord({"skycoord": sky} | axes))
-    return np.nan_to_num(np.array(planes)) * unit.to("cm2 s")
+    inside = exposure.geom.to_image().contains({"skycoord": sky})  # gammapy extrapolates
+    return np.nan_to_num(np.array(planes)) * inside * unit.to("cm2 s")
 
 
 def background_at(background, vectors, energy_edges):
