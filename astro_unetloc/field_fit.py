@@ -8,7 +8,7 @@ from astro_unetloc.blends import joint_covariances, neighbor_pairs, take_turns
 from astro_unetloc.error_ellipses import Ellipses, position_posterior
 from astro_unetloc.likelihood import SourceModel, SourcesFit, curvatures, derivatives, fit_sources
 from astro_unetloc.local_background import BackgroundFit, model_background
-from astro_unetloc.neighborhoods import make_neighborhoods, move
+from astro_unetloc.neighborhoods import make_neighborhoods, move, sum_groups
 from astro_unetloc.psf_profiles import make_profiles, psf_of
 from astro_unetloc.response_files import exposure_of
 from astro_unetloc.spectra import PowerLawShares, power_laws
@@ -205,7 +205,7 @@ class FieldFit:
             share = surface / (surface + others)
             background = fit.step(background, share, surface_free=False)
         without = others + fit.density(background)
-        gain = np.bincount(fit.source, number * np.log(with_source / without), minlength=self.n)
+        gain = sum_groups(fit.source, number * np.log(with_source / without), self.n)
         gain -= expected - fit.total(background)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 

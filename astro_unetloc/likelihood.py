@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from astro_unetloc.neighborhoods import sum_groups
+
 __all__ = [
     "SourceModel",
     "SourcesFit",
@@ -129,7 +131,7 @@ class SourcesFit:
 
     def _sum_entries(self, pairs, values):
         """Sums over the sources at each entry, (n_entries,)."""
-        return np.bincount(pairs.entry, values, minlength=self.n_entries)
+        return sum_groups(pairs.entry, values, self.n_entries)
 
     def others(self, state, reached):
         """Counts at the core pairs (m,) by all sources but its own; see `fit_background`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from astro_unetloc.config import MeasurementConfig
 from astro_unetloc.irf_files import background_at
-from astro_unetloc.neighborhoods import move
+from astro_unetloc.neighborhoods import move, sum_groups
 
 __all__ = ["BackgroundFit", "LocalBackground", "model_background", "surface_terms"]
 
@@ -158,7 +158,7 @@ class BackgroundFit:
         LocalBackground
         """
         weight = self.number * share
-        cells = np.bincount(self.cell, weight, minlength=self.n * self.n_energy)
+        cells = sum_groups(self.cell, weight, self.n * self.n_energy)
         cells = cells.reshape(self.n, self.n_energy)
         if self.model is not None:
             factor = (cells.sum(axis=1) + 1) / (self.model[1].sum(axis=1) + 1)
@@ -191,7 +191,7 @@ class BackgroundFit:
         number = self.number * background_share
         own = slopes * number[: self.n_core, None]
         if self.model is not None:
-            inner = np.bincount(self.source, number * background_share, minlength=self.n)
+            inner = sum_groups(self.source, number * background_share, self.n)
             inner = inner[:, None, None] + 1.0
             cross = self._core_sums(own.T, self.source, self.n)[..., None]
         else:
@@ -206,21 +206,21 @@ class BackgroundFit:
     def _core_sums(self, values, group, n_groups):
         """Sums (n_groups, k) of values (k, m_core) at the core pairs."""
         group = group[: self.n_core]
-        return np.stack([np.bincount(group, v, minlength=n_groups) for v in values], axis=1)
+        return np.stack([sum_groups(group, v, n_groups) for v in values], axis=1)
 
     def _information(self, weight):
         """Information (n, n_energy + 5, n_energy + 5) on levels and surface, with their priors."""
         n, n_energy = self.n, self.n_energy
         matrix = np.zeros((n, n_energy + 5, n_energy + 5))
         each = np.arange(n_energy)
-        levels = np.bincount(self.cell, weight, minlength=n * n_energy).reshape(n, n_energy)
+        levels = sum_groups(self.cell, weight, n * n_energy).reshape(n, n_energy)
         matrix[:, each, each] = levels
         for a, term in enumerate(self.terms):
             row = n_energy + a
-            mixed = np.bincount(self.cell, weight * term, minlength=n * n_energy)
+            mixed = sum_groups(self.cell, weight * term, n * n_energy)
             matrix[:, row, :n_energy] = matrix[:, :n_energy, row] = mixed.reshape(n, n_energy)
             for b in range(a, 5):
-                value = np.bincount(self.source, weight * term * self.terms[b], minlength=n)
+                value = sum_groups(self.source, weight * term * self.terms[b], n)
                 matrix[:, row, n_energy + b] = matrix[:, n_energy + b, row] = value
         # levels are free along a power law, and held to it otherwise
         trend = np.stack([np.ones(n_energy), each - each.mean()], axis=1)[:, : min(n_energy, 2)]
@@ -232,9 +232,7 @@ class BackgroundFit:
     def _surface_step(self, surface, weight, total):
         """The surface after one Newton step."""
         _, mean, spread = self._moments(surface)
-        found = np.stack(
-            [np.bincount(self.source, weight * t, minlength=self.n) for t in self.terms], axis=1
-        )
+        found = np.stack([sum_groups(self.source, weight * t, self.n) for t in self.terms], axis=1)
         prior = np.diag(np.array(self.config.surface_sigma) ** -2.0)
         gradient = found - total[:, None] * mean - surface @ prior
         hessian = total[:, None, None] * spread + prior

@@ -7,7 +7,15 @@ import numpy as np
 
 from astro_unetloc.geometry import frame_rotation
 
-__all__ = ["Counts", "Neighborhoods", "Pairs", "gather_counts", "make_neighborhoods", "move"]
+__all__ = [
+    "Counts",
+    "Neighborhoods",
+    "Pairs",
+    "gather_counts",
+    "make_neighborhoods",
+    "move",
+    "sum_groups",
+]
 
 # Places on a disc, even in area: a Fibonacci spiral.
 _N_PLACES = 199
@@ -72,6 +80,11 @@ class Counts:
         return np.array([per_place[np.asarray(places, int)].sum() for places in found])
 
 
+def sum_groups(group, values, n_groups):
+    """Sums (n_groups,) of values by group; floats also of no values, where bincount gives ints."""
+    return np.bincount(group, values, minlength=n_groups).astype(float, copy=False)
+
+
 def _tree(vectors):
     from scipy.spatial import KDTree
 
@@ -122,7 +135,7 @@ class Pairs:
 
     def sum(self, values, n):
         """Sums (n,) over the pairs of each source."""
-        return np.bincount(self.source, values, minlength=n)
+        return sum_groups(self.source, values, n)
 
 
 @dataclass(frozen=True, eq=False)

@@ -226,6 +226,16 @@ def test_half_of_a_source_is_outside_the_footprint():
     assert result.npred[0] == pytest.approx(4000, rel=0.15)
 
 
+def test_a_map_without_counts_near_any_source_is_answered():
+    pixels = image_pixelization(make_wcs((60, 60), pixel_deg=0.1), (60, 60))
+    counts = np.zeros((1, 3600), dtype=np.int32)
+    counts[0, 0] = 1
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array(RANGE))
+    result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
+    assert np.all(np.isfinite(result.vectors))
+    assert np.all(result.sqrt_ts < 1)
+
+
 def test_columns_are_those_of_the_catalogue():
     sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
     columns = measured(sky_map, sources).columns()
