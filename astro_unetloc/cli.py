@@ -66,12 +66,16 @@ _map_options = (
                  help="File to write; may be repeated."),
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
     click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
-    click.option("--exposure", type=click.Path(), help="Exposure cube; turns a flux map into "
-                 "counts (this release measures no fluxes)."),
+    click.option("--exposure", type=click.Path(), help="Exposure cube, for fluxes and indices; "
+                 "also turns a flux map into counts."),
     click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
                  help="Frame of a HEALPix exposure that does not say it."),
-    click.option("--background", type=click.Path(), help="Background cube, kept for measurement."),
-    click.option("--psf", type=click.Path(), help="PSF file of gtpsf, kept for measurement."),
+    click.option("--background", type=click.Path(), help="Background cube; without it the "
+                 "background is estimated around each source."),
+    click.option("--psf", type=click.Path(), help="PSF file of gtpsf; that of the LAT "
+                 "is built in."),
+    click.option("--measure/--no-measure", default=True, show_default=True,
+                 help="Fit positions, counts and fluxes by likelihood."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Energies of the photons: quantities, or numbers in GeV."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
@@ -87,8 +91,8 @@ _map_options = (
 
 @cli.command(hidden=True)
 @options(*_map_options)
-def find(map, outputs, model, threshold, energy_range, region, frame, seed, probability_map,
-         overwrite, quiet, debug, **files):  # fmt: skip
+def find(map, outputs, model, threshold, measure, energy_range, region, frame, seed,
+         probability_map, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
     from astro_unetloc.export import check_outputs, check_place, output_paths
     from astro_unetloc.pipeline import detect
@@ -101,7 +105,7 @@ def find(map, outputs, model, threshold, energy_range, region, frame, seed, prob
         check_apart(probability_map, [*paths, *inputs])
         check_place(probability_map, overwrite=overwrite)
     run = detect(
-        map, model=model, threshold=threshold, energy_range=energy_range or None,
+        map, model=model, threshold=threshold, measure=measure, energy_range=energy_range or None,
         region=sky_cone(region, frame), rng=seed, progress=progress_bar(quiet), **files,
     )  # fmt: skip
     write_run(run, paths, to_stdout, probability_map, frame, overwrite)

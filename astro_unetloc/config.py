@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-__all__ = ["ClusteringConfig", "GridConfig", "LocalizationConfig", "TrainingConfig", "PRESETS"]
+__all__ = [
+    "ClusteringConfig",
+    "GridConfig",
+    "LocalizationConfig",
+    "MeasurementConfig",
+    "PRESETS",
+    "TrainingConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,68 @@ class LocalizationConfig:
     edge_coverage: float = 0.9
     plane_latitude_deg: float = 5.0
     coarse_pixel_deg: float = 0.2
+
+
+@dataclass(frozen=True)
+class MeasurementConfig:
+    """The likelihood fit of each source.
+
+    Attributes
+    ----------
+    min_radius_deg, radius_psf : float
+        Radius of the region around a source: ``min_radius_deg``, or ``radius_psf`` times the 68 %
+        radius of the point-spread function in the lowest bin where that is more.
+    min_core_deg, core_pixels : float
+        Photons within ``min_core_deg``, within ``core_pixels`` pixels of the map or within the
+        radius that holds 90 % in their bin, whichever is largest, tell position, counts and
+        spectrum.
+    part_deg, max_split : float
+        Pixels are divided by powers of two until their parts are at most so wide, but not by more
+        than this.
+    max_pairs : float
+        Sources with more pairs of a source and an entry than this are fitted in groups.
+    n_rounds : int
+        Steps of the fit.
+    max_offset_deg : float
+        A source whose fit ends farther than this from where it was found failed.
+    min_counts : float
+        A source whose fit ends with fewer counts failed.
+    max_index_error : float
+        Indices with a larger error are not listed: the data hardly tell them.
+    surface_sigma : tuple of float
+        Widths of the priors on slope (two) and curvature (three) of the logarithm of the
+        background, per radius of the region.
+    background_index : tuple of float
+        Mean and width of the prior on the photon index of the background.
+    background_spectrum_counts : float
+        So many counts in a bin say as much of the background there as its power law does.
+    wide_ts : float
+        Test statistic of a disc over a point above which a source is "wide".
+    wide_radii_deg : tuple of float
+        Radii of the discs that are tried.
+    bright_ratio, bright_radius_deg : float
+        A source with a neighbour within the radius and this many times its counts is near a much
+        brighter one.
+    """
+
+    min_radius_deg: float = 2.0
+    radius_psf: float = 4.0
+    min_core_deg: float = 0.4
+    core_pixels: float = 2.0
+    part_deg: float = 0.08
+    max_split: int = 8
+    max_pairs: float = 3e6
+    n_rounds: int = 8
+    max_offset_deg: float = 0.3
+    min_counts: float = 0.5
+    max_index_error: float = 1.2
+    surface_sigma: tuple = (2.0, 2.0, 1.0, 1.0, 1.0)
+    background_index: tuple = (2.45, 0.3)
+    background_spectrum_counts: float = 20.0
+    wide_ts: float = 16.0
+    wide_radii_deg: tuple = (0.15, 0.3)
+    bright_ratio: float = 10.0
+    bright_radius_deg: float = 1.0
 
 
 @dataclass(frozen=True)

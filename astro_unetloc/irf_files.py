@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.config import PHOTON_INDEX
 from astro_unetloc.fits_files import open_fits
 from astro_unetloc.gammapy_maps import is_gammapy
 from astro_unetloc.geometry import frame_rotation, lonlat_from_vectors
 from astro_unetloc.healpix_maps import healpix_frame, healpix_layout
 from astro_unetloc.pixelization import HealpixPixelization
 
-__all__ = ["attach_map", "attach_psf", "exposure_at", "exposure_frame_of"]
+__all__ = ["attach_map", "attach_psf", "background_at", "exposure_at", "exposure_frame_of"]
 
 _COORDSYS = {"galactic": "GAL", "icrs": "CEL"}
 _CLEAR_RATIO = 2.0  # the 3FHL and 2FHL files differ by more than 10
@@ -151,4 +152,50 @@ def exposure_at(exposure, vectors, energy_gev):
     for energy in energy_gev:
         axes = {axis.name: energy * u.GeV for axis in exposure.geom.axes}
         planes.append(exposure.interp_by_coord({"skycoord": sky} | axes))
-    return np.nan_to_num(np.array(planes)) * unit.to("cm2 s")
+    inside = exposure.geom.to_image().contains({"skycoord": sky})  # gammapy extrapolates
+    return np.nan_to_num(np.array(planes)) * inside * unit.to("cm2 s")
+
+
+def background_at(background, vectors, energy_edges):
+    """Expected background at directions, in energy bins that need not be those of its map.
+
+    Parameters
+    ----------
+    background : gammapy.maps.Map
+        Counts per pixel and energy bin.
+    vectors : ndarray (n, 3)
+        Unit vectors, Galactic.
+    energy_edges : ndarray (n_energy + 1,)
+        Edges of the bins that are asked for, in GeV.
+
+    Returns
+    -------
+    ndarray (n_energy, n)
+        Counts per square degree and bin, zero outside the map.
+    """
+    from astropy.coordinates import SkyCoord
+
+    geom = background.geom
+    lon, lat = lonlat_from_vectors(vectors)
+    sky = SkyCoord(lon, lat, unit="deg", frame="galactic")
+    density = background.copy(data=background.data / geom.solid_angle().to_value("deg2"))
+    inside = geom.to_image().contains({"skycoord": sky})
+    if not geom.axes:
+        plane = density.interp_by_coord({"skycoord": sky})[None]
+        share = np.ones((len(energy_edges) - 1, 1)) / (len(energy_edges) - 1)
+    else:
+        axis = geom.axes[0]
+        plane = np.array(
+            [density.interp_by_coord({"skycoord": sky, axis.name: e}) for e in axis.center]
+        )
+        share = _bin_shares(axis.edges.to_value("GeV"), np.asarray(energy_edges, float))
+    return share @ (np.maximum(np.nan_to_num(plane), 0.0) * inside)
+
+
+def _bin_shares(edges, wanted):
+    """Part of the counts of bins (m,) in other bins (k,), shape (k, m), for E^-PHOTON_INDEX."""
+    power = 1 - PHOTON_INDEX
+    low = np.maximum(wanted[:-1, None], edges[:-1])
+    high = np.minimum(wanted[1:, None], edges[1:])
+    part = np.where(high > low, low**power - high**power, 0.0)
+    return part / (edges[:-1] ** power - edges[1:] ** power)

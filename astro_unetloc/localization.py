@@ -1,6 +1,6 @@
 """From candidates in patches to sources on the sky, each owned by one patch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import LocalizationConfig
 from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 
-__all__ = ["SkySources", "localize", "near_owned_cell"]
+__all__ = ["SkySources", "localize", "near_owned_cell", "nearest_other_deg"]
 
 _BIT = {name: bit for name, (bit, _) in FLAGS.items()}
 
@@ -45,6 +45,10 @@ class SkySources:
 
     def __len__(self):
         return len(self.score)
+
+    def select(self, mask):
+        """The sources of a mask or index array."""
+        return SkySources(*(getattr(self, f.name)[mask] for f in fields(self)))
 
 
 def near_owned_cell(patches, rows, x, y, margin_deg):
@@ -113,8 +117,8 @@ def _local_coverage(candidates, patches, radius_deg):
     return patches.coverage[candidates.row[:, None], y, x, 0].mean(axis=1)
 
 
-def _nearest_other(vectors):
-    """Distance in degrees to the nearest other source; NaN if there is none."""
+def nearest_other_deg(vectors):
+    """Distance in degrees to the nearest other of the directions (n, 3); NaN if there is none."""
     from scipy.spatial import KDTree
 
     if len(vectors) < 2:
@@ -158,7 +162,7 @@ def localize(candidates, patches, *, threshold=0.0, wanted=None, sky_map=None, c
     vectors = _sky_vectors(candidates, patches)
     keep = _strongest(vectors, candidates.probability, candidates.row, config.merge_radius_deg)
     candidates, vectors = candidates.select(keep), vectors[keep]
-    separation = _nearest_other(vectors)
+    separation = nearest_other_deg(vectors)
     if wanted is not None:
         keep = wanted(vectors)
         candidates, vectors, separation = candidates.select(keep), vectors[keep], separation[keep]

@@ -1,4 +1,4 @@
-"""The whole chain: read map, project patches, predict, cluster, localize, catalogue."""
+"""The whole chain: read map, project patches, predict, cluster, localize, measure, catalogue."""
 
 import logging
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from astro_unetloc.clustering import find_clusters
 from astro_unetloc.config import DEFAULT_SEED
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.geometry import separation_deg
 from astro_unetloc.localization import SkySources, localize, near_owned_cell
 from astro_unetloc.maps import SkyMap, read_map
+from astro_unetloc.measurement import Measurement, measure_sources, neighbor_margin_deg
 from astro_unetloc.messages import warn
 from astro_unetloc.patches import Patches, project
 from astro_unetloc.pretrained import Model, load_model, select_model
@@ -47,6 +49,8 @@ class Detection:
         The same as a catalogue.
     n_failed : int
         Patches without an answer from the network.
+    measurement : Measurement or None
+        What the likelihood says of the sources.
     """
 
     sky_map: SkyMap
@@ -56,6 +60,7 @@ class Detection:
     sources: SkySources
     catalog: object
     n_failed: int
+    measurement: Measurement | None = None
 
     def summary(self):
         """What was found, in one line."""
@@ -133,6 +138,7 @@ def detect(
     energy_range=None,
     region=None,
     threshold=None,
+    measure=True,
     progress=None,
     rng=DEFAULT_SEED,
 ):
@@ -158,8 +164,11 @@ def detect(
         raise ValueError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
     seed = _seed(rng)
     cone = _cone(region)
-    patches = project(sky_map, model.band_edges, region=cone, seed=seed, progress=progress)
-    if cone is not None and not len(patches):
+    patches = project(
+        sky_map, model.band_edges, region=_searched(cone, model, measure), seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    if cone is not None and not _touched(patches, cone):
         warn("the region lies outside the map; nothing can be found there")
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
     probability, n_failed = _source_probability(patches, model, progress)
@@ -170,11 +179,47 @@ def detect(
         config=model.clustering,
         keep=lambda row, x, y: near_owned_cell(patches, row, x, y, reach_deg),
     )
-    wanted = None if cone is None else cone.covers
-    sources = localize(candidates, patches, threshold=threshold, wanted=wanted, sky_map=sky_map)
+    # sources below the threshold or outside the region still shine on those that are listed
+    lowest = min(threshold, model.threshold) if measure else threshold
+    sources = localize(candidates, patches, threshold=lowest, sky_map=sky_map)
+    measurement = None
+    if measure:
+        ranges = {"energy_range": model.band_edges[[0, -1]], "flux_range": model.flux_range}
+        measurement = measure_sources(sources, sky_map, **ranges)
+        sources = measurement.refine(sources, patches.grid)
+    listed = sources.score >= threshold
+    if cone is not None:
+        listed &= cone.covers(sources.vectors)
+    sources = sources.select(listed)
     log.info("%d sources with Score >= %g", len(sources), threshold)
-    catalog = make_catalog(sources, meta=_provenance(sky_map, model, threshold, seed, n_failed))
-    return Detection(sky_map, model, patches, probability, sources, catalog, n_failed)
+    meta = _provenance(sky_map, model, threshold, seed, n_failed)
+    values = None
+    if measure:
+        measurement = measurement.select(listed)
+        values = measurement.columns()
+        meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
+    catalog = make_catalog(sources, values=values, meta=meta)
+    return Detection(sky_map, model, patches, probability, sources, catalog, n_failed, measurement)
+
+
+def _searched(cone, model, measure):
+    """The part of the sky that must be searched for the sources of a cone."""
+    if cone is None or not measure:
+        return cone
+    margin_deg = neighbor_margin_deg(model.band_edges[0])  # neighbours are fitted together
+    return DiscFootprint(cone.center, min(cone.radius_deg + margin_deg, 180.0))
+
+
+def _touched(patches, cone):
+    """Whether any observed pixel of the patches lies in the cone."""
+    reach_deg = cone.radius_deg + patches.grid.config.pixel_deg
+    away = separation_deg(patches.grid.centers[patches.index], cone.center)
+    for row in np.argsort(away):
+        vectors = patches.grid.plane(patches.index[row]).pixel_vectors
+        inside = separation_deg(vectors, cone.center) <= reach_deg
+        if np.any(inside & (patches.coverage[row, ..., 0] > 0)):
+            return True
+    return False
 
 
 def _seed(rng):
@@ -199,6 +244,7 @@ def find_sources(
     energy_range=None,
     region=None,
     threshold=None,
+    measure=True,
     progress=None,
     rng=DEFAULT_SEED,
 ):
@@ -212,7 +258,9 @@ def find_sources(
         A shipped model or a model folder; by default the shipped model that covers most of the
         map's energy range.
     exposure, background, psf : path or gammapy object, optional
-        Carried for measurement; an exposure also turns a flux map into counts.
+        What goes with the map. Without an exposure there are counts but no fluxes and indices;
+        without a background it is estimated around each source; without a PSF that of the LAT is
+        used. An exposure also turns a flux map into counts.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure that does not say it.
     energy_range : pair of Quantity or float, optional
@@ -222,6 +270,9 @@ def find_sources(
         those of the whole map.
     threshold : float, optional
         Smallest ``Score`` listed; that of the model's card by default.
+    measure : bool
+        Whether to refine the sources by a likelihood fit; without it their positions are those of
+        the network and all columns of the fit are masked.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
     rng : int, numpy.random.Generator or None
@@ -259,6 +310,7 @@ def find_sources(
         energy_range=energy_range,
         region=region,
         threshold=threshold,
+        measure=measure,
         progress=progress,
         rng=rng,
     )

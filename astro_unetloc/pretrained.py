@@ -87,6 +87,12 @@ class Model:
         return float(self.card["threshold"])
 
     @property
+    def flux_range(self):
+        """Energies in GeV between which catalogues give the flux."""
+        low, high = self.card["band_edges_gev"][0], self.card["band_edges_gev"][-1]
+        return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, 1000.0)))))
+
+    @property
     def sha256(self):
         """Hash of ``unet.keras``."""
         return self.card["sha256"]["unet.keras"]

@@ -68,6 +68,11 @@ class KingPSF:
 
     scale: float = 1.0
 
+    @property
+    def energy_range(self):
+        """Energies in GeV between which it is known."""
+        return tuple(_PSF_TABLE[[0, -1], 0])
+
     def _parameters(self, energy):
         """Core fraction, then (sigma in deg, gamma) of core and tail at energies in GeV."""
         energy = np.asarray(energy, dtype=float)
@@ -164,6 +169,11 @@ class TablePSF:
         if not np.all(density >= 0) or not np.all(np.isfinite(density)):
             raise ValueError("the PSF must be finite and nowhere negative; got other values")
         object.__setattr__(self, "_inside", _cumulative(self.angle_deg, density))
+
+    @property
+    def energy_range(self):
+        """Energies in GeV between which it is known."""
+        return tuple(self.energy[[0, -1]])
 
     def _nodes(self, energy):
         """Lower row of the table and weight of the next one at energies in GeV."""

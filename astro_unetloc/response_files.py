@@ -1,14 +1,15 @@
-"""Point-spread functions and exposures that simulations read from files."""
+"""Point-spread functions and exposures that simulations read from files or maps carry."""
 
 import numpy as np
 
 from astro_unetloc.energies import column_gev
 from astro_unetloc.fits_files import find_hdu, open_fits
-from astro_unetloc.response import MapExposure, TablePSF
+from astro_unetloc.irf_files import exposure_at
+from astro_unetloc.response import MapExposure, SurveyExposure, TablePSF
 from astro_unetloc.sky_cubes import read_sky_cube
 from astro_unetloc.wcs_maps import celestial_wcs, image_pixelization
 
-__all__ = ["read_exposure", "read_psf"]
+__all__ = ["exposure_of", "read_exposure", "read_psf"]
 
 
 def read_exposure(path, *, frame=None):
@@ -107,3 +108,45 @@ def _psf_of_map(image, bands, position, path):
             raise ValueError(f"position must lie inside the PSF map {path}; got {position}")
     density = np.asarray(image.data, dtype=float).reshape(n_energy, n_angle, -1)[..., pixel]
     return TablePSF(energy, angle_deg, density)
+
+
+def exposure_of(exposure, vectors):
+    """The exposure that goes with a map, in directions.
+
+    Parameters
+    ----------
+    exposure : None, gammapy.maps.Map, SurveyExposure or MapExposure
+        None is unknown: then the built-in one tells how exposure depends on energy.
+    vectors : ndarray (n, 3)
+        Galactic unit vectors.
+
+    Returns
+    -------
+    known : ndarray (n,) of bool
+        Where it is known and positive.
+    table : callable
+        Of energies (m,) in GeV, gives the exposure (n, m) in cm2 s; where it is not known, or for
+        all directions as (m,), that of the built-in one in other units.
+    """
+    built_in = SurveyExposure()
+    if exposure is None:
+        return np.zeros(len(vectors), dtype=bool), built_in.relative
+    if hasattr(exposure, "table"):
+        known = np.asarray(exposure.sky(vectors)) > 0
+
+        def table(energy):
+            return exposure.table(vectors, energy)
+
+    else:
+        axis = next(axis for axis in exposure.geom.axes if axis.name.startswith("energy"))
+        ends = axis.center.to_value("GeV")[[0, -1]]
+
+        def table(energy):
+            return exposure_at(exposure, vectors, np.clip(energy, *ends)).T
+
+        known = table(ends).min(axis=1) > 0
+
+    def filled(energy):
+        return np.where(known[:, None], table(energy), built_in.relative(energy))
+
+    return known, filled

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-__all__ = ["KINDS", "Spectra", "power_laws"]
+__all__ = ["KINDS", "PowerLawShares", "Spectra", "power_laws"]
 
 # Names of the Fermi tools and catalogues.
 KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
@@ -16,6 +16,8 @@ KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
 _N_NODES = 48
 # Steps in ln E between which a spectrum is drawn as a power law.
 _N_STEPS = 160
+# Gauss-Legendre nodes in ln E inside one bin.
+_N_BIN_NODES = 4
 
 
 @dataclass(frozen=True)
@@ -219,3 +221,60 @@ def power_laws(flux, index, *, emin=10.0, emax=2000.0):
         np.zeros(n), np.ones(n),
     )  # fmt: skip
     return shapes.scaled(flux, emin, emax)
+
+
+class PowerLawShares:
+    """How the detected photons of power laws share out among energy bins.
+
+    Parameters
+    ----------
+    energy_edges : ndarray (n_energy + 1,)
+        In GeV.
+    exposure : callable
+        Of energies (m,) in GeV; gives the exposure (m,), or (n, m) of n sources. Its unit
+        cancels in the shares.
+
+    Attributes
+    ----------
+    n_energy : int
+        Number of bins.
+    """
+
+    def __init__(self, energy_edges, exposure):
+        nodes, weights = np.polynomial.legendre.leggauss(_N_BIN_NODES)
+        log_edges = np.log(np.asarray(energy_edges, dtype=float))
+        half = np.diff(log_edges)[:, None] / 2
+        self._log_energy = log_edges[:-1, None] + half * (nodes + 1)
+        self.n_energy = len(half)
+        seen = np.atleast_2d(exposure(np.exp(self._log_energy).ravel()))
+        seen = seen.reshape(len(seen), *self._log_energy.shape)
+        self._weight = seen * weights * half
+        self._middle = log_edges.mean()
+
+    def _rates(self, index):
+        """Photons (n, n_energy, n_nodes) detected of E^-index in units of the mid energy."""
+        index = np.asarray(index, dtype=float)[:, None, None]
+        return self._weight * np.exp((1 - index) * (self._log_energy - self._middle))
+
+    def detected(self, index):
+        """Photons (n, n_energy) of spectra ``(E / GeV) ** -index`` per cm2 s GeV, index (n,)."""
+        factor = np.exp((1 - np.asarray(index, dtype=float)) * self._middle)
+        return self._rates(index).sum(axis=2) * factor[:, None]
+
+    def shares(self, index):
+        """Share of each bin, shape (n, n_energy), of power laws of indices (n,)."""
+        rate = self._rates(index).sum(axis=2)
+        return rate / rate.sum(axis=1, keepdims=True)
+
+    def moments(self, index):
+        """Shares (n, n_energy), mean and variance (n,) of ln E, and its mean in each bin.
+
+        The shares change with the index by ``share * (mean - mean in the bin)``.
+        """
+        rate = self._rates(index)
+        each = rate.sum(axis=2)
+        total = each.sum(axis=1)
+        in_bin = (rate * self._log_energy).sum(axis=2) / np.maximum(each, 1e-300)
+        mean = (each * in_bin).sum(axis=1) / total
+        square = (rate * self._log_energy**2).sum(axis=(1, 2)) / total
+        return each / total[:, None], mean, square - mean**2, in_bin

@@ -17,6 +17,7 @@ from astro_unetloc.photons import Photons
 from astro_unetloc.pipeline import detect, evaluate_skies
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.pretrained import Model, load_model
+from astro_unetloc.response import SurveyExposure
 from astro_unetloc.simulation import simulate_sky
 from astro_unetloc.wcs_maps import image_pixelization
 
@@ -141,8 +142,10 @@ def test_a_region_gives_exactly_the_sources_of_the_whole_map_inside_it(sky, from
     circle = regions.CircleSkyRegion(center, 4 * u.deg)
     for region in ((center, 4 * u.deg), (center.icrs, 240 * u.arcmin), circle):
         part = find_sources(sky, region=region, threshold=LOW_THRESHOLD)
-        for name in ("GLON", "GLAT", "Score", "Flags", "Patch"):
+        for name in ("Score", "Flags", "Patch"):
             np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-12)
+        for name in ("GLON", "GLAT", "Sqrt_TS", "Npred"):  # far neighbours of neighbours are absent
+            np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-5)
     one = find_sources(sky, region=(center, 1 * u.arcsec), threshold=LOW_THRESHOLD)
     assert list(one["Source_Name"]) == [whole["Source_Name"][0]]
 
@@ -181,6 +184,37 @@ def test_the_catalogue_lists_what_was_found_by_descending_score(sky, from_events
     assert catalog.meta["MODELSHA"] == load_model().sha256
     assert catalog.meta["SEED"] == 0
     assert catalog.meta["NFAILED"] == from_events.n_failed == 0
+
+
+def test_sources_are_measured_unless_that_is_not_wanted(sky, from_events):
+    catalog, without = from_events.catalog, find_sources(sky, measure=False)
+    for name in ("Conf_95_SemiMajor", "Sqrt_TS", "Npred", "Flux"):
+        assert without[name].mask.all()
+    assert not np.any(catalog["Npred"].mask | catalog["Sqrt_TS"].mask)
+    assert catalog["Flux"].mask.all()  # no exposure goes with the photons
+    assert len(from_events.measurement) == len(catalog)
+    unfitted = catalog["Flags"] & FLAGS["fit_failed"][0] > 0
+    np.testing.assert_array_equal(catalog["Conf_68_SemiMajor"].mask, unfitted)
+    assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (10.0, 1000.0)
+
+
+def test_an_exposure_gives_fluxes(sky):
+    with_exposure = replace(sky, exposure=SurveyExposure(12))
+    catalog = find_sources(with_exposure, threshold=SURE, region=(CENTER, 6 * u.deg))
+    assert len(catalog) > 1
+    assert not np.any(catalog["Flux"].mask)
+    expected = np.array(catalog["Npred"]) / (12 * 4.5e10)  # over cm2 s of a year, within 30 %
+    ratio = catalog["Flux"].unmasked.to_value("ph cm-2 s-1") / expected
+    np.testing.assert_allclose(ratio, 1.0, atol=0.3)
+
+
+def test_sources_below_the_threshold_are_fitted_too(sky, from_events):
+    """A high threshold lists the same values, not those of sources without their neighbours."""
+    few = find_sources(sky, threshold=SURE)
+    many = from_events.catalog[from_events.catalog["Score"] >= SURE]
+    np.testing.assert_array_equal(few["Score"], many["Score"])
+    close = np.isclose(np.array(few["Npred"]), np.array(many["Npred"]), rtol=0.02)
+    assert close.mean() > 0.9  # the run of the fixture knows of some fainter ones
 
 
 def test_sources_lie_where_the_network_saw_it(from_events):

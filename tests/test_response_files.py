@@ -7,7 +7,7 @@ from test_sky_cubes import write_healpix_cube, write_image_cube
 
 from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.response import KingPSF, SurveyExposure
-from astro_unetloc.response_files import read_exposure, read_psf
+from astro_unetloc.response_files import exposure_of, read_exposure, read_psf
 
 PSF_FILES = [
     "3fhl/fermi_3fhl_psf_gc.fits.gz",
@@ -161,3 +161,35 @@ def test_intensity_is_no_exposure(tmp_path):
     path = write_image_cube(tmp_path / "e.fits", np.ones((3, 8, 8)), unit="cm-2 s-1 sr-1 MeV-1")
     with pytest.raises(ValueError, match="exposure must be in cm2 s; got BUNIT"):
         read_exposure(path)
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_the_exposure_of_a_map_is_that_of_its_cube(real_data):
+    from gammapy.maps import Map
+
+    path = real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz"
+    vectors = vectors_from_lonlat(np.array([0.0, 3.0, 90.0]), np.array([0.0, -2.0, 0.0]))
+    energy = np.array([12.0, 60.0, 400.0])
+    known, table = exposure_of(Map.read(path), vectors)
+    ours, same = exposure_of(read_exposure(path), vectors)
+    np.testing.assert_array_equal(known, [True, True, False])
+    np.testing.assert_array_equal(ours, known)
+    np.testing.assert_allclose(table(energy)[:2], same(energy)[:2], rtol=0.01)
+    # where the map does not reach, the energies share out as in the built-in exposure
+    np.testing.assert_allclose(table(energy)[2], SurveyExposure().relative(energy))
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_energies_beyond_an_exposure_map_take_its_ends(real_data):
+    from gammapy.maps import Map
+
+    exposure = Map.read(real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz")
+    _, table = exposure_of(exposure, vectors_from_lonlat(np.array([0.0]), np.array([0.0])))
+    low, high = exposure.geom.axes[0].center.to_value("GeV")[[0, -1]]
+    np.testing.assert_allclose(table(np.array([low / 2, 3 * high])), table(np.array([low, high])))
+
+
+def test_without_an_exposure_only_its_shape_is_known():
+    known, table = exposure_of(None, np.eye(3))
+    assert not known.any()
+    np.testing.assert_array_equal(table(np.array([50.0])), SurveyExposure().relative([50.0]))

@@ -1,0 +1,270 @@
+"""The fit of the sources of one map, step by step: from where they were found to what they are."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from astro_unetloc.blends import joint_covariances, neighbor_pairs, take_turns
+from astro_unetloc.error_ellipses import Ellipses, position_posterior
+from astro_unetloc.likelihood import SourceModel, SourcesFit, curvatures, derivatives, fit_sources
+from astro_unetloc.local_background import BackgroundFit, model_background
+from astro_unetloc.neighborhoods import make_neighborhoods, move, sum_groups
+from astro_unetloc.psf_profiles import make_profiles, psf_of
+from astro_unetloc.response_files import exposure_of
+from astro_unetloc.spectra import PowerLawShares, power_laws
+
+__all__ = ["FieldFit", "FieldSetup"]
+
+
+class FieldSetup:
+    """What is the same for all sources of a map.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+        The map, with its PSF, exposure and background where it has them.
+    counts : Counts
+        Its counts.
+    vectors : ndarray (n, 3)
+        The sources, in whose middle a PSF map is read.
+    config : MeasurementConfig
+        Radii and limits.
+    """
+
+    def __init__(self, sky_map, counts, vectors, config):
+        self.sky_map, self.counts, self.config = sky_map, counts, config
+        self._psf, edges = psf_of(sky_map.psf, vectors), counts.energy_edges
+        pixel_deg = sky_map.pixel_size_deg
+        self.n_split = 1
+        while pixel_deg and (self.n_split < 2 or pixel_deg > config.part_deg * self.n_split):
+            self.n_split *= 2
+        self.n_split = min(self.n_split, config.max_split)
+        self.pixel_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
+        self.profiles = make_profiles(self._psf, edges, disc_deg=self.pixel_disc_deg)
+        least_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
+        self.core_deg = np.maximum(self.profiles.containment_radius(0.9), least_deg)
+        widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
+        self.radius_deg = max(config.min_radius_deg, widest_deg, 3 * least_deg)
+        self.core_deg = np.minimum(self.core_deg, max(self.radius_deg / 2, least_deg))
+
+    def disc_profiles(self, radius_deg):
+        """Profiles of a disc instead of a point."""
+        disc_deg = np.hypot(radius_deg, self.pixel_disc_deg)
+        return make_profiles(self._psf, self.counts.energy_edges, disc_deg=disc_deg)
+
+    def reach_deg(self, vectors):
+        """How far (n,) the photons of a source are followed: until half of one is left."""
+        inner = np.median(self.profiles.containment_radius(0.5))
+        seen = self.counts.number_near(vectors, inner)
+        outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
+        radius = np.array([self.profiles.containment_radius(1 - o)[0] for o in outside])
+        return np.clip(radius, self.radius_deg, 3 * self.radius_deg)
+
+    def pairs_per_source(self, vectors):
+        """About how many numbers (n,) are held for each source."""
+        places = self.counts.tree.query_ball_point(
+            vectors, np.radians(self.radius_deg), return_length=True
+        )
+        share = min(np.max(self.core_deg) / self.radius_deg, 1.0) ** 2
+        entries = len(self.counts.number) / len(self.counts.vectors)
+        return places * entries * (1 + share * self.n_split**2)
+
+
+class FieldFit:
+    """The fit of n sources: its steps, and what they share.
+
+    Parameters
+    ----------
+    vectors : ndarray (n, 3)
+        Galactic unit vectors of where the sources were found.
+    setup : FieldSetup
+        The map.
+    """
+
+    def __init__(self, vectors, setup):
+        self.setup, self.config = setup, setup.config
+        self.vectors, self.n, counts = vectors, len(vectors), setup.counts
+        self.exposed, exposure = exposure_of(setup.sky_map.exposure, vectors)
+        self.spectrum = PowerLawShares(counts.energy_edges, exposure)
+        self.hood = make_neighborhoods(
+            counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
+            n_split=setup.n_split,
+        )  # fmt: skip
+        self.fit = self._likelihood(setup.profiles)
+        model = setup.sky_map.background
+        if model is not None:
+            model = model_background(model, self.hood, counts)
+        self.background_fit = BackgroundFit(self.hood, self.spectrum, model, self.config)
+        self.neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
+        self.turns = take_turns(self.n, self.neighbors)
+
+    def _likelihood(self, profiles):
+        n_entries = len(self.setup.counts.number)
+        return SourcesFit(self.hood, n_entries, profiles, self.spectrum, self.setup.core_deg)
+
+    def run(self, flux_range):
+        """Fit everything, in the order in which it becomes known.
+
+        Parameters
+        ----------
+        flux_range : pair of float
+            Energies of the flux, GeV.
+
+        Returns
+        -------
+        dict
+            Arrays and ellipses of n sources, named as in `astro_unetloc.measurement.Measurement`.
+        """
+        model = self._start()
+        background = self.background_fit.start()
+        state, background, _ = self._maximize(model, background, 3, (0, 0, 1, 0))
+        state, background, rest = self._maximize(
+            state.model, background, self.config.n_rounds, (1, 1, 1, 1)
+        )
+        alone, joint = self._covariances(state, rest, background)
+        posterior = position_posterior(self.fit, state, rest, alone[:, :2, :2])
+        posterior = posterior.widened((joint - alone)[:, :2, :2])
+        failed = self._failed(posterior, state.model)
+        x, y = (np.where(failed, 0.0, offset) for offset in (posterior.x, posterior.y))
+        model = replace(state.model, x=x, y=y)
+        state, background, rest = self._maximize(model, background, 4, (0, 0, 1, 1))
+        covariance = np.where(failed[:, None, None], np.nan, posterior.covariance)
+        vectors = move(self.vectors, self.hood.east, self.hood.north, x, y)
+        vectors[failed] = self.vectors[failed]
+        scales = posterior.scale_68, posterior.scale_95
+        ellipses = (
+            Ellipses.from_covariance(posterior.covariance, np.where(failed, np.nan, scale))
+            for scale in scales
+        )
+        return {
+            "vectors": vectors,
+            "covariance": covariance,
+            **dict(zip(("ellipse_68", "ellipse_95"), ellipses)),
+            "sqrt_ts": self._sqrt_ts(state, background),
+            **self._spectra(state, rest, background, flux_range),
+            "failed": failed,
+            "wide": self._wide(state, rest),
+            "bright_neighbor": _near_brighter(vectors, state.model.counts, self.config),
+        }
+
+    def _maximize(self, model, background, n_rounds, free):
+        return fit_sources(
+            self.fit, self.background_fit, model, background,
+            n_rounds=n_rounds, turns=self.turns, free=free,
+        )  # fmt: skip
+
+    def _covariances(self, state, rest, background):
+        """Covariances (n, 4, 4) of each source alone, and with its neighbours free."""
+        _, curvature, information = curvatures(self.fit, state, rest)
+        slopes = np.stack(derivatives(self.fit, state, rest), axis=1)
+        own, others, _ = self.fit.at_all_pairs(state)
+        surface = self.background_fit.density(background)
+        cost = self.background_fit.cost(surface / (surface + others + own), slopes)
+        curvature = curvature - cost + 1e-9 * np.eye(4)
+        good = np.linalg.eigvalsh(curvature)[:, 0] > 0
+        curvature = np.where(good[:, None, None], curvature, information + 1e-3 * np.eye(4))
+        core = self.fit.core
+        slopes *= np.sqrt(core.number)[:, None]
+        return joint_covariances(slopes, self.neighbors, curvature, core.entry, core.source)
+
+    def _start(self):
+        """Counts within the 68 % radius without those that the surroundings let expect."""
+        core, tail = self.hood.core, self.hood.tail.select(self.hood.in_region)
+        radius = self.setup.profiles.containment_radius(0.68)
+        inside = np.hypot(core.x.mean(axis=1), core.y.mean(axis=1)) < radius[core.energy_bin]
+        found = core.sum(core.number * inside, self.n)
+        around = np.pi * (self.hood.radius_deg**2 - np.median(self.setup.core_deg) ** 2)
+        density = tail.sum(tail.number, self.n) / around
+        counts = np.maximum(found - density * np.pi * np.median(radius) ** 2, 2.0) / 0.68
+        zero = np.zeros(self.n)
+        return SourceModel(zero, zero, counts, np.full(self.n, 2.3))
+
+    def _failed(self, posterior, model):
+        """Which positions (n,) could not be fitted."""
+        size = np.sqrt(np.einsum("naa->n", posterior.covariance))
+        moved = np.hypot(posterior.x, posterior.y)
+        limit = self.config.max_offset_deg
+        good = (size < limit) & (moved < limit) & (model.counts > self.config.min_counts)
+        good &= np.isfinite(posterior.scale_95)
+        return ~good
+
+    def _sqrt_ts(self, state, background):
+        """Root of the test statistic, the background fitted again without the source.
+
+        Its slope and curvature stay: with them a parabola would rise where the source is.
+        """
+        own, others, _ = self.fit.at_all_pairs(state)
+        fit, number = self.background_fit, self.background_fit.number
+        with_source = others + own + fit.density(background)
+        inside = self.fit.contained(np.full(self.spectrum.n_energy, self.hood.radius_deg))
+        expected = fit.total(background) + state.model.counts * (state.rates[0] * inside).sum(
+            axis=1
+        )
+        for _ in range(4):
+            surface = fit.density(background)
+            share = surface / (surface + others)
+            background = fit.step(background, share, surface_free=False)
+        without = others + fit.density(background)
+        gain = sum_groups(fit.source, number * np.log(with_source / without), self.n)
+        gain -= expected - fit.total(background)
+        return np.sqrt(2 * np.maximum(gain, 0.0))
+
+    def _spectra(self, state, rest, background, flux_range):
+        """Counts, flux and index, each with its error, by name."""
+        model = state.model
+        covariance = self._covariances(state, rest, background)[1][:, 2:, 2:]
+        error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
+        per_count = [self._flux(np.ones(self.n), model.index + d, flux_range) for d in (0, 0.01)]
+        flux, slope = per_count[0], (per_count[1] - per_count[0]) / 0.01
+        jacobian = np.stack([flux, model.counts * slope], axis=1)
+        flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
+        known = self.exposed & (index_error < self.config.max_index_error)
+        return {
+            "npred": model.counts,
+            "npred_err": error,
+            "flux": np.where(self.exposed, flux * model.counts, np.nan),
+            "flux_err": np.where(self.exposed, flux_error, np.nan),
+            "index": np.where(known, model.index, np.nan),
+            "index_err": np.where(known, index_error, np.nan),
+        }
+
+    def _flux(self, counts, index, flux_range):
+        """Photon flux (n,) of power laws of which so many counts are detected."""
+        detected = self.spectrum.detected(index).sum(axis=1)
+        pivot = self.setup.counts.energy_edges[0]
+        laws = power_laws(np.ones(len(index)), index, emin=pivot, emax=2 * pivot)
+        norm = counts / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
+        return laws.flux(*flux_range) / laws.amplitude * pivot ** (-index) * norm
+
+    def _wide(self, state, rest):
+        """Whether a disc fits better than a point, by more than chance lets expect."""
+        point, best = self._best_log_likelihood(state, rest, self.fit), -np.inf
+        for radius in self.config.wide_radii_deg:
+            other = self._likelihood(self.setup.disc_profiles(radius))
+            best = np.maximum(best, self._best_log_likelihood(state, rest, other))
+        return 2 * (best - point) > self.config.wide_ts
+
+    def _best_log_likelihood(self, state, rest, fit):
+        """Logarithm of the likelihood (n,) over that of no source, best in the counts."""
+        core, share = fit.core, state.rates[0]
+        ratio = share.ravel()[fit.cell] * fit.densities(state.model)[0] / rest
+        observed = (share * fit.inside).sum(axis=1)
+        counts = state.model.counts
+        for _ in range(6):
+            part = ratio / (1 + counts[core.source] * ratio)
+            slope = core.sum(core.number * part, self.n) - observed
+            bend = core.sum(core.number * part**2, self.n)
+            counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 3, counts * 3)
+        gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), self.n)
+        return gain - counts * observed
+
+
+def _near_brighter(vectors, counts, config):
+    """Whether (n,) a much brighter source is near."""
+    from scipy.spatial import KDTree
+
+    near = np.zeros(len(vectors), dtype=bool)
+    pairs = KDTree(vectors).query_pairs(np.radians(config.bright_radius_deg), output_type="ndarray")
+    for one, other in (pairs.T, pairs[:, ::-1].T):
+        near[one[counts[other] > config.bright_ratio * counts[one]]] = True
+    return near

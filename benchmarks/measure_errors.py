@@ -1,0 +1,376 @@
+"""How honest the errors of the measurement are, on simulated skies and beside 3FHL.
+
+    python benchmarks/measure_errors.py [--skies 3] [--seed 2000] [--years 7]
+        [--template FILE] [--variant NAME] [--data ../shared/data] [--figure FILE]
+
+Simulates whole skies above 10 GeV, runs the whole chain with the exposure that detected the
+photons, and prints in bins of expected photons and latitude how many true sources the 68 and 95 %
+ellipses hold, position errors beside those of a maximum-likelihood fit that is told background,
+spectra and neighbours and beside the Cramer-Rao bound, and the ratio and the pulls (difference
+over error) of flux and index. With ``--data`` also fluxes and indices of 3FHL sources around the
+Galactic centre and in the field of the Crab, from the photons of these fields.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc.catalog import read_catalog
+from astro_unetloc.diffuse import ENERGY_EDGES
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.geometry import separation_deg
+from astro_unetloc.likelihood import SourceModel, SourcesFit, fit_sources
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.measurement import measure_sources
+from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, tangent_axes
+from astro_unetloc.photons import PHOTON_INDEX
+from astro_unetloc.pipeline import detect
+from astro_unetloc.psf_profiles import make_profiles
+from astro_unetloc.response import KingPSF
+from astro_unetloc.simulation import simulate_photons
+from astro_unetloc.spectra import PowerLawShares
+from astro_unetloc.truth import expected_photons
+
+RANGE = (10.0, 2000.0)
+FLUX_RANGE = (10.0, 1000.0)
+MATCH_DEG, MIN_PHOTONS = 0.3, 3.0
+PHOTON_EDGES = (5, 8, 12, 20, 40, 100, np.inf)
+COUNTED = 8  # sources with so many photons count
+
+
+@dataclass
+class Matched:
+    """n detections matched to point-like true sources."""
+
+    photons: np.ndarray  # expected of the true source
+    latitude: np.ndarray  # |b| in degrees
+    offset: np.ndarray  # degrees
+    oracle: np.ndarray  # offset of the fit that is told everything else
+    bound: np.ndarray  # median offset at the Cramer-Rao bound
+    held_68: np.ndarray
+    held_95: np.ndarray
+    flux_ratio: np.ndarray
+    flux_pull: np.ndarray
+    index_pull: np.ndarray
+
+
+def best_index(spectra, exposure):
+    """Index (n,) of the power law that is nearest to each spectrum as detected.
+
+    Its photons have the mean ln E of those of the spectrum: so a maximum-likelihood fit finds it.
+    """
+    seen = spectra.flux(*RANGE, weight=exposure.relative)
+    logs = spectra.flux(*RANGE, weight=lambda e: exposure.relative(e) * np.log(e)) / seen
+    shares = PowerLawShares(np.geomspace(*RANGE, 20), exposure.relative)
+    index = np.full(len(logs), 2.5)
+    for _ in range(20):
+        _, mean, variance, _ = shares.moments(index)
+        index = np.clip(index + np.clip((mean - logs) / variance, -0.5, 0.5), 0.0, 12.0)
+    return index
+
+
+def diffuse_at(sky, vectors, edges):
+    """Expected diffuse photons per square degree in bins of energy, (n, n_energy), at vectors."""
+    import healpy
+
+    power = 1 - PHOTON_INDEX
+    low = np.maximum(edges[:-1, None], ENERGY_EDGES[:-1])
+    high = np.minimum(edges[1:, None], ENERGY_EDGES[1:])
+    part = np.where(high > low, low**power - high**power, 0.0)
+    part /= ENERGY_EDGES[:-1] ** power - ENERGY_EDGES[1:] ** power
+    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ part.T
+
+
+def median_bound(profiles, expected, diffuse):
+    """Median position error (n,) at the Cramer-Rao bound of lonely sources, in degrees.
+
+    The information on one coordinate is the integral of (ds/dx)^2 / (s + b) with s the counts of
+    the source and b those of the background.
+
+    Parameters
+    ----------
+    profiles : PsfProfiles
+        The point-spread function.
+    expected : ndarray (n, n_energy)
+        Photons of each source.
+    diffuse : ndarray (n, n_energy)
+        Background per square degree.
+    """
+    edges = np.append(0.0, np.geomspace(1e-3, 2.0, 120))
+    middle, area = (edges[1:] + edges[:-1]) / 2, np.pi * np.diff(edges**2)
+    information = np.zeros(len(expected))
+    for energy_bin in range(expected.shape[1]):
+        density, slope, _ = profiles.density(np.full(len(middle), energy_bin), middle**2)
+        change2 = 2 * (slope * middle * density) ** 2  # averaged over the angle
+        photons, background = expected[:, energy_bin, None], diffuse[:, energy_bin, None]
+        information += (area * photons**2 * change2 / (photons * density + background)).sum(axis=1)
+    return np.sqrt(2 * np.log(2) / information)
+
+
+class KnownBackground:
+    """A background that is told, with the methods of `BackgroundFit` that a fit uses."""
+
+    def __init__(self, density, n_core):
+        self.values, self.n_core = density, n_core
+
+    def density(self, background):
+        """Counts per square degree at the pairs."""
+        return self.values
+
+    def step(self, background, share):
+        """Nothing changes."""
+        return background
+
+
+def oracle_fit(sky, sky_map, exposure, photons, wanted):
+    """Offsets of maximum-likelihood positions that are told all but the position, and the bound.
+
+    Parameters
+    ----------
+    photons : ndarray (n,)
+        Expected of each true source.
+    wanted : ndarray (k,) of int
+        The true sources that are asked for.
+
+    Returns
+    -------
+    offset, bound : ndarray (k,)
+        In degrees.
+    """
+    used = np.union1d(np.flatnonzero((photons > 1) & (sky.sources.radius_deg == 0)), wanted)
+    counts = gather_counts(sky_map, *RANGE)
+    profiles = make_profiles(KingPSF(), counts.energy_edges)
+    core = np.maximum(profiles.containment_radius(0.95), 0.4)
+    vectors = sky.sources.vectors[used]
+    hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(used), 2.0))
+    spectrum = PowerLawShares(counts.energy_edges, exposure.relative)
+    fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
+    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    place = counts.vectors[entry]  # of events every entry is a place
+    density = diffuse_at(sky, place, counts.energy_edges)
+    density = density[np.arange(len(entry)), counts.energy_bin[entry]]
+    background = KnownBackground(density, len(hood.core.entry))
+    zero, turns = np.zeros(len(used)), np.zeros(len(used), int)
+    index = best_index(sky.sources.spectra.select(used), exposure)
+    model = SourceModel(zero, zero, photons[used], index)
+    options = {"turns": turns, "free": (1, 1, 0, 0)}
+    state = fit_sources(fit, background, model, None, n_rounds=12, **options)[0]
+    offset = np.hypot(state.model.x, state.model.y)
+    expected = photons[used, None] * spectrum.shares(index)
+    bound = median_bound(profiles, expected, diffuse_at(sky, vectors, counts.energy_edges))
+    row = np.searchsorted(used, wanted)
+    return offset[row], bound[row]
+
+
+def match(found, true):
+    """Rows of detections and of true sources nearest to each other within 0.3 deg, one to one."""
+    from scipy.spatial import KDTree
+
+    distance, row = KDTree(true).query(found)
+    order = np.argsort(distance)
+    order = order[distance[order] < np.radians(MATCH_DEG)]
+    _, first = np.unique(row[order], return_index=True)
+    return order[first], row[order[first]]
+
+
+def held(ellipse, x, y):
+    """Whether ellipses hold offsets east and north in degrees."""
+    angle = np.radians(ellipse.position_angle)
+    along = (x * np.sin(angle) + y * np.cos(angle)) / ellipse.semi_major
+    across = (x * np.cos(angle) - y * np.sin(angle)) / ellipse.semi_minor
+    return along**2 + across**2 < 1
+
+
+def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
+    """One simulated sky: its matched sources, seconds of the measurement of how many sources."""
+    sky, exposure = simulate_photons(years=years, template=template, variant=variant, rng=seed)
+    footprint = cone or DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+    inside = footprint.covers(sky.photons.vectors)
+    sky_map = SkyMap(
+        events=sky.photons.select(inside), footprint=footprint, energy_edges=np.array(RANGE),
+        exposure=exposure, name=f"sky {seed}",
+    )  # fmt: skip
+    run = detect(sky_map, measure=False)
+    started = time.perf_counter()
+    result = measure_sources(run.sources, sky_map, energy_range=RANGE, flux_range=FLUX_RANGE)
+    seconds = time.perf_counter() - started
+    photons = expected_photons(sky.sources, exposure, RANGE)
+    bright = np.flatnonzero((photons >= MIN_PHOTONS) & footprint.covers(sky.sources.vectors))
+    row, true = match(result.vectors, sky.sources.vectors[bright])
+    true = bright[true]
+    kept = ~result.failed[row] & (sky.sources.radius_deg[true] == 0)
+    row, true = row[kept], true[kept]
+    offsets = oracle_fit(sky, sky_map, exposure, photons, true)
+    return compare(result.select(row), sky.sources, true, exposure, photons, offsets), (
+        seconds, len(result),
+    )  # fmt: skip
+
+
+def compare(result, sources, true, exposure, photons, offsets):
+    """Measured against true values of matched sources."""
+    vectors, spectra = sources.vectors[true], sources.spectra.select(true)
+    axes = tangent_axes(result.vectors)
+    x, y = (np.degrees(np.einsum("ni,ni->n", axis, vectors)) for axis in axes)
+    flux = spectra.flux(*FLUX_RANGE)
+    return Matched(
+        photons[true],
+        np.degrees(np.arcsin(np.abs(vectors[:, 2]))),
+        separation_deg(result.vectors, vectors),
+        *offsets,
+        held(result.ellipse_68, x, y),
+        held(result.ellipse_95, x, y),
+        result.flux / flux,
+        (result.flux - flux) / result.flux_err,
+        (result.index - best_index(spectra, exposure)) / result.index_err,
+    )
+
+
+def width(pulls):
+    """Half of the width that holds 68 %."""
+    low, high = np.nanpercentile(pulls, [16, 84])
+    return (high - low) / 2
+
+
+def rows_of(matched):
+    """Labelled masks of the bins that are printed."""
+    for name, inside in (
+        ("all", matched.latitude >= 0),
+        ("|b|>10", matched.latitude > 10),
+        ("|b|<10", matched.latitude <= 10),
+    ):
+        for low, high in zip(PHOTON_EDGES[:-1], PHOTON_EDGES[1:]):
+            label = f"{name:7} {low:4}-{high:<4g}"
+            yield label, inside & (matched.photons >= low) & (matched.photons < high)
+        yield f"{name:7} {COUNTED:4}-     ", inside & (matched.photons >= COUNTED)
+
+
+def print_table(matched):
+    """Containment, offsets and pulls in bins."""
+    print("|b|     photons      n  held by 68 % 95 % | median offset  oracle   bound |"
+          " flux/true  pull width | index pull width")  # fmt: skip
+    for label, rows in rows_of(matched):
+        if rows.sum() < 10:
+            continue
+        m = {name: values[rows] for name, values in vars(matched).items()}
+        print(
+            f"{label} {rows.sum():6}      {m['held_68'].mean():.3f} {m['held_95'].mean():.3f} |"
+            f"        {np.median(m['offset']):.4f}  {np.median(m['oracle']):.4f}  "
+            f"{np.median(m['bound']):.4f} |     {np.median(m['flux_ratio']):.3f} "
+            f"{np.median(m['flux_pull']):5.2f} {width(m['flux_pull']):5.2f} |"
+            f"      {np.nanmedian(m['index_pull']):5.2f} {width(m['index_pull']):5.2f}"
+        )
+
+
+def real_fields(folder):
+    """Sources of 3FHL found in the public fields: rows (ours, 3FHL) of flux, index and errors."""
+    reference = read_catalog(folder / "catalogs/gll_psch_v13.fit.gz")
+    gc = folder / "gc/fermi-3fhl-gc-"
+    files = {name: f"{gc}{name}-cube.fits.gz" for name in ("exposure", "psf")}
+    fields = (
+        (f"{gc}events.fits.gz", files),
+        (folder / "crab/Fermi-LAT-3FHL_datasets.yaml", {}),
+    )
+    for path, parts in fields:
+        catalog = detect(path, **parts).catalog
+        nearest, away, _ = catalog["skycoord"].match_to_catalog_sky(reference["skycoord"])
+        for row, known, off in zip(catalog, reference[nearest], away.deg):
+            if off < 0.2 and not known["Extended"]:
+                yield (
+                    known["Source_Name"],
+                    off,
+                    *values_of(row, "Spectral_Index"),
+                    *values_of(known, "PowerLaw_Index"),
+                )
+
+
+def values_of(row, index):
+    """Flux, its error, index, its error of a row of a catalogue."""
+    names = ("Flux", "Unc_Flux", index, f"Unc_{index}")
+    return [float(np.ma.filled(getattr(row[n], "value", row[n]), np.nan)) for n in names]
+
+
+def print_real(rows):
+    """One line for each source, then medians."""
+    print("3FHL source         offset  flux (1e-10)            3FHL           ratio"
+          "   index       3FHL")  # fmt: skip
+    for name, off, f, fe, g, ge, f3, fe3, g3, ge3 in rows:
+        print(
+            f"{name:18} {off:6.3f}  {f * 1e10:6.2f} +- {fe * 1e10:4.2f}  {f3 * 1e10:6.2f} +- "
+            f"{fe3 * 1e10:4.2f}  {f / f3:6.2f}  {g:5.2f} +- {ge:4.2f}  {g3:5.2f} +- {ge3:4.2f}"
+        )
+    ratio = np.array([row[2] / row[6] for row in rows])
+    index = np.array([row[4] - row[8] for row in rows])
+    print(f"{len(rows)} sources, median flux ratio {np.median(ratio):.3f}, "
+          f"median difference of indices {np.nanmedian(index):+.2f}")  # fmt: skip
+
+
+def draw(matched, rows, path):
+    """Position error against photons, containment, pulls; real fluxes and indices."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    (errors, pulls), (fluxes, indices) = figure.subplots(2, 2)
+    edges = np.geomspace(5, 1000, 13)
+    middle = np.sqrt(edges[1:] * edges[:-1])
+    place = np.digitize(matched.photons, edges) - 1
+    for name, style in (("offset", "ko-"), ("oracle", "C0s--"), ("bound", "C1-")):
+        values = getattr(matched, name)
+        median = [np.median(values[place == k]) if np.any(place == k) else np.nan
+                  for k in range(len(middle))]  # fmt: skip
+        label = {"offset": "measured", "oracle": "all else known", "bound": "Cramer-Rao"}[name]
+        errors.loglog(middle, median, style, label=label)
+    errors.set(xlabel="expected photons", ylabel="median position error (deg)")
+    errors.legend()
+    counted = matched.photons >= COUNTED
+    for values, label in ((matched.flux_pull, "flux"), (matched.index_pull, "index")):
+        pulls.hist(values[counted], np.linspace(-5, 5, 41), density=True, histtype="step",
+                   label=label)  # fmt: skip
+    x = np.linspace(-5, 5, 200)
+    pulls.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "k:")
+    pulls.set(xlabel="pull")
+    pulls.legend()
+    if rows:
+        f, fe, g, ge, f3, fe3, g3, ge3 = np.array([row[2:] for row in rows]).T
+        fluxes.errorbar(f3, f, fe, fe3, "o")
+        fluxes.set(xscale="log", yscale="log", xlabel="flux in 3FHL", ylabel="flux (ph cm-2 s-1)")
+        indices.errorbar(g3, g, ge, ge3, "o")
+        indices.set(xlabel="index in 3FHL", ylabel="photon index")
+        for axes, low, high in ((fluxes, f3.min(), f3.max()), (indices, 1.5, 6)):
+            axes.plot([low, high], [low, high], "k:")
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    """Simulate, measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--skies", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=2000)
+    parser.add_argument("--years", type=float, default=7.0)
+    parser.add_argument("--template", type=Path)
+    parser.add_argument("--variant", default="P6V11")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    sky = {"years": options.years, "template": options.template, "variant": options.variant}
+    parts, times = zip(
+        *(measured_sky(seed, **sky) for seed in range(options.seed, options.seed + options.skies))
+    )
+    matched = Matched(*(np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])))
+    print_table(matched)
+    seconds, number = np.sum(times, axis=0)
+    print(f"{2000 * seconds / number:.1f} s for 2000 sources ({number:.0f} measured)")
+    rows = list(real_fields(options.data)) if options.data else []
+    if rows:
+        print_real(rows)
+    if options.figure:
+        draw(matched, rows, options.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Lonely sources on a flat background, with the built-in response: worlds to measure."""
+
+import numpy as np
+
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.localization import SkySources
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.photons import Photons, draw_energy
+from astro_unetloc.response import KingPSF, SurveyExposure
+from astro_unetloc.spectra import power_laws
+
+RANGE = (10.0, 2000.0)
+
+
+def scatter(vectors, offset_deg, rng):
+    """Unit vectors (n, 3) moved by angles (n,) in random directions."""
+    helper = np.where(np.abs(vectors[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
+    first = np.cross(vectors, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    angle, offset = rng.uniform(0, 2 * np.pi, (len(vectors), 1)), np.radians(offset_deg)[:, None]
+    sideways = np.cos(angle) * first + np.sin(angle) * np.cross(vectors, first)
+    return np.cos(offset) * vectors + np.sin(offset) * sideways
+
+
+def sources_at(vectors, flags=0):
+    """Localized sources at Galactic vectors (n, 3)."""
+    n = len(vectors)
+    return SkySources(
+        vectors=vectors,
+        probability=np.full(n, 0.9),
+        score=np.full(n, 0.9),
+        patch=np.zeros(n, dtype=int),
+        coverage=np.ones(n),
+        flags=np.full(n, flags, dtype=np.int16),
+        separation_deg=np.full(n, np.nan),
+    )
+
+
+def photons_of(vectors, photons_each, rng, *, index=2.3, size_deg=0.0, psf=None):
+    """Photons of sources at vectors (n, 3) that are seen by the built-in exposure."""
+    psf, exposure = psf or KingPSF(), SurveyExposure()
+    law = power_laws(np.ones(1), np.full(1, index), emin=RANGE[0], emax=RANGE[1])
+    seen = law.flux(*RANGE, weight=exposure.relative)[0]
+    origin = np.repeat(np.arange(len(vectors)), rng.poisson(photons_each / seen, len(vectors)))
+    energy = law.draw_energy(np.zeros(len(origin), int), rng, emin=RANGE[0], emax=RANGE[1])
+    kept = rng.random(len(origin)) < exposure.relative(energy)
+    origin, energy = origin[kept], energy[kept]
+    from_place = scatter(vectors[origin], size_deg * np.sqrt(rng.random(len(origin))), rng)
+    return Photons(scatter(from_place, psf.sample_offset(energy, rng), rng), energy)
+
+
+def background_around(vectors, density, rng, radius_deg=3.0):
+    """Photons of a flat background of so many per square degree around directions (n, 3)."""
+    number = rng.poisson(density * np.pi * radius_deg**2, len(vectors))
+    center = np.repeat(vectors, number, axis=0)
+    offset = radius_deg * np.sqrt(rng.random(len(center)))
+    return Photons(
+        scatter(center, offset, rng), draw_energy(rng.random(len(center)), *RANGE, index=2.45)
+    )
+
+
+def join(*parts):
+    """All photons of several lists."""
+    return Photons(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("vectors", "energy")))
+
+
+def as_events(photons, **parts):
+    """A sky map of photons, the whole sky observed."""
+    sky = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+    return SkyMap(events=photons, footprint=sky, energy_edges=np.array(RANGE), **parts)
+
+
+def lonely_sources(photons_each, *, nside=4, density=17.0, seed=0, off_deg=0.02, **options):
+    """A sky map, the sources as they were found, and where they are: one per HEALPix pixel."""
+    import healpy
+
+    rng = np.random.default_rng(seed)
+    true = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
+    photons = join(
+        photons_of(true, photons_each, rng, **options), background_around(true, density, rng)
+    )
+    found = scatter(true, np.abs(rng.normal(0, off_deg, len(true))), rng)
+    return as_events(photons, exposure=SurveyExposure()), sources_at(found), true

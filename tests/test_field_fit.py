@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_wcs
+from made_sources import RANGE, lonely_sources
+
+from astro_unetloc.config import MeasurementConfig
+from astro_unetloc.field_fit import FieldFit, FieldSetup
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.neighborhoods import gather_counts
+from astro_unetloc.response import KingPSF
+from astro_unetloc.wcs_maps import image_pixelization
+
+CONFIG = MeasurementConfig()
+
+
+def setup_of(sky_map, vectors):
+    return FieldSetup(sky_map, gather_counts(sky_map, *RANGE), vectors, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("pixel_deg", "n_split"), [(0.05, 2), (0.1, 2), (0.2, 4), (0.3, 4), (0.5, 8), (1.0, 8)]
+)
+def test_large_pixels_are_divided_more(pixel_deg, n_split):
+    counts = np.zeros((1, 100), dtype=np.int32)
+    counts[0, 55] = 3
+    pixels = image_pixelization(make_wcs((10, 10), pixel_deg=pixel_deg), (10, 10))
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array(RANGE))
+    setup = setup_of(sky_map, np.array([[1.0, 0, 0]]))
+    assert setup.n_split == n_split
+    assert setup.radius_deg >= 6 * pixel_deg
+    assert np.all(setup.core_deg >= 2 * pixel_deg)
+
+
+def test_events_are_points():
+    sky_map, sources, _ = lonely_sources(30, nside=1)
+    setup = setup_of(sky_map, sources.vectors)
+    assert setup.n_split == 1
+    assert setup.pixel_disc_deg == 0
+    assert setup.radius_deg == CONFIG.min_radius_deg
+
+
+def test_the_region_grows_with_the_psf():
+    sky_map, sources, _ = lonely_sources(30, nside=1)
+    wide = setup_of(replace(sky_map, psf=KingPSF(6.0)), sources.vectors)
+    expected = CONFIG.radius_psf * KingPSF(6.0).containment_radius(0.68, 11.3)
+    assert wide.radius_deg == pytest.approx(expected, rel=0.05)
+
+
+def test_bright_sources_are_followed_farther():
+    faint, sources, _ = lonely_sources(10, nside=1)
+    bright = lonely_sources(3000, nside=1)[0]
+    assert np.all(setup_of(faint, sources.vectors).reach_deg(sources.vectors) == 2.0)
+    reach = setup_of(bright, sources.vectors).reach_deg(sources.vectors)
+    assert np.all(reach > 2.5)
+    assert np.all(reach <= 6.0)
+
+
+def test_a_fit_names_what_a_measurement_holds():
+    from astro_unetloc.measurement import Measurement
+
+    sky_map, sources, _ = lonely_sources(30, nside=1)
+    values = FieldFit(sources.vectors, setup_of(sky_map, sources.vectors)).run((10.0, 1000.0))
+    assert list(values) == list(Measurement.__dataclass_fields__)
