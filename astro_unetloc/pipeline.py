@@ -1,7 +1,7 @@
 """The whole chain: read map, project patches, predict, cluster, localize, measure, catalogue."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -11,7 +11,7 @@ from astro_unetloc.clustering import find_clusters
 from astro_unetloc.config import DEFAULT_SEED
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import separation_deg
+from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 from astro_unetloc.localization import SkySources, localize, near_owned_cell
 from astro_unetloc.maps import SkyMap, read_map
 from astro_unetloc.measurement import Measurement, measure_sources, neighbor_margin_deg
@@ -179,14 +179,16 @@ def detect(
         config=model.clustering,
         keep=lambda row, x, y: near_owned_cell(patches, row, x, y, reach_deg),
     )
-    # sources below the threshold or outside the region still shine on those that are listed
-    lowest = min(threshold, model.threshold) if measure else threshold
+    # sources below the threshold or outside the region still shine on those that are listed, and a
+    # calibrated score is known only when they are measured
+    lowest = _lowest_probability(model, threshold, measure)
     sources = localize(candidates, patches, threshold=lowest, sky_map=sky_map)
     measurement = None
     if measure:
         ranges = {"energy_range": model.band_edges[[0, -1]], "flux_range": model.flux_range}
         measurement = measure_sources(sources, sky_map, **ranges)
         sources = measurement.refine(sources, patches.grid)
+    sources = _calibrated(sources, measurement, model.calibration)
     listed = sources.score >= threshold
     if cone is not None:
         listed &= cone.covers(sources.vectors)
@@ -200,6 +202,23 @@ def detect(
         meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
     catalog = make_catalog(sources, values=values, meta=meta)
     return Detection(sky_map, model, patches, probability, sources, catalog, n_failed, measurement)
+
+
+def _lowest_probability(model, threshold, measure):
+    """Smallest probability of the network with which a candidate is looked at more closely."""
+    if model.calibration is not None:
+        return 0.0
+    return min(threshold, model.threshold) if measure else threshold
+
+
+def _calibrated(sources, measurement, calibration):
+    """The sources with a calibrated score, where the model has a calibration."""
+    if calibration is None:
+        return sources
+    unknown = np.full(len(sources), np.nan)
+    sqrt_ts = unknown if measurement is None else measurement.sqrt_ts
+    latitude = lonlat_from_vectors(np.reshape(sources.vectors, (-1, 3)))[1]
+    return replace(sources, score=calibration.score(sources.probability, sqrt_ts, latitude))
 
 
 def _searched(cone, model, measure):

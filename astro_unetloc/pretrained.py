@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.calibration import Calibration
 from astro_unetloc.config import DEFAULT_MODEL, ClusteringConfig
 from astro_unetloc.messages import warn
 
@@ -85,6 +86,12 @@ class Model:
     def threshold(self):
         """Smallest score listed by default."""
         return float(self.card["threshold"])
+
+    @property
+    def calibration(self):
+        """How ``Score`` follows from what is known of a candidate; None if it was not fitted."""
+        stored = self.card.get("calibration")
+        return stored and Calibration(tuple(stored["measured"]), tuple(stored["unmeasured"]))
 
     @property
     def flux_range(self):

@@ -44,10 +44,12 @@ def simulate_photons(
 
     Parameters
     ----------
-    years, template, variant, isotropic, exposure, psf, psf_scale, energy_range, rng
+    years, template, variant, isotropic, exposure, psf, psf_scale, energy_range
         See `simulate_sky`.
     cone : DiscFootprint, optional
         The part of the sky whose photons are kept; the whole sky without it.
+    rng : int or numpy.random.Generator
+        Seed or source of randomness.
 
     Returns
     -------

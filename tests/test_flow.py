@@ -17,7 +17,7 @@ ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     sky_cubes response response_files patches datasets manifest patch_files shards
-    network pretrained islands clustering localization
+    calibration network pretrained islands clustering localization
     psf_profiles neighborhoods blends local_background likelihood error_ellipses field_fit
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from astro_unetloc.calibration import FEATURES, Calibration, features
+from astro_unetloc.pretrained import list_models, load_model
+
+IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
+
+
+def test_terms_are_as_many_as_their_names():
+    assert features(np.array([0.5]), np.array([3.0]), np.array([2.0])).shape == (1, len(FEATURES))
+
+
+def test_terms_of_an_unknown_sqrt_ts_are_zero():
+    terms = features(np.array([0.3]), np.array([np.nan]), np.array([2.0]))[0]
+    zero = [value == 0 for value in terms]
+    assert zero == ["sqrt_ts" in name for name in FEATURES]
+
+
+@settings(max_examples=50)
+@given(st.floats(0.001, 0.999), st.floats(-90, 90))
+def test_logit_alone_gives_the_probability_back(probability, latitude):
+    calibration = Calibration(IDENTITY, IDENTITY)
+    for sqrt_ts in (np.nan, 5.0):
+        found = calibration.score(*(np.array([v]) for v in (probability, sqrt_ts, latitude)))
+        assert found[0] == pytest.approx(probability, abs=1e-6)
+
+
+def test_candidates_without_sqrt_ts_have_their_own_coefficients():
+    calibration = Calibration((3.0,) + IDENTITY[1:], IDENTITY)
+    found = calibration.score(np.full(2, 0.5), np.array([1.0, np.nan]), np.zeros(2))
+    np.testing.assert_allclose(found, [1 / (1 + np.exp(-3)), 0.5])
+
+
+def test_no_candidates_have_no_scores():
+    assert Calibration(IDENTITY, IDENTITY).score(*np.zeros((3, 0))).shape == (0,)
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("latitude", [0.0, 3.0, 60.0])
+def test_scores_of_shipped_models_grow_with_the_evidence(name, latitude):
+    calibration = load_model(name).calibration
+    assert calibration is not None
+    probability = np.linspace(0.02, 0.98, 30)
+    sqrt_ts = np.linspace(2.5, 9.0, 30)
+    lat = np.full(30, latitude)
+    assert np.all(np.diff(calibration.score(probability, sqrt_ts, lat)) > -0.02)
+    assert calibration.score(probability, sqrt_ts, lat)[0] < 0.3
+    assert calibration.score(probability, sqrt_ts, lat)[-1] > 0.95
+    assert np.all(np.diff(calibration.score(probability, np.full(30, np.nan), lat)) > -0.02)
