@@ -142,9 +142,15 @@ def test_a_region_gives_exactly_the_sources_of_the_whole_map_inside_it(sky, from
     circle = regions.CircleSkyRegion(center, 4 * u.deg)
     for region in ((center, 4 * u.deg), (center.icrs, 240 * u.arcmin), circle):
         part = find_sources(sky, region=region, threshold=LOW_THRESHOLD)
-        for name in ("Score", "Flags", "Patch"):
+        for name in ("Probability", "Flags", "Patch"):
             np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-12)
-        for name in ("GLON", "GLAT", "Sqrt_TS", "Npred"):  # far neighbours of neighbours are absent
+        for name in (
+            "GLON",
+            "GLAT",
+            "Sqrt_TS",
+            "Npred",
+            "Score",
+        ):  # far neighbours of neighbours are absent
             np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-5)
     one = find_sources(sky, region=(center, 1 * u.arcsec), threshold=LOW_THRESHOLD)
     assert list(one["Source_Name"]) == [whole["Source_Name"][0]]
@@ -217,8 +223,10 @@ def test_sources_below_the_threshold_are_fitted_too(sky, from_events):
     assert close.mean() > 0.9  # the run of the fixture knows of some fainter ones
 
 
-def test_sources_lie_where_the_network_saw_it(from_events):
-    patches, sources = from_events.patches, from_events.sources
+def test_sources_lie_where_the_network_saw_it(sky, from_events):
+    patches = from_events.patches
+    # the fit may move a faint one by some pixels
+    sources = detect(sky, measure=False, threshold=LOW_THRESHOLD).sources
     y, x = np.mgrid[:160, :160]
     radius = from_events.model.clustering.radius_pix
     assert from_events.probability.shape == patches.counts.shape[:3]
