@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from astro_unetloc.geometry import chord
+
 __all__ = ["joint_covariances", "neighbor_pairs", "take_turns"]
 
 # Neighbours of a source that are taken into account, the nearest ones.
@@ -24,8 +26,7 @@ def neighbor_pairs(vectors, radius_deg):
     """
     from scipy.spatial import KDTree
 
-    chord = 2 * np.sin(np.radians(radius_deg) / 2)
-    pairs = KDTree(vectors).query_pairs(chord, output_type="ndarray")
+    pairs = KDTree(vectors).query_pairs(chord(radius_deg), output_type="ndarray")
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
     away = np.linalg.norm(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], axis=1)
     return pairs[np.lexsort((away, pairs[:, 0]))]

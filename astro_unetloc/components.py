@@ -307,11 +307,9 @@ def sky_of(components, *, rng=0):
             origins.append(_draw_origin(name, part, components.sources, generator))
     low, high = components.maps["background"].energy_edges[[0, -1]]
     edges = energy_bins(max(low, LOW_ENERGY_EDGES[0]), min(high, ENERGY_EDGES[-1]))
-    vectors = np.concatenate([part.vectors for part in photons])
-    energy = np.concatenate([part.energy for part in photons])
     origin = np.concatenate(origins).astype(np.int32)
     return SimulatedSky(
-        photons=Photons(vectors, energy),
+        photons=Photons.concatenate(photons),
         origin=origin,
         sources=components.sources,
         background=_smooth_background(components.maps["background"], edges, rng),

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from astro_unetloc.config import PHOTON_INDEX
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
+from astro_unetloc.geometry import chord, circle_in_disc, lonlat_from_vectors, separation_deg
 
-__all__ = ["Detectability", "shares", "significance"]
+__all__ = ["Detectability", "significance"]
 
 # Neighbours up to so many radii of the PSF away add to the background of a source.
 _NEIGHBOUR_RADII = 4.0
@@ -37,24 +36,6 @@ def significance(n_photons, background):
     return np.sqrt(2 * (ts.sum(axis=-1) if ts.ndim > 1 else ts))
 
 
-def shares(edges, new_edges):
-    """Share of the photons of each energy bin that lie in each new bin.
-
-    Parameters
-    ----------
-    edges : ndarray (n_bins + 1,)
-        In GeV; inside a bin photons follow E^-2.4.
-    new_edges : ndarray (n_new + 1,)
-        In GeV.
-
-    Returns
-    -------
-    ndarray (n_bins, n_new)
-    """
-    clipped = np.clip(new_edges, edges[:-1, None], edges[1:, None]) ** (1 - PHOTON_INDEX)
-    return np.diff(clipped, axis=1) / np.diff(edges ** (1 - PHOTON_INDEX))[:, None]
-
-
 def _photons_of_sources(sky):
     """Photons of each source in each energy bin, (n_sources, n_bins)."""
     rows = np.flatnonzero(sky.origin >= 0)
@@ -62,18 +43,6 @@ def _photons_of_sources(sky):
     energy_bin = np.digitize(sky.photons.energy[rows], sky.energy_edges[1:-1])
     place = sky.origin[rows].astype(np.int64) * shape[1] + energy_bin
     return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
-
-
-def _share_in_circle(distance, radius, offset, contained):
-    """Share of the photons of a source inside a circle at distances (n,) from it, (n,).
-
-    Each ring of the PSF, given by the fraction ``contained`` within offsets (m,), lies inside with
-    the part of it that the circle cuts out.
-    """
-    ring, share = (offset[1:] + offset[:-1]) / 2, np.diff(contained)
-    d = np.asarray(distance)[:, None]
-    cos = (d**2 + ring**2 - radius**2) / (2 * d * ring)
-    return (np.arccos(np.clip(cos, -1, 1)) / np.pi) @ share
 
 
 class Detectability:
@@ -134,15 +103,17 @@ class Detectability:
         """Photons of other sources within a radius for each bin of each source, (n, n_bins)."""
         vectors = self.sky.sources.vectors
         reach_deg = _NEIGHBOUR_RADII * radius_deg.max()
-        pairs = self._tree.query_ball_point(vectors[source], 2 * np.sin(np.radians(reach_deg) / 2))
+        pairs = self._tree.query_ball_point(vectors[source], chord(reach_deg))
         row = np.repeat(np.arange(len(source)), [len(p) for p in pairs])
         other = np.concatenate([*pairs, np.zeros(0)]).astype(int)
         row, other = row[other != source[row]], other[other != source[row]]
         distance = separation_deg(vectors[source[row]], vectors[other])
         found = np.zeros((len(source), len(radius_deg)))
+        middle = (self._offset_deg[1:] + self._offset_deg[:-1]) / 2
         for number, radius in enumerate(radius_deg):
             grid = np.concatenate([[1e-3], np.geomspace(radius / 5, reach_deg * 1.01, 40)])
-            inside = _share_in_circle(grid, radius, self._offset_deg, self._contained[number])
+            rings = circle_in_disc(grid[:, None], middle, radius)
+            inside = rings @ np.diff(self._contained[number])
             light = self._photons_of[other, number] * np.interp(distance, grid, inside)
             found[:, number] = np.bincount(row, weights=light, minlength=len(source))
         return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.geometry import separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import chord, separation_deg, vectors_from_lonlat
 
 __all__ = ["Evaluation", "combine", "evaluate", "paired_interval"]
 
@@ -154,8 +154,7 @@ def evaluate(
     matched = np.full(len(order), -1)
     free = np.ones(point.sum(), dtype=bool)
     if point.any() and len(order):
-        chord = 2 * np.sin(np.radians(radius_deg) / 2)
-        near = KDTree(truth_vectors).query_ball_point(vectors, chord)
+        near = KDTree(truth_vectors).query_ball_point(vectors, chord(radius_deg))
         for row, candidates in enumerate(near):
             candidates = np.array([c for c in candidates if free[c]], dtype=int)
             if len(candidates):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astro_unetloc.energies import column_gev
-from astro_unetloc.geometry import frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import chord, frame_rotation, separation_deg, vectors_from_lonlat
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import rotate
 
@@ -217,6 +217,6 @@ def _within(vectors, others, radius_deg):
 
     if not len(others) or not len(vectors):
         return np.zeros(len(vectors), dtype=bool)
-    chord = 2 * np.sin(np.radians(min(radius_deg, 180)) / 2)
     tree = KDTree(others, compact_nodes=False, balanced_tree=False)
-    return np.isfinite(tree.query(vectors, distance_upper_bound=chord, workers=-1)[0])
+    reach = chord(radius_deg)
+    return np.isfinite(tree.query(vectors, distance_upper_bound=reach, workers=-1)[0])

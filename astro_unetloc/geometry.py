@@ -14,6 +14,8 @@ from astro_unetloc.config import GridConfig
 __all__ = [
     "PatchGrid",
     "TangentPlane",
+    "chord",
+    "circle_in_disc",
     "frame_rotation",
     "lonlat_from_vectors",
     "separation_deg",
@@ -39,6 +41,22 @@ def separation_deg(vectors_1, vectors_2):
     """Angle in degrees between unit vectors; exact for small angles too."""
     chord = np.linalg.norm(np.asarray(vectors_1) - np.asarray(vectors_2), axis=-1)
     return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+
+
+def chord(angle_deg):
+    """Distance of unit vectors at an angle of up to 180 degrees."""
+    return 2 * np.sin(np.radians(np.minimum(angle_deg, 180.0)) / 2)
+
+
+def circle_in_disc(offset, radius, disc):
+    """Part of circles of a radius around an offset point that lies inside a disc at the origin.
+
+    All in one unit, in a plane, and broadcast against each other.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = (offset**2 + radius**2 - disc**2) / (2 * offset * radius)
+    cosine = np.where(offset * radius > 0, cosine, np.where(offset + radius < disc, -1.0, 1.0))
+    return np.arccos(np.clip(cosine, -1.0, 1.0)) / np.pi
 
 
 @lru_cache(maxsize=8)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.config import PHOTON_INDEX
 from astro_unetloc.fits_files import open_fits
 from astro_unetloc.gammapy_maps import is_gammapy
 from astro_unetloc.geometry import frame_rotation, lonlat_from_vectors
 from astro_unetloc.healpix_maps import healpix_frame, healpix_layout
+from astro_unetloc.photons import bin_shares
 from astro_unetloc.pixelization import HealpixPixelization
 
 __all__ = ["attach_map", "attach_psf", "background_at", "exposure_at", "exposure_frame_of"]
@@ -188,14 +188,5 @@ def background_at(background, vectors, energy_edges):
         plane = np.array(
             [density.interp_by_coord({"skycoord": sky, axis.name: e}) for e in axis.center]
         )
-        share = _bin_shares(axis.edges.to_value("GeV"), np.asarray(energy_edges, float))
+        share = bin_shares(axis.edges.to_value("GeV"), np.asarray(energy_edges, float)).T
     return share @ (np.maximum(np.nan_to_num(plane), 0.0) * inside)
-
-
-def _bin_shares(edges, wanted):
-    """Part of the counts of bins (m,) in other bins (k,), shape (k, m), for E^-PHOTON_INDEX."""
-    power = 1 - PHOTON_INDEX
-    low = np.maximum(wanted[:-1, None], edges[:-1])
-    high = np.minimum(wanted[1:, None], edges[1:])
-    part = np.where(high > low, low**power - high**power, 0.0)
-    return part / (edges[:-1] ** power - edges[1:] ** power)

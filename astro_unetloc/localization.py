@@ -6,7 +6,7 @@ import numpy as np
 
 from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import LocalizationConfig
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
+from astro_unetloc.geometry import chord, lonlat_from_vectors, separation_deg
 
 __all__ = ["SkySources", "localize", "near_owned_cell", "nearest_other_deg"]
 
@@ -92,9 +92,7 @@ def _strongest(vectors, strength, row, radius_deg):
     keep = np.ones(len(vectors), dtype=bool)
     if len(vectors) < 2:
         return keep
-    pairs = KDTree(vectors).query_pairs(
-        2 * np.sin(np.radians(radius_deg) / 2), output_type="ndarray"
-    )
+    pairs = KDTree(vectors).query_pairs(chord(radius_deg), output_type="ndarray")
     pairs = pairs[row[pairs[:, 0]] != row[pairs[:, 1]]]
     rank = np.empty(len(vectors), dtype=int)
     rank[np.lexsort((row, -strength))] = np.arange(len(vectors))

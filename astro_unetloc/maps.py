@@ -30,7 +30,7 @@ from astro_unetloc.messages import warn
 from astro_unetloc.photons import Photons, place_counts, whole_counts
 from astro_unetloc.wcs_maps import read_wcs_counts
 
-__all__ = ["SkyMap", "UnetlocWarning", "read_map"]
+__all__ = ["OnFirstUse", "SkyMap", "UnetlocWarning", "read_map"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class _OnFirstUse:
+class OnFirstUse:
     """A field that may be given as a `functools.partial`, called when the field is first read."""
 
     def __set_name__(self, owner, name):
@@ -98,9 +98,9 @@ class SkyMap:
     footprint: object = None
     energy_edges: np.ndarray | None = None
     energy_assumed: bool = False
-    exposure: object = _OnFirstUse()
-    background: object = _OnFirstUse()
-    psf: object = _OnFirstUse()
+    exposure: object = OnFirstUse()
+    background: object = OnFirstUse()
+    psf: object = OnFirstUse()
     name: str = ""
     checksum: str = ""
     header: dict = field(default_factory=dict)

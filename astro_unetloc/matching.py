@@ -7,6 +7,7 @@ import numpy as np
 from astro_unetloc.catalog import with_match_columns
 from astro_unetloc.columns import MATCH_COLUMNS
 from astro_unetloc.config import MATCH_RADIUS_DEG
+from astro_unetloc.geometry import chord
 from astro_unetloc.references import catalog_name, degrees, sky_positions
 
 __all__ = ["MatchResult", "is_known", "match_catalogs"]
@@ -286,10 +287,6 @@ def _names(table):
     return np.ma.filled(np.ma.asarray(table["Source_Name"]), "").astype(str)
 
 
-def _chord(angle_deg):
-    return 2 * np.sin(np.radians(angle_deg) / 2)
-
-
 def _angle_deg(chord):
     return np.degrees(2 * np.arcsin(np.clip(np.asarray(chord) / 2, 0, 1)))
 
@@ -302,7 +299,7 @@ def _pairs(left, right, radius_deg):
         return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     # The margin keeps a pair at exactly the radius; the cut below decides.
     near = KDTree(left).sparse_distance_matrix(
-        KDTree(right), _chord(radius_deg) + 1e-12, output_type="coo_matrix"
+        KDTree(right), chord(radius_deg) + 1e-12, output_type="coo_matrix"
     )
     angle = _angle_deg(near.data)
     keep = angle <= radius_deg + 1e-10

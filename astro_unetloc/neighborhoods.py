@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from astro_unetloc.geometry import frame_rotation
+from astro_unetloc.geometry import chord, frame_rotation
 
 __all__ = [
     "Counts",
@@ -75,7 +75,7 @@ class Counts:
 
     def number_near(self, vectors, radius_deg):
         """Counts (n,) within a radius of directions (n, 3)."""
-        found = self.tree.query_ball_point(vectors, _chord(radius_deg))
+        found = self.tree.query_ball_point(vectors, chord(radius_deg))
         per_place = np.add.reduceat(self.number, self.first[:-1])
         return np.array([per_place[np.asarray(places, int)].sum() for places in found])
 
@@ -100,10 +100,6 @@ def _pixel_areas(pixels, index):
     across = pixels.points(index, high, half) - pixels.points(index, low, half)
     along = pixels.points(index, half, high) - pixels.points(index, half, low)
     return 4 * np.degrees(np.degrees(np.linalg.norm(np.cross(across, along), axis=1)))
-
-
-def _chord(radius_deg):
-    return 2 * np.sin(np.radians(np.minimum(radius_deg, 180.0)) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +301,7 @@ def move(vectors, east, north, x_deg, y_deg):
 
 def _find_pairs(counts, vectors, east, north, radius_deg):
     """Pairs of the sources and the entries within a radius (n,) of each."""
-    found = counts.tree.query_ball_point(vectors, _chord(radius_deg), return_sorted=True)
+    found = counts.tree.query_ball_point(vectors, chord(radius_deg), return_sorted=True)
     size = np.array([len(places) for places in found], dtype=np.int64)
     place = np.concatenate([np.zeros(0, np.int64), *(np.asarray(f, np.int64) for f in found)])
     source = np.repeat(np.arange(len(size)), size)
@@ -374,7 +370,7 @@ def _ring_coverage(sky_map, vectors, east, north, edges):
 def _pixel_places(counts, vectors, east, north, radius_deg):
     """The observed pixels with their centre in each region, padded with places of no area."""
     centers, areas, tree = counts.observed_pixels
-    found = tree.query_ball_point(vectors, _chord(radius_deg)) if len(centers) else []
+    found = tree.query_ball_point(vectors, chord(radius_deg)) if len(centers) else []
     size = np.array([len(f) for f in found], dtype=np.int64)
     shape = (len(vectors), max(int(size.max(initial=0)), 1))
     x, y, area = np.zeros((3, *shape))

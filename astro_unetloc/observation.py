@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from astro_unetloc.config import TrainingConfig
-from astro_unetloc.detectability import Detectability, shares, significance
-from astro_unetloc.geometry import TangentPlane
+from astro_unetloc.detectability import Detectability, significance
+from astro_unetloc.geometry import TangentPlane, chord
 from astro_unetloc.patches import SortedPhotons, band_inputs, bin_photons
-from astro_unetloc.photons import Photons, draw_energy
+from astro_unetloc.photons import Photons, bin_shares, draw_energy
 
 __all__ = [
     "Observation",
@@ -236,7 +236,7 @@ class PatchObserver:
         near, background = self._detectability.near(
             source, photons, origin, radius_deg=observation.pixel_deg / 2
         )
-        share = shares(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
+        share = bin_shares(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
         background *= share * observation.exposure_fraction
         stands_out = significance(near, background)
         labelled = (n_photons >= self.config.min_photons) & (
@@ -290,12 +290,12 @@ class PatchObserver:
         edges = observation.energy_edges
         if observation.events:
             bands = np.clip(self.band_edges, edges[0], edges[-1])
-            return shares(self.sky.energy_edges, bands)
-        return shares(self.sky.energy_edges, edges) @ shares(edges, self.band_edges)
+            return bin_shares(self.sky.energy_edges, bands)
+        return bin_shares(self.sky.energy_edges, edges) @ bin_shares(edges, self.band_edges)
 
     def _sources_inside(self, plane):
-        chord = 2 * np.sin(np.radians(0.75 * plane.pixel_deg * plane.n_pix) / 2)
-        near = np.array(sorted(self._sources.query_ball_point(plane.basis[2], chord)), dtype=int)
+        reach = chord(0.75 * plane.pixel_deg * plane.n_pix)
+        near = np.array(sorted(self._sources.query_ball_point(plane.basis[2], reach)), dtype=int)
         x, y = plane.pixel_from_vectors(self.sky.sources.vectors[near].reshape(-1, 3))
         n = plane.n_pix
         inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)

@@ -301,15 +301,8 @@ def _full_chunks(chunks, size):
     held = []
     for photons in chunks:
         if held and sum(map(len, held)) + len(photons) > size:
-            yield _join(held)
+            yield held[0] if len(held) == 1 else Photons.concatenate(held)
             held = []
         held.append(photons)
     if held:
-        yield _join(held)
-
-
-def _join(parts):
-    if len(parts) == 1:
-        return parts[0]
-    fields = (np.concatenate([getattr(p, name) for p in parts]) for name in ("vectors", "energy"))
-    return Photons(*fields)
+        yield held[0] if len(held) == 1 else Photons.concatenate(held)

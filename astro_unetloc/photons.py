@@ -11,7 +11,7 @@ import numpy as np
 
 from astro_unetloc.config import CHUNK_PHOTONS, COUNT_TOLERANCE, PHOTON_INDEX
 
-__all__ = ["Photons", "draw_energy", "hash_uniform", "place_counts", "whole_counts"]
+__all__ = ["Photons", "bin_shares", "draw_energy", "hash_uniform", "place_counts", "whole_counts"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -37,6 +37,12 @@ class Photons:
     def select(self, mask):
         """The photons of a mask or index array."""
         return Photons(self.vectors[mask], self.energy[mask])
+
+    @classmethod
+    def concatenate(cls, parts):
+        """The photons of several lists, one after the other."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("vectors", "energy")))
 
 
 def _mix(x):
@@ -93,6 +99,26 @@ def draw_energy(uniform, energy_min, energy_max, index=PHOTON_INDEX):
     low, high = (np.asarray(e, dtype=float) ** (1 - index) for e in (energy_min, energy_max))
     energy = (low + uniform * (high - low)) ** (1 / (1 - index))
     return np.clip(energy, energy_min, np.nextafter(energy_max, energy_min))
+
+
+def bin_shares(edges, new_edges, index=PHOTON_INDEX):
+    """Share of the photons of each energy bin that lie in each new bin.
+
+    Parameters
+    ----------
+    edges : ndarray (n_bins + 1,)
+        Edges of the bins, any unit; inside a bin photons follow ``E ** -index``.
+    new_edges : ndarray (n_new + 1,)
+        Edges of the new bins, in the same unit.
+    index : float
+        Photon index, not 1.
+
+    Returns
+    -------
+    ndarray (n_bins, n_new)
+    """
+    clipped = np.clip(new_edges, edges[:-1, None], edges[1:, None]) ** (1 - index)
+    return np.diff(clipped, axis=1) / np.diff(edges ** (1 - index))[:, None]
 
 
 def _energy_key(energy_min, energy_max):

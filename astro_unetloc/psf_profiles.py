@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from astro_unetloc.config import PHOTON_INDEX
-from astro_unetloc.geometry import lonlat_from_vectors
+from astro_unetloc.geometry import circle_in_disc, lonlat_from_vectors
 from astro_unetloc.response import KingPSF, TablePSF
 
 __all__ = ["PsfProfiles", "make_profiles", "psf_of"]
@@ -146,7 +146,7 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0):
     nodes = _node_offset(np.arange(_N_NODES))
     if disc_deg > 0:
         middle = _node_offset(np.arange(n_fine) / _N_FINE)
-        share = _share_of_circle(nodes[:, None], middle, disc_deg) / (np.pi * disc_deg**2)
+        share = circle_in_disc(nodes[:, None], middle, disc_deg) / (np.pi * disc_deg**2)
         density = np.diff(inside, axis=1) @ share.T
         held = np.cumsum(density * np.pi * np.diff(_ends() ** 2), axis=1)
         inside = np.concatenate([np.zeros((len(held), 1)), held / held[:, -1:]], axis=1)
@@ -177,14 +177,6 @@ def _bin_containment(psf, energy_edges, radius_deg):
             total[number] += weight[number] * psf.containment(radius_deg, energy)
         norm += weight
     return total / norm[:, None]
-
-
-def _share_of_circle(offset, radius, disc):
-    """Part of circles of a radius around an offset point that lies inside a disc at the origin."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = (offset**2 + radius**2 - disc**2) / (2 * offset * radius)
-    cosine = np.where(offset * radius > 0, cosine, np.where(offset + radius < disc, -1.0, 1.0))
-    return np.arccos(np.clip(cosine, -1.0, 1.0)) / np.pi
 
 
 def psf_of(psf, vectors):

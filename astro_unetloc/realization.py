@@ -5,6 +5,7 @@ no noise is ever drawn on an image.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from astro_unetloc.config import CHUNK_PHOTONS
 from astro_unetloc.diffuse import energy_bins
 from astro_unetloc.diffuse_photons import draw_true_photons, expected_density
 from astro_unetloc.geometry import separation_deg
+from astro_unetloc.maps import OnFirstUse
 from astro_unetloc.photons import Photons
 from astro_unetloc.population import SHAPES, Sources
 
@@ -33,14 +35,14 @@ class SimulatedSky:
         Index of the source that emitted each photon; -1 for diffuse emission.
     sources : Sources
         The true sources, those without photons included.
-    background : ndarray (n_pixels, n_bins) of float32
-        Expected diffuse photons per square degree and bin.
     nside : int
         HEALPix resolution of ``background`` (RING, Galactic).
     energy_edges : ndarray (n_bins + 1,)
         Edges of the bins of ``background`` in GeV; photons lie between the ends.
     psf : KingPSF or TablePSF
         Point-spread function of the photons.
+    background : ndarray (n_pixels, n_bins) of float32
+        Expected diffuse photons per square degree and bin; made when it is first read.
     diffuse_drawn : bool
         Whether ``photons`` holds those of diffuse emission, not only those of sources.
     """
@@ -48,10 +50,10 @@ class SimulatedSky:
     photons: Photons
     origin: np.ndarray
     sources: Sources
-    background: np.ndarray
     nside: int
     energy_edges: np.ndarray
     psf: object
+    background: np.ndarray = OnFirstUse()
     diffuse_drawn: bool = True
 
 
@@ -76,10 +78,13 @@ def _displace(vectors, offset_deg, rng):
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
-def _draw_from_sources(sources, exposure, band, rng):
-    """Source index (n,), true positions (n, 3) and energies (n,) of the photons of sources."""
+def _draw_from_sources(sources, expected, exposure, band, rng):
+    """Source index (n,), true positions (n, 3) and energies (n,) of the photons of sources.
+
+    Of the ``expected`` photons of each source those stay that the exposure at their energy sees.
+    """
     emin, emax = band
-    number = rng.poisson(sources.spectra.flux(emin, emax) * exposure.sky(sources.vectors))
+    number = rng.poisson(expected)
     origin = np.repeat(np.arange(len(sources), dtype=np.int32), number)
     energy = sources.spectra.draw_energy(origin, rng, emin=emin, emax=emax)
     seen = rng.random(len(origin)) < exposure.relative(energy)
@@ -143,15 +148,11 @@ def draw_photons(
             photons = _see(true, psf, rng)
             photons = photons if cone is None else photons.select(cone.covers(photons.vectors))
             parts.append((photons, np.full(len(photons), -1, dtype=np.int32)))
-    photons = Photons(
-        np.concatenate([part.vectors for part, _ in parts]),
-        np.concatenate([part.energy for part, _ in parts]),
-    )
     return SimulatedSky(
-        photons=photons,
+        photons=Photons.concatenate([part for part, _ in parts]),
         origin=np.concatenate([origin for _, origin in parts]),
         sources=sources,
-        background=expected_density(diffuse, exposure, psf, edges),
+        background=partial(expected_density, diffuse, exposure, psf, edges),
         nside=diffuse.nside,
         energy_edges=edges,
         psf=psf,
@@ -170,7 +171,9 @@ def _draw_source_photons(sources, exposure, psf, band, cone, rng):
     chunk = (np.cumsum(expected) // CHUNK_PHOTONS).astype(int)
     for number in range(chunk.max(initial=0) + 1):
         here = np.flatnonzero(chunk == number)
-        origin, vectors, energy = _draw_from_sources(chosen.select(here), exposure, band, rng)
+        origin, vectors, energy = _draw_from_sources(
+            chosen.select(here), expected[here], exposure, band, rng
+        )
         photons, origin = _see(Photons(vectors, energy), psf, rng), rows[here][origin]
         if cone is not None:
             inside = cone.covers(photons.vectors)

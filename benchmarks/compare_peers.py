@@ -36,6 +36,7 @@ from found import Found, Store
 
 from astro_unetloc.config import GridConfig
 from astro_unetloc.diffuse import ENERGY_EDGES, TEMPLATE_SETS, interstellar
+from astro_unetloc.diffuse_photons import expected_density
 from astro_unetloc.evaluation import combine, evaluate, paired_interval
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import (
@@ -97,7 +98,7 @@ def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
         sky,
         SortedPhotons(sky.photons),
         exposure,
-        peers.diffuse_density(told, exposure).astype(np.float32),
+        expected_density(told, exposure, sky.psf, sky.energy_edges),
         truth_table(sky.sources, exposure),
     )
 

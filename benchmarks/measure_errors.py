@@ -26,7 +26,7 @@ from astro_unetloc.likelihood import SourceModel, SourcesFit, fit_sources
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.measurement import measure_sources
 from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, tangent_axes
-from astro_unetloc.photons import PHOTON_INDEX
+from astro_unetloc.photons import bin_shares
 from astro_unetloc.pipeline import detect
 from astro_unetloc.psf_profiles import make_profiles
 from astro_unetloc.response import KingPSF
@@ -76,12 +76,7 @@ def diffuse_at(sky, vectors, edges):
     """Expected diffuse photons per square degree in bins of energy, (n, n_energy), at vectors."""
     import healpy
 
-    power = 1 - PHOTON_INDEX
-    low = np.maximum(edges[:-1, None], ENERGY_EDGES[:-1])
-    high = np.minimum(edges[1:, None], ENERGY_EDGES[1:])
-    part = np.where(high > low, low**power - high**power, 0.0)
-    part /= ENERGY_EDGES[:-1] ** power - ENERGY_EDGES[1:] ** power
-    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ part.T
+    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ bin_shares(ENERGY_EDGES, edges)
 
 
 def median_bound(profiles, expected, diffuse):

@@ -12,6 +12,7 @@ from astro_unetloc.config import PHOTON_INDEX, GridConfig
 from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import TangentPlane
 from astro_unetloc.patches import bin_photons
+from astro_unetloc.photons import bin_shares
 from astro_unetloc.response import KingPSF
 from astro_unetloc.training_sets import BAND_EDGES
 
@@ -88,29 +89,6 @@ def other_variant(variant, template):
     return "P6V11" if variant != "P6V11" else "API+AIC"
 
 
-def diffuse_density(diffuse, exposure):
-    """Expected photons per square degree, (n_pixels, n_bins), of diffuse emission."""
-    import healpy
-
-    vectors = np.stack(healpy.pix2vec(diffuse.nside, np.arange(12 * diffuse.nside**2)), axis=-1)
-    seen = exposure.sky(vectors) * np.radians(1) ** 2
-    relative = exposure.relative(np.sqrt(ENERGY_EDGES[1:] * ENERGY_EDGES[:-1]))
-    parts = (np.outer(shape, per_bin * relative) for _, shape, per_bin in diffuse.maps())
-    return sum(parts) * seen[:, None]
-
-
-def band_shares():
-    """Share of the photons of each bin of ``ENERGY_EDGES`` in each band, (n_bins, n_band).
-
-    Exact: diffuse photons draw their energies inside a bin from E^-PHOTON_INDEX.
-    """
-    low = np.maximum.outer(ENERGY_EDGES[:-1], EDGES[:-1])
-    high = np.maximum(np.minimum.outer(ENERGY_EDGES[1:], EDGES[1:]), low)
-    power = 1 - PHOTON_INDEX
-    whole = ENERGY_EDGES[:-1] ** power - ENERGY_EDGES[1:] ** power
-    return (low**power - high**power) / whole[:, None]
-
-
 def band_energies(index, n_energies=8):
     """Energies (n_band, n) in GeV and their shares of photons of a power law, rows of sum 1."""
     edges = np.geomspace(EDGES[:-1], EDGES[1:], n_energies + 1, axis=1)
@@ -181,7 +159,7 @@ def expected_photons(density, nside, plane, kernel):
     wide = TangentPlane(plane.lon_deg, plane.lat_deg, plane.n_pix + 2 * PAD_PIX, plane.pixel_deg)
     pixel = healpy.vec2pix(nside, *np.moveaxis(wide.pixel_vectors, -1, 0), nest=False)
     used, inverse = np.unique(pixel, return_inverse=True)
-    per_deg2 = (density[used] @ band_shares())[inverse.reshape(pixel.shape)]
+    per_deg2 = (density[used] @ bin_shares(ENERGY_EDGES, EDGES))[inverse.reshape(pixel.shape)]
     geom = plane_geom(wide)
     area = geom.to_image().solid_angle().to_value("deg2")
     emitted = WcsNDMap(geom, np.moveaxis(per_deg2, -1, 0) * area)

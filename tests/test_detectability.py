@@ -2,13 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_skies import make_sky
 
-from astro_unetloc.detectability import Detectability, shares, significance
+from astro_unetloc.detectability import Detectability, significance
 from astro_unetloc.diffuse import ENERGY_EDGES
-from astro_unetloc.photons import draw_energy
 from astro_unetloc.response import KingPSF
 
 
@@ -24,18 +21,6 @@ def test_significances_of_energy_bins_add_in_quadrature():
     photons, background = np.array([[4.0, 3.0]]), np.array([[1.0, 0.2]])
     single = [significance(photons[:, i], background[:, i])[0] for i in range(2)]
     assert significance(photons, background)[0] == pytest.approx(np.hypot(*single))
-
-
-@settings(max_examples=30)
-@given(st.lists(st.floats(5.0, 3000.0), min_size=2, max_size=6, unique=True))
-def test_shares_are_those_of_drawn_photons(new_edges):
-    new_edges = np.sort(new_edges)
-    rng = np.random.default_rng(0)
-    found = shares(ENERGY_EDGES, new_edges)
-    for row, low, high in zip(found, ENERGY_EDGES[:-1], ENERGY_EDGES[1:]):
-        energy = draw_energy(rng.random(4000), low, high)
-        drawn = np.histogram(energy, new_edges)[0] / 4000
-        np.testing.assert_allclose(row, drawn, atol=0.04)
 
 
 def test_photons_near_a_source_are_its_own_within_the_psf():

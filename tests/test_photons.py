@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.geometry import separation_deg
 from astro_unetloc.photons import (
     Photons,
+    bin_shares,
     draw_energy,
     hash_uniform,
     place_counts,
@@ -18,8 +20,7 @@ EDGES = np.array([10.0, 20.0, 50.0])
 
 
 def all_photons(*arguments, **options):
-    parts = list(place_counts(*arguments, **options))
-    return Photons(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("vectors", "energy")))
+    return Photons.concatenate(place_counts(*arguments, **options))
 
 
 def test_uniform_numbers_are_uniform_and_independent():
@@ -165,3 +166,15 @@ def test_the_exposure_is_not_asked_for_where_counts_are_whole():
 def test_what_is_no_count_is_refused(counts, message):
     with pytest.raises(ValueError, match=message):
         whole_counts(np.array(counts))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(5.0, 3000.0), min_size=2, max_size=6, unique=True))
+def test_shares_are_those_of_drawn_photons(new_edges):
+    new_edges = np.sort(new_edges)
+    rng = np.random.default_rng(0)
+    found = bin_shares(ENERGY_EDGES, new_edges)
+    for row, low, high in zip(found, ENERGY_EDGES[:-1], ENERGY_EDGES[1:]):
+        energy = draw_energy(rng.random(4000), low, high)
+        drawn = np.histogram(energy, new_edges)[0] / 4000
+        np.testing.assert_allclose(row, drawn, atol=0.04)
