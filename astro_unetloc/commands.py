@@ -108,8 +108,11 @@ def demo(folder, overwrite, quiet, debug):
                  help="GeV, between 0.3 and 2000.  [default: 10 2000]"),
     click.option("--bands", metavar="E0,E1,...",
                  help="Of a patch set: edges in GeV.  [default: 10,20,50,150,500,2000]"),
-    click.option("--skies", type=click.IntRange(1), default=60, show_default=True,
-                 help="Of a patch set: skies to simulate."),
+    click.option("--skies", type=click.IntRange(1),
+                 help="Of a patch set: skies to simulate.  [default: 60]"),
+    click.option("--components", multiple=True, type=click.Path(), metavar="FOLDER",
+                 help="Of a patch set: a folder of components (-o sky/, or made elsewhere) instead "
+                 "of a simulated sky; may be given again."),
     click.option("--patches-per-sky", type=click.IntRange(1), default=400, show_default=True,
                  help="Of a patch set: patches of each sky."),
     click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
@@ -142,10 +145,14 @@ def simulate(output, overwrite, quiet, debug, **options):
         _simulate_cube(output, overwrite, quiet, **options)
 
 
-def _sky_options(years, template, variant, isotropic, exposure, psf, energy_range, bands, **_):
+def _sky_options(
+    years, template, variant, isotropic, exposure, psf, energy_range, bands, components, **_
+):
     """Options of `astro_unetloc.simulate_sky`."""
     if bands:
         raise click.UsageError(f"--bands goes with a patch set; got {bands!r}; say --energy-range")
+    if components:
+        raise click.UsageError(f"--components goes with a patch set; got {components[0]!r}")
     chosen = {"energy_range": energy_range} if energy_range else {}
     return chosen | {
         "years": years, "template": template, "variant": variant, "isotropic": isotropic,
@@ -169,10 +176,11 @@ def _simulate_folder(
 
 def _simulate_patches(
     output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
-    min_photons, min_significance, seed, template, bands, isotropic, exposure, psf, energy_range,
-    **_,
+    min_photons, min_significance, seed, template, components, bands, isotropic, exposure, psf,
+    energy_range, **_,
 ):  # fmt: skip
     from astro_unetloc.config import TrainingConfig
+    from astro_unetloc.datasets import open_patch_set
     from astro_unetloc.export import check_place
     from astro_unetloc.population import CLASSES
     from astro_unetloc.shards import process_pool
@@ -192,10 +200,12 @@ def _simulate_patches(
     with process_pool(workers) if workers > 1 else nullcontext() as executor:
         make_patch_set(
             output, n_skies=skies, patches_per_sky=patches_per_sky, first_seed=seed,
-            template=template, classes=classes, label_rule=rule, append=append, overwrite=overwrite,
-            executor=executor, progress=progress_bar(quiet), **_band_edges(bands),
+            template=template, folders=components, classes=classes, label_rule=rule, append=append,
+            overwrite=overwrite, executor=executor, progress=progress_bar(quiet),
+            **_band_edges(bands),
         )  # fmt: skip
-    say(f"{skies * patches_per_sky} patches of {skies} skies -> {output}", quiet)
+    with open_patch_set(output) as made:
+        say(f"{made.n_patches} patches of {len(made.skies)} skies -> {output}", quiet)
 
 
 def _band_edges(bands):

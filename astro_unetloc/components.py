@@ -316,6 +316,7 @@ def sky_of(components, *, rng=0):
         nside=_BACKGROUND_NSIDE,
         energy_edges=edges,
         psf=KingPSF(),
+        footprint=components.maps["background"],
     )
 
 

@@ -226,6 +226,8 @@ class PatchObserver:
         """
         photons, origin = self._photons(plane, observation, rng)
         coverage = _coverage(plane.n_pix, observation.hidden)
+        if self.sky.footprint is not None:
+            coverage &= self.sky.footprint.covers(plane.pixel_vectors)
         seen = _inside(plane, photons.vectors, coverage)
         photons, origin = photons.select(seen), origin[seen]
         counts = bin_photons(plane, photons, self.band_edges)

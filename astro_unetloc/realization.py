@@ -45,6 +45,8 @@ class SimulatedSky:
         Expected diffuse photons per square degree and bin; made when it is first read.
     diffuse_drawn : bool
         Whether ``photons`` holds those of diffuse emission, not only those of sources.
+    footprint : SkyMap, optional
+        Where photons were kept; everywhere without it.
     """
 
     photons: Photons
@@ -55,6 +57,7 @@ class SimulatedSky:
     psf: object
     background: np.ndarray = OnFirstUse()
     diffuse_drawn: bool = True
+    footprint: object = None
 
 
 def _displace(vectors, offset_deg, rng):

@@ -1,6 +1,5 @@
 """Patch sets to train on: simulated skies, each observed in many ways, written to HDF5."""
 
-import hashlib
 import os
 import shutil
 from contextlib import closing
@@ -13,78 +12,28 @@ import numpy as np
 from astro_unetloc import __version__
 from astro_unetloc.config import GridConfig, TrainingConfig
 from astro_unetloc.datasets import SCHEMA, SOURCE_DTYPE, open_patch_set
-from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
-from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors
+from astro_unetloc.geometry import lonlat_from_vectors
 from astro_unetloc.observation import PatchObserver, draw_observation, source_mask
 from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
-from astro_unetloc.population import CLASSES, counted_band, draw_sources
-from astro_unetloc.realization import draw_photons
-from astro_unetloc.response import KingPSF, SurveyExposure
+from astro_unetloc.population import CLASSES
 from astro_unetloc.shards import run_shards
+from astro_unetloc.training_skies import (
+    YEARS,
+    check_template,
+    components_within,
+    file_digest,
+    folder_digest,
+    observed_directions,
+    random_plane,
+    simulated_sky,
+    sky_of_folder,
+)
 
 __all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky"]
 
 # Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
 BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
-_YEARS = 16.0
-
-
-def _training_sky(rng, template, energy_range):
-    """A sky unlike any other: another interstellar model, populations and PSF scattered.
-
-    The photons of diffuse emission are drawn patch by patch, see `astro_unetloc.observation`.
-    """
-    variant = str(rng.choice([*TEMPLATE_SETS, "built-in"]))
-    builtin = template is None or variant == "built-in"
-    diffuse = interstellar(None if builtin else template, variant="P6V11" if builtin else variant)
-    diffuse = perturb(
-        diffuse,
-        rng,
-        scatter=0.2,
-        small_scale=rng.uniform(0.1, 0.45),
-        slope=rng.uniform(2.2, 3.2),
-    )
-    sources = draw_sources(
-        rng,
-        band=counted_band(energy_range),
-        agn=rng.uniform(0.6, 1.4),
-        pulsars=rng.uniform(0.6, 2.5),
-        galactic=rng.uniform(0.6, 2.5),
-        extended=rng.uniform(0.5, 1.5),
-    )
-    psf = KingPSF(rng.uniform(0.92, 1.1))
-    return draw_photons(
-        diffuse,
-        sources,
-        exposure=SurveyExposure(_YEARS),
-        psf=psf,
-        rng=rng,
-        energy_range=energy_range,
-        with_diffuse=False,
-    )
-
-
-def _check_template(template):
-    """Read all that skies may take of a file here, where an error is seen, not in a worker."""
-    for variant in TEMPLATE_SETS if template else ():
-        interstellar(template, variant=variant)
-
-
-def _random_plane(rng, config):
-    """A tangent plane at any rotation: half of them anywhere, half where skies are crowded."""
-    lon, lat = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
-    place = rng.random()
-    if place < 0.25:  # along the Galactic plane
-        lat = rng.normal(0, 5)
-    elif place < 0.5:  # around the Galactic centre
-        lon, lat = rng.normal(0, 25) % 360, rng.normal(0, 3)
-    return TangentPlane(
-        lon,
-        float(np.clip(lat, -90, 90)),
-        config.patch_pixels,
-        config.pixel_deg,
-        rng.uniform(0, 360),
-    )
+_N_SKIES = 60
 
 
 def _source_rows(patch, number, sky, source_class):
@@ -125,11 +74,12 @@ def patches_of_sky(
     *,
     n_patches,
     template=None,
+    folder=None,
     band_edges=BAND_EDGES,
     classes=("source",),
     label_rule=None,
 ):
-    """Simulate one sky and observe patches of it.
+    """Simulate one sky, or read it from a folder, and observe patches of it.
 
     Parameters
     ----------
@@ -139,6 +89,8 @@ def patches_of_sky(
         How many.
     template : str or path, optional
         See `astro_unetloc.diffuse.interstellar`.
+    folder : str or path, optional
+        Components of a sky to take instead, see `astro_unetloc.components.read_components`.
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
@@ -160,14 +112,18 @@ def patches_of_sky(
     """
     rng = np.random.default_rng([20190, seed])
     config, grid = label_rule or TrainingConfig(), GridConfig()
-    sky = _training_sky(rng, template, (band_edges[0], band_edges[-1]))
+    energy_range = (band_edges[0], band_edges[-1])
+    if folder is None:
+        sky = simulated_sky(rng, template, energy_range)
+    else:
+        sky = sky_of_folder(folder, energy_range, seed)
     observer = PatchObserver(sky, band_edges, config=config)
-    sky = observer.sky
+    sky, directions = observer.sky, observed_directions(sky)
     source_class = _classes_of(sky.sources, classes)
     patches, sources = [], []
     for number in range(n_patches):
-        observation = draw_observation(rng, band_edges=np.array(band_edges), years=_YEARS)
-        patch = observer.observe(_random_plane(rng, grid), observation, rng)
+        observation = draw_observation(rng, band_edges=np.array(band_edges), years=YEARS)
+        patch = observer.observe(random_plane(rng, grid, directions), observation, rng)
         patches.append(patch)
         sources.append(_source_rows(patch, number, sky, source_class))
     shape = (len(classes), config.mask_radius_pix, grid.patch_pixels)
@@ -193,18 +149,20 @@ def _small_integers(counts):
     return counts.astype(np.uint16)
 
 
-def _sky_file(seed, *, recipe, **options):
+def _sky_file(seed, *, recipe, folders, **options):
     """The patch set of one sky as bytes, compressed where it was made: a worker gives no more."""
-    return sky_file_bytes(*patches_of_sky(seed, **options), recipe=recipe)
+    columns = patches_of_sky(seed, folder=folders.get(seed), **options)
+    return sky_file_bytes(*columns, recipe=recipe)
 
 
 def make_patch_set(
     path,
     *,
-    n_skies,
+    n_skies=None,
     patches_per_sky=400,
     first_seed=0,
     template=None,
+    folders=(),
     band_edges=BAND_EDGES,
     classes=("source",),
     label_rule=None,
@@ -224,12 +182,17 @@ def make_patch_set(
     ----------
     path : str or path
         File to write.
-    n_skies, patches_per_sky : int
-        Skies are seeded ``first_seed``, ``first_seed + 1``, ...
+    n_skies : int, optional
+        Skies are seeded ``first_seed``, ``first_seed + 1``, ...; by default 60 of them.
+    patches_per_sky : int
+        Patches of each.
     first_seed : int
         Seed of the first sky; every sky whose seed five divides is one to validate on.
     template : str or path, optional
         Interstellar templates; built-in shapes without.
+    folders : sequence of str or path
+        Components of skies that were made elsewhere, to take instead of simulated skies: each is
+        one sky, see `astro_unetloc.components.read_components`.
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
@@ -252,22 +215,26 @@ def make_patch_set(
     FileExistsError
         If the file holds a finished set that is neither to be made longer nor replaced.
     ValueError
-        If it holds a set of another kind or is none, or an option is impossible.
+        If it holds a set of another kind or is none, an option is impossible, or a folder cannot
+        be read.
     OSError
         If something cannot be written, because the disk is full for one, or a worker died;
         finished skies are kept.
     """
     rule = label_rule or TrainingConfig()
+    n_skies = _number_of_skies(n_skies, folders, template)
     _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
     path, parts = Path(path), Path(f"{path}.parts")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"output directory must exist; got {str(path.parent)!r}; create it first"
         )
-    recipe = _recipe(patches_per_sky, first_seed, template, band_edges, classes, rule)
+    for folder in folders:
+        components_within(folder, (band_edges[0], band_edges[-1]))
+    recipe = _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule)
     n_done = 0 if overwrite else _skies_to_keep(path, parts, recipe, n_skies, append)
     _check_parts(parts, recipe, overwrite)
-    _check_template(template)
+    check_template(template)
     seeds = range(first_seed + n_done, first_seed + n_skies)
     files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
     missing = [seed for seed in seeds if not files[seed].exists()]
@@ -276,6 +243,7 @@ def make_patch_set(
         recipe=recipe,
         n_patches=patches_per_sky,
         template=template,
+        folders=dict(enumerate(map(str, folders), start=first_seed)),
         band_edges=tuple(band_edges),
         classes=tuple(classes),
         label_rule=rule,
@@ -288,6 +256,19 @@ def make_patch_set(
     join_patch_sets([path] * bool(n_done) + list(files.values()), parts / "joined.h5")
     os.replace(parts / "joined.h5", path)
     shutil.rmtree(parts)
+
+
+def _number_of_skies(n_skies, folders, template):
+    if not folders:
+        return _N_SKIES if n_skies is None else n_skies
+    if isinstance(folders, str):
+        raise ValueError(f"folders must be a list; got {folders!r}; put it in brackets")
+    if template or n_skies not in (None, len(folders)):
+        raise ValueError(
+            f"expected as many skies as folders, and no template; got {n_skies} skies, "
+            f"{len(folders)} folders and template {template}; give the folders alone"
+        )
+    return len(folders)
 
 
 def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule):
@@ -304,9 +285,19 @@ def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, ru
         raise ValueError(f"band_edges must be at least two that increase; got {edges.tolist()}")
 
 
-def _recipe(patches_per_sky, first_seed, template, band_edges, classes, rule):
+def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
     """Attributes of the file: what its patches are made with, for skies of any number."""
-    digest = hashlib.sha256(Path(template).read_bytes()).hexdigest() if template else ""
+    if folders:
+        origin = {
+            "folders": [Path(folder).name for folder in folders],
+            "folders_sha256": [folder_digest(folder) for folder in folders],
+        }
+    else:
+        origin = {
+            "years": YEARS,
+            "template": Path(template).name if template else "",
+            "template_sha256": file_digest(template) if template else "",
+        }
     return {
         "band_edges_gev": [float(edge) for edge in band_edges],
         "pixel_deg": GridConfig().pixel_deg,
@@ -314,9 +305,7 @@ def _recipe(patches_per_sky, first_seed, template, band_edges, classes, rule):
         **{name: float(value) for name, value in asdict(rule).items()},
         "seed": int(first_seed),
         "patches_per_sky": int(patches_per_sky),
-        "years": _YEARS,
-        "template": Path(template).name if template else "",
-        "template_sha256": digest,
+        **origin,
         "version": __version__,
     }
 

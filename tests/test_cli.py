@@ -245,6 +245,8 @@ def test_impossible_regions_are_refused(run, region):
         (("simulate", "-o", "s.fits", "--bands", "1,10"), "--bands goes with a patch set"),
         (("simulate", "-o", "s.h5", "--bands", "1;10"), "--bands must be numbers in GeV"),
         (("simulate", "-o", "s.h5", "--psf", "p.fits"), "draws its own responses"),
+        (("simulate", "-o", "s.h5", "--components", "no"), "components must be a folder; got 'no'"),
+        (("simulate", "-o", "s.fits", "--components", "sky"), "--components goes with a patch set"),
         (("simulate", "-o", "s.fits", "--exposure", "no.fits"), "no such file: no.fits"),
         (("train", "no.h5", "-o", "model"), "no such patch set: no.h5"),
         (("match", "a.fits", "b.fits"), "a.fits"),

@@ -5,10 +5,13 @@ import shutil
 import numpy as np
 import pytest
 from astropy.io import fits
+from made_sets import assert_same_set
 
 from astro_unetloc import read_catalog, read_map
 from astro_unetloc.components import COMPONENTS, read_components, simulate_components, sky_of
+from astro_unetloc.datasets import read_patch_set
 from astro_unetloc.geometry import separation_deg, vectors_from_lonlat
+from astro_unetloc.training_sets import make_patch_set
 
 FILES = ["agn.fits", "background.fits", "events.fits", "gal.fits", "psr.fits", "sources.xml"]
 FILES += ["truth.fits"]
@@ -259,3 +262,48 @@ def test_senseless_skies_are_refused_before_anything_is_written(tmp_path, option
     with pytest.raises(ValueError, match=match):
         simulate_components(tmp_path / "sky", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+# Patch sets
+
+
+def test_patch_set_of_folders_holds_what_they_hold(image, whole_sky, tmp_path):
+    for name in ("set.h5", "again.h5"):
+        with pytest.warns(UserWarning, match="coarser than"):
+            make_patch_set(
+                tmp_path / name, folders=[image[0], whole_sky[0]], patches_per_sky=6, first_seed=3
+            )
+    assert_same_set(tmp_path / "set.h5", tmp_path / "again.h5")
+    found = read_patch_set(tmp_path / "set.h5")
+    assert found["sky"].tolist() == [3] * 6 + [4] * 6
+    assert list(found["folders"]) == ["sky", "sky"]
+    assert len(set(found["folders_sha256"])) == 2
+    assert "template" not in found
+    seen = found["coverage"][..., 0] > 0
+    assert found["counts"].sum(axis=-1)[~seen].sum() == 0
+    assert found["counts"].sum(axis=(1, 2, 3)).min() > 0
+    # an image of 12 deg does not fill patches around its border; the whole sky does
+    assert seen[:6].mean() < 0.95
+    center = vectors_from_lonlat(*found["center"][:6, :2].T)
+    assert separation_deg(center, vectors_from_lonlat(*IMAGE["center"])).max() < 6 * np.sqrt(2)
+    known = read(image[0]).sources.vectors
+    mine = found["sources"][found["sources"]["patch"] < 6]
+    away = [separation_deg(known, v).min() for v in vectors_from_lonlat(mine["glon"], mine["glat"])]
+    assert np.max(away) < 1e-4
+    assert mine["labelled"].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_skies": 2}, "as many skies as folders"),
+        ({"template": "t.fits"}, "no template"),
+        ({"band_edges": (5, 20, 100)}, "expected cubes of 5-100 GeV, the bands of the set"),
+    ],
+)
+def test_patch_set_that_folders_do_not_fit_is_refused(image, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_patch_set(tmp_path / "set.h5", **{"folders": [image[0]]} | change)
+    with pytest.raises(FileNotFoundError, match="components must be a folder"):
+        make_patch_set(tmp_path / "set.h5", folders=[tmp_path / "no"])
+    assert os.listdir(tmp_path) == []

@@ -22,8 +22,8 @@ ORDER = """
     measurement classification references catalog matching evaluation
     ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library realization simulation
-    components detectability observation training_sets training pipeline terminal options
-    commands cli
+    components training_skies detectability observation training_sets training pipeline terminal
+    options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.

@@ -80,7 +80,7 @@ def test_recipe_says_how_a_set_was_made(small_set):
 
 
 def test_recipe_knows_a_template_by_its_content(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_sets, "_check_template", lambda template: None)
+    monkeypatch.setattr(training_sets, "check_template", lambda template: None)
     for name, content in {"a.fits": b"1", "b.fits": b"2"}.items():
         (tmp_path / name).write_bytes(content)
     options = {"n_skies": 1, "patches_per_sky": 2, "append": True}
@@ -93,13 +93,13 @@ def test_recipe_knows_a_template_by_its_content(quick, tmp_path, monkeypatch):
 
 
 def test_real_templates_are_accepted(real_data):
-    training_sets._check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
+    training_sets.check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
 
 
 def test_label_rule_is_an_option(monkeypatch):
     sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=20)
-    monkeypatch.setattr(training_sets, "_training_sky", lambda *_: sky)
-    monkeypatch.setattr(training_sets, "_random_plane", centred_plane)
+    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
     n_mask = {}
     for name, rule in {
         "default": TrainingConfig(),
@@ -112,7 +112,7 @@ def test_label_rule_is_an_option(monkeypatch):
     assert n_mask["strict"] == 0 < n_mask["default"] < n_mask["wide"] / 3
 
 
-def centred_plane(rng, config):
+def centred_plane(rng, config, directions):
     from astro_unetloc.geometry import TangentPlane
 
     return TangentPlane(0.0, 0.0, config.patch_pixels, config.pixel_deg)
@@ -125,8 +125,8 @@ def two_classes(monkeypatch):
 
     sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=400)
     sky = replace(sky, sources=replace(sky.sources, source_class=np.array([0, 1])))
-    monkeypatch.setattr(training_sets, "_training_sky", lambda *_: sky)
-    monkeypatch.setattr(training_sets, "_random_plane", centred_plane)
+    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
 
 
 def test_each_class_has_its_mask(two_classes):
