@@ -13,7 +13,7 @@ import numpy as np
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.geometry import chord, separation_deg, vectors_from_lonlat
 
-__all__ = ["Evaluation", "combine", "evaluate", "paired_interval"]
+__all__ = ["Evaluation", "combine", "evaluate", "found_scores", "paired_interval"]
 
 MIN_PHOTONS_COUNTED = 8.0
 MIN_PHOTONS_TRUTH = 3.0
@@ -139,11 +139,7 @@ def evaluate(
     >>> float(scores.completeness), float(scores.purity)
     (0.5, 0.5)
     """
-    from scipy.spatial import KDTree
-
-    _check_columns(catalog, "catalog", ("GLON", "GLAT", "Score"))
-    _check_columns(truth, "truth", ("GLON", "GLAT", "Npred", "Radius"))
-    n_photons, radius = (np.asarray(truth[n], float) for n in ("Npred", "Radius"))
+    n_photons, radius = _truth_columns(catalog, truth)
     truth_latitude = np.abs(np.asarray(truth["GLAT"], float))
     point = (radius == 0) & (n_photons >= MIN_PHOTONS_TRUTH)
     extended = (radius > 0) & (n_photons >= MIN_PHOTONS_TRUTH)
@@ -151,16 +147,7 @@ def evaluate(
     order = np.argsort(-np.asarray(catalog["Score"], float), kind="stable")
     vectors, truth_vectors = _vectors(catalog)[order], _vectors(truth)[point]
     score = np.asarray(catalog["Score"], float)[order]
-    matched = np.full(len(order), -1)
-    free = np.ones(point.sum(), dtype=bool)
-    if point.any() and len(order):
-        near = KDTree(truth_vectors).query_ball_point(vectors, chord(radius_deg))
-        for row, candidates in enumerate(near):
-            candidates = np.array([c for c in candidates if free[c]], dtype=int)
-            if len(candidates):
-                offset = np.linalg.norm(truth_vectors[candidates] - vectors[row], axis=1)
-                matched[row] = candidates[np.argmin(offset)]
-                free[matched[row]] = False
+    matched = _match(vectors, truth_vectors, radius_deg)
     counted = n_photons[point] >= MIN_PHOTONS_COUNTED
     correct = (matched >= 0) & counted[matched] if point.any() else matched >= 0
     ignored = (matched >= 0) & ~correct
@@ -186,6 +173,62 @@ def evaluate(
         n_ignored=int(np.sum(ignored & here)),
         offset_deg=separation_deg(vectors[right], truth_vectors[matched[right]]),
     )
+
+
+def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG):
+    """``Score`` of the detection of each true source, by the matching of `evaluate`.
+
+    Parameters
+    ----------
+    catalog, truth : QTable
+        See `evaluate`.
+    radius_deg : float
+        Largest distance of a match.
+
+    Returns
+    -------
+    ndarray (n_true,)
+        One for each row of ``truth``; NaN where the source was missed, has fewer than three
+        expected photons or is extended.
+
+    Raises
+    ------
+    ValueError
+        If a table lacks a column.
+    """
+    n_photons, radius = _truth_columns(catalog, truth)
+    point = np.flatnonzero((radius == 0) & (n_photons >= MIN_PHOTONS_TRUTH))
+    score = np.asarray(catalog["Score"], float)
+    order = np.argsort(-score, kind="stable")
+    matched = _match(_vectors(catalog)[order], _vectors(truth)[point], radius_deg)
+    found = np.full(len(truth), np.nan)
+    found[point[matched[matched >= 0]]] = score[order][matched >= 0]
+    return found
+
+
+def _truth_columns(catalog, truth):
+    """Expected photons and radius (deg) of the true sources of two tables that can be matched."""
+    _check_columns(catalog, "catalog", ("GLON", "GLAT", "Score"))
+    _check_columns(truth, "truth", ("GLON", "GLAT", "Npred", "Radius"))
+    return (np.asarray(truth[name], float) for name in ("Npred", "Radius"))
+
+
+def _match(vectors, truth_vectors, radius_deg):
+    """Row of the true source of each detection in their order, one-to-one; -1 for none."""
+    from scipy.spatial import KDTree
+
+    matched = np.full(len(vectors), -1)
+    if not len(vectors) or not len(truth_vectors):
+        return matched
+    free = np.ones(len(truth_vectors), dtype=bool)
+    near = KDTree(truth_vectors).query_ball_point(vectors, chord(radius_deg))
+    for row, candidates in enumerate(near):
+        candidates = np.array([c for c in candidates if free[c]], dtype=int)
+        if len(candidates):
+            offset = np.linalg.norm(truth_vectors[candidates] - vectors[row], axis=1)
+            matched[row] = candidates[np.argmin(offset)]
+            free[matched[row]] = False
+    return matched
 
 
 def _inside(vectors, centers, size_deg, radius_deg):

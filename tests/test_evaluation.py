@@ -5,7 +5,7 @@ from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.evaluation import combine, evaluate, paired_interval
+from astro_unetloc.evaluation import combine, evaluate, found_scores, paired_interval
 
 
 def make_truth(lon, lat, npred=10.0, radius=0.0):
@@ -234,6 +234,25 @@ def test_independent_script_agrees(seed):
     )
     catalog = make_catalog(rng.uniform(-2, 2, n) % 360, rng.uniform(-2, 2, n), rng.random(n))
     assert counts(evaluate(catalog, truth)) == score_by_hand(catalog, truth)
+
+
+def test_each_true_source_knows_the_score_that_found_it():
+    truth = make_truth([0, 10, 20, 30, 40], [0] * 5, npred=[9, 2, 5, 9, 9], radius=[0, 0, 0, 1, 0])
+    catalog = make_catalog([0.2, 0.1, 10, 20, 30, 50], [0] * 6, [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    expected = [0.6, np.nan, 0.8, np.nan, np.nan]
+    np.testing.assert_array_equal(found_scores(catalog, truth), expected)
+    assert np.isnan(found_scores(catalog[:0], truth)).all()
+    assert len(found_scores(catalog, truth[:0])) == 0
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(0, 2**32))
+def test_sources_with_a_score_are_those_that_count_as_found(seed):
+    rng = np.random.default_rng(seed)
+    truth = make_truth(rng.uniform(0, 3, 40), rng.uniform(-2, 2, 40), npred=rng.uniform(1, 20, 40))
+    catalog = make_catalog(rng.uniform(0, 3, 50), rng.uniform(-2, 2, 50), rng.random(50))
+    found = np.isfinite(found_scores(catalog, truth))
+    assert np.sum(found & (truth["Npred"] >= 8)) == evaluate(catalog, truth).correct.sum()
 
 
 def test_several_skies_are_one_evaluation():
