@@ -175,7 +175,7 @@ def evaluate(
     )
 
 
-def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG):
+def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, brightest=False):
     """``Score`` of the detection of each true source, by the matching of `evaluate`.
 
     Parameters
@@ -184,6 +184,10 @@ def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG):
         See `evaluate`.
     radius_deg : float
         Largest distance of a match.
+    brightest : bool
+        Whether a detection is matched to the source of most expected photons within the radius
+        instead of the nearest one. Above 0.5 GeV one direction in five has a true source of three
+        photons that near, which would take the detection of a brighter one beside it.
 
     Returns
     -------
@@ -200,7 +204,8 @@ def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG):
     point = np.flatnonzero((radius == 0) & (n_photons >= MIN_PHOTONS_TRUTH))
     score = np.asarray(catalog["Score"], float)
     order = np.argsort(-score, kind="stable")
-    matched = _match(_vectors(catalog)[order], _vectors(truth)[point], radius_deg)
+    order_of_choice = -n_photons[point] if brightest else None
+    matched = _match(_vectors(catalog)[order], _vectors(truth)[point], radius_deg, order_of_choice)
     found = np.full(len(truth), np.nan)
     found[point[matched[matched >= 0]]] = score[order][matched >= 0]
     return found
@@ -213,8 +218,12 @@ def _truth_columns(catalog, truth):
     return (np.asarray(truth[name], float) for name in ("Npred", "Radius"))
 
 
-def _match(vectors, truth_vectors, radius_deg):
-    """Row of the true source of each detection in their order, one-to-one; -1 for none."""
+def _match(vectors, truth_vectors, radius_deg, choice=None):
+    """Row of the true source of each detection in their order, one-to-one; -1 for none.
+
+    Of several sources within the radius the one of smallest ``choice`` (n_true,) is taken, the
+    nearest without it.
+    """
     from scipy.spatial import KDTree
 
     matched = np.full(len(vectors), -1)
@@ -226,7 +235,7 @@ def _match(vectors, truth_vectors, radius_deg):
         candidates = np.array([c for c in candidates if free[c]], dtype=int)
         if len(candidates):
             offset = np.linalg.norm(truth_vectors[candidates] - vectors[row], axis=1)
-            matched[row] = candidates[np.argmin(offset)]
+            matched[row] = candidates[np.argmin(offset if choice is None else choice[candidates])]
             free[matched[row]] = False
     return matched
 

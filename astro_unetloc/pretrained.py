@@ -261,7 +261,7 @@ def list_models():
     --------
     >>> from astro_unetloc import list_models
     >>> list_models()
-    ['lat-10gev']
+    ['lat-10gev', 'lat-500mev']
     """
     return sorted(p.parent.name for p in _SHIPPED.glob("*/card.json"))
 
@@ -327,7 +327,11 @@ def _read_card(path):
 
 
 def select_model(energy_edges):
-    """The shipped model that covers most of a range in log-energy.
+    """The shipped model whose energies are most like those of a map.
+
+    Likeness is the log-energy range that both have, over that which one of them has: a map from
+    8 GeV on is given to a model from 10 GeV on rather than to one from 0.5 GeV on, most of whose
+    bands would be empty.
 
     Parameters
     ----------
@@ -341,17 +345,20 @@ def select_model(energy_edges):
     Warns
     -----
     UnetlocWarning
-        If less than half of the range is covered.
+        If less than half of the map's range is covered.
     """
     low, high = np.log(energy_edges[0]), np.log(energy_edges[-1])
 
-    def covered(name):
+    def both_and_either(name):
         edges = np.log(_read_card(_SHIPPED / name / "card.json")["band_edges_gev"])
-        return max(0.0, min(high, edges[-1]) - max(low, edges[0])) / (high - low)
+        both = max(0.0, min(high, edges[-1]) - max(low, edges[0]))
+        return both, max(high, edges[-1]) - min(low, edges[0])
 
-    best = max(list_models(), key=lambda name: (covered(name), name == DEFAULT_MODEL))
-    if 0 < covered(best) < 0.5:
-        warn(f"model {best} covers only {100 * covered(best):.0f} % of the map's log-energy range")
+    models = sorted(list_models(), key=DEFAULT_MODEL.__ne__)  # the default one wins on ties
+    best = max(models, key=lambda name: np.divide(*both_and_either(name)))
+    covered = both_and_either(best)[0] / (high - low)
+    if 0 < covered < 0.5:
+        warn(f"model {best} covers only {100 * covered:.0f} % of the map's log-energy range")
     return load_model(best)
 
 

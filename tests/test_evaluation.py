@@ -242,6 +242,10 @@ def test_each_true_source_knows_the_score_that_found_it():
     expected = [0.6, np.nan, 0.8, np.nan, np.nan]
     np.testing.assert_array_equal(found_scores(catalog, truth), expected)
     assert np.isnan(found_scores(catalog[:0], truth)).all()
+    pair = make_truth([0, 0.25], [0, 0], npred=[5, 50])
+    np.testing.assert_array_equal(found_scores(catalog[:1], pair), [np.nan, 0.5])
+    np.testing.assert_array_equal(found_scores(catalog[1:2], pair), [0.6, np.nan])
+    np.testing.assert_array_equal(found_scores(catalog[1:2], pair, brightest=True), [np.nan, 0.6])
     assert len(found_scores(catalog, truth[:0])) == 0
 
 

@@ -47,7 +47,7 @@ def real_like_patches(n_pix=128, n=3):
 
 
 def test_default_model_is_shipped(model):
-    assert "lat-10gev" in list_models()
+    assert list_models() == ["lat-10gev", "lat-500mev"]
     assert model.name == "lat-10gev"
     assert model.band_edges.tolist() == [10, 20, 50, 150, 500, 2000]
     assert model.classes == ("source", "background")
@@ -209,14 +209,26 @@ def test_network_that_answers_its_probe_otherwise_is_refused(folder):
 # Choosing
 
 
-@pytest.mark.parametrize("edges", [(10, 2000), (50, 500), (8, 1000), (10, 2000, 3000)])
-def test_model_that_covers_the_map_is_chosen(edges):
-    assert select_model(np.array(edges, float)).name == "lat-10gev"
+@pytest.mark.parametrize(
+    ("edges", "name"),
+    [
+        ((10, 2000), "lat-10gev"),
+        ((50, 500), "lat-10gev"),
+        ((8, 1000), "lat-10gev"),
+        ((10, 2000, 3000), "lat-10gev"),
+        ((0.5, 1000), "lat-500mev"),
+        ((1, 100), "lat-500mev"),
+        ((2, 20), "lat-500mev"),
+        ((0.3, 3, 300), "lat-500mev"),
+    ],
+)
+def test_model_with_the_energies_of_the_map_is_chosen(edges, name):
+    assert select_model(np.array(edges, float)).name == name
 
 
 def test_little_overlap_is_warned_about():
-    with pytest.warns(match="model lat-10gev covers only .* of the map's log-energy range"):
-        select_model(np.array([0.1, 20.0]))
+    with pytest.warns(match="model lat-500mev covers only .* of the map's log-energy range"):
+        select_model(np.array([0.01, 2.0]))
 
 
 @pytest.mark.parametrize("views", [2, 4, 8])

@@ -153,6 +153,8 @@ def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path):
     assert model.card["training"]["seed"] == 1
     assert model.card["training"]["patch_set"] == "set.h5"
     assert model.card["training"]["widths"] == [4, 4]
+    assert model.flux_range == (10, 1000)
+    assert model.clustering.radius_pix == 2
     assert {p.name for p in (tmp_path / "model").iterdir()} == {
         "card.json", "unet.keras", "unet.tflite", "probe.npz", "training"
     }  # fmt: skip
