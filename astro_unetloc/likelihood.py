@@ -4,7 +4,7 @@ Each source is fitted in its own region on top of its local background and the p
 all other sources; neighbours take turns, so that they converge to their common maximum.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -52,48 +52,35 @@ class SourceModel:
     def merged(self, other, mask):
         """Those of ``other`` where the mask (n,) is true, else its own."""
         return SourceModel(
-            *(
-                np.where(mask, getattr(other, k), getattr(self, k))
-                for k in self.__dataclass_fields__
-            )
+            *(np.where(mask, getattr(other, k), getattr(self, k)) for k in _PARAMETERS)
         )
 
 
-class SourcesFit:
-    """The likelihood of n sources.
+_PARAMETERS = tuple(field.name for field in fields(SourceModel))
 
-    Parameters
+
+class CoreFit:
+    """The likelihood of n sources by the counts close to them.
+
+    Attributes
     ----------
-    hood : Neighborhoods
-        Regions and pairs.
-    n_entries : int
-        Number of entries of the counts.
+    core : Pairs
+        Sources and the entries close to them.
+    n : int
+        Number of sources.
     profiles : PsfProfiles
         The point-spread function.
     spectrum : PowerLawShares
         Shares of power laws in the energy bins, with the exposure of each source.
-    core_deg : ndarray (n_energy,)
-        Radius of the core in each bin.
+    inside : ndarray (n, n_energy)
+        Part of their photons that falls on observed sky within the core.
     """
 
-    def __init__(self, hood, n_entries, profiles, spectrum, core_deg):
-        self.hood, self.core, self.tail = hood, hood.core, hood.tail
-        self.n, self.n_entries = len(hood.vectors), n_entries
-        self.profiles, self.spectrum = profiles, spectrum
+    def __init__(self, core, n, profiles, spectrum, inside):
+        self.core, self.n, self.profiles = core, n, profiles
+        self.spectrum, self.inside = spectrum, inside
         self.n_energy = spectrum.n_energy
-        self.cell = self.core.source * self.n_energy + self.core.energy_bin
-        self._tail_cell = self.tail.source * self.n_energy + self.tail.energy_bin
-        # so far out the shift of a source does not matter
-        offset2 = self.tail.x[:, 0] ** 2 + self.tail.y[:, 0] ** 2
-        self._tail_density = profiles.density(self.tail.energy_bin, offset2)[0]
-        self.inside = self.contained(core_deg)
-
-    def contained(self, radius_deg):
-        """Part of the photons (n, n_energy) that falls on observed sky within radii (n_energy,)."""
-        edges = np.minimum(self.hood.ring_edges[:, None], radius_deg)
-        inside = self.profiles.containment(edges)
-        seen = self.hood.ring_coverage @ np.diff(inside, axis=0)
-        return np.maximum(seen, _LEAST_INSIDE)
+        self.cell = core.source * self.n_energy + core.energy_bin
 
     def densities(self, model):
         """Density at the core pairs and its derivatives by x, y, xx, xy, yy, each (m,)."""
@@ -124,6 +111,47 @@ class SourcesFit:
         each = share, share * away, share * (away**2 - variance[:, None])
         return *each, *((values * self.inside).sum(axis=1) for values in each)
 
+
+class SourcesFit(CoreFit):
+    """The likelihood of n sources, and what they give farther out.
+
+    Parameters
+    ----------
+    hood : Neighborhoods
+        Regions and pairs.
+    n_entries : int
+        Number of entries of the counts.
+    profiles : PsfProfiles
+        The point-spread function.
+    spectrum : PowerLawShares
+        Shares of power laws in the energy bins, with the exposure of each source.
+    core_deg : ndarray (n_energy,)
+        Radius of the core in each bin.
+    """
+
+    def __init__(self, hood, n_entries, profiles, spectrum, core_deg):
+        self.hood, self.tail, self.n_entries = hood, hood.tail, n_entries
+        self._tail_cell = self.tail.source * spectrum.n_energy + self.tail.energy_bin
+        # so far out the shift of a source does not matter
+        offset2 = self.tail.x[:, 0] ** 2 + self.tail.y[:, 0] ** 2
+        self._tail_density = profiles.density(self.tail.energy_bin, offset2)[0]
+        inside = _contained(hood, profiles, core_deg)
+        super().__init__(hood.core, len(hood.vectors), profiles, spectrum, inside)
+
+    def contained(self, radius_deg):
+        """Part of the photons (n, n_energy) that falls on observed sky within radii (n_energy,)."""
+        return _contained(self.hood, self.profiles, radius_deg)
+
+    def part(self, rows):
+        """The likelihood of some of the sources, by their rows (k,), and their core pairs (p,)."""
+        number = np.full(self.n, -1)
+        number[rows] = np.arange(len(rows))
+        pairs = np.flatnonzero(number[self.core.source] >= 0)
+        core = self.core.select(pairs)
+        core = replace(core, source=number[core.source])
+        spectrum, inside = self.spectrum.select(rows), self.inside[rows]
+        return CoreFit(core, len(rows), self.profiles, spectrum, inside), pairs
+
     def _tails(self, state):
         """Counts per square degree and bin of each source at its tail pairs, (m,)."""
         counts = state.model.counts[:, None] * state.rates[0]
@@ -135,8 +163,12 @@ class SourcesFit:
 
     def others(self, state, reached):
         """Counts at the core pairs (m,) by all sources but its own; see `fit_background`."""
-        total = reached + self._sum_entries(self.core, state.own)
+        total = reached + self.cores(state)
         return np.maximum(total[self.core.entry] - state.own, 0.0)
+
+    def cores(self, state):
+        """What the cores of all sources give at each entry, (n_entries,)."""
+        return self._sum_entries(self.core, state.own)
 
     def at_all_pairs(self, state):
         """What the source itself and others give at the pairs of its region, and the tails of all.
@@ -146,10 +178,16 @@ class SourcesFit:
         """
         tail, ring = self._tails(state), self.hood.in_region
         reached = self._sum_entries(self.tail, tail)
-        total = reached + self._sum_entries(self.core, state.own)
+        total = reached + self.cores(state)
         own = np.concatenate([state.own, tail[ring]])
         entry = np.concatenate([self.core.entry, self.tail.entry[ring]])
         return own, np.maximum(total[entry] - own, 0.0), reached
+
+
+def _contained(hood, profiles, radius_deg):
+    edges = np.minimum(hood.ring_edges[:, None], radius_deg)
+    seen = hood.ring_coverage @ np.diff(profiles.containment(edges), axis=0)
+    return np.maximum(seen, _LEAST_INSIDE)
 
 
 @dataclass
@@ -160,6 +198,22 @@ class State:
     density: tuple
     rates: tuple
     own: np.ndarray
+
+    def part(self, rows, pairs):
+        """That of some of the sources and their pairs."""
+        model = SourceModel(*(getattr(self.model, k)[rows] for k in _PARAMETERS))
+        density, rates = tuple(v[pairs] for v in self.density), tuple(v[rows] for v in self.rates)
+        return State(model, density, rates, self.own[pairs])
+
+    def put(self, rows, pairs, part):
+        """Take over the state of some of the sources, in place."""
+        for name in _PARAMETERS:
+            getattr(self.model, name)[rows] = getattr(part.model, name)
+        for old, new in zip(self.density, part.density):
+            old[pairs] = new
+        for old, new in zip(self.rates, part.rates):
+            old[rows] = new
+        self.own[pairs] = part.own
 
 
 def evaluate(fit, model):
@@ -196,18 +250,27 @@ def fit_sources(fit, background_fit, model, background, *, n_rounds, turns, free
     rest : ndarray (m,)
         Expected counts at the core pairs by all but the source itself.
     """
-    state = evaluate(fit, model)
+    # a state of its own, which turns change in place
+    state = evaluate(fit, SourceModel(*(getattr(model, k).astype(float) for k in _PARAMETERS)))
     damping = np.full(fit.n, 1e-2)
+    chosen = [np.flatnonzero(turns == turn) for turn in range(int(turns.max(initial=0)) + 1)]
+    parts = [(rows, *fit.part(rows)) for rows in chosen]
     for number in range(n_rounds):
         if number < 3 or number % 2:  # it hardly changes any more
             background, surface, reached = fit_background(fit, background_fit, background, state)
-        for turn in range(int(turns.max(initial=0)) + 1):
-            rest = surface + fit.others(state, reached)
-            step = _newton_step(fit, state, rest, damping, free) * (turns == turn)[:, None]
-            trial = evaluate(fit, _limited(state.model, step))
-            better = _gain(fit, state, trial, rest) > -1e-9
-            damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-6, 1e4)
-            state = _accept(fit, state, trial, better)
+        total = reached + fit.cores(state)
+        for rows, part, pairs in parts:
+            before = state.part(rows, pairs)
+            others = np.maximum(total[part.core.entry] - before.own, 0.0)
+            rest = surface[pairs] + others
+            step = _newton_step(part, before, rest, damping[rows], free)
+            trial = evaluate(part, _limited(before.model, step))
+            better = _gain(part, before, trial, rest) > -1e-9
+            change = np.where(better, 0.2, 5.0)
+            damping[rows] = np.clip(damping[rows] * change, 1e-6, 1e4)
+            after = _accept(part, before, trial, better)
+            np.add.at(total, part.core.entry, after.own - before.own)
+            state.put(rows, pairs, after)
     background, surface, reached = fit_background(fit, background_fit, background, state)
     return state, background, surface + fit.others(state, reached)
 

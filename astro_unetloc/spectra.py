@@ -4,6 +4,7 @@ All three are one formula, with parameters that are zero where a kind does not h
 many sources are handled at once.
 """
 
+from copy import copy
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -250,6 +251,13 @@ class PowerLawShares:
         seen = seen.reshape(len(seen), *self._log_energy.shape)
         self._weight = seen * weights * half
         self._middle = log_edges.mean()
+
+    def select(self, rows):
+        """The same for some of the sources, by their rows (k,)."""
+        selected = copy(self)
+        if len(self._weight) > 1:
+            selected._weight = self._weight[rows]
+        return selected
 
     def _rates(self, index):
         """Photons (n, n_energy, n_nodes) detected of E^-index in units of the mid energy."""
