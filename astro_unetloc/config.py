@@ -117,6 +117,10 @@ class MeasurementConfig:
         than this.
     max_pairs : float
         Sources with more pairs of a source and an entry than this are fitted in groups.
+    systematic : float
+        Relative error of the background within the point-spread function that no fit removes, as in
+        4FGL (arXiv:1902.10045, section 3.2): counts weigh less where they are so many that it
+        exceeds their Poisson error.
     n_rounds : int
         Steps of the fit.
     max_offset_deg : float
@@ -148,6 +152,7 @@ class MeasurementConfig:
     part_deg: float = 0.08
     max_split: int = 8
     max_pairs: float = 3e6
+    systematic: float = 0.03
     n_rounds: int = 8
     max_offset_deg: float = 0.3
     min_counts: float = 0.5

@@ -6,14 +6,15 @@ import numpy as np
 
 from astro_unetloc.blends import joint_covariances, neighbor_pairs, take_turns
 from astro_unetloc.error_ellipses import Ellipses, position_posterior
-from astro_unetloc.likelihood import SourceModel, SourcesFit, curvatures, derivatives, fit_sources
+from astro_unetloc.likelihood import curvatures, derivatives, fit_sources
 from astro_unetloc.local_background import BackgroundFit, model_background
 from astro_unetloc.neighborhoods import make_neighborhoods, move, sum_groups
 from astro_unetloc.psf_profiles import make_profiles, psf_of
 from astro_unetloc.response_files import exposure_of
+from astro_unetloc.source_model import SourceModel, SourcesFit
 from astro_unetloc.spectra import PowerLawShares, power_laws
 
-__all__ = ["FieldFit", "FieldSetup"]
+__all__ = ["FieldFit", "FieldSetup", "systematic_weights"]
 
 
 class FieldSetup:
@@ -33,14 +34,16 @@ class FieldSetup:
 
     def __init__(self, sky_map, counts, vectors, config):
         self.sky_map, self.counts, self.config = sky_map, counts, config
-        self._psf, edges = psf_of(sky_map.psf, vectors), counts.energy_edges
+        self._psf = psf_of(sky_map.psf, vectors)
         pixel_deg = sky_map.pixel_size_deg
         self.n_split = 1
         while pixel_deg and (self.n_split < 2 or pixel_deg > config.part_deg * self.n_split):
             self.n_split *= 2
         self.n_split = min(self.n_split, config.max_split)
         self.pixel_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
-        self.profiles = make_profiles(self._psf, edges, disc_deg=self.pixel_disc_deg)
+        _, table = exposure_of(sky_map.exposure, vectors)
+        self._exposure = lambda energy: np.atleast_2d(table(energy)).mean(axis=0)
+        self.profiles = self._profiles(self.pixel_disc_deg)
         least_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
         self.core_deg = np.maximum(self.profiles.containment_radius(0.9), least_deg)
         widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
@@ -50,7 +53,11 @@ class FieldSetup:
     def disc_profiles(self, radius_deg):
         """Profiles of a disc instead of a point."""
         disc_deg = np.hypot(radius_deg, self.pixel_disc_deg)
-        return make_profiles(self._psf, self.counts.energy_edges, disc_deg=disc_deg)
+        return self._profiles(disc_deg)
+
+    def _profiles(self, disc_deg):
+        edges = self.counts.energy_edges
+        return make_profiles(self._psf, edges, disc_deg=disc_deg, exposure=self._exposure)
 
     def reach_deg(self, vectors):
         """How far (n,) the photons of a source are followed: until half of one is left."""
@@ -90,17 +97,24 @@ class FieldFit:
             counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
             n_split=setup.n_split,
         )  # fmt: skip
+        self.weight = systematic_weights(
+            self.hood, setup.profiles.effective_area(), self.config.systematic
+        )
         self.fit = self._likelihood(setup.profiles)
         model = setup.sky_map.background
         if model is not None:
             model = model_background(model, self.hood, counts)
-        self.background_fit = BackgroundFit(self.hood, self.spectrum, model, self.config)
+        self.background_fit = BackgroundFit(
+            self.hood, self.spectrum, model, self.config, self.weight
+        )
         self.neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
         self.turns = take_turns(self.n, self.neighbors)
 
     def _likelihood(self, profiles):
         n_entries = len(self.setup.counts.number)
-        return SourcesFit(self.hood, n_entries, profiles, self.spectrum, self.setup.core_deg)
+        return SourcesFit(
+            self.hood, n_entries, profiles, self.spectrum, self.setup.core_deg, self.weight
+        )
 
     def run(self, flux_range):
         """Fit everything, in the order in which it becomes known.
@@ -194,19 +208,17 @@ class FieldFit:
         Its slope and curvature stay: with them a parabola would rise where the source is.
         """
         own, others, _ = self.fit.at_all_pairs(state)
-        fit, number = self.background_fit, self.background_fit.number
+        fit = self.background_fit
         with_source = others + own + fit.density(background)
         inside = self.fit.contained(np.full(self.spectrum.n_energy, self.hood.radius_deg))
-        expected = fit.total(background) + state.model.counts * (state.rates[0] * inside).sum(
-            axis=1
-        )
+        expected = fit.total(background) + state.model.counts[:, None] * state.rates[0] * inside
         for _ in range(4):
             surface = fit.density(background)
             share = surface / (surface + others)
             background = fit.step(background, share, surface_free=False)
         without = others + fit.density(background)
-        gain = sum_groups(fit.source, number * np.log(with_source / without), self.n)
-        gain -= expected - fit.total(background)
+        gain = sum_groups(fit.source, fit.weighted * np.log(with_source / without), self.n)
+        gain -= ((expected - fit.total(background)) * self.weight).sum(axis=1)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
     def _spectra(self, state, rest, background, flux_range):
@@ -257,6 +269,23 @@ class FieldFit:
             counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 3, counts * 3)
         gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), self.n)
         return gain - counts * observed
+
+
+def systematic_weights(hood, area_deg2, systematic):
+    """What a count says (n, n_energy) where the background is not known exactly.
+
+    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B), with B the counts within the
+    point-spread function at this energy and above, where the same error is made again.
+    """
+    ring = hood.tail.select(hood.in_region)
+    shape = len(hood.vectors), len(area_deg2)
+    counts = sum(
+        sum_groups(pairs.source * shape[1] + pairs.energy_bin, pairs.number, shape[0] * shape[1])
+        for pairs in (hood.core, ring)
+    ).reshape(shape)
+    covered = np.maximum(hood.place_area.sum(axis=1, keepdims=True), area_deg2.min())
+    above = np.cumsum((counts / covered * area_deg2)[:, ::-1], axis=1)[:, ::-1]
+    return 1 / (1 + systematic**2 * above)
 
 
 def _near_brighter(vectors, counts, config):

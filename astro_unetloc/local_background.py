@@ -96,9 +96,11 @@ class BackgroundFit:
         region (n, n_energy) in counts.
     config : MeasurementConfig
         Widths of the priors.
+    weight : ndarray (n, n_energy) or float
+        What a count says to the sources in each bin, at most 1.
     """
 
-    def __init__(self, hood, spectrum, model=None, config=None):
+    def __init__(self, hood, spectrum, model=None, config=None, weight=1.0):
         self.config = MeasurementConfig() if config is None else config
         self.spectrum, self.model = spectrum, model
         self.n, self.n_energy = len(hood.vectors), spectrum.n_energy
@@ -109,6 +111,8 @@ class BackgroundFit:
             for name in ("source", "energy_bin", "number")
         )
         self.cell = self.source * self.n_energy + energy_bin
+        self.weight = np.broadcast_to(weight, (self.n, self.n_energy))
+        self.weighted = self.number * self.weight.ravel()[self.cell]
         self.area = hood.place_area
         self.covered = self.area.sum(axis=1)
         if model is None:
@@ -136,10 +140,10 @@ class BackgroundFit:
         return level * np.exp(slope)
 
     def total(self, background):
-        """Expected counts (n,) of the background in each region."""
+        """Expected counts (n, n_energy) of the background in each region."""
         if self.model is not None:
-            return (background.level * self.model[1]).sum(axis=1)
-        return background.level.sum(axis=1) * self._moments(background.surface, only_integral=True)
+            return background.level * self.model[1]
+        return background.level * self._moments(background.surface, only_integral=True)[:, None]
 
     def step(self, background, share, *, surface_free=True):
         """The background that fits the photons it explains.
@@ -188,7 +192,7 @@ class BackgroundFit:
         ndarray (n, k, k)
             To be subtracted from the information on these parameters (Schur complement).
         """
-        number = self.number * background_share
+        number = self.weighted * background_share
         own = slopes * number[: self.n_core, None]
         if self.model is not None:
             inner = sum_groups(self.source, number * background_share, self.n)

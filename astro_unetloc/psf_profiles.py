@@ -21,8 +21,8 @@ _MAX_OFFSET_DEG = 20.0
 _N_NODES = 512
 # Annuli per node when a profile is averaged over pixels.
 _N_FINE = 4
-# Places in an energy bin, as fractions of its width in log energy.
-_PLACES = (1 / 6, 1 / 2, 5 / 6)
+# Places in an energy bin: so many at least, and no wider apart in log energy.
+_N_PLACES, _PLACE_WIDTH = 3, 0.3
 # A PSF table may begin this factor above the lowest energy.
 _MAX_BELOW = 1.5
 _FLOOR = 1e-15  # density per square degree: tables end somewhere
@@ -98,6 +98,15 @@ class PsfProfiles:
         low = self.contained[each, row]
         return low + part * (self.contained[each, row + 1] - low)
 
+    def effective_area(self):
+        """Area (n_energy,) in square degrees over which background counts against a source.
+
+        The inverse of the integral of the squared density: a source of N counts on a density B per
+        square degree has the Poisson error of N + B times this area (King 1983, PASP 95, 163).
+        """
+        middle = (self.log_density[:, 1:] + self.log_density[:, :-1]) / 2
+        return 1 / (np.exp(middle) * np.diff(self.contained, axis=1)).sum(axis=1)
+
     def containment_radius(self, fraction):
         """Radius in degrees that holds a fraction of the photons in each bin, (n_energy,)."""
         nodes = _node_offset(np.arange(_N_NODES))
@@ -124,7 +133,7 @@ def _ends():
     return _node_offset(np.arange(_N_NODES + 1) - 0.5)
 
 
-def make_profiles(psf, energy_edges, *, disc_deg=0.0):
+def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
     """Profiles of a PSF in energy bins, averaged over a disc.
 
     Parameters
@@ -135,6 +144,9 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0):
         In GeV; inside a bin the photons follow ``E ** -PHOTON_INDEX``.
     disc_deg : float
         Radius of the disc: that of a pixel's area, or of an extended source. 0 for none.
+    exposure : callable, optional
+        Of energies (m,) in GeV, in any unit (m,): below 1 GeV it grows so fast that photons of a
+        bin have 3 % narrower profiles than without it.
 
     Returns
     -------
@@ -142,7 +154,7 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0):
     """
     n_fine = _N_NODES * _N_FINE
     edges = _node_offset((np.arange(n_fine + 1) - 0.5) / _N_FINE)
-    inside = _bin_containment(psf, np.asarray(energy_edges, float), edges)
+    inside = _bin_containment(psf, np.asarray(energy_edges, float), edges, exposure or np.ones_like)
     nodes = _node_offset(np.arange(_N_NODES))
     if disc_deg > 0:
         middle = _node_offset(np.arange(n_fine) / _N_FINE)
@@ -159,7 +171,7 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0):
     return PsfProfiles(np.log(np.maximum(density, _FLOOR)), contained)
 
 
-def _bin_containment(psf, energy_edges, radius_deg):
+def _bin_containment(psf, energy_edges, radius_deg, exposure):
     """Containment (n_energy, k) within radii (k,), averaged over the photons of each bin."""
     low, high = psf.energy_range
     if low > _MAX_BELOW * energy_edges[0]:
@@ -169,14 +181,14 @@ def _bin_containment(psf, energy_edges, radius_deg):
         )
     width = np.log(energy_edges[1:] / energy_edges[:-1])
     total = np.zeros((len(width), len(radius_deg)))
-    norm = np.zeros(len(width))
-    for place in _PLACES:
-        weight = np.exp((1 - PHOTON_INDEX) * place * width)
-        for number, energy in enumerate(energy_edges[:-1] * np.exp(place * width)):
-            energy = np.clip(energy, low, high)  # at the highest energies it does not change
-            total[number] += weight[number] * psf.containment(radius_deg, energy)
-        norm += weight
-    return total / norm[:, None]
+    for number, (emin, step) in enumerate(zip(energy_edges[:-1], width)):
+        n_places = max(_N_PLACES, int(np.ceil(step / _PLACE_WIDTH)))
+        place = (np.arange(n_places) + 0.5) / n_places * step
+        energy = np.clip(emin * np.exp(place), low, high)  # above, it does not change
+        weight = np.exp((1 - PHOTON_INDEX) * place) * exposure(energy)
+        total[number] = sum(w * psf.containment(radius_deg, e) for w, e in zip(weight, energy))
+        total[number] /= weight.sum()
+    return total
 
 
 def psf_of(psf, vectors):

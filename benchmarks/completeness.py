@@ -18,9 +18,12 @@ ranks the candidates.
 import argparse
 import time
 
+import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 
 from astro_unetloc.completeness import fit_completeness
+from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.diffuse import TEMPLATE_SETS
 from astro_unetloc.evaluation import MIN_PHOTONS_TRUTH, combine, evaluate, found_scores
 from astro_unetloc.maps import SkyMap
@@ -32,6 +35,8 @@ from astro_unetloc.sky_files import healpix_cube
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0
+# Score of the sources whose errors are judged, and how many make a row.
+MIN_SCORE, MIN_ROWS = 0.46, 20
 
 
 def counted_sky(edges, seed, years, nside, template):
@@ -61,7 +66,10 @@ def search(model, seed, options):
         model.band_edges, seed, options.years, options.nside, options.template
     )
     between = time.perf_counter()
-    catalog = detect(sky_map, model=model, threshold=0.0, measure=options.measure, rng=0).catalog
+    # what is fitted costs most: only what may be listed
+    threshold = 0.3 if options.measure else 0.0
+    run = detect(sky_map, model=model, threshold=threshold, measure=options.measure, rng=0)
+    catalog = run.catalog
     print(
         f"sky {seed}: {sky_map.n_photons} photons, {len(truth)} true sources, {len(catalog)} "
         f"candidates; simulated in {between - started:.0f} s, searched in "
@@ -102,6 +110,64 @@ def report(skies):
     return curves
 
 
+def report_errors(skies):
+    """Ellipses and counts of the measured sources, by their sqrt(TS) and half of the sky."""
+    rows = np.concatenate([matched_errors(*sky) for sky in skies])
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    for name, (low, high, _) in PARTS.items():
+        print(
+            f"{name}: sqrt(TS)      n   held by 68 % 95 %   offset (deg)   counts/true  pull width"
+        )
+        for least, most in ((0, 10), (10, 30), (30, np.inf)):
+            latitude, sqrt_ts = rows[:, 0], rows[:, 1]
+            here = rows[(latitude >= low) & (latitude < high) & (sqrt_ts >= least)]
+            here = here[here[:, 1] < most]
+            if len(here) < MIN_ROWS:
+                continue
+            held_68, held_95, offset, ratio, pull = here[:, 2:].T
+            width = np.diff(np.percentile(pull, [16, 84]))[0] / 2
+            print(
+                f"  {least:12}-{most:<6} {len(here):5}   {held_68.mean():11.3f} "
+                f"{held_95.mean():.3f} {np.median(offset):14.4f} {np.median(ratio):13.3f} "
+                f"{np.median(pull):5.2f} {width:5.2f}",
+                flush=True,
+            )
+
+
+def matched_errors(catalog, truth):
+    """Of each listed source: latitude, sqrt(TS), whether the ellipses hold the true position,
+    offset, counts over true ones, pull. The true source is the brightest one within 0.3 deg.
+    """
+    catalog = catalog[catalog["Score"] >= MIN_SCORE]
+    point = truth[truth["Radius"].to_value("deg") == 0]
+    where = SkyCoord(point["GLON"], point["GLAT"], frame="galactic").icrs
+    mine, theirs, *_ = where.search_around_sky(catalog["skycoord"], MATCH_RADIUS_DEG * u.deg)
+    order = np.lexsort((-point["Npred"][theirs], mine))
+    mine, first = np.unique(mine[order], return_index=True)
+    listed, true = catalog[mine], point[theirs[order][first]]
+    center, where = listed["skycoord"].icrs, where[theirs[order][first]]
+    offset, angle = center.separation(where).deg, center.position_angle(where).deg
+    held = []
+    for level in (68, 95):
+        major, minor, turn = (
+            values(listed, f"Conf_{level}_{name}") for name in ("SemiMajor", "SemiMinor", "PosAng")
+        )
+        turned = np.radians(angle - turn)
+        held.append(np.hypot(offset * np.cos(turned) / major, offset * np.sin(turned) / minor) <= 1)
+    counts, error = values(listed, "Npred"), values(listed, "Unc_Npred")
+    expected = np.asarray(true["Npred"], float)
+    held = [np.where(np.isfinite(counts), inside, np.nan) for inside in held]
+    latitude = np.abs(listed["GLAT"].to_value("deg"))
+    columns = [latitude, values(listed, "Sqrt_TS"), *held, offset, counts / expected]
+    return np.stack([*columns, (counts - expected) / error], axis=1)
+
+
+def values(table, name):
+    """Numbers (n,) of a column; NaN where masked."""
+    column = table[name]
+    return np.ma.filled(np.ma.asarray(getattr(column, "value", column), dtype=float), np.nan)
+
+
 def draw(curves, path):
     """Completeness against flux: shares in bins, and the fitted curves."""
     from matplotlib.figure import Figure
@@ -134,7 +200,10 @@ def main():
     parser.add_argument("--no-measure", dest="measure", action="store_false")
     options = parser.parse_args()
     model = load_model(options.model)
-    curves = report([search(model, seed, options) for seed in options.seeds])
+    skies = [search(model, seed, options) for seed in options.seeds]
+    curves = report(skies)
+    if options.measure:
+        report_errors(skies)
     if options.figure:
         draw(curves, options.figure)
 

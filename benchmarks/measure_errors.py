@@ -22,7 +22,7 @@ from astro_unetloc.catalog import read_catalog
 from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import separation_deg
-from astro_unetloc.likelihood import SourceModel, SourcesFit, fit_sources
+from astro_unetloc.likelihood import fit_sources
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.measurement import measure_sources
 from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, tangent_axes
@@ -31,6 +31,7 @@ from astro_unetloc.pipeline import detect
 from astro_unetloc.psf_profiles import make_profiles
 from astro_unetloc.response import KingPSF
 from astro_unetloc.simulation import simulate_photons
+from astro_unetloc.source_model import SourceModel, SourcesFit
 from astro_unetloc.spectra import PowerLawShares
 from astro_unetloc.truth import expected_photons
 

@@ -4,17 +4,12 @@ from made_sources import RANGE, as_events, background_around, join, lonely_sourc
 
 from astro_unetloc.blends import neighbor_pairs, take_turns
 from astro_unetloc.geometry import vectors_from_lonlat
-from astro_unetloc.likelihood import (
-    SourceModel,
-    SourcesFit,
-    curvatures,
-    evaluate,
-    fit_sources,
-)
+from astro_unetloc.likelihood import curvatures, fit_sources
 from astro_unetloc.local_background import BackgroundFit
 from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
 from astro_unetloc.psf_profiles import make_profiles
 from astro_unetloc.response import KingPSF, SurveyExposure
+from astro_unetloc.source_model import SourceModel, SourcesFit, evaluate
 from astro_unetloc.spectra import PowerLawShares
 
 ALL = (1, 1, 1, 1)

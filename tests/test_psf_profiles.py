@@ -125,3 +125,21 @@ def test_a_kernel_of_gammapy_is_read(gaussian):
     kernel = PSFKernel(WcsNDMap(geom, np.tile(image, (5, 1, 1))))
     found = make_profiles(psf_of(kernel, np.eye(3)[:1]), EDGES).containment_radius(0.68)
     np.testing.assert_allclose(found, 0.151, rtol=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_effective_area_of_a_gaussian_is_known(sigma):
+    angle = np.linspace(0, 10 * sigma, 2000)
+    density = np.tile(np.exp(-0.5 * (angle / sigma) ** 2), (2, 1))
+    gaussian = TablePSF(np.array([5.0, 5000.0]), angle, density)
+    area = make_profiles(gaussian, EDGES).effective_area()
+    np.testing.assert_allclose(area, 4 * np.pi * sigma**2, rtol=0.02)
+
+
+def test_exposure_that_grows_with_energy_makes_profiles_narrow():
+    edges = np.array([0.5, 1.0, 2.0])
+    flat = make_profiles(KingPSF(), edges).containment_radius(0.68)
+    grown = make_profiles(KingPSF(), edges, exposure=lambda energy: energy**0.7)
+    assert np.all(grown.containment_radius(0.68) < 0.99 * flat)
+    scaled = make_profiles(KingPSF(), edges, exposure=lambda energy: np.full_like(energy, 7.0))
+    np.testing.assert_allclose(scaled.containment_radius(0.68), flat, rtol=1e-12)
