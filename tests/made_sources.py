@@ -36,13 +36,13 @@ def sources_at(vectors, flags=0):
     )
 
 
-def photons_of(vectors, photons_each, rng, *, index=2.3, size_deg=0.0, psf=None):
+def photons_of(vectors, photons_each, rng, *, index=2.3, size_deg=0.0, psf=None, band=RANGE):
     """Photons of sources at vectors (n, 3) that are seen by the built-in exposure."""
     psf, exposure = psf or KingPSF(), SurveyExposure()
-    law = power_laws(np.ones(1), np.full(1, index), emin=RANGE[0], emax=RANGE[1])
-    seen = law.flux(*RANGE, weight=exposure.relative)[0]
+    law = power_laws(np.ones(1), np.full(1, index), emin=band[0], emax=band[1])
+    seen = law.flux(*band, weight=exposure.relative)[0]
     origin = np.repeat(np.arange(len(vectors)), rng.poisson(photons_each / seen, len(vectors)))
-    energy = law.draw_energy(np.zeros(len(origin), int), rng, emin=RANGE[0], emax=RANGE[1])
+    energy = law.draw_energy(np.zeros(len(origin), int), rng, emin=band[0], emax=band[1])
     kept = rng.random(len(origin)) < exposure.relative(energy)
     origin, energy = origin[kept], energy[kept]
     from_place = scatter(vectors[origin], size_deg * np.sqrt(rng.random(len(origin))), rng)

@@ -1,20 +1,25 @@
 """Maps below 10 GeV, which the model lat-500mev reads."""
 
 import astropy.units as u
+import healpy
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from made_sources import photons_of, sources_at
 
 from astro_unetloc import find_sources, match_catalogs, read_catalog, simulate_sky
 from astro_unetloc.evaluation import evaluate, found_scores
+from astro_unetloc.geometry import separation_deg
 from astro_unetloc.maps import SkyMap
+from astro_unetloc.measurement import measure_sources
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.sky_files import healpix_cube
 
 CENTER = SkyCoord(75 * u.deg, 40 * u.deg, frame="galactic")
 EDGES = load_model("lat-500mev").band_edges
+PIXELS = HealpixPixelization(256, False, "galactic")
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +29,30 @@ def field():
         center=CENTER, radius=9 * u.deg, years=8, energy_range=EDGES[[0, -1]], rng=1010
     )
     counts = healpix_cube(events.events, EDGES, 256).astype(float)
-    pixels = HealpixPixelization(256, False, "galactic")
-    counts[:, ~events.covers(pixels.centers(np.arange(pixels.n_pixels)))] = np.nan
-    return SkyMap(counts=counts, pixels=pixels, energy_edges=EDGES), truth
+    counts[:, ~events.covers(PIXELS.centers(np.arange(PIXELS.n_pixels)))] = np.nan
+    return SkyMap(counts=counts, pixels=PIXELS, energy_edges=EDGES), truth
+
+
+@pytest.mark.parametrize("photons_each", [500.0, pytest.param(3000.0, marks=pytest.mark.slow)])
+def test_lonely_sources_on_a_flat_background_are_measured_within_their_errors(photons_each):
+    rng = np.random.default_rng(0)
+    true = np.stack(healpy.pix2vec(4, np.arange(192)), axis=-1)
+    band = tuple(EDGES[[0, -1]])
+    photons = photons_of(true, photons_each, rng, band=band)
+    counts = healpix_cube(photons, EDGES, 256)
+    # 300 per square degree, with the spectrum of diffuse emission
+    density = 300 * np.diff(EDGES**-1.45) / np.diff(EDGES[[0, -1]] ** -1.45)
+    counts += rng.poisson(density[:, None] * PIXELS.pixel_size_deg**2, counts.shape)
+    sky_map = SkyMap(counts=counts, pixels=PIXELS, energy_edges=EDGES)
+    found = measure_sources(sources_at(true), sky_map, energy_range=band, flux_range=(1.0, 100.0))
+    assert np.median(found.npred) == pytest.approx(photons_each, rel=0.03)
+    pull = (found.npred - photons_each) / found.npred_err
+    assert 0.8 < np.diff(np.percentile(pull, [16, 84]))[0] / 2 < 1.2
+    offset = separation_deg(found.vectors, true)
+    for ellipse, share in ((found.ellipse_68, 0.68), (found.ellipse_95, 0.95)):
+        # nearly circles: the area tells what they hold
+        radius = np.sqrt(ellipse.semi_major * ellipse.semi_minor)
+        assert np.mean(offset < radius) == pytest.approx(share, abs=0.08)
 
 
 @pytest.mark.filterwarnings("ignore:pixels of 0.23 deg")
@@ -35,6 +61,7 @@ def test_sources_of_a_map_from_half_a_gev_on_are_found(field):
     catalog = find_sources(sky_map)
     assert catalog.meta["MODEL"] == "lat-500mev"
     assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (1, 100)
+    np.testing.assert_array_equal(catalog["Score"], catalog["Probability"])  # not calibrated
     assert evaluate(catalog, truth).purity > 0.9
     found = np.isfinite(found_scores(catalog, truth, brightest=True))
     places = SkyCoord(truth["GLON"], truth["GLAT"], frame="galactic")
