@@ -194,5 +194,7 @@ CHUNK_PHOTONS = 2_000_000
 # A pixel value this close to an integer is a count.
 COUNT_TOLERANCE = 0.01
 DEFAULT_MODEL = "lat-10gev"
+# The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
+MAX_FLUX_GEV = 1000.0
 DEFAULT_SEED = 0
 MATCH_RADIUS_DEG = 0.3

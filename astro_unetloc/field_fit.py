@@ -49,11 +49,11 @@ class FieldSetup:
         widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
         self.radius_deg = max(config.min_radius_deg, widest_deg, 3 * least_deg)
         self.core_deg = np.minimum(self.core_deg, max(self.radius_deg / 2, least_deg))
-
-    def disc_profiles(self, radius_deg):
-        """Profiles of a disc instead of a point."""
-        disc_deg = np.hypot(radius_deg, self.pixel_disc_deg)
-        return self._profiles(disc_deg)
+        # of discs instead of points
+        self.wide_profiles = [
+            self._profiles(np.hypot(radius_deg, self.pixel_disc_deg))
+            for radius_deg in config.wide_radii_deg
+        ]
 
     def _profiles(self, disc_deg):
         edges = self.counts.energy_edges
@@ -251,8 +251,8 @@ class FieldFit:
     def _wide(self, state, rest):
         """Whether a disc fits better than a point, by more than chance lets expect."""
         point, best = self._best_log_likelihood(state, rest, self.fit), -np.inf
-        for radius in self.config.wide_radii_deg:
-            other = self._likelihood(self.setup.disc_profiles(radius))
+        for profiles in self.setup.wide_profiles:
+            other = self._likelihood(profiles)
             best = np.maximum(best, self._best_log_likelihood(state, rest, other))
         return 2 * (best - point) > self.config.wide_ts
 

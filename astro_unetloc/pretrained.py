@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.calibration import Calibration
-from astro_unetloc.config import DEFAULT_MODEL, ClusteringConfig
+from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, ClusteringConfig
 from astro_unetloc.messages import warn
 
 __all__ = ["Model", "list_models", "load_model", "save_model", "select_model"]
@@ -97,7 +97,7 @@ class Model:
     def flux_range(self):
         """Energies in GeV between which catalogues give the flux."""
         low, high = self.card["band_edges_gev"][0], self.card["band_edges_gev"][-1]
-        return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, 1000.0)))))
+        return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, MAX_FLUX_GEV)))))
 
     @property
     def sha256(self):

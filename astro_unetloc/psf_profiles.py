@@ -146,7 +146,7 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
         Radius of the disc: that of a pixel's area, or of an extended source. 0 for none.
     exposure : callable, optional
         Of energies (m,) in GeV, in any unit (m,): below 1 GeV it grows so fast that photons of a
-        bin have 3 % narrower profiles than without it.
+        bin have profiles 1 % narrower than without it.
 
     Returns
     -------

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.config import ClusteringConfig, TrainingConfig
+from astro_unetloc.config import MAX_FLUX_GEV, ClusteringConfig, TrainingConfig
 from astro_unetloc.datasets import open_patch_set
 from astro_unetloc.network import build_unet, keras_backend, masked_cross_entropy
 from astro_unetloc.population import counted_band
 from astro_unetloc.pretrained import save_model
 
 __all__ = ["fit_network", "model_card", "train"]
-
-# The flux of catalogues ends here, as that of 3FHL and 4FGL does not go far beyond.
-_MAX_FLUX_GEV = 1000.0
 
 
 def _augment(columns, rng):
@@ -267,7 +264,7 @@ def model_card(network, patch_set, *, name, threshold):
         "classes": [*patch_set["classes"], "background"],
         "clustering": asdict(ClusteringConfig(radius_pix=radius_pix)),
         "threshold": threshold,
-        "flux_range_gev": [low, min(high, _MAX_FLUX_GEV)],
+        "flux_range_gev": [low, min(high, MAX_FLUX_GEV)],
         "patch": {
             "n_pix": patch_set["counts"].shape[1],
             "pixel_deg": float(patch_set["pixel_deg"]),

@@ -20,7 +20,7 @@ import numpy as np
 
 from astro_unetloc.calibration import Calibration, features
 from astro_unetloc.diffuse import TEMPLATE_SETS
-from astro_unetloc.evaluation import evaluate
+from astro_unetloc.evaluation import Evaluation, evaluate
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.simulation import simulate_sky
@@ -41,11 +41,16 @@ class Candidates:
     n_true: dict
 
 
-def judged_candidates(model, seed, template):
-    """Candidates of a simulated sky; those of faint or extended true sources are left out."""
+def template_options(seed, template):
+    """Options of `simulate_sky`: the templates of a file and the built-in shapes take turns."""
     variants = [*TEMPLATE_SETS, None]
     variant = variants[seed % len(variants)]
-    options = {"variant": variant, "template": template} if variant and template else {}
+    return {"variant": variant, "template": template} if variant and template else {}
+
+
+def judged_candidates(model, seed, template):
+    """Candidates of a simulated sky; those of faint or extended true sources are left out."""
+    options = template_options(seed, template)
     sky_map, truth = simulate_sky(rng=seed, years=YEARS[seed % len(YEARS)], **options)
     catalog = detect(sky_map, model=model, threshold=0.0).catalog
     ranked = catalog.copy()
@@ -108,12 +113,8 @@ def calibration_error(score, real):
 def scores(score, real, n_true):
     """Average precision, completeness and threshold at 95 % purity."""
     order = np.argsort(-score, kind="stable")
-    right = real[order]
-    purity = np.cumsum(right) / np.arange(1, len(right) + 1)
-    good = np.flatnonzero(purity >= PURITY)
-    last = good[-1] if len(good) else 0
-    average = purity[right].sum() / n_true
-    return average, right[: last + 1].sum() / n_true, score[order][last]
+    judged = Evaluation(n_true, score[order], real[order], 0, np.zeros(0))
+    return judged.average_precision, *judged.completeness_at(PURITY)
 
 
 def report(candidates, score, name):

@@ -21,10 +21,12 @@ import time
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from calibrate import template_options
+from measure_errors import held, width
 
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.diffuse import TEMPLATE_SETS
+from astro_unetloc.error_ellipses import Ellipses
 from astro_unetloc.evaluation import MIN_PHOTONS_TRUTH, combine, evaluate, found_scores
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.pipeline import detect
@@ -41,9 +43,7 @@ MIN_SCORE, MIN_ROWS = 0.46, 20
 
 def counted_sky(edges, seed, years, nside, template):
     """A whole simulated sky as a HEALPix `SkyMap` in energy bins (GeV), and its truth."""
-    variants = [*TEMPLATE_SETS, None]
-    variant = variants[seed % len(variants)]
-    options = {"variant": variant, "template": template} if variant and template else {}
+    options = template_options(seed, template)
     ends = (float(edges[0]), float(edges[-1]))
     events, truth = simulate_sky(rng=seed, years=years, energy_range=ends, **options)
     counts = healpix_cube(events.events, edges, nside)
@@ -125,11 +125,10 @@ def report_errors(skies):
             if len(here) < MIN_ROWS:
                 continue
             held_68, held_95, offset, ratio, pull = here[:, 2:].T
-            width = np.diff(np.percentile(pull, [16, 84]))[0] / 2
             print(
                 f"  {least:12}-{most:<6} {len(here):5}   {held_68.mean():11.3f} "
                 f"{held_95.mean():.3f} {np.median(offset):14.4f} {np.median(ratio):13.3f} "
-                f"{np.median(pull):5.2f} {width:5.2f}",
+                f"{np.median(pull):5.2f} {width(pull):5.2f}",
                 flush=True,
             )
 
@@ -146,19 +145,17 @@ def matched_errors(catalog, truth):
     mine, first = np.unique(mine[order], return_index=True)
     listed, true = catalog[mine], point[theirs[order][first]]
     center, where = listed["skycoord"].icrs, where[theirs[order][first]]
-    offset, angle = center.separation(where).deg, center.position_angle(where).deg
-    held = []
-    for level in (68, 95):
-        major, minor, turn = (
-            values(listed, f"Conf_{level}_{name}") for name in ("SemiMajor", "SemiMinor", "PosAng")
-        )
-        turned = np.radians(angle - turn)
-        held.append(np.hypot(offset * np.cos(turned) / major, offset * np.sin(turned) / minor) <= 1)
+    offset, angle = center.separation(where).deg, center.position_angle(where).rad
+    names = ("SemiMajor", "SemiMinor", "PosAng")
+    ellipses = (
+        Ellipses(*(values(listed, f"Conf_{level}_{name}") for name in names)) for level in (68, 95)
+    )
+    inside = [held(e, offset * np.sin(angle), offset * np.cos(angle)) for e in ellipses]
     counts, error = values(listed, "Npred"), values(listed, "Unc_Npred")
     expected = np.asarray(true["Npred"], float)
-    held = [np.where(np.isfinite(counts), inside, np.nan) for inside in held]
+    inside = [np.where(np.isfinite(counts), i, np.nan) for i in inside]
     latitude = np.abs(listed["GLAT"].to_value("deg"))
-    columns = [latitude, values(listed, "Sqrt_TS"), *held, offset, counts / expected]
+    columns = [latitude, values(listed, "Sqrt_TS"), *inside, offset, counts / expected]
     return np.stack([*columns, (counts - expected) / error], axis=1)
 
 
