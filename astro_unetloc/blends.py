@@ -46,7 +46,7 @@ def take_turns(n, pairs):
     return turns
 
 
-def joint_covariances(derivatives, pairs, curvature, entry, source):
+def joint_covariances(derivatives, pairs, curvature, entry, source, *, wanted=None):
     """Covariances of sources alone, and with their neighbours free beside them.
 
     Parameters
@@ -60,13 +60,16 @@ def joint_covariances(derivatives, pairs, curvature, entry, source):
         Negative second derivatives of the logarithm of the likelihood of each source alone.
     entry, source : ndarray (m,) of int
         The pairs.
+    wanted : ndarray (k,) of int, optional
+        The sources that are asked for, all by default.
 
     Returns
     -------
-    alone, joint : ndarray (n, 4, 4)
+    alone, joint : ndarray (k, 4, 4)
     """
     n = len(curvature)
-    alone = np.linalg.inv(curvature)
+    wanted = np.arange(n) if wanted is None else wanted
+    alone = np.linalg.inv(curvature[wanted])
     joint = alone.copy()
     if not len(pairs):
         return alone, joint
@@ -74,7 +77,8 @@ def joint_covariances(derivatives, pairs, curvature, entry, source):
     crowded[pairs[:, 0]] = True
     information = _information(derivatives, crowded, entry, source, n)
     first = np.searchsorted(pairs[:, 0], np.arange(n + 1))
-    for one in np.flatnonzero(crowded):
+    for row in np.flatnonzero(crowded[wanted]):
+        one = wanted[row]
         group = pairs[first[one] : first[one + 1], 1][:_MOST_NEIGHBORS]
         group = np.append(one, group)
         rows = (4 * group[:, None] + np.arange(4)).ravel()
@@ -87,7 +91,7 @@ def joint_covariances(derivatives, pairs, curvature, entry, source):
         # a direction that the data do not tell at all is none of a maximum
         value = np.maximum(value, 1e-2)
         inverse = (vector / value) @ vector.T * scale[:, None] * scale
-        joint[one] = inverse[:4, :4]
+        joint[row] = inverse[:4, :4]
     return alone, joint
 
 

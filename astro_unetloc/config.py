@@ -112,9 +112,10 @@ class MeasurementConfig:
         Photons within ``min_core_deg``, within ``core_pixels`` pixels of the map or within the
         radius that holds 90 % in their bin, whichever is largest, tell position, counts and
         spectrum.
-    part_deg, max_split : float
-        Pixels are divided by powers of two until their parts are at most so wide, but not by more
-        than this.
+    part_deg, part_psf, max_split : float
+        Pixels are divided by powers of two until their parts are at most ``part_deg``, or
+        ``part_psf`` times the 68 % radius of the point-spread function wide, but not by more than
+        ``max_split``.
     max_pairs : float
         Sources with more pairs of a source and an entry than this are fitted in groups.
     systematic : float
@@ -150,6 +151,7 @@ class MeasurementConfig:
     min_core_deg: float = 0.4
     core_pixels: float = 2.0
     part_deg: float = 0.08
+    part_psf: float = 0.4
     max_split: int = 8
     max_pairs: float = 3e6
     systematic: float = 0.03

@@ -125,33 +125,30 @@ def _log_posterior(fit, state, rest, center, root, grid):
     """Logarithm of the posterior (n, n_grid) at ``center + root @ grid``, largest value 0."""
     core = fit.core
     rate = (state.model.counts[:, None] * state.rates[0]).ravel()[fit.cell] / rest
-    dx, dy = (
-        (offset - center[core.source, axis, None]).astype(np.float32)
-        for axis, offset in enumerate((core.x, core.y))
-    )
     reach = _REACH * np.sqrt(2 * np.einsum("naa->n", root @ np.swapaxes(root, 1, 2)))
-    nearest = np.maximum(np.hypot(dx, dy).min(axis=1) - reach[core.source], 0.0)
+    offset = np.hypot(*(o - center[core.source, axis] for axis, o in enumerate((core.x, core.y))))
+    nearest = np.maximum(offset - reach[core.source], 0.0)
     ratio = rate * fit.profiles.densities32(core.energy_bin, np.square(nearest, dtype=np.float32))
-    used = np.flatnonzero(ratio > _LEAST_RATIO)
+    used = ratio > _LEAST_RATIO
+    core, rate = core.select(used), rate[used, None].astype(np.float32)
     places = np.einsum("nab,bg->nag", root, grid).astype(np.float32)
-    rate = rate.astype(np.float32)
     result, slope, bend = np.zeros((3, fit.n, grid.shape[1]))
-    size = max(_CHUNK // (grid.shape[1] * core.x.shape[1]), 1)
-    for start in range(0, len(used), size):
-        rows = used[start : start + size]
-        source = core.source[rows]
-        density = np.float32(0)
-        for k in range(dx.shape[1]):
-            x = dx[rows, k, None] - places[source, 0]
-            y = dy[rows, k, None] - places[source, 1]
-            x *= x
-            y *= y
-            x += y
-            density = density + fit.profiles.densities32(core.energy_bin[rows, None], x)
-        density *= rate[rows, None] / np.float32(dx.shape[1])
+    for rows in _chunks(core.n_parts, _CHUNK // grid.shape[1]):
+        some = core.select(rows)
+        source, of_part = some.source, some.to_parts(some.source)
+        x, y = (
+            (offset - center[of_part, axis]).astype(np.float32)[:, None] - places[of_part, axis]
+            for axis, offset in enumerate((some.part_x, some.part_y))
+        )
+        x *= x
+        y *= y
+        x += y
+        density = fit.profiles.densities32(some.to_parts(some.energy_bin)[:, None], x)
+        density = some.mean_of_parts(density)
+        density *= rate[rows]
         density += 1
         first = np.flatnonzero(np.diff(source, prepend=-1))
-        number = core.number[rows, None].astype(np.float32)
+        number = some.number[:, None].astype(np.float32)
         share = 1 - 1 / density
         for total, value in ((slope, share), (bend, share * share), (result, np.log(density))):
             total[source[first]] += np.add.reduceat(number * value, first, axis=0)
@@ -160,6 +157,14 @@ def _log_posterior(fit, state, rest, center, root, grid):
     change = np.clip(slope / bend, *_COUNTS_CHANGE)
     result += change * (slope - 0.5 * change * bend) - 0.5 * np.log(bend)
     return result - result.max(axis=1, keepdims=True)
+
+
+def _chunks(sizes, most):
+    """Slices of n items with the sizes (n,), in order, of about ``most`` in total each."""
+    total = np.cumsum(sizes)
+    number = (total - sizes) // max(most, 1)
+    first = np.append(np.flatnonzero(np.diff(number, prepend=-1)), len(sizes))
+    return [slice(a, b) for a, b in zip(first[:-1], first[1:])]
 
 
 def _moments(log_posterior, grid):

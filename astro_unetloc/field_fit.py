@@ -6,15 +6,20 @@ import numpy as np
 
 from astro_unetloc.blends import joint_covariances, neighbor_pairs, take_turns
 from astro_unetloc.error_ellipses import Ellipses, position_posterior
+from astro_unetloc.geometry import move
 from astro_unetloc.likelihood import curvatures, derivatives, fit_sources
 from astro_unetloc.local_background import BackgroundFit, model_background
-from astro_unetloc.neighborhoods import make_neighborhoods, move, sum_groups
+from astro_unetloc.neighborhoods import make_neighborhoods
+from astro_unetloc.pairs import sum_groups
 from astro_unetloc.psf_profiles import make_profiles, psf_of
 from astro_unetloc.response_files import exposure_of
 from astro_unetloc.source_model import SourceModel, SourcesFit
 from astro_unetloc.spectra import PowerLawShares, power_laws
 
 __all__ = ["FieldFit", "FieldSetup", "systematic_weights"]
+
+# Of a curvature that counts as one of a maximum, in the units of the errors of the parameters.
+_LEAST_TOLD = 1e-3
 
 
 class FieldSetup:
@@ -36,14 +41,12 @@ class FieldSetup:
         self.sky_map, self.counts, self.config = sky_map, counts, config
         self._psf = psf_of(sky_map.psf, vectors)
         pixel_deg = sky_map.pixel_size_deg
-        self.n_split = 1
-        while pixel_deg and (self.n_split < 2 or pixel_deg > config.part_deg * self.n_split):
-            self.n_split *= 2
-        self.n_split = min(self.n_split, config.max_split)
-        self.pixel_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
         _, table = exposure_of(sky_map.exposure, vectors)
         self._exposure = lambda energy: np.atleast_2d(table(energy)).mean(axis=0)
-        self.profiles = self._profiles(self.pixel_disc_deg)
+        of_points = self._profiles(0.0)
+        self.n_split = _divisions(pixel_deg, of_points.containment_radius(0.68), config)
+        self.part_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
+        self.profiles = self._profiles(self.part_disc_deg) if pixel_deg else of_points
         least_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
         self.core_deg = np.maximum(self.profiles.containment_radius(0.9), least_deg)
         widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
@@ -51,7 +54,7 @@ class FieldSetup:
         self.core_deg = np.minimum(self.core_deg, max(self.radius_deg / 2, least_deg))
         # of discs instead of points
         self.wide_profiles = [
-            self._profiles(np.hypot(radius_deg, self.pixel_disc_deg))
+            self._profiles(np.hypot(radius_deg, self.part_disc_deg))
             for radius_deg in config.wide_radii_deg
         ]
 
@@ -72,9 +75,10 @@ class FieldSetup:
         places = self.counts.tree.query_ball_point(
             vectors, np.radians(self.radius_deg), return_length=True
         )
-        share = min(np.max(self.core_deg) / self.radius_deg, 1.0) ** 2
-        entries = len(self.counts.number) / len(self.counts.vectors)
-        return places * entries * (1 + share * self.n_split**2)
+        close = np.minimum(self.core_deg / self.radius_deg, 1.0) ** 2
+        entries = np.bincount(self.counts.energy_bin, minlength=len(close))
+        entries = entries / len(self.counts.vectors)
+        return places * (entries * (1 + close * self.n_split**2)).sum()
 
 
 class FieldFit:
@@ -86,10 +90,13 @@ class FieldFit:
         Galactic unit vectors of where the sources were found.
     setup : FieldSetup
         The map.
+    members : ndarray (k,) of int, optional
+        Those of the sources that are asked for, all by default; the others only shine on them.
     """
 
-    def __init__(self, vectors, setup):
+    def __init__(self, vectors, setup, members=None):
         self.setup, self.config = setup, setup.config
+        self.members = np.arange(len(vectors)) if members is None else members
         self.vectors, self.n, counts = vectors, len(vectors), setup.counts
         self.exposed, exposure = exposure_of(setup.sky_map.exposure, vectors)
         self.spectrum = PowerLawShares(counts.energy_edges, exposure)
@@ -100,7 +107,10 @@ class FieldFit:
         self.weight = systematic_weights(
             self.hood, setup.profiles.effective_area(), self.config.systematic
         )
-        self.fit = self._likelihood(setup.profiles)
+        self.fit = SourcesFit(
+            self.hood, len(counts.number), setup.profiles, self.spectrum, setup.core_deg,
+            self.weight,
+        )  # fmt: skip
         model = setup.sky_map.background
         if model is not None:
             model = model_background(model, self.hood, counts)
@@ -109,12 +119,6 @@ class FieldFit:
         )
         self.neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
         self.turns = take_turns(self.n, self.neighbors)
-
-    def _likelihood(self, profiles):
-        n_entries = len(self.setup.counts.number)
-        return SourcesFit(
-            self.hood, n_entries, profiles, self.spectrum, self.setup.core_deg, self.weight
-        )
 
     def run(self, flux_range):
         """Fit everything, in the order in which it becomes known.
@@ -127,7 +131,8 @@ class FieldFit:
         Returns
         -------
         dict
-            Arrays and ellipses of n sources, named as in `astro_unetloc.measurement.Measurement`.
+            Arrays and ellipses of the k members, named as in
+            `astro_unetloc.measurement.Measurement`.
         """
         model = self._start()
         background = self.background_fit.start()
@@ -136,29 +141,34 @@ class FieldFit:
             state.model, background, self.config.n_rounds, (1, 1, 1, 1)
         )
         alone, joint = self._covariances(state, rest, background)
-        posterior = position_posterior(self.fit, state, rest, alone[:, :2, :2])
+        part, pairs = self.fit.part(self.members)
+        state_of_part = state.part(self.members, pairs)
+        posterior = position_posterior(part, state_of_part, rest[pairs], alone[:, :2, :2])
         posterior = posterior.widened((joint - alone)[:, :2, :2])
-        failed = self._failed(posterior, state.model)
-        x, y = (np.where(failed, 0.0, offset) for offset in (posterior.x, posterior.y))
+        failed = self._failed(posterior, state_of_part.model)
+        x, y = state.model.x.copy(), state.model.y.copy()
+        x[self.members] = np.where(failed, 0.0, posterior.x)
+        y[self.members] = np.where(failed, 0.0, posterior.y)
         model = replace(state.model, x=x, y=y)
         state, background, rest = self._maximize(model, background, 4, (0, 0, 1, 1))
         covariance = np.where(failed[:, None, None], np.nan, posterior.covariance)
         vectors = move(self.vectors, self.hood.east, self.hood.north, x, y)
-        vectors[failed] = self.vectors[failed]
+        vectors[self.members[failed]] = self.vectors[self.members[failed]]
+        near_brighter = _near_brighter(vectors, state.model.counts, self.config)
         scales = posterior.scale_68, posterior.scale_95
         ellipses = (
             Ellipses.from_covariance(posterior.covariance, np.where(failed, np.nan, scale))
             for scale in scales
         )
         return {
-            "vectors": vectors,
+            "vectors": vectors[self.members],
             "covariance": covariance,
             **dict(zip(("ellipse_68", "ellipse_95"), ellipses)),
-            "sqrt_ts": self._sqrt_ts(state, background),
+            "sqrt_ts": self._sqrt_ts(state, background)[self.members],
             **self._spectra(state, rest, background, flux_range),
             "failed": failed,
             "wide": self._wide(state, rest),
-            "bright_neighbor": _near_brighter(vectors, state.model.counts, self.config),
+            "bright_neighbor": near_brighter[self.members],
         }
 
     def _maximize(self, model, background, n_rounds, free):
@@ -168,24 +178,24 @@ class FieldFit:
         )  # fmt: skip
 
     def _covariances(self, state, rest, background):
-        """Covariances (n, 4, 4) of each source alone, and with its neighbours free."""
+        """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
         _, curvature, information = curvatures(self.fit, state, rest)
         slopes = np.stack(derivatives(self.fit, state, rest), axis=1)
         own, others, _ = self.fit.at_all_pairs(state)
         surface = self.background_fit.density(background)
         cost = self.background_fit.cost(surface / (surface + others + own), slopes)
-        curvature = curvature - cost + 1e-9 * np.eye(4)
-        good = np.linalg.eigvalsh(curvature)[:, 0] > 0
-        curvature = np.where(good[:, None, None], curvature, information + 1e-3 * np.eye(4))
+        curvature = _positive(curvature - cost, information - cost)
         core = self.fit.core
         slopes *= np.sqrt(core.number)[:, None]
-        return joint_covariances(slopes, self.neighbors, curvature, core.entry, core.source)
+        return joint_covariances(
+            slopes, self.neighbors, curvature, core.entry, core.source, wanted=self.members
+        )
 
     def _start(self):
         """Counts within the 68 % radius without those that the surroundings let expect."""
         core, tail = self.hood.core, self.hood.tail.select(self.hood.in_region)
         radius = self.setup.profiles.containment_radius(0.68)
-        inside = np.hypot(core.x.mean(axis=1), core.y.mean(axis=1)) < radius[core.energy_bin]
+        inside = np.hypot(core.x, core.y) < radius[core.energy_bin]
         found = core.sum(core.number * inside, self.n)
         around = np.pi * (self.hood.radius_deg**2 - np.median(self.setup.core_deg) ** 2)
         density = tail.sum(tail.number, self.n) / around
@@ -194,7 +204,7 @@ class FieldFit:
         return SourceModel(zero, zero, counts, np.full(self.n, 2.3))
 
     def _failed(self, posterior, model):
-        """Which positions (n,) could not be fitted."""
+        """Which positions (k,) could not be fitted."""
         size = np.sqrt(np.einsum("naa->n", posterior.covariance))
         moved = np.hypot(posterior.x, posterior.y)
         limit = self.config.max_offset_deg
@@ -222,53 +232,78 @@ class FieldFit:
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
     def _spectra(self, state, rest, background, flux_range):
-        """Counts, flux and index, each with its error, by name."""
-        model = state.model
+        """Counts, flux and index of the members, each with its error, by name."""
+        counts, index = state.model.counts[self.members], state.model.index[self.members]
+        exposed = self.exposed[self.members]
         covariance = self._covariances(state, rest, background)[1][:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
-        per_count = [self._flux(np.ones(self.n), model.index + d, flux_range) for d in (0, 0.01)]
-        flux, slope = per_count[0], (per_count[1] - per_count[0]) / 0.01
-        jacobian = np.stack([flux, model.counts * slope], axis=1)
+        flux, above = (self._flux_per_count(index + change, flux_range) for change in (0, 0.01))
+        jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
-        known = self.exposed & (index_error < self.config.max_index_error)
+        known = exposed & (index_error < self.config.max_index_error)
         return {
-            "npred": model.counts,
+            "npred": counts,
             "npred_err": error,
-            "flux": np.where(self.exposed, flux * model.counts, np.nan),
-            "flux_err": np.where(self.exposed, flux_error, np.nan),
-            "index": np.where(known, model.index, np.nan),
+            "flux": np.where(exposed, flux * counts, np.nan),
+            "flux_err": np.where(exposed, flux_error, np.nan),
+            "index": np.where(known, index, np.nan),
             "index_err": np.where(known, index_error, np.nan),
         }
 
-    def _flux(self, counts, index, flux_range):
-        """Photon flux (n,) of power laws of which so many counts are detected."""
-        detected = self.spectrum.detected(index).sum(axis=1)
+    def _flux_per_count(self, index, flux_range):
+        """Photon flux (k,) of power laws of which one count of a member is detected."""
+        detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
         pivot = self.setup.counts.energy_edges[0]
         laws = power_laws(np.ones(len(index)), index, emin=pivot, emax=2 * pivot)
-        norm = counts / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
+        norm = 1 / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
         return laws.flux(*flux_range) / laws.amplitude * pivot ** (-index) * norm
 
     def _wide(self, state, rest):
-        """Whether a disc fits better than a point, by more than chance lets expect."""
-        point, best = self._best_log_likelihood(state, rest, self.fit), -np.inf
-        for profiles in self.setup.wide_profiles:
-            other = self._likelihood(profiles)
-            best = np.maximum(best, self._best_log_likelihood(state, rest, other))
-        return 2 * (best - point) > self.config.wide_ts
+        """Whether a disc fits a member better than a point, by more than chance lets expect."""
+        part, pairs = self.fit.part(self.members)
+        state, rest = state.part(self.members, pairs), rest[pairs]
+        point = _best_log_likelihood(part, state, rest)
+        discs = (
+            _best_log_likelihood(self.fit.of_profiles(part, self.members, profiles), state, rest)
+            for profiles in self.setup.wide_profiles
+        )
+        return 2 * (np.max(list(discs), axis=0) - point) > self.config.wide_ts
 
-    def _best_log_likelihood(self, state, rest, fit):
-        """Logarithm of the likelihood (n,) over that of no source, best in the counts."""
-        core, share = fit.core, state.rates[0]
-        ratio = share.ravel()[fit.cell] * fit.densities(state.model)[0] / rest
-        observed = (share * fit.inside).sum(axis=1)
-        counts = state.model.counts
-        for _ in range(6):
-            part = ratio / (1 + counts[core.source] * ratio)
-            slope = core.sum(core.number * part, self.n) - observed
-            bend = core.sum(core.number * part**2, self.n)
-            counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 3, counts * 3)
-        gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), self.n)
-        return gain - counts * observed
+
+def _best_log_likelihood(fit, state, rest):
+    """Logarithm of the likelihood (n,) over that of no source, best in the counts."""
+    core, share = fit.core, state.rates[0]
+    ratio = share.ravel()[fit.cell] * fit.densities(state.model)[0] / rest
+    observed = (share * fit.inside).sum(axis=1)
+    counts = state.model.counts
+    for _ in range(6):
+        part = ratio / (1 + counts[core.source] * ratio)
+        slope = core.sum(core.number * part, fit.n) - observed
+        bend = core.sum(core.number * part**2, fit.n)
+        counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 3, counts * 3)
+    gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), fit.n)
+    return gain - counts * observed
+
+
+def _positive(curvature, information):
+    """Curvatures (n, 4, 4) where they are those of a maximum, else the expected ones.
+
+    What the data do not tell at all gets a thousandth of what they tell best, in the units of each
+    parameter's own error, so that its error is large and not infinite.
+    """
+    size = np.sqrt(np.maximum(np.einsum("naa->na", information), 1e-12))
+    unit = size[:, :, None] * size[:, None, :]
+    least = np.linalg.eigvalsh(curvature / unit)[:, 0]
+    expected = information + _LEAST_TOLD * unit * np.eye(4)
+    return np.where((least > _LEAST_TOLD)[:, None, None], curvature, expected)
+
+
+def _divisions(pixel_deg, psf_deg, config):
+    """In how many parts along a side the pixels of each bin are divided, (n_energy,)."""
+    fine = config.part_psf * psf_deg
+    halvings = np.ceil(np.log2(np.maximum(pixel_deg / np.maximum(config.part_deg, fine), 1.0)))
+    halvings = np.maximum(halvings.astype(int), pixel_deg > fine)
+    return np.minimum(2**halvings, config.max_split)
 
 
 def systematic_weights(hood, area_deg2, systematic):

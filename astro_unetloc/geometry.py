@@ -18,7 +18,10 @@ __all__ = [
     "circle_in_disc",
     "frame_rotation",
     "lonlat_from_vectors",
+    "move",
     "separation_deg",
+    "tangent_axes",
+    "tangent_offsets",
     "vectors_from_lonlat",
 ]
 
@@ -222,3 +225,29 @@ def _center_tree(nside):
     from scipy.spatial import KDTree
 
     return KDTree(_patch_centers(nside))
+
+
+def tangent_axes(vectors):
+    """Unit vectors towards ICRS east and north at directions (n, 3)."""
+    pole = frame_rotation("icrs")[:, 2]
+    east = np.cross(pole, vectors)
+    norm = np.linalg.norm(east, axis=1, keepdims=True)
+    # at a pole of the sky any direction is east
+    east = np.where(norm > 1e-9, east / np.maximum(norm, 1e-9), frame_rotation("icrs")[:, 1])
+    return east, np.cross(vectors, east)
+
+
+def tangent_offsets(center, east, north, vectors):
+    """Degrees east and north of centres on their tangent planes; arrays (..., 3)."""
+    depth = np.maximum(np.einsum("...i,...i->...", center, vectors), 1e-3)
+    scale = np.degrees(1.0) / depth
+    return (
+        np.einsum("...i,...i->...", east, vectors) * scale,
+        np.einsum("...i,...i->...", north, vectors) * scale,
+    )
+
+
+def move(vectors, east, north, x_deg, y_deg):
+    """Unit vectors (n, 3) of offsets in degrees on the tangent planes of directions (n, 3)."""
+    moved = vectors + np.radians(x_deg)[:, None] * east + np.radians(y_deg)[:, None] * north
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from astro_unetloc.config import MeasurementConfig
+from astro_unetloc.geometry import move
 from astro_unetloc.irf_files import background_at
-from astro_unetloc.neighborhoods import move, sum_groups
+from astro_unetloc.pairs import sum_groups
 
 __all__ = ["BackgroundFit", "LocalBackground", "model_background", "surface_terms"]
 
@@ -116,10 +117,7 @@ class BackgroundFit:
         self.area = hood.place_area
         self.covered = self.area.sum(axis=1)
         if model is None:
-            x, y = (
-                np.concatenate([getattr(part, name).mean(axis=1) for part in parts])
-                for name in ("x", "y")
-            )
+            x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
             self.terms = np.ascontiguousarray(surface_terms(x, y, hood.radius_deg).T)
             self.place_terms = surface_terms(hood.place_x, hood.place_y, hood.radius_deg)
 

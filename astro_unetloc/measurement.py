@@ -176,11 +176,16 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     def fit(group):
         """The members of a group, fitted with their neighbours."""
         members, everyone = group
-        result = Measurement(**FieldFit(sources.vectors[everyone], setup).run(flux_range))
-        return result.select(np.searchsorted(everyone, members))
+        rows = np.searchsorted(everyone, members)
+        field = FieldFit(sources.vectors[everyone], setup, rows)
+        return Measurement(**field.run(flux_range))
 
-    # array operations leave the interpreter to other threads meanwhile
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+    from threadpoolctl import threadpool_limits
+
+    # array operations leave the interpreter to other threads meanwhile; those of linear algebra
+    # are too small to be shared between threads of their own
+    n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with threadpool_limits(limits=1), ThreadPoolExecutor(max_workers=n_threads) as pool:
         parts = list(pool.map(fit, groups))
     order = np.argsort(np.concatenate([members for members, _ in groups]))
     result = Measurement.concatenate(parts).select(order)

@@ -1,20 +1,18 @@
 """Photons around sources: which counts lie in the region of which source, and where in it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from astro_unetloc.geometry import chord, frame_rotation
+from astro_unetloc.geometry import chord, tangent_axes, tangent_offsets
+from astro_unetloc.pairs import Pairs, SplitPairs, find_pairs, split_pixels
 
 __all__ = [
     "Counts",
     "Neighborhoods",
-    "Pairs",
     "gather_counts",
     "make_neighborhoods",
-    "move",
-    "sum_groups",
 ]
 
 # Places on a disc, even in area: a Fibonacci spiral.
@@ -80,11 +78,6 @@ class Counts:
         return np.array([per_place[np.asarray(places, int)].sum() for places in found])
 
 
-def sum_groups(group, values, n_groups):
-    """Sums (n_groups,) of values by group; floats also of no values, where bincount gives ints."""
-    return np.bincount(group, values, minlength=n_groups).astype(float, copy=False)
-
-
 def _tree(vectors):
     from scipy.spatial import KDTree
 
@@ -103,38 +96,6 @@ def _pixel_areas(pixels, index):
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """m pairs of a source and an entry near it, sorted by source.
-
-    Attributes
-    ----------
-    source, entry : ndarray (m,) of int
-        Index of the source and of the entry.
-    energy_bin : ndarray (m,) of int
-        Energy bin of the entry.
-    number : ndarray (m,)
-        Counts of the entry.
-    x, y : ndarray (m, k)
-        Degrees east and north of the source, on its tangent plane; k places stand for a pixel.
-    """
-
-    source: np.ndarray
-    entry: np.ndarray
-    energy_bin: np.ndarray
-    number: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-
-    def select(self, mask):
-        """The pairs of a mask or index array."""
-        return Pairs(*(getattr(self, field.name)[mask] for field in fields(self)))
-
-    def sum(self, values, n):
-        """Sums (n,) over the pairs of each source."""
-        return sum_groups(self.source, values, n)
-
-
-@dataclass(frozen=True, eq=False)
 class Neighborhoods:
     """The regions of n sources.
 
@@ -144,7 +105,7 @@ class Neighborhoods:
         Galactic unit vectors of the sources and of their tangent planes (ICRS east and north).
     radius_deg : float
         Radius of the regions.
-    core : Pairs
+    core : SplitPairs
         Sources and the entries close to them: these tell position, counts and spectrum.
     tail : Pairs
         Sources and the other entries that their photons may reach.
@@ -164,7 +125,7 @@ class Neighborhoods:
     east: np.ndarray
     north: np.ndarray
     radius_deg: float
-    core: Pairs
+    core: SplitPairs
     tail: Pairs
     in_region: np.ndarray
     place_x: np.ndarray
@@ -243,20 +204,21 @@ def make_neighborhoods(counts, vectors, radius_deg, core_deg, reach_deg, *, n_sp
         Radius in each energy bin within which an entry is close.
     reach_deg : ndarray (n,)
         How far the photons of each source are followed; not less than the radius of its region.
-    n_split : {1, 2, 4, 8}
-        Each pixel is represented by the square of this number of places.
+    n_split : ndarray (n_energy,) of {1, 2, 4, 8}, or one of these
+        In how many parts along a side the close pixels of each bin are divided.
 
     Returns
     -------
     Neighborhoods
     """
     east, north = tangent_axes(vectors)
-    pairs = _find_pairs(counts, vectors, east, north, reach_deg)
-    offset = np.hypot(pairs.x[:, 0], pairs.y[:, 0])
+    pairs = find_pairs(counts, vectors, east, north, reach_deg)
+    offset = np.hypot(pairs.x, pairs.y)
     close = offset < core_deg[pairs.energy_bin]
-    core, tail = pairs.select(close), pairs.select(~close)
-    if n_split > 1 and counts.pixel is not None:
-        core = _split_pixels(core, counts, vectors, east, north, n_split)
+    core, tail = SplitPairs.whole(pairs.select(close)), pairs.select(~close)
+    if counts.pixel is not None and np.any(np.asarray(n_split) > 1):
+        n_split = np.broadcast_to(n_split, len(counts.energy_edges) - 1)
+        core = split_pixels(core, counts, vectors, east, north, n_split)
     sky_map = counts.sky_map
     if sky_map.pixels is not None and sky_map.pixel_size_deg > radius_deg / _FINE:
         places = _pixel_places(counts, vectors, east, north, radius_deg)
@@ -271,69 +233,6 @@ def make_neighborhoods(counts, vectors, radius_deg, core_deg, reach_deg, *, n_sp
     return Neighborhoods(
         vectors, east, north, radius_deg, core, tail, in_region, *places, ring_edges, coverage
     )
-
-
-def tangent_axes(vectors):
-    """Unit vectors towards ICRS east and north at directions (n, 3)."""
-    pole = frame_rotation("icrs")[:, 2]
-    east = np.cross(pole, vectors)
-    norm = np.linalg.norm(east, axis=1, keepdims=True)
-    # at a pole of the sky any direction is east
-    east = np.where(norm > 1e-9, east / np.maximum(norm, 1e-9), frame_rotation("icrs")[:, 1])
-    return east, np.cross(vectors, east)
-
-
-def _offsets(center, east, north, vectors):
-    """Degrees east and north of centres on their tangent planes; arrays (..., 3)."""
-    depth = np.maximum(np.einsum("...i,...i->...", center, vectors), 1e-3)
-    scale = np.degrees(1.0) / depth
-    return (
-        np.einsum("...i,...i->...", east, vectors) * scale,
-        np.einsum("...i,...i->...", north, vectors) * scale,
-    )
-
-
-def move(vectors, east, north, x_deg, y_deg):
-    """Unit vectors (n, 3) of offsets in degrees on the tangent planes of directions (n, 3)."""
-    moved = vectors + np.radians(x_deg)[:, None] * east + np.radians(y_deg)[:, None] * north
-    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
-
-
-def _find_pairs(counts, vectors, east, north, radius_deg):
-    """Pairs of the sources and the entries within a radius (n,) of each."""
-    found = counts.tree.query_ball_point(vectors, chord(radius_deg), return_sorted=True)
-    size = np.array([len(places) for places in found], dtype=np.int64)
-    place = np.concatenate([np.zeros(0, np.int64), *(np.asarray(f, np.int64) for f in found)])
-    source = np.repeat(np.arange(len(size)), size)
-    x, y = _offsets(vectors[source], east[source], north[source], counts.vectors[place])
-    size = counts.first[place + 1] - counts.first[place]
-    pair = np.repeat(np.arange(len(place)), size)
-    before = np.cumsum(size) - size
-    entry = np.arange(len(pair)) - before[pair] + counts.first[place][pair]
-    number = counts.number[entry]
-    return Pairs(
-        source[pair], entry, counts.energy_bin[entry], number, x[pair, None], y[pair, None]
-    )
-
-
-def _split_pixels(pairs, counts, vectors, east, north, n_split):
-    """The pairs with n_split**2 places that are even inside each pixel."""
-    place = np.searchsorted(counts.first, pairs.entry, side="right") - 1
-    used, row = np.unique(place, return_inverse=True)
-    number = np.arange(n_split**2)
-    pixels = counts.sky_map.pixels
-    if hasattr(pixels, "nside"):
-        # nested digits k 0 3 3 3 ...: the middle of sub-pixel k
-        u, v = (number + 0.25 - 1e-9) / len(number), np.full(len(number), 0.5)
-    else:
-        u, v = (number % n_split + 0.5) / n_split, (number // n_split + 0.5) / n_split
-    x, y = np.empty((2, len(place), len(number)))
-    where = vectors[pairs.source], east[pairs.source], north[pairs.source]
-    for k in number:
-        pixel = counts.pixel[used]
-        points = pixels.points(pixel, np.full(len(used), u[k]), np.full(len(used), v[k]))
-        x[:, k], y[:, k] = _offsets(*where, points[row])
-    return replace(pairs, x=x, y=y)
 
 
 def _spiral_places(sky_map, vectors, east, north, radius_deg):
@@ -377,6 +276,6 @@ def _pixel_places(counts, vectors, east, north, radius_deg):
     for row, places in enumerate(found):
         places, n = np.asarray(places, np.int64), len(places)
         points = centers[places]
-        x[row, :n], y[row, :n] = _offsets(vectors[row], east[row], north[row], points)
+        x[row, :n], y[row, :n] = tangent_offsets(vectors[row], east[row], north[row], points)
         area[row, :n] = areas[places]
     return x, y, area

@@ -142,7 +142,7 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
         The point-spread function.
     energy_edges : ndarray (n_energy + 1,)
         In GeV; inside a bin the photons follow ``E ** -PHOTON_INDEX``.
-    disc_deg : float
+    disc_deg : float or ndarray (n_energy,)
         Radius of the disc: that of a pixel's area, or of an extended source. 0 for none.
     exposure : callable, optional
         Of energies (m,) in GeV, in any unit (m,): below 1 GeV it grows so fast that photons of a
@@ -156,10 +156,14 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
     edges = _node_offset((np.arange(n_fine + 1) - 0.5) / _N_FINE)
     inside = _bin_containment(psf, np.asarray(energy_edges, float), edges, exposure or np.ones_like)
     nodes = _node_offset(np.arange(_N_NODES))
-    if disc_deg > 0:
+    if np.any(disc_deg):
         middle = _node_offset(np.arange(n_fine) / _N_FINE)
-        share = circle_in_disc(nodes[:, None], middle, disc_deg) / (np.pi * disc_deg**2)
-        density = np.diff(inside, axis=1) @ share.T
+        discs = np.broadcast_to(disc_deg, len(inside))
+        density = np.empty((len(inside), _N_NODES))
+        for radius_deg in np.unique(discs):
+            share = circle_in_disc(nodes[:, None], middle, radius_deg) / (np.pi * radius_deg**2)
+            rows = discs == radius_deg
+            density[rows] = np.diff(inside[rows], axis=1) @ share.T
         held = np.cumsum(density * np.pi * np.diff(_ends() ** 2), axis=1)
         inside = np.concatenate([np.zeros((len(held), 1)), held / held[:, -1:]], axis=1)
         edges = _ends()

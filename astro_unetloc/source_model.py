@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from astro_unetloc.neighborhoods import sum_groups
+from astro_unetloc.pairs import sum_groups
 
 __all__ = ["CoreFit", "SourceModel", "SourcesFit", "State", "evaluate"]
 
@@ -71,14 +71,15 @@ class CoreFit:
 
     def densities(self, model):
         """Density at the core pairs and its derivatives by x, y, xx, xy, yy, each (m,)."""
-        dx = self.core.x - model.x[self.core.source, None]
-        dy = self.core.y - model.y[self.core.source, None]
+        core = self.core
+        dx = core.part_x - core.to_parts(model.x[core.source])
+        dy = core.part_y - core.to_parts(model.y[core.source])
         density, slope, bend = self.profiles.density(
-            self.core.energy_bin[:, None], dx * dx + dy * dy
+            core.to_parts(core.energy_bin), dx * dx + dy * dy
         )
         slope, bend = -2 * slope * density, 4 * (bend + slope * slope) * density
         return tuple(
-            values[:, 0] if values.shape[1] == 1 else values.mean(axis=1)
+            core.mean_of_parts(values)
             for values in (
                 density,
                 slope * dx,
@@ -120,20 +121,26 @@ class SourcesFit(CoreFit):
 
     def __init__(self, hood, n_entries, profiles, spectrum, core_deg, weight=1.0):
         self.hood, self.tail, self.n_entries = hood, hood.tail, n_entries
+        self._core_deg = core_deg
         self._tail_cell = self.tail.source * spectrum.n_energy + self.tail.energy_bin
         # so far out the shift of a source does not matter
-        offset2 = self.tail.x[:, 0] ** 2 + self.tail.y[:, 0] ** 2
+        offset2 = self.tail.x**2 + self.tail.y**2
         self._tail_density = profiles.density(self.tail.energy_bin, offset2)[0]
         n, core = len(hood.vectors), hood.core
-        weight = np.broadcast_to(weight, (n, spectrum.n_energy))
-        core = replace(core, number=core.number * weight[core.source, core.energy_bin])
+        self.weight = np.broadcast_to(weight, (n, spectrum.n_energy))
+        core = replace(core, number=core.number * self.weight[core.source, core.energy_bin])
         # expected counts must weigh what the counts do
-        inside = _contained(hood, profiles, core_deg) * weight
+        inside = _contained(hood, profiles, core_deg) * self.weight
         super().__init__(core, n, profiles, spectrum, inside)
 
     def contained(self, radius_deg):
         """Part of the photons (n, n_energy) that falls on observed sky within radii (n_energy,)."""
         return _contained(self.hood, self.profiles, radius_deg)
+
+    def of_profiles(self, part, rows, profiles):
+        """A part with the sources in ``rows`` for another point-spread function."""
+        inside = _contained(self.hood, profiles, self._core_deg) * self.weight
+        return CoreFit(part.core, part.n, profiles, part.spectrum, inside[rows])
 
     def part(self, rows):
         """The likelihood of some of the sources, by their rows (k,), and their core pairs (p,)."""

@@ -21,11 +21,11 @@ import numpy as np
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.diffuse import ENERGY_EDGES
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import separation_deg
+from astro_unetloc.geometry import separation_deg, tangent_axes
 from astro_unetloc.likelihood import fit_sources
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.measurement import measure_sources
-from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, tangent_axes
+from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
 from astro_unetloc.photons import bin_shares
 from astro_unetloc.pipeline import detect
 from astro_unetloc.psf_profiles import make_profiles

@@ -6,9 +6,10 @@ from conftest import make_wcs
 from made_sources import RANGE, lonely_sources
 
 from astro_unetloc.config import MeasurementConfig
-from astro_unetloc.field_fit import FieldFit, FieldSetup, systematic_weights
+from astro_unetloc.field_fit import FieldFit, FieldSetup, _positive, systematic_weights
 from astro_unetloc.maps import SkyMap
-from astro_unetloc.neighborhoods import Pairs, gather_counts
+from astro_unetloc.neighborhoods import gather_counts
+from astro_unetloc.pairs import Pairs
 from astro_unetloc.response import KingPSF
 from astro_unetloc.wcs_maps import image_pixelization
 
@@ -20,7 +21,7 @@ def setup_of(sky_map, vectors):
 
 
 @pytest.mark.parametrize(
-    ("pixel_deg", "n_split"), [(0.05, 2), (0.1, 2), (0.2, 4), (0.3, 4), (0.5, 8), (1.0, 8)]
+    ("pixel_deg", "n_split"), [(0.03, 1), (0.1, 2), (0.2, 4), (0.3, 4), (0.5, 8), (1.0, 8)]
 )
 def test_large_pixels_are_divided_more(pixel_deg, n_split):
     counts = np.zeros((1, 100), dtype=np.int32)
@@ -36,8 +37,8 @@ def test_large_pixels_are_divided_more(pixel_deg, n_split):
 def test_events_are_points():
     sky_map, sources, _ = lonely_sources(30, nside=1)
     setup = setup_of(sky_map, sources.vectors)
-    assert setup.n_split == 1
-    assert setup.pixel_disc_deg == 0
+    assert np.all(setup.n_split == 1)
+    assert not np.any(setup.part_disc_deg)
     assert setup.radius_deg == CONFIG.min_radius_deg
 
 
@@ -72,13 +73,13 @@ def test_counts_weigh_less_where_the_background_is_not_known():
         vectors = np.eye(3)[:2]
         in_region = np.ones(4, dtype=bool)
         place_area = np.full((2, 5), 2.0)  # ten square degrees
-        core = Pairs(*(np.zeros(0, dtype=int) for _ in range(3)), np.zeros(0), *np.zeros((2, 0, 1)))
+        core = Pairs(*(np.zeros(0, dtype=int) for _ in range(3)), *np.zeros((3, 0)))
         tail = Pairs(
             np.array([0, 0, 1, 1]),
             np.arange(4),
             np.array([0, 1, 0, 1]),
             np.array([10.0, 0.0, 10 / 0.03**2, 20 / 0.03**2]),
-            *np.zeros((2, 4, 1)),
+            *np.zeros((2, 4)),
         )
 
     weight = systematic_weights(Hood, np.array([1.0, 0.5]), 0.03)
@@ -99,3 +100,26 @@ def test_errors_grow_with_the_systematic_of_the_background():
     )
     assert np.median(vague["npred_err"] / known["npred_err"]) > 1.1
     assert np.median(vague["sqrt_ts"] / known["sqrt_ts"]) < 0.95
+
+
+def test_a_curvature_that_is_none_of_a_maximum_is_replaced_by_the_expected_one():
+    """In the units of each parameter: counts of thousands have an information of a millionth."""
+    size = np.array([1e2, 1e2, 1e-3, 1.0])
+    information = np.eye(4) * size**2
+    curvature = np.stack([information, information.copy()])
+    curvature[1, 0, 0] *= -1
+    result = _positive(curvature, np.stack([information, information]))
+    np.testing.assert_array_equal(result[0], information)
+    error = 1 / np.sqrt(np.diag(result[1]))
+    np.testing.assert_allclose(error, 1 / size, rtol=1e-3)
+
+
+def test_sources_that_only_shine_on_others_are_not_reported():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=4)
+    setup = setup_of(sky_map, sources.vectors)
+    whole = FieldFit(sources.vectors, setup).run((10.0, 1000.0))
+    some = np.array([1, 4, 7])
+    part = FieldFit(sources.vectors, setup, some).run((10.0, 1000.0))
+    np.testing.assert_allclose(part["npred"], whole["npred"][some], rtol=1e-6)
+    np.testing.assert_allclose(part["vectors"], whole["vectors"][some], atol=1e-9)
+    np.testing.assert_array_equal(part["wide"], whole["wide"][some])

@@ -18,7 +18,7 @@ ORDER = """
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     sky_cubes response response_files patches datasets manifest patch_files shards
     calibration network pretrained islands clustering localization
-    psf_profiles neighborhoods blends local_background source_model likelihood error_ellipses
+    psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references catalog matching evaluation completeness
     ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library realization simulation

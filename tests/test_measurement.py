@@ -17,10 +17,15 @@ from made_sources import (
 from astro_unetloc.columns import COLUMNS, FLAGS
 from astro_unetloc.config import MeasurementConfig
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import PatchGrid, frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import (
+    PatchGrid,
+    frame_rotation,
+    separation_deg,
+    tangent_axes,
+    vectors_from_lonlat,
+)
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.measurement import measure_sources, neighbor_margin_deg
-from astro_unetloc.neighborhoods import tangent_axes
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.response import KingPSF, SurveyExposure

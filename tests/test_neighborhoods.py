@@ -6,9 +6,15 @@ from conftest import make_wcs
 from made_sources import as_events, lonely_sources
 
 from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import (
+    frame_rotation,
+    move,
+    separation_deg,
+    tangent_axes,
+    vectors_from_lonlat,
+)
 from astro_unetloc.maps import SkyMap
-from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods, move, tangent_axes
+from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.wcs_maps import image_pixelization
@@ -134,13 +140,15 @@ def test_places_inside_a_pixel_are_even(n_split):
         sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 20.0]))
         middle = neighborhoods(sky_map, center)[1].core
         split = neighborhoods(sky_map, center, n_split=n_split)[1].core
-        assert split.x.shape == (1, n_split**2)
+        assert split.n_parts == n_split**2
         size = pixels.pixel_size_deg
-        assert split.x.mean() == pytest.approx(middle.x[0, 0], abs=0.02 * size)
-        assert split.y.mean() == pytest.approx(middle.y[0, 0], abs=0.02 * size)
+        assert split.part_x.mean() == pytest.approx(middle.x[0], abs=0.02 * size)
+        assert split.part_y.mean() == pytest.approx(middle.y[0], abs=0.02 * size)
         # of one axis, a square of side 1 has a variance of 1/12
         expected = 1 / 12 * (1 - n_split**-2.0)
-        assert (split.x.var() + split.y.var()) / 2 == pytest.approx(expected * size**2, rel=0.15)
+        assert (split.part_x.var() + split.part_y.var()) / 2 == pytest.approx(
+            expected * size**2, rel=0.15
+        )
 
 
 def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
