@@ -1,0 +1,110 @@
+"""How close two sources may be to be found as two.
+
+    python benchmarks/resolve_pairs.py [--seed 2000] [--model FOLDER] [--years 7]
+        [--template FILE --variant NAME] [--threshold T]
+
+A sky of diffuse emission and 768 pairs of point sources, one around each centre of the package's
+grid: at random distances of 0.1 to 0.7 deg, each member with 30 to 300 expected photons above
+10 GeV. A pair counts as separated when two detections lie within 0.3 deg of its members, one of
+each; and as resolved when each is also nearer to its member than half of their distance.
+"""
+
+import argparse
+
+import healpy
+import numpy as np
+
+from astro_unetloc.config import GridConfig
+from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
+from astro_unetloc.event_lists import DiscFootprint
+from astro_unetloc.geometry import (
+    lonlat_from_vectors,
+    move,
+    separation_deg,
+    tangent_axes,
+)
+from astro_unetloc.maps import SkyMap
+from astro_unetloc.pipeline import detect
+from astro_unetloc.population import SHAPES, Sources
+from astro_unetloc.pretrained import load_model
+from astro_unetloc.realization import DEFAULT_RANGE, draw_photons
+from astro_unetloc.response import KingPSF, SurveyExposure
+from astro_unetloc.spectra import power_laws
+
+DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # deg
+PHOTONS = (30.0, 300.0)
+NUMBER_COUNTS, INDEX = 2.15, 2.3
+MATCH_DEG = 0.3
+
+
+def draw_pairs(exposure, rng):
+    """True sources (2 n,), the members of a pair one after the other, and distances (n,)."""
+    nside = GridConfig().nside
+    center = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
+    distance = rng.uniform(DISTANCES[0], DISTANCES[-1], len(center))
+    angle = rng.uniform(0, 2 * np.pi, len(center))
+    axes = tangent_axes(center)
+    half = distance / 2 * np.stack([np.cos(angle), np.sin(angle)])
+    members = np.stack([move(center, *axes, *half), move(center, *axes, *-half)], axis=1)
+    vectors = members.reshape(-1, 3)
+    # N ** -NUMBER_COUNTS between the limits
+    power = 1 - NUMBER_COUNTS
+    low, high = (n**power for n in PHOTONS)
+    photons = (low + rng.random(len(vectors)) * (high - low)) ** (1 / power)
+    law = power_laws(np.ones(1), np.full(1, INDEX), emin=10.0, emax=DEFAULT_RANGE[1])
+    seen = law.flux(*DEFAULT_RANGE, weight=exposure.relative)[0]
+    flux = photons / (exposure.sky(vectors) * seen)
+    n = len(vectors)
+    spectra = power_laws(flux, np.full(n, INDEX), emin=10.0, emax=DEFAULT_RANGE[1])
+    kind = np.zeros(n, dtype=np.int8)
+    point = np.full(n, SHAPES.index("point"), dtype=np.int8)
+    return Sources(vectors, spectra, kind, point, np.zeros(n)), distance
+
+
+def separated(found, true, distance):
+    """Which pairs (n,) are separated, and which resolved."""
+    away = np.stack([separation_deg(found[:, None], true[None, k::2]) for k in (0, 1)])
+    both, near = np.zeros((2, len(distance)), dtype=bool)
+    for pair in range(len(distance)):
+        for number, limit in ((0, MATCH_DEG), (1, distance[pair] / 2)):
+            first, second = (np.flatnonzero(a[:, pair] < limit) for a in away)
+            two = len(first) and len(second) and len(np.union1d(first, second)) > 1
+            (both, near)[number][pair] = two
+    return both, near
+
+
+def main():
+    """Simulate, search and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=2000)
+    parser.add_argument("--model")
+    parser.add_argument("--years", type=float, default=7.0)
+    parser.add_argument("--template")
+    parser.add_argument("--variant", choices=list(TEMPLATE_SETS), default="P6V11")
+    parser.add_argument("--threshold", type=float)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    exposure = SurveyExposure(options.years)
+    sources, distance = draw_pairs(exposure, rng)
+    diffuse = perturb(interstellar(options.template, variant=options.variant), rng)
+    sky = draw_photons(diffuse, sources, exposure=exposure, psf=KingPSF(), rng=rng)
+    whole = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+    edges = np.array(DEFAULT_RANGE)
+    sky_map = SkyMap(events=sky.photons, footprint=whole, energy_edges=edges)
+    run = detect(sky_map, model=load_model(options.model), threshold=options.threshold)
+    both, near = separated(run.sources.vectors, sources.vectors, distance)
+    latitude = np.abs(lonlat_from_vectors(sources.vectors[::2])[1])
+    print(f"{len(run.catalog)} detections with Score >= {run.catalog.meta['THRESH']:g}")
+    print("distance (deg)   pairs  separated  resolved   |b|>10 only: pairs  separated  resolved")
+    for low, high in (*zip(DISTANCES[:-1], DISTANCES[1:]), (0.3, 0.5), (0.5, 0.7)):
+        here = (distance >= low) & (distance < high)
+        high_b = here & (latitude >= 10)
+        print(
+            f"{low:.1f} - {high:.1f} {here.sum():13} {both[here].mean():10.3f} "
+            f"{near[here].mean():9.3f} {high_b.sum():25} {both[high_b].mean():10.3f} "
+            f"{near[high_b].mean():9.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
