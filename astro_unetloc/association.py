@@ -16,7 +16,7 @@ _N_NEIGHBORS = 12
 _ELONGATION = 40.0
 # Detections are shifted along longitude, both ways, by these multiples of the reach of a match.
 _SHIFTS = np.concatenate([np.arange(3.0, 43.0), -np.arange(3.0, 43.0)])
-_MAX_SHIFTED = 4_000
+_MAX_SHIFTED = 2_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _stretched(vectors):
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), _ELONGATION * lat], -1)
 
 
-def _stretched_area(lat_deg, distance, n_steps=64):
+def _stretched_area(lat_deg, distance, n_steps=32):
     """Square degrees of the sky within a distance of places (n,), as `_stretched` measures it."""
     center = np.radians(lat_deg)[:, None]
     half = (distance / _ELONGATION)[:, None]

@@ -293,7 +293,7 @@ class MatchResult:
         table = as_reference(reference)[rows]
         galactic = table["skycoord"].galactic
         result = table[["Source_Name", "RAJ2000", "DEJ2000"]]
-        result.meta = {"REFERENC": self.reference_name}
+        result.meta = {"REFNAME": self.reference_name}
         result["GLON"], result["GLAT"] = galactic.l.to(u.deg), galactic.b.to(u.deg)
         for name, values in zip(("SemiMajor", "SemiMinor", "PosAng"), confidence_ellipses(table).T):
             result[f"Conf_95_{name}"] = Masked(values * u.deg, mask=~np.isfinite(values))
