@@ -153,7 +153,7 @@ def _shifted_rate(left, right, radius_deg, by_errors, reach_deg):
 def association_probability(pairs, density, n_detections, *, n_rounds=100):
     r"""Probability that each pair is one source, and the share of detections with a counterpart.
 
-    The reliability of Sutherland & Saunders (1992, MNRAS 259, 413, eq. 5): the likelihood ratio of
+    The reliability of Sutherland & Saunders (1992, MNRAS 259, 413): the likelihood ratio of
     a pair is that of the density of offsets of true counterparts and of unrelated sources,
 
     .. math:: P_j = \frac{L_j}{\sum_i L_i + 1 - Q}, \quad L_i = Q \, f(d_i) / \rho

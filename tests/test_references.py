@@ -2,6 +2,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 
 from astro_unetloc.catalog import read_catalog
@@ -85,6 +86,45 @@ def test_extended_sources_of_all_fermi_catalogs_are_known_by_their_names(names):
     assert as_reference(table)["Extended"].all()
     for row, name in enumerate(names):
         assert catalog_name(table[row : row + 1]) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "column", "release"),
+    [
+        ("1FGL", ("RA", "DEC"), "Flux1000", None),
+        ("2FGL", ("RAJ2000", "DEJ2000"), "Flux1000", None),
+        ("1FHL", ("RAJ2000", "DEJ2000"), "Flux", None),
+        ("4FGL", ("RAJ2000", "DEJ2000"), "Flux1000", 4),
+        ("FL16Y", ("RAJ2000", "DEJ2000"), "Flux1000", None),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".fit", ".fit.gz"])
+def test_fermi_catalogs_are_recognized_by_their_columns(
+    tmp_path, name, position, column, release, suffix
+):
+    """Small files laid out as the official ones, of which two point sources and a disc are left."""
+    names = [f"{name} J{place}" for place in ("0000.0+0000", "0004.0+0000", "0008.0+0000")]
+    table = Table({"Source_Name": names})
+    table[position[0]], table[position[1]] = [0.0, 1.0, 2.0] * u.deg, [0.0, 0.0, 0.0] * u.deg
+    for which, value in (("SemiMajor", 0.2), ("SemiMinor", 0.1), ("PosAng", 30.0)):
+        table[f"Conf_95_{which}"] = [value, np.nan, np.nan] * u.deg
+    table[column] = [1e-9, 2e-9, 3e-9] / u.cm**2 / u.s
+    table["Extended_Source_Name"] = ["", "", "Disc"]
+    if release:
+        table["DataRelease"] = [1, release, 1]
+    large = Table({"Source_Name": ["Disc"], "Model_SemiMajor": [0.7] * u.deg})
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2)))]
+    hdus += [fits.table_to_hdu(table), fits.table_to_hdu(large)]
+    hdus[2].name, hdus[3].name = "LAT_Point_Source_Catalog", "ExtendedSources"
+    fits.HDUList(hdus).writeto(tmp_path / f"catalog{suffix}")
+    read = read_catalog(tmp_path / f"catalog{suffix}")
+    assert catalog_name(read) == (f"{name}-DR{release}" if release else name)
+    assert list(sky_positions(read).ra.deg) == [0.0, 1.0, 2.0]
+    assert list(read["Extended"]) == [False, False, True]
+    assert degrees(read["Extension"])[2] == pytest.approx(0.7)
+    assert confidence_ellipses(read)[0] == pytest.approx([0.2, 0.1, 30.0])
+    assert np.isnan(confidence_ellipses(read)[1:]).all()
+    assert flux_column(read) == column
 
 
 def test_release_of_4fgl_is_told_by_its_columns():
