@@ -63,7 +63,7 @@ def chance_rate(left, right, radius_deg, *, by_errors, reach_deg):
     radius_deg, by_errors
         As in `find_counterparts`.
     reach_deg : float
-        Largest distance of a match; neighbours within it may be true and are left out.
+        Distance that few matches exceed; neighbours within it may be true and are left out.
 
     Returns
     -------

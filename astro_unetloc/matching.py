@@ -81,8 +81,9 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     around = known[point]
     if surroundings is not None:
         around = _positions(surroundings, -10.0)[~_extension(surroundings)[0]]
-    reach_deg = max(radius_deg, np.max(pairs.separation_deg, initial=0.0))
-    chance = chance_rate(found, around, radius_deg, by_errors=by_errors, reach_deg=reach_deg)
+    chance = chance_rate(
+        found, around, radius_deg, by_errors=by_errors, reach_deg=_reach(pairs, radius_deg)
+    )
     probability, _ = association_probability(pairs, chance.density, len(found))
     rows, partner = pairs.catalog_index[chosen], point[pairs.reference_index[chosen]]
     free = np.setdiff1d(np.arange(len(found)), rows)
@@ -203,6 +204,12 @@ def _choose(pairs, rank, radius_deg, by_errors):
         order = np.lexsort((columns, rows, pairs.separation_deg, rank[rows]))
     chosen = one_to_one(rows, columns, order[pairs.eligible[order]])
     return chosen[np.lexsort((rows[chosen], rank[rows[chosen]]))]
+
+
+def _reach(pairs, radius_deg):
+    """Distance that few matches exceed; a single source of huge errors does not count."""
+    eligible = pairs.separation_deg[pairs.eligible]
+    return max(radius_deg, float(np.quantile(eligible, 0.95)) if len(eligible) else 0.0)
 
 
 def _inside(vectors, known, extended, extension_deg, radius_deg):
