@@ -91,7 +91,7 @@ def test_unknown_positions_are_left_out():
 
 @pytest.mark.parametrize(("lat", "distance"), [(0, 0.3), (60, 0.3), (89, 0.2), (-30, 1.5)])
 def test_area_of_a_neighborhood_is_that_of_random_points(lat, distance):
-    rng, n = np.random.default_rng(6), 200_000
+    rng, n = np.random.default_rng(6), 800_000
     low, high = np.sin(np.radians(np.clip([lat - 3.0, lat + 3.0], -90, 90)))
     points = vectors_from_lonlat(
         rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(low, high, n)))

@@ -323,7 +323,7 @@ def test_summary_states_probabilities_and_chance_rates():
     assert "0.000 deg, 0.00 sigma" in summary
     assert "association probability of 0.8 or more" in summary
     assert "of unrelated detections would match (from the local density)" in summary
-    assert "when shifted (80 shifts)" in summary
+    assert "when shifted (320 shifts)" in summary
 
 
 def test_completeness_is_counted_by_flux():
