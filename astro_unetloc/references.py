@@ -218,6 +218,9 @@ def _names_of_others(table):
     for candidate in _NAME_COLUMNS:
         if candidate in lower:
             return _text(table[lower[candidate]])
+    for name in table.colnames:
+        if _ucd(table[name]) == "meta.id;meta.main":
+            return _text(table[name])
     return np.array([str(i + 1) for i in range(len(table))], "U8")
 
 

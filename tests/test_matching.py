@@ -17,7 +17,8 @@ from made_catalogs import make_measured, make_sources
 from astro_unetloc.catalog import MATCH_COLUMNS, make_catalog, read_catalog
 from astro_unetloc.export import write_outputs
 from astro_unetloc.matching import is_known, match_catalogs
-from astro_unetloc.references import degrees
+from astro_unetloc.pipeline import find_sources
+from astro_unetloc.references import degrees, within_sky
 
 
 def make_table(ra, dec=None, **columns):
@@ -513,3 +514,28 @@ def test_real_matches_by_errors_are_those_within_the_radius(real_data):
     # Both catalogues saw the same photons, so that their errors are partly the same.
     assert np.mean(match.separation_norm[np.isfinite(match.separation_norm)] < 2.4477) > 0.95
     assert np.sum(match.probability >= 0.8) > 0.98 * match.n_matched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "box", "found"),
+    [
+        ("gc/fermi-3fhl-gc-events.fits.gz", (0, 0, 20, 10), {"3FHL": 17, "2FHL": 2, "4FGL": 20}),
+        (
+            "2fhl/fermi_2fhl_events_north.fits.gz",
+            (0, 50, 360, 80),
+            {"3FHL": 112, "2FHL": 112, "4FGL": 114},
+        ),
+    ],
+)
+def test_detections_on_real_photons_match_with_known_chance(real_data, path, box, found):
+    catalog = within_sky(find_sources(real_data / path), box=box)
+    names = ("gll_psch_v13.fit.gz", "gll_psch_v09.fit.gz", "4fgl_dr3_reduced.fits")
+    for whole in (read_catalog(real_data / "catalogs" / name) for name in names):
+        match = match_catalogs(catalog, within_sky(whole, box=box), surroundings=whole)
+        assert match.n_matched >= found[match.reference_name]
+        assert np.sum(match.probability >= 0.8) >= match.n_matched - 2
+        n_events = match.chance.shifted * len(catalog) * match.chance.n_shifts
+        # Few chance matches are not known better than this.
+        tolerance = 0.2 + 1 / np.sqrt(n_events)
+        assert match.chance.expected == pytest.approx(match.chance.shifted, rel=tolerance)

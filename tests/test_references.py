@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.io.votable import from_table
 from astropy.table import MaskedColumn, QTable, Table
 
 from astro_unetloc.catalog import read_catalog
@@ -63,13 +64,16 @@ def test_broken_sexagesimal_text_is_refused():
         sky_positions(Table({"RA": ["05 34 31", "x"], "Dec": ["22 00 52", "y"]}))
 
 
-def test_positions_are_found_by_their_ucds():
-    table = QTable({"a": [1.0], "b": [10.0] * u.deg, "c": [-20.0] * u.deg})
-    table["b"].info.meta, table["c"].info.meta = (
-        {"ucd": "pos.eq.ra;meta.main"},
-        {"ucd": "POS.EQ.DEC;meta.main"},
-    )
-    assert sky_positions(table).to_string() == ["10 -20"]
+def test_positions_and_names_are_found_by_their_ucds(tmp_path):
+    table = Table({"a": ["x"], "b": [10.0] * u.deg, "c": [-20.0] * u.deg, "d": [1.0] * u.deg})
+    votable = from_table(table)
+    ucds = ("meta.id;meta.main", "pos.eq.ra;meta.main", "POS.EQ.DEC;meta.main", "pos.eq.ra")
+    for field, ucd in zip(votable.get_first_table().fields, ucds):
+        field.ucd = ucd
+    votable.to_xml(str(tmp_path / "table.vot"))
+    read = read_catalog(tmp_path / "table.vot")
+    assert read["skycoord"].to_string() == ["10 -20"]
+    assert list(read["Source_Name"]) == ["x"]
 
 
 def test_size_of_tevcat_makes_a_source_extended():
