@@ -100,8 +100,7 @@ def _invariants(positions):
 
 
 def _local_density(vectors, others, reach_deg):
-    """Sources per square degree around directions (n, 3), their neighbours (n, k), and which of
-    these are beyond the reach of a match (n, k)."""
+    """Sources per square degree around directions (n, 3), neighbours and which count (n, k)."""
     from scipy.spatial import KDTree
 
     n_neighbors = min(_N_NEIGHBORS, len(others))
@@ -111,12 +110,16 @@ def _local_density(vectors, others, reach_deg):
     distance, neighbors = KDTree(_stretched(others)).query(_stretched(vectors), n_neighbors)
     distance = distance.reshape(len(vectors), n_neighbors)
     neighbors = neighbors.reshape(len(vectors), n_neighbors)
-    apart = separation_deg(vectors[:, None], others[neighbors]) > reach_deg
     area = _stretched_area(lonlat_from_vectors(vectors)[1], distance[:, -1])
     core = np.pi * reach_deg**2
+    # Where many sources lie within the reach of a match, at most one of them is the counterpart.
+    crowded = (area < 4 * core) & (n_neighbors == _N_NEIGHBORS)
+    apart = separation_deg(vectors[:, None], others[neighbors]) > reach_deg
+    apart |= crowded[:, None]
     # The last neighbour defines the area and is not counted: the estimate has no bias then.
     number = np.maximum(apart[:, :-1].sum(axis=1), 0.5)
-    return number / np.maximum(area - core, core), neighbors, apart
+    area = np.where(crowded, np.maximum(area, 1e-12), np.maximum(area - core, core))
+    return number / area, neighbors, apart
 
 
 def _stretched(vectors):

@@ -58,6 +58,17 @@ def test_counterparts_of_the_detections_are_no_chance():
     assert rate.shifted == pytest.approx(expected, rel=0.05)
 
 
+def test_rate_is_known_where_sources_crowd():
+    rng = np.random.default_rng(9)
+    lon, lat = rng.uniform(20, 30, 20_000), rng.uniform(-5, 5, 20_000)
+    nowhere = np.full((20_000, 3), np.nan)
+    places = vectors_from_lonlat(rng.uniform(24, 26, 100), rng.uniform(-2, 2, 100))
+    crowd = Positions(vectors_from_lonlat(lon, lat), nowhere)
+    rate = rate_of(Positions(places, nowhere[:100]), crowd)
+    assert rate.density.mean() == pytest.approx(200, rel=0.1)
+    assert rate.expected > 0.999
+
+
 def test_density_follows_the_plane():
     rng = np.random.default_rng(3)
     lon, lat = rng.uniform(0, 360, 4000), rng.normal(0, 2, 4000)

@@ -179,6 +179,11 @@ def test_near_pairs_are_probable_and_far_ones_are_not():
     assert 0.5 < np.median(probability[100:200]) < 0.95
 
 
+def test_lone_pair_is_probable():
+    match = match_catalogs(make_table([10.0]), make_reference([10.0]))
+    assert match.probability[0] > 0.9
+
+
 # All candidates, and what has no partner
 
 
