@@ -8,7 +8,7 @@ Read map -> project patches -> predict -> cluster -> localize -> measure -> cata
 from importlib import import_module
 
 _MODULE_OF = {
-    "MatchResult": "matching",
+    "MatchResult": "match_results",
     "evaluate": "evaluation",
     "find_sources": "pipeline",
     "list_models": "pretrained",

@@ -13,6 +13,7 @@ import numpy as np
 from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, MATCH_COLUMNS
 from astro_unetloc.geometry import lonlat_from_vectors
 from astro_unetloc.references import as_reference, sky_positions
+from astro_unetloc.standard_catalogs import STANDARD_CATALOGS, standard_catalog_path
 
 __all__ = [
     "COLUMNS",
@@ -224,12 +225,14 @@ def with_match_columns(catalog, values):
 
 
 def read_catalog(path):
-    """The catalogue in a file: one of ours as it was written, or a Fermi-LAT catalogue.
+    """The catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any other.
 
     Parameters
     ----------
     path : str or path-like
-        File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz.
+        File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz. Or the name of a
+        catalogue in ``$GAMMAPY_DATA``: 1fgl, ..., 4fgl, 1fhl, 2fhl, 3fhl, 2hwc, 3hwc, 1lhaaso,
+        gamma-cat or hgps.
 
     Returns
     -------
@@ -250,6 +253,8 @@ def read_catalog(path):
     >>> from astro_unetloc import read_catalog
     >>> catalog = read_catalog("gll_psch_v13.fit.gz")  # doctest: +SKIP
     """
+    if str(path).lower() in STANDARD_CATALOGS and not Path(path).exists():
+        path = standard_catalog_path(str(path))
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"catalogue must be a file; got {str(path)!r}; check the path")

@@ -90,7 +90,13 @@ COLUMNS = (
 MATCH_COLUMNS = (
     ColumnSpec("ASSOC", "", "U20", "meta.id.cross", "Name of the matched catalogue source"),
     ColumnSpec("ASSOC_Sep", "deg", "f4", "pos.angDistance", "Distance of the matched source"),
-    ColumnSpec("ASSOC_Sep_Norm", "", "f4", "pos.angDistance;arith.ratio", "Distance in errors"),
+    ColumnSpec(
+        "ASSOC_Sep_Norm",
+        "",
+        "f4",
+        "pos.angDistance;arith.ratio",
+        "Distance in sigmas of both positions",
+    ),
     ColumnSpec("ASSOC_Prob", "", "f4", "stat.probability", "Probability of the association"),
     ColumnSpec("ASSOC_Catalog", "", "U8", "meta.title", "Catalogue of the matched source"),
 )

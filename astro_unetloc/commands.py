@@ -290,7 +290,15 @@ def evaluate(model, skies, seed, years, template, variant, threshold, overwrite,
 @options(
     click.option("-o", "--output", "outputs", multiple=True, metavar="OUT",
                  help="Catalogue with ASSOC columns to write."),
-    click.option("--radius", type=float, default=0.3, show_default=True, help="Degrees."),
+    click.option("--missing", type=click.Path(), metavar="FILE",
+                 help="Write the sources of the first reference that are not found."),
+    click.option("--new", type=click.Path(), metavar="FILE",
+                 help="Write the detections that the first reference does not know."),
+    click.option("--candidates", type=click.Path(), metavar="FILE",
+                 help="Write all pairs that may be one source, not only the best."),
+    click.option("--radius", type=float,
+                 help="Degrees, whatever the errors are.  [default: the error ellipses of both "
+                 "decide; 0.3 where one is unknown]"),
     click.option("--min-latitude", type=float, default=0.0, show_default=True,
                  help="Only sources at this Galactic latitude or above, in degrees."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
@@ -298,27 +306,40 @@ def evaluate(model, skies, seed, years, template, variant, threshold, overwrite,
     click.option("--box", nargs=4, type=float, metavar="L B DL DB",
                  help="Only sources in this Galactic box: centre and widths in degrees."),
 )  # fmt: skip
-def match(catalog, references, outputs, radius, min_latitude, region, box, overwrite, quiet, debug):
-    """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC."""
-    from astro_unetloc.catalog import read_catalog
-    from astro_unetloc.export import check_outputs, write_outputs
-    from astro_unetloc.matching import is_known, match_catalogs, within_sky
+def match(catalog, references, outputs, radius, min_latitude, region, box, overwrite, quiet, debug,
+          **lists):  # fmt: skip
+    """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC.
 
-    check_outputs(outputs, overwrite=overwrite, inputs=(catalog, *references))
-    cone = sky_cone(region, "galactic")
-    tables = [
-        within_sky(read_catalog(path), min_latitude_deg=min_latitude, cone=cone, box=box)
-        for path in (catalog, *references)
+    A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
+    """
+    from astro_unetloc.catalog import read_catalog
+    from astro_unetloc.config import MATCH_RADIUS_DEG
+    from astro_unetloc.export import check_outputs, table_bytes, write_outputs
+    from astro_unetloc.matching import is_known, match_catalogs
+    from astro_unetloc.references import within_sky
+
+    lists = {name: path for name, path in lists.items() if path}
+    check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=(catalog, *references))
+    sky = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
+    catalog, everything = read_catalog(catalog), [read_catalog(path) for path in references]
+    catalog, tables = within_sky(catalog, **sky), [within_sky(t, **sky) for t in everything]
+    results = [
+        match_catalogs(catalog, table, radius=radius, surroundings=whole)
+        for table, whole in zip(tables, everything)
     ]
-    results = [match_catalogs(tables[0], table, radius=radius) for table in tables[1:]]
     for path, result in zip(references, results):
         click.echo(f"{path}: {result.summary()}")
-    everything = [read_catalog(path) for path in references]
-    known = is_known(tables[0], everything, radius=radius)
-    click.echo(
-        f"{known.sum()} of {len(known)} detections lie within {radius:g} deg of any of them."
-    )
-    write_outputs(results[0].apply(tables[0]), outputs, overwrite=overwrite)
+    known = is_known(catalog, everything, radius=radius).sum()
+    radius = MATCH_RADIUS_DEG if radius is None else radius
+    click.echo(f"{known} of {len(catalog)} detections lie within {radius:g} deg of any of them.")
+    matched = results[0].apply(catalog)
+    contents = {
+        "missing": results[0].not_found(tables[0]),
+        "new": results[0].not_known(matched),
+        "candidates": results[0].candidate_table(catalog),
+    }
+    others = {path: table_bytes(contents[name], path) for name, path in lists.items()}
+    write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
 @click.command()

@@ -16,6 +16,7 @@ __all__ = [
     "check_place",
     "check_outputs",
     "output_paths",
+    "table_bytes",
     "to_regions",
     "write_outputs",
 ]
@@ -153,20 +154,28 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     """
     paths = tuple(Path(path) for path in paths)
     check_outputs(paths, overwrite=overwrite)
-    contents = {}
-    for path in paths:
-        suffix = _suffix(path)
-        if suffix == ".png":
-            contents[path] = _picture(figure, path)
-        elif suffix == ".reg":
-            contents[path] = format_regions(catalog, frame=frame).encode("ascii")
-        else:
-            contents[path] = format_catalog(catalog, suffix)
+    contents = {path: _content(catalog, path, frame, figure) for path in paths}
     for path, content in (others or {}).items():
         check_place(path, overwrite=overwrite)
         contents[Path(path)] = content
     _put_in_place(contents)
     return tuple(contents)
+
+
+def table_bytes(table, path):
+    """The content of a further file with a table or the regions of its sources, for ``others``."""
+    check_outputs([path], overwrite=True)
+    return _content(table, Path(path), "icrs", None)
+
+
+def _content(catalog, path, frame, figure):
+    """What belongs in a file, by its suffix, as bytes."""
+    suffix = _suffix(path)
+    if suffix == ".png":
+        return _picture(figure, path)
+    if suffix == ".reg":
+        return format_regions(catalog, frame=frame).encode("ascii")
+    return format_catalog(catalog, suffix)
 
 
 def _picture(figure, path):

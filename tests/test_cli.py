@@ -469,6 +469,29 @@ def test_match_says_what_is_known_and_writes_it(run):
     assert QTable.read("m.ecsv")["ASSOC"][0] == "A"
 
 
+def test_match_lists_what_is_missing_new_or_possible(run):
+    write_small_map()
+    run("map.fits", "-o", "c.fits", "--quiet")
+    Path("ref.csv").write_text("Source_Name,GLON,GLAT\nA,120.02,40.01\nB,120.2,40.01\nC,10,0\n")
+    lists = ("--missing", "missing.csv", "--new", "new.reg", "--candidates", "all.fits")
+    code, stdout, stderr = run("match", "c.fits", "ref.csv", *lists, "--radius", "0.5")
+    assert code == 0, stderr
+    assert "1 of 3 (33 %) point-like ref.csv sources found (<= 0.5 deg)" in stdout
+    assert list(QTable.read("missing.csv")["Source_Name"]) == ["B", "C"]
+    assert "point(" not in Path("new.reg").read_text()
+    assert list(QTable.read("all.fits")["ASSOC"]) == ["A", "B"]
+    assert_refused(run("match", "c.fits", "ref.csv", "--new", "all.fits"), "must not exist")
+    assert_refused(run("match", "c.fits", "ref.csv", "--new", "c.fits"), "must not be the input")
+    assert_refused(run("match", "c.fits", "ref.csv", "-o", "x.fits", "--new", "x.fits"), "twice")
+
+
+def test_match_reads_catalogs_by_their_names(run, monkeypatch):
+    write_small_map()
+    run("map.fits", "-o", "c.fits", "--quiet")
+    monkeypatch.delenv("GAMMAPY_DATA", raising=False)
+    assert_refused(run("match", "c.fits", "4fgl"), "'4fgl' is read from $GAMMAPY_DATA")
+
+
 @pytest.mark.slow
 def test_evaluate_scores_simulated_skies(run):
     code, stdout, _ = run("evaluate", "--years", "2", "--seed", "77")
