@@ -250,6 +250,11 @@ def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, yea
     click.option("--steps-per-epoch", type=click.IntRange(1), default=200, show_default=True),
     click.option("--initial", type=click.Path(), help="A .keras file to start from."),
     click.option("--learning-rate", default=2e-3, show_default=True),
+    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
+                 help="Patches of a step; 64 or more on a GPU."),
+    click.option("--patience", type=click.IntRange(1), metavar="N",
+                 help="Stop when the validation loss has not fallen for N epochs."),
+    click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
 def train(patch_set, folder, seed, overwrite, quiet, debug, **options):

@@ -8,7 +8,7 @@ import numpy as np
 from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors, vectors_from_lonlat
 from astro_unetloc.references import sky_positions
 
-__all__ = ["plot_sources"]
+__all__ = ["plot_history", "plot_sources"]
 
 _COLOR_MAP = "inferno"
 _LONGEST_INCH, _LABEL_POINTS = 8.0, 6.5
@@ -95,6 +95,28 @@ def plot_sources(photons, catalog, *, center=None, radius_deg=None, path=None, t
     if path is not None:
         figure.savefig(path, format="png", dpi=150, facecolor="white")
     return figure
+
+
+def plot_history(history, folder):
+    """Draw the losses of a training into ``folder/history.png``.
+
+    Parameters
+    ----------
+    history : structured ndarray (n_epochs,)
+        With the columns "epoch", "loss" and "val_loss".
+    folder : pathlib.Path
+        Where the picture goes.
+    """
+    figure = _canvas(6.0, 4.0)
+    axes = figure.subplots()
+    history = np.atleast_1d(history)
+    for name, label in (("loss", "training skies"), ("val_loss", "validation skies")):
+        axes.plot(history["epoch"] + 1, history[name], ".-", label=label)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("cross-entropy per pixel")
+    axes.set_yscale("log")
+    axes.legend()
+    figure.savefig(folder / "history.png", dpi=120)
 
 
 def _gather(photons, config):

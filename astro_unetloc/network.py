@@ -99,7 +99,10 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
     x = layers.Conv2DTranspose(head_width, 2, strides=2, name="head_up")(x)
     x = layers.Concatenate(name="head_join")([x, planes])
     x = layers.Conv2D(head_width, 3, padding="same", activation="relu", name="head_conv")(x)
-    probability = layers.Conv2D(n_class, 1, activation="softmax", name="probability")(x)
+    # probabilities in single precision, whatever the features are computed in
+    probability = layers.Conv2D(
+        n_class, 1, activation="softmax", name="probability", dtype="float32"
+    )(x)
     return keras.Model([counts, coverage, bands], probability, name="unet")
 
 
