@@ -55,8 +55,9 @@ def cli():
     """Find the point sources in a gamma-ray counts MAP; no background model is needed.
 
     MAP is a counts cube or image (WCS or HEALPix), an event list or a gammapy dataset. The format
-    of each output follows its suffix: .fits .ecsv .csv .vot catalogue, .reg DS9 regions, .png
-    picture; a lone -o catalog.fits also writes catalog.reg, and -o - prints ECSV to stdout.
+    of each output follows its suffix: .fits .ecsv .csv .vot catalogue, .reg DS9 and .crtf CASA
+    regions, .yaml gammapy models, .xml Fermi source library, .png picture; a lone -o catalog.fits
+    also writes catalog.reg, and -o - prints ECSV to stdout.
     """
 
 
@@ -94,7 +95,8 @@ _map_options = (
 def find(map, outputs, model, threshold, measure, energy_range, region, frame, seed,
          probability_map, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
-    from astro_unetloc.export import check_outputs, check_place, output_paths
+    from astro_unetloc.export import check_fluxes, check_outputs, check_place, output_paths
+    from astro_unetloc.maps import read_map
     from astro_unetloc.pipeline import detect
 
     to_stdout = "-" in outputs
@@ -104,9 +106,12 @@ def find(map, outputs, model, threshold, measure, energy_range, region, frame, s
     if probability_map:
         check_apart(probability_map, [*paths, *inputs])
         check_place(probability_map, overwrite=overwrite)
+    region = sky_cone(region, frame)
+    sky_map = read_map(map, energy_range=energy_range or None, **files)
+    check_fluxes(paths, known=measure and sky_map.exposure is not None)
     run = detect(
-        map, model=model, threshold=threshold, measure=measure, energy_range=energy_range or None,
-        region=sky_cone(region, frame), rng=seed, progress=progress_bar(quiet), **files,
+        sky_map, model=model, threshold=threshold, measure=measure, region=region, rng=seed,
+        progress=progress_bar(quiet),
     )  # fmt: skip
     write_run(run, paths, to_stdout, probability_map, frame, overwrite)
     say_found(run, paths, quiet)

@@ -123,7 +123,8 @@ def _provenance(sky_map, model, threshold, seed, n_failed):
         "EMIN": float(sky_map.energy_edges[0]),
         "EMAX": float(sky_map.energy_edges[-1]),
         "NFAILED": n_failed,
-        **sky_map.header,
+        # what made the map did not make the catalogue
+        **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},
     }
 
 

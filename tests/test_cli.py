@@ -224,6 +224,8 @@ def test_impossible_regions_are_refused(run, region):
         ((MAP, "-o", "c.fits", "--frame", "b1950"), "'b1950' is not one of"),
         ((MAP, "-o", "c.fits", "--model", "lat-1mev"), "one of the models lat-10gev"),
         ((MAP, "-o", "c.txt"), "output must end in one of"),
+        ((MAP, "-o", "c.fits", "-o", "m.yaml"), "got 'm.yaml' without an exposure"),
+        ((MAP, "-o", "m.xml", "--no-measure"), "models need the flux of each source"),
         ((MAP, "-o", "no/c.fits"), "output directory must exist; got 'no'"),
         ((MAP, "-o", "/proc/c.fits"), "output directory must be writable; got '/proc'"),
         ((MAP, "-o", "c.csv", "-o", "c.csv"), "outputs must differ"),
