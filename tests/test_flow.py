@@ -20,7 +20,7 @@ ORDER = """
     calibration network pretrained islands clustering localization
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references catalog matching evaluation completeness
-    ds9 formats sky_files figures report spectral_bins templates galaxy diffuse
+    ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets
     training pipeline terminal options commands cli
