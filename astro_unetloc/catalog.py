@@ -203,6 +203,7 @@ def _values_and_mask(spec, column, n_rows):
     values = np.ma.getdata(values)
     if text:
         values = np.where(mask, "", values.astype(str) if n_rows else np.zeros(0, "U1"))
+        values = np.array(values.tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
     if values.dtype.kind in "USO":  # a column of empty cells in a text file
         values = np.where(mask | (values == ""), "nan", values)
@@ -295,7 +296,9 @@ def _read_tables(path, file_format):
             return _read_fits(path)
         if file_format == "votable":
             return _read_votable(path), None
-        return QTable.read(path, format=file_format), None
+        texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype.startswith("U")}
+        options = {"converters": texts} if file_format == "ascii.csv" else {}
+        return QTable.read(path, format=file_format, **options), None
 
 
 def _read_fits(path):
