@@ -91,6 +91,7 @@ def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=Fals
 
     primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
     header = primary.header
+    header["WCSAXES"] = 3
     header["CTYPE3"], header["CRPIX3"], header["CUNIT3"] = "Energy", 1.0, "MeV"
     header["CRVAL3"], header["CDELT3"] = energy_edges[0] * 1e3, np.diff(energy_edges)[0] * 1e3
     header["BUNIT"] = "count"
@@ -164,13 +165,15 @@ def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
     from astropy.io import fits
 
     code = "I" if counts.max(initial=0) < 2**15 else "J"
-    columns = [fits.Column(f"CHANNEL{i}", code, array=c) for i, c in enumerate(counts, 1)]
+    columns = [
+        fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
+    ]
     table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
     n_pixels = counts.shape[1]
     table.header.update(
         PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=int(np.sqrt(n_pixels / 12)),
         INDXSCHM="IMPLICIT", FIRSTPIX=0, LASTPIX=n_pixels - 1, HPX_CONV="FGST-CCUBE",
-        BUNIT="count", DSTYP1="ENERGY", DSUNI1="MeV",
+        DSTYP1="ENERGY", DSUNI1="MeV",
         DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
     )  # fmt: skip
     table.header.update(keywords or {})

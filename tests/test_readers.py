@@ -18,8 +18,10 @@ from made_catalogs import META, make_measured, plain
 from astro_unetloc.catalog import with_match_columns
 from astro_unetloc.columns import COLUMNS
 from astro_unetloc.export import write_outputs
-from astro_unetloc.geometry import PatchGrid
+from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
+from astro_unetloc.photons import Photons
 from astro_unetloc.searched_sky import moc_bytes, probability_map_bytes
+from astro_unetloc.sky_files import counts_cube_bytes, events_bytes, healpix_cube_bytes
 from astro_unetloc.wcs_maps import image_pixelization
 
 # As a run writes them: values that one card cannot hold too.
@@ -76,6 +78,20 @@ def test_fitsverify_has_no_error_and_no_warning_for_sky_maps(tmp_path):
         probability_map_bytes(patches, np.zeros(shape), pixels=pixels, keywords=PROVENANCE),
         probability_map_bytes(patches, np.zeros(shape), keywords=PROVENANCE),
         moc_bytes(patches, keywords=PROVENANCE),
+    ]
+    for number, content in enumerate(contents):
+        path = tmp_path / f"{number}.fits"
+        path.write_bytes(content)
+        assert "Verification found 0 warning(s) and 0 error(s)" in run("fitsverify", path)
+
+
+def test_fitsverify_has_no_error_and_no_warning_for_simulated_photons(tmp_path):
+    edges = np.array([10.0, 30.0, 100.0])
+    photons = Photons(vectors_from_lonlat(np.array([1.0, 2.0]), np.zeros(2)), np.array([15.0, 50]))
+    contents = [
+        counts_cube_bytes(np.ones((2, 32, 32)), make_wcs(), edges),
+        healpix_cube_bytes(np.ones((2, 12)), edges),
+        events_bytes(photons, edges[[0, -1]], source_id=[0, -1]),
     ]
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.fits"
