@@ -19,6 +19,7 @@ _MODULE_OF = {
     "read_map": "maps",
     "read_source_library": "source_library",
     "simulate_sky": "simulation",
+    "to_gammapy_models": "export",
     "to_regions": "export",
     "train": "training",
 }

@@ -22,6 +22,7 @@ __all__ = [
     "make_catalog",
     "read_catalog",
     "source_names",
+    "unique_names",
     "with_match_columns",
 ]
 
@@ -60,19 +61,32 @@ def source_names(ra_deg, dec_deg):
         f"UNL J{t // 600:02d}{t % 600 // 10:02d}.{t % 10}{sign}{m // 60:02d}{m % 60:02d}"
         for t, m, sign in zip(tenths, minutes, np.where(dec < 0, "-", "+"))
     ]
-    return np.array(_with_letters(names), dtype=_spec("Source_Name").dtype)
+    return np.array(unique_names(names), dtype=_spec("Source_Name").dtype)
 
 
-def _with_letters(names):
-    """The names with a, b, ..., z, aa, ab, ... appended to those that occur more than once."""
+def unique_names(names):
+    """The names with a, b, ..., z, aa, ab, ... appended to those that occur more than once.
+
+    Parameters
+    ----------
+    names : sequence of str (n,)
+        Any names.
+
+    Returns
+    -------
+    list of str
+        No two the same.
+    """
     unique, inverse, count = np.unique(
         np.array(names, str), return_inverse=True, return_counts=True
     )
+    if len(unique) == len(names):
+        return list(names)
     seen, result = np.zeros(len(unique), int), []
     for name, group in zip(names, inverse):
         seen[group] += 1
         result.append(name + _letters(seen[group]) if count[group] > 1 else name)
-    return result
+    return unique_names(result)  # a name with its letter may have been there before
 
 
 def _letters(number):
@@ -190,6 +204,7 @@ def _values_and_mask(spec, column, n_rows):
     values = np.ma.getdata(values)
     if text:
         values = np.where(mask, "", values.astype(str) if n_rows else np.zeros(0, "U1"))
+        values = np.array(values.tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
     if values.dtype.kind in "USO":  # a column of empty cells in a text file
         values = np.where(mask | (values == ""), "nan", values)
@@ -286,7 +301,9 @@ def _read_tables(path, file_format):
             return _read_fits(path)
         if file_format == "votable":
             return _read_votable(path), None
-        return QTable.read(path, format=file_format), None
+        texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype.startswith("U")}
+        options = {"converters": texts} if file_format == "ascii.csv" else {}
+        return QTable.read(path, format=file_format, **options), None
 
 
 def _read_fits(path):

@@ -55,8 +55,9 @@ def cli():
     """Find the point sources in a gamma-ray counts MAP; no background model is needed.
 
     MAP is a counts cube or image (WCS or HEALPix), an event list or a gammapy dataset. The format
-    of each output follows its suffix: .fits .ecsv .csv .vot catalogue, .reg DS9 regions, .png
-    picture; a lone -o catalog.fits also writes catalog.reg, and -o - prints ECSV to stdout.
+    of each output follows its suffix: .fits .ecsv .csv .vot catalogue, .reg DS9 and .crtf CASA
+    regions, .yaml gammapy models, .xml Fermi source library, .png picture; a lone -o catalog.fits
+    also writes catalog.reg, and -o - prints ECSV to stdout.
     """
 
 
@@ -85,30 +86,41 @@ _map_options = (
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True,
                  help="Seed of the placement of counts inside their pixels."),
     click.option("--probability-map", type=click.Path(), metavar="FILE",
-                 help="Write the probability of a source as a HEALPix FITS map."),
+                 help="Write the probability of a source as a FITS map, HEALPix and, if the map "
+                 "has a WCS, in that."),
+    click.option("--moc", type=click.Path(), metavar="FILE",
+                 help="Write the area that was searched as a MOC (FITS)."),
 )  # fmt: skip
 
 
 @cli.command(hidden=True)
 @options(*_map_options)
 def find(map, outputs, model, threshold, measure, energy_range, region, frame, seed,
-         probability_map, overwrite, quiet, debug, **files):  # fmt: skip
+         probability_map, moc, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
-    from astro_unetloc.export import check_outputs, check_place, output_paths
+    from astro_unetloc.export import check_fluxes, check_outputs, check_place, output_paths
+    from astro_unetloc.maps import read_map
     from astro_unetloc.pipeline import detect
 
     to_stdout = "-" in outputs
     paths = output_paths([path for path in outputs if path != "-"])
     inputs = [map, *(files[name] for name in ("exposure", "background", "psf") if files[name])]
     check_outputs(paths, overwrite=overwrite, inputs=inputs)
-    if probability_map:
-        check_apart(probability_map, [*paths, *inputs])
-        check_place(probability_map, overwrite=overwrite)
+    taken = [*paths, *inputs]
+    for path in filter(None, (probability_map, moc)):
+        check_apart(path, taken)
+        check_place(path, overwrite=overwrite)
+        taken.append(path)
+    region = sky_cone(region, frame)
+    sky_map = read_map(map, energy_range=energy_range or None, **files)
+    check_fluxes(paths, known=measure and sky_map.exposure is not None)
     run = detect(
-        map, model=model, threshold=threshold, measure=measure, energy_range=energy_range or None,
-        region=sky_cone(region, frame), rng=seed, progress=progress_bar(quiet), **files,
+        sky_map, model=model, threshold=threshold, measure=measure, region=region, rng=seed,
+        progress=progress_bar(quiet),
     )  # fmt: skip
-    write_run(run, paths, to_stdout, probability_map, frame, overwrite)
+    write_run(
+        run, paths, to_stdout, frame, overwrite, probability_map=probability_map, moc=moc
+    )  # fmt: skip
     say_found(run, paths, quiet)
     if run.n_failed:
         sys.exit(terminal.EXIT_INCOMPLETE)

@@ -37,14 +37,18 @@ def _picture(run):
     )
 
 
-def write_run(run, paths, to_stdout, probability_map, frame, overwrite):
+def write_run(run, paths, to_stdout, frame, overwrite, *, probability_map=None, moc=None):
     """Write what a run found: all files or none."""
     from astro_unetloc.export import write_outputs
-    from astro_unetloc.sky_files import probability_map_bytes
+    from astro_unetloc.searched_sky import moc_bytes, probability_map_bytes
 
-    others = {}
+    others, meta = {}, run.catalog.meta
     if probability_map:
-        others[probability_map] = probability_map_bytes(run.patches, run.probability)
+        others[probability_map] = probability_map_bytes(
+            run.patches, run.probability, pixels=run.sky_map.pixels, keywords=meta
+        )
+    if moc:
+        others[moc] = moc_bytes(run.patches, cone=run.cone, keywords=meta)
     write_outputs(
         run.catalog, paths, overwrite=overwrite, frame=frame, figure=_picture(run), others=others
     )
@@ -73,7 +77,7 @@ def demo(folder, overwrite, quiet, debug):
         check_place(folder)
     run = detect(data / "map.fits.gz", progress=progress_bar(quiet))
     folder.mkdir(exist_ok=True)
-    write_run(run, paths, False, None, "icrs", overwrite)
+    write_run(run, paths, False, "icrs", overwrite)
     say_found(run, paths, quiet)
     scores = evaluate(run.catalog, read_catalog(data / "truth.ecsv"))
     say(

@@ -1,27 +1,34 @@
-"""Files made from a catalogue: FITS, ECSV, CSV, VOTable, DS9 regions and a picture.
+"""Files made from a catalogue: tables, regions, models for a likelihood fit and a picture.
 
 What is written is made in memory first and put in place whole, all files or none.
 """
 
 import io
 import os
+import re
 import secrets
 from pathlib import Path
+
+import numpy as np
 
 from astro_unetloc.ds9 import format_regions
 from astro_unetloc.formats import SUFFIXES as TABLE_SUFFIXES
 from astro_unetloc.formats import format_catalog
+from astro_unetloc.point_models import format_gammapy_models, format_library, point_models
 
 __all__ = [
+    "check_fluxes",
     "check_place",
     "check_outputs",
     "output_paths",
     "table_bytes",
+    "to_gammapy_models",
     "to_regions",
     "write_outputs",
 ]
 
-SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".png")
+_MODEL_SUFFIXES = (".yaml", ".xml")
+SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png")
 
 
 def output_paths(paths):
@@ -94,6 +101,29 @@ def check_outputs(paths, *, overwrite=False, inputs=()):
         check_place(path, overwrite=overwrite)
 
 
+def check_fluxes(paths, *, known):
+    """Raise if models are to be written, which need fluxes, and fluxes will not be known.
+
+    Parameters
+    ----------
+    paths : iterable of str or path-like
+        Files to write.
+    known : bool
+        Whether sources are measured with an exposure.
+
+    Raises
+    ------
+    ValueError
+        If models are among the files and ``known`` is false.
+    """
+    models = [str(path) for path in paths if _suffix(Path(path)) in _MODEL_SUFFIXES]
+    if models and not known:
+        raise ValueError(
+            f"models need the flux of each source; got {models[0]!r} without an exposure or "
+            "without measuring; give --exposure or drop that output"
+        )
+
+
 def check_place(path, *, overwrite=False):
     """Raise unless a file, of any suffix, can be written at a path; see `check_outputs`."""
     path, target = Path(path), Path(os.path.realpath(path))
@@ -132,7 +162,7 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     catalog : QTable
         From `make_catalog`, or any table of sources.
     paths : iterable of str or path-like
-        Files ending in .fits, .fits.gz, .ecsv, .csv, .vot, .reg or .png, as from `output_paths`.
+        Files ending in one of `SUFFIXES`, as from `output_paths`.
     overwrite : bool
         Whether files that exist may be replaced.
     frame : str
@@ -150,7 +180,8 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError, PermissionError
-        As `check_outputs`; ValueError also for a picture without ``figure``.
+        As `check_outputs`; ValueError also for a picture without ``figure`` and for models
+        without fluxes.
     """
     paths = tuple(Path(path) for path in paths)
     check_outputs(paths, overwrite=overwrite)
@@ -175,6 +206,12 @@ def _content(catalog, path, frame, figure):
         return _picture(figure, path)
     if suffix == ".reg":
         return format_regions(catalog, frame=frame).encode("ascii")
+    if suffix == ".crtf":
+        return _crtf(catalog, frame).encode("ascii")
+    if suffix == ".yaml":
+        return format_gammapy_models(point_models(catalog)).encode()
+    if suffix == ".xml":
+        return format_library(point_models(catalog))
     return format_catalog(catalog, suffix)
 
 
@@ -251,3 +288,68 @@ def to_regions(catalog, *, frame="icrs"):
     from regions import Regions
 
     return Regions.parse(format_regions(catalog, frame=frame), format="ds9")
+
+
+def _crtf(catalog, frame):
+    """Regions of CASA: labelled symbols and ellipses.
+
+    The writer of `regions` knows points as ``point``, which CASA and its own reader refuse, and
+    takes the height of an ellipse for the major axis, whose position angle CASA wants.
+    """
+    import astropy.units as u
+    from regions import EllipseSkyRegion, PointSkyRegion, Regions
+
+    regions = []
+    for region in to_regions(catalog, frame=frame):
+        visual = {"color": region.visual.get("color") or region.visual["edgecolor"]}
+        if isinstance(region, PointSkyRegion):
+            # quotes and brackets would end the label
+            label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", region.meta.get("text", ""))
+            about = {"meta": {"label": label} if label else {}, "visual": visual | {"symbol": "+"}}
+            regions.append(PointSkyRegion(region.center, **about))
+        else:
+            shape = (region.height, region.width, region.angle - 90 * u.deg)
+            regions.append(EllipseSkyRegion(region.center, *shape, visual=visual))
+    return Regions(regions).serialize(format="crtf", coordsys=frame)
+
+
+def to_gammapy_models(catalog):
+    """The catalogue as `gammapy.modeling.models.Models`, from which a likelihood fit can start.
+
+    Parameters
+    ----------
+    catalog : QTable
+        From `astro_unetloc.find_sources` with an exposure, or read back from FITS, ECSV or VOTable.
+
+    Returns
+    -------
+    gammapy.modeling.models.Models
+        For each source with a ``Flux`` a point source with a power law between the energies of the
+        flux (``PowerLaw2SpectralModel``), under its name, with the errors of the catalogue and the
+        covariance of the position from its 68 % ellipse. An unknown index is
+        ``astro_unetloc.config.PHOTON_INDEX``.
+
+    Raises
+    ------
+    ValueError
+        If there are sources and none has a flux, or the header does not state its energies.
+
+    Warns
+    -----
+    UnetlocWarning
+        If sources without a flux are left out.
+
+    Examples
+    --------
+    >>> from astro_unetloc import read_catalog, to_gammapy_models
+    >>> models = to_gammapy_models(read_catalog("catalog.fits"))  # doctest: +SKIP
+    >>> dataset.models = [*models, *dataset.models]  # doctest: +SKIP
+    """
+    from gammapy.modeling.models import Models
+
+    sources = point_models(catalog)
+    models = Models.from_yaml(format_gammapy_models(sources))
+    for model, covariance in zip(models, sources.covariance):
+        if np.isfinite(covariance).all():
+            model.spatial_model.covariance = covariance
+    return models

@@ -51,6 +51,8 @@ class Detection:
         Patches without an answer from the network.
     measurement : Measurement or None
         What the likelihood says of the sources.
+    cone : DiscFootprint or None
+        The region outside of which nothing is listed.
     """
 
     sky_map: SkyMap
@@ -61,6 +63,7 @@ class Detection:
     catalog: object
     n_failed: int
     measurement: Measurement | None = None
+    cone: DiscFootprint | None = None
 
     def summary(self):
         """What was found, in one line."""
@@ -123,7 +126,8 @@ def _provenance(sky_map, model, threshold, seed, n_failed):
         "EMIN": float(sky_map.energy_edges[0]),
         "EMAX": float(sky_map.energy_edges[-1]),
         "NFAILED": n_failed,
-        **sky_map.header,
+        # what made the map did not make the catalogue
+        **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},
     }
 
 
@@ -201,7 +205,9 @@ def detect(
         values = measurement.columns()
         meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
     catalog = make_catalog(sources, values=values, meta=meta)
-    return Detection(sky_map, model, patches, probability, sources, catalog, n_failed, measurement)
+    return Detection(
+        sky_map, model, patches, probability, sources, catalog, n_failed, measurement, cone
+    )
 
 
 def _lowest_probability(model, threshold, measure):

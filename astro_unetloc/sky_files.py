@@ -1,4 +1,4 @@
-"""FITS images of the sky that the package writes: counts cubes and probability maps, as bytes."""
+"""FITS files of simulated photons: counts cubes and events, as bytes."""
 
 import gzip
 from io import BytesIO
@@ -14,11 +14,7 @@ __all__ = [
     "healpix_cube",
     "healpix_cube_bytes",
     "inside_image",
-    "probability_map_bytes",
 ]
-
-# An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
-_PROBABILITY_NSIDE = 1024
 
 
 def _tangent_wcs(center, width_deg, pixel_deg):
@@ -95,6 +91,7 @@ def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=Fals
 
     primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
     header = primary.header
+    header["WCSAXES"] = 3
     header["CTYPE3"], header["CRPIX3"], header["CUNIT3"] = "Energy", 1.0, "MeV"
     header["CRVAL3"], header["CDELT3"] = energy_edges[0] * 1e3, np.diff(energy_edges)[0] * 1e3
     header["BUNIT"] = "count"
@@ -168,13 +165,15 @@ def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
     from astropy.io import fits
 
     code = "I" if counts.max(initial=0) < 2**15 else "J"
-    columns = [fits.Column(f"CHANNEL{i}", code, array=c) for i, c in enumerate(counts, 1)]
+    columns = [
+        fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
+    ]
     table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
     n_pixels = counts.shape[1]
     table.header.update(
         PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=int(np.sqrt(n_pixels / 12)),
         INDXSCHM="IMPLICIT", FIRSTPIX=0, LASTPIX=n_pixels - 1, HPX_CONV="FGST-CCUBE",
-        BUNIT="count", DSTYP1="ENERGY", DSUNI1="MeV",
+        DSTYP1="ENERGY", DSUNI1="MeV",
         DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
     )  # fmt: skip
     table.header.update(keywords or {})
@@ -218,53 +217,6 @@ def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
         DSUNI1="MeV", DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
     )  # fmt: skip
     table.header.update(keywords or {})
-    stream = BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
-    return stream.getvalue()
-
-
-def probability_map_bytes(patches, probability):
-    """The probability of a source as a partial HEALPix FITS map (NESTED, Galactic).
-
-    Parameters
-    ----------
-    patches : Patches
-        The patches that were searched.
-    probability : ndarray (n, ny, nx)
-        Probability of a source in their pixels.
-
-    Returns
-    -------
-    bytes
-    """
-    import healpy
-    from astropy.io import fits
-
-    nside = _PROBABILITY_NSIDE
-    pixels, values = [], []
-    for row, patch in enumerate(patches.index):
-        plane = patches.grid.plane(patch)
-        near = healpy.query_disc(
-            nside, patches.grid.centers[patch], np.radians(7.0), inclusive=True, nest=True
-        )
-        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1)
-        near, vectors = (a[patches.grid.owner(vectors) == patch] for a in (near, vectors))
-        x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
-        seen = patches.coverage[row, y, x, 0] > 0
-        pixels.append(near[seen])
-        values.append(probability[row, y[seen], x[seen]])
-    pixels = np.concatenate([*pixels, np.zeros(0, int)]).astype(np.int64)
-    values = np.concatenate([*values, np.zeros(0)]).astype(np.float32)
-    order = np.argsort(pixels)
-    columns = [
-        fits.Column("PIXEL", "K", array=pixels[order]),
-        fits.Column("PROBABILITY", "E", array=values[order]),
-    ]
-    table = fits.BinTableHDU.from_columns(columns, name="PROBABILITY")
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=nside, INDXSCHM="EXPLICIT",
-        OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * nside**2 - 1,
-    )  # fmt: skip
     stream = BytesIO()
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Source libraries: true sources as an XML model of the Fermi tools, written and read back.
+"""Source libraries: point and extended sources as an XML model of the Fermi tools, and back.
 
 Spectra are in MeV there and a cut-off is not normalized at the pivot, so that the amplitude of
 ``PLSuperExpCutoff2`` differs from that of `astro_unetloc.spectra.Spectra`.
@@ -35,17 +35,20 @@ _MEV = 1e3  # in a GeV
 _RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
 
 
-def format_source_library(sources, names, *, title="simulated sky"):
-    """True sources as an XML source library.
+def format_source_library(sources, names, *, title="simulated sky", errors=None):
+    """Sources as an XML source library.
 
     Parameters
     ----------
     sources : Sources
-        The n true sources.
+        The n sources; a negative ``source_class`` is an unknown one.
     names : sequence of str (n,)
         A name for each.
     title : str
         Title of the library.
+    errors : dict of str to ndarray (n,), optional
+        1 sigma errors of ``amplitude`` (ph cm-2 s-1 GeV-1) and ``index``, written as the attribute
+        ``error`` where they are finite.
 
     Returns
     -------
@@ -60,10 +63,12 @@ def format_source_library(sources, names, *, title="simulated sky"):
         shape = SHAPES[sources.shape[row]]
         kind = "PointSource" if shape == "point" else "DiffuseSource"
         place = (lon[row], lat[row], sources.size_deg[row])
+        known = sources.source_class[row] >= 0
+        source_class = f' class="{CLASSES[sources.source_class[row]]}"' if known else ""
+        error = {name: values[row] for name, values in (errors or {}).items()}
         lines += [
-            f"  <source name={quoteattr(str(name))} type={quoteattr(kind)} "
-            f'class="{CLASSES[sources.source_class[row]]}">',
-            *_spectrum_lines(sources.spectra, row),
+            f"  <source name={quoteattr(str(name))} type={quoteattr(kind)}{source_class}>",
+            *_spectrum_lines(sources.spectra, row, **error),
             f'    <spatialModel type="{_SHAPE_OF[shape]}">',
             *(_fixed(n, value) for n, value in zip(_SHAPES[_SHAPE_OF[shape]], place)),
             "    </spatialModel>",
@@ -72,33 +77,34 @@ def format_source_library(sources, names, *, title="simulated sky"):
     return "\n".join([*lines, "</source_library>", ""]).encode()
 
 
-def _spectrum_lines(spectra, row):
-    """The spectrum of one source, in MeV."""
+def _spectrum_lines(spectra, row, *, amplitude=np.nan, index=np.nan):
+    """The spectrum of one source, in MeV, and the errors of its amplitude and index."""
     kind = KINDS[spectra.kind[row]]
-    norm, index, pivot, *further = _SPECTRA[kind]
+    norm, slope, pivot, *further = _SPECTRA[kind]
     if kind == "LogParabola":
-        norm, index, *further, pivot = _SPECTRA[kind]
+        norm, slope, *further, pivot = _SPECTRA[kind]
     exp_index, expfactor = float(spectra.exp_index[row]), float(spectra.expfactor[row])
-    amplitude = spectra.amplitude[row] / _MEV
-    amplitude = amplitude * np.exp(expfactor * spectra.pivot[row] ** exp_index)
+    to_norm = np.exp(expfactor * spectra.pivot[row] ** exp_index) / _MEV
+    value = spectra.amplitude[row] * to_norm
     values = {"beta": float(spectra.beta[row]), "Index2": exp_index}
     values["Expfactor"] = expfactor / _MEV**exp_index
-    scale = 10.0 ** np.floor(np.log10(amplitude))
+    scale = 10.0 ** np.floor(np.log10(value))
     sign = 1 if kind == "LogParabola" else -1
     return [
         f'    <spectrum type="{kind}">',
-        _line(norm, amplitude / scale, scale, 1 / _FREEDOM, _FREEDOM, free=1),
-        _line(index, spectra.index[row], sign, -5, 10, free=1),
+        _line(norm, value / scale, scale, 1 / _FREEDOM, _FREEDOM, 1, amplitude * to_norm / scale),
+        _line(slope, spectra.index[row], sign, -5, 10, 1, index),
         *(_line(name, values[name], 1, -10, 10) for name in further),
         _line(pivot, spectra.pivot[row] * _MEV, 1, 10, 1e7),
         "    </spectrum>",
     ]
 
 
-def _line(name, value, scale, low, high, free=0):
+def _line(name, value, scale, low, high, free=0, error=np.nan):
+    error = f' error="{float(error)!r}"' if np.isfinite(error) else ""
     return (
-        f'      <parameter name="{name}" value="{float(value)!r}" scale="{scale:g}" min="{low:g}" '
-        f'max="{high:g}" free="{free}"/>'
+        f'      <parameter name="{name}" value="{float(value)!r}"{error} scale="{scale:g}" '
+        f'min="{low:g}" max="{high:g}" free="{free}"/>'
     )
 
 

@@ -205,6 +205,43 @@ def test_impossible_regions_are_refused(run, region):
     )
 
 
+def test_sky_maps_are_written_with_the_catalog(run):
+    write_small_map("map.fits")
+    words = ("--no-measure", "--probability-map", "p.fits", "--moc", "m.fits")
+    assert run("map.fits", "-o", "c.csv", *words)[0] == 0
+    assert files() == ["c.csv", "m.fits", "map.fits", "p.fits"]
+    with fits.open("p.fits") as hdus:
+        assert hdus[0].data.shape == (30, 30)
+        assert 0.5 < np.nanmax(hdus[0].data) <= 1
+        assert hdus[1].header["INFILE"] == "map.fits"
+        assert hdus[1].header["CREATOR"].startswith("astro_unetloc ")
+    with fits.open("m.fits") as hdus:
+        uniq = hdus[1].data["UNIQ"].astype(float)
+    area = np.sum(4.0 ** -np.floor(np.log2(uniq / 4) / 2)) * 41252.96 / 12
+    assert area == pytest.approx(9.0, rel=0.02)
+    assert run("map.fits", "-o", "d.csv", *words)[0] == 2
+    assert "d.csv" not in files()
+
+
+def test_models_are_written_of_a_map_with_an_exposure(run):
+    from astro_unetloc import read_source_library
+
+    write_small_map("map.fits")
+    centers = np.array([10, 100, 1000, 2000.0])
+    cube = np.full((4, 30, 30), 3e11)
+    hdus = cube_hdus(cube, np.array([10, 31.6, 316, 1500, 2500.0]), lon=120.0, lat=40.0)
+    energies = fits.BinTableHDU.from_columns(
+        [fits.Column("Energy", "D", unit="MeV", array=centers * 1e3)], name="ENERGIES"
+    )
+    hdus[0].header["BUNIT"] = "cm2 s"
+    fits.HDUList([hdus[0], energies]).writeto("exposure.fits")
+    outputs = ("-o", "m.yaml", "-o", "s.xml", "-o", "c.crtf")
+    result = run("map.fits", "--exposure", "exposure.fits", *outputs)
+    assert result[0] == 0, result[2]
+    assert len(read_source_library("s.xml")) >= 1
+    assert files() == ["c.crtf", "exposure.fits", "m.yaml", "map.fits", "s.xml"]
+
+
 # Wrong usage and input
 
 
@@ -224,6 +261,8 @@ def test_impossible_regions_are_refused(run, region):
         ((MAP, "-o", "c.fits", "--frame", "b1950"), "'b1950' is not one of"),
         ((MAP, "-o", "c.fits", "--model", "lat-1mev"), "one of the models lat-10gev"),
         ((MAP, "-o", "c.txt"), "output must end in one of"),
+        ((MAP, "-o", "c.fits", "-o", "m.yaml"), "got 'm.yaml' without an exposure"),
+        ((MAP, "-o", "m.xml", "--no-measure"), "models need the flux of each source"),
         ((MAP, "-o", "no/c.fits"), "output directory must exist; got 'no'"),
         ((MAP, "-o", "/proc/c.fits"), "output directory must be writable; got '/proc'"),
         ((MAP, "-o", "c.csv", "-o", "c.csv"), "outputs must differ"),
@@ -232,6 +271,9 @@ def test_impossible_regions_are_refused(run, region):
             (MAP, "-o", "c.csv", "--probability-map", MAP, "--overwrite"),
             "must be a file of its own",
         ),
+        ((MAP, "-o", "c.csv", "--moc", "c.csv"), "must be a file of its own"),
+        ((MAP, "-o", "c.csv", "--moc", "m", "--probability-map", "m"), "must be a file of its own"),
+        ((MAP, "-o", "c.csv", "--moc", "no/m.fits"), "output directory must exist; got 'no'"),
         (("nothing.fits", "-o", "c.fits"), "no such file: nothing.fits"),
         ((MAP, "-o", "c.csv", "--exposure", "nothing.fits"), "nothing.fits"),
         (("models", "extra"), "unexpected extra argument"),

@@ -37,9 +37,9 @@ def test_lone_fits_catalog_gets_its_regions(asked, expected):
     assert output_paths(asked) == tuple(Path(path) for path in expected)
 
 
-@pytest.mark.parametrize("name", ["c.txt", "c.fits.bz2", "c", ".fits", "c.xml", "c.ecsv.gz"])
+@pytest.mark.parametrize("name", ["c.txt", "c.fits.bz2", "c", ".fits", "c.yml", "c.ecsv.gz"])
 def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path, name):
-    with pytest.raises(ValueError, match=r"must end in one of .fits .*\.reg \.png; got"):
+    with pytest.raises(ValueError, match=r"must end in one of .fits .*\.reg .*\.png; got"):
         check_outputs([tmp_path / name])
 
 
@@ -291,3 +291,42 @@ def test_regions_of_a_fermi_catalog_have_its_names(real_data):
     assert [point.meta["text"] for point in points] == list(reference["Source_Name"])
     centers = SkyCoord([point.center for point in points])
     assert centers.separation(reference["skycoord"]).max() < 0.01 * u.arcsec
+
+
+# Regions of CASA
+
+
+def read_crtf(path):
+    regions = Regions.read(path, format="crtf")
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    return points, [region for region in regions if isinstance(region, EllipseSkyRegion)]
+
+
+@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_casa_regions_hold_every_source_and_the_known_ellipses(tmp_path, n, frame):
+    catalog = make_measured(n)
+    write_outputs(catalog, [tmp_path / "c.crtf"], frame=frame)
+    assert (tmp_path / "c.crtf").read_text().startswith("#CRTFv0\n")
+    points, ellipses = read_crtf(tmp_path / "c.crtf")
+    assert [point.meta["label"] for point in points] == list(catalog["Source_Name"])
+    assert {point.visual["color"] for point in points} <= {"cyan"}
+    for point, position in zip(points, catalog["skycoord"], strict=True):
+        assert point.center.icrs.separation(position) < 0.01 * u.arcsec
+    assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
+
+
+def test_casa_ellipse_has_the_major_axis_first_and_its_position_angle(tmp_path):
+    write_outputs(make_measured(1), [tmp_path / "c.crtf"])
+    line = (tmp_path / "c.crtf").read_text().splitlines()[-1]
+    assert "[0.100000deg, 0.050000deg], 30.0" in line
+    assert line.endswith("color=cyan")
+
+
+def test_odd_characters_stay_safe_in_casa_regions(tmp_path):
+    catalog = make_measured(2)
+    catalog["Source_Name"] = ["a'b\", [c]=#{d}\n\u03b3", ""]
+    write_outputs(catalog, [tmp_path / "c.crtf"])
+    points, ellipses = read_crtf(tmp_path / "c.crtf")
+    assert [point.meta.get("label", "") for point in points] == ["a_b__ _c___(d) _", ""]
+    assert len(ellipses) == 1

@@ -21,10 +21,10 @@ ORDER = """
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references standard_catalogs catalog counterparts
     association match_results matching evaluation completeness
-    ds9 formats sky_files export figures report spectral_bins templates galaxy diffuse
-    diffuse_photons spectral_shapes population truth source_library realization simulation
-    components training_skies detectability observation training_sets training pipeline terminal
-    options commands cli
+    ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
+    diffuse_photons spectral_shapes population truth source_library point_models export
+    realization simulation components training_skies detectability observation training_sets
+    training pipeline terminal options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.

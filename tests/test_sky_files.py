@@ -1,6 +1,5 @@
 import gzip
 import io
-from types import SimpleNamespace
 
 import healpy
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 
-from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
+from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.maps import read_map
 from astro_unetloc.photons import Photons
 from astro_unetloc.sky_files import (
@@ -18,7 +17,6 @@ from astro_unetloc.sky_files import (
     healpix_cube,
     healpix_cube_bytes,
     inside_image,
-    probability_map_bytes,
 )
 
 EDGES = np.array([10.0, 30.0, 100.0])
@@ -93,65 +91,6 @@ def test_positions_inside_an_image():
     _, wcs = make_cube()
     lon, lat = [0.0, 1.9, 2.1, 0.0] * u.deg, [0.0, 1.9, 0.0, -3.0] * u.deg
     assert inside_image(wcs, (40, 40), lon, lat).tolist() == [True, True, False, False]
-
-
-# Probability maps
-
-
-def read_probability(content):
-    with fits.open(io.BytesIO(content)) as hdus:
-        hdus.verify("exception")
-        header, data = hdus[1].header, hdus[1].data
-        assert (header["ORDERING"], header["COORDSYS"], header["NSIDE"]) == ("NESTED", "G", 1024)
-        return data["PIXEL"].astype(int), data["PROBABILITY"].astype(float)
-
-
-def make_patches(index, covered=slice(None)):
-    grid = PatchGrid()
-    n = grid.config.read_pixels
-    coverage = np.zeros((len(index), n, n, 1), np.float32)
-    coverage[:, covered] = 1
-    return SimpleNamespace(grid=grid, index=np.array(index, int), coverage=coverage)
-
-
-def test_probability_map_covers_each_direction_once():
-    patches = make_patches([300, 301])
-    n = patches.coverage.shape[1]
-    probability = np.stack([np.full((n, n), 0.25), np.full((n, n), 0.75)])
-    pixels, values = read_probability(probability_map_bytes(patches, probability))
-    assert np.all(np.diff(pixels) > 0)
-    owner = patches.grid.owner(np.stack(healpy.pix2vec(1024, pixels, nest=True), axis=-1))
-    np.testing.assert_array_equal(values, np.where(owner == 300, 0.25, 0.75))
-    area = len(pixels) * healpy.nside2pixarea(1024, degrees=True)
-    assert area == pytest.approx(2 * 41252.96 / 768, rel=0.1)
-
-
-def test_probability_is_found_where_it_was():
-    patches = make_patches([400])
-    n = patches.coverage.shape[1]
-    probability = np.zeros((1, n, n))
-    probability[0, 90, 70] = 0.9
-    pixels, values = read_probability(probability_map_bytes(patches, probability))
-    vectors = np.stack(healpy.pix2vec(1024, pixels[values > 0], nest=True), axis=-1)
-    x, y = patches.grid.plane(400).pixel_from_vectors(vectors)
-    assert len(x) >= 1
-    np.testing.assert_array_equal(np.rint(x), 70)
-    np.testing.assert_array_equal(np.rint(y), 90)
-
-
-def test_unobserved_sky_is_not_in_the_map():
-    patches = make_patches([400], covered=slice(80, None))
-    n = patches.coverage.shape[1]
-    all_pixels, _ = read_probability(
-        probability_map_bytes(make_patches([400]), np.zeros((1, n, n)))
-    )
-    pixels, _ = read_probability(probability_map_bytes(patches, np.zeros((1, n, n))))
-    assert 0.3 < len(pixels) / len(all_pixels) < 0.7
-
-
-def test_no_patches_make_an_empty_map():
-    pixels, values = read_probability(probability_map_bytes(make_patches([]), np.zeros((0, 9, 9))))
-    assert len(pixels) == len(values) == 0
 
 
 # HEALPix cubes and events with their origin

@@ -1,0 +1,200 @@
+"""The sky that a run searched: its probability of a source as maps, its area as a MOC."""
+
+from io import BytesIO
+
+import numpy as np
+
+from astro_unetloc.formats import set_cards
+from astro_unetloc.geometry import frame_rotation
+from astro_unetloc.pixelization import WcsPixelization
+
+__all__ = ["moc_bytes", "probability_image", "probability_map_bytes"]
+
+# An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
+_ORDER = 10
+# No direction is farther than 5.84 deg from the centre of the patch that owns it.
+_REACH_DEG = 7.0
+_CHUNK = 500_000
+
+
+def _owned_cells(patches, frame):
+    """For each patch its row, the HEALPix cells (NESTED) it owns, and their directions."""
+    import healpy
+
+    nside, rotation = 2**_ORDER, frame_rotation(frame)
+    for row, patch in enumerate(patches.index):
+        center = patches.grid.centers[patch] @ rotation
+        near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
+        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
+        own = patches.grid.owner(vectors) == patch
+        yield row, near[own], vectors[own]
+
+
+def _place(patches, row, vectors):
+    """Pixel y, x of a patch for directions, and whether it was observed there."""
+    plane = patches.grid.plane(patches.index[row])
+    x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
+    return y, x, patches.coverage[row, y, x, 0] > 0
+
+
+def _healpix_probability(patches, probability):
+    """Cells (NESTED, Galactic) that were observed, in rising order, and their probabilities."""
+    pixels, values = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for row, cells, vectors in _owned_cells(patches, "galactic"):
+        y, x, seen = _place(patches, row, vectors)
+        pixels.append(cells[seen])
+        values.append(probability[row, y[seen], x[seen]])
+    pixels, values = np.concatenate(pixels), np.concatenate(values)
+    order = np.argsort(pixels)
+    return pixels[order].astype(np.int64), values[order].astype(np.float32)
+
+
+def probability_image(patches, probability, pixels):
+    """Probability of a source in the pixels of an image.
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches that were searched.
+    probability : ndarray (n, ny, nx)
+        Probability of a source in their pixels.
+    pixels : WcsPixelization
+        The pixels of the image.
+
+    Returns
+    -------
+    ndarray (ny, nx) of float32
+        The probability at the centre of each pixel; in pixels wider than those of the patches the
+        highest one of all patch pixels whose centres lie in them, so that no source is lost. NaN
+        where nothing was searched.
+    """
+    image = np.full(pixels.n_pixels, np.nan, np.float32)
+    for start in range(0, pixels.n_pixels, _CHUNK):
+        index = np.arange(start, min(start + _CHUNK, pixels.n_pixels))
+        image[index] = _probability_at(patches, probability, pixels.centers(index))
+    if pixels.pixel_size_deg > patches.grid.config.pixel_deg:
+        for row, patch in enumerate(patches.index):
+            vectors = patches.grid.plane(patch).pixel_vectors
+            seen = (patches.coverage[row, ..., 0] > 0) & (patches.grid.owner(vectors) == patch)
+            index = pixels.index(vectors[seen])
+            np.fmax.at(image, index[index >= 0], probability[row][seen][index >= 0])
+    return image.reshape(pixels.shape)
+
+
+def _probability_at(patches, probability, vectors):
+    """Probability (n,) at directions (n, 3); NaN where nothing was searched or off the sky."""
+    values = np.full(len(vectors), np.nan, np.float32)
+    on_sky = np.flatnonzero(np.isfinite(vectors[:, 0]))
+    rows = np.full(patches.grid.n_patches, -1)
+    rows[patches.index] = np.arange(len(patches.index))
+    owner = rows[patches.grid.owner(vectors[on_sky])] if len(on_sky) else on_sky
+    for row in np.unique(owner[owner >= 0]):
+        here = on_sky[owner == row]
+        y, x, seen = _place(patches, row, vectors[here])
+        values[here[seen]] = probability[row, y[seen], x[seen]]
+    return values
+
+
+def probability_map_bytes(patches, probability, *, pixels=None, keywords=None):
+    """The probability of a source as a FITS map: an image in the pixels of the input, and HEALPix.
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches that were searched.
+    probability : ndarray (n, ny, nx)
+        Probability of a source in their pixels.
+    pixels : WcsPixelization, optional
+        Pixels of the input; those of another kind and None leave the image out.
+    keywords : dict, optional
+        Provenance, written to all headers.
+
+    Returns
+    -------
+    bytes
+        The image (`probability_image`) in the first HDU, and the partial HEALPix map (NESTED,
+        Galactic, nside 1024; columns ``PIXEL`` and ``PROBABILITY``) in the second.
+    """
+    from astropy.io import fits
+
+    primary = fits.PrimaryHDU()
+    if isinstance(pixels, WcsPixelization):
+        image = probability_image(patches, probability, pixels)
+        primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
+        primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
+    cells, values = _healpix_probability(patches, probability)
+    columns = [
+        fits.Column("PIXEL", "K", array=cells),
+        fits.Column("PROBABILITY", "E", array=values),
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="PROBABILITY")
+    table.header["TCOMM1"] = "HEALPix pixel, NESTED, Galactic"
+    table.header["TCOMM2"] = "probability of a source, no unit"
+    table.header["TUCD2"] = "stat.probability"
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=2**_ORDER, INDXSCHM="EXPLICIT",
+        OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * 4**_ORDER - 1,
+    )  # fmt: skip
+    return _file_bytes([primary, table], keywords)
+
+
+def moc_bytes(patches, *, cone=None, keywords=None):
+    """The area that was searched as a MOC of order 10: FITS, NUNIQ.
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches that were searched.
+    cone : DiscFootprint, optional
+        The region that was asked for: nothing is listed outside.
+    keywords : dict, optional
+        Provenance.
+
+    Returns
+    -------
+    bytes
+        The file; cells are ICRS, as the standard asks, and belong to it where their centre was
+        observed.
+
+    References
+    ----------
+    IVOA Recommendation "MOC: Multi-Order Coverage map", version 2.0, 2022, sections 4.2 and 5:
+    the number of a cell and the keywords.
+    """
+    from astropy.io import fits
+
+    found = [np.zeros(0, np.int64)]
+    for row, cells, vectors in _owned_cells(patches, "icrs"):
+        inside = _place(patches, row, vectors)[2]
+        if cone is not None:
+            inside &= cone.covers(vectors)
+        found.append(cells[inside])
+    column = fits.Column("UNIQ", "K", array=_uniq_numbers(np.concatenate(found)))
+    table = fits.BinTableHDU.from_columns([column], name="MOC")
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="NUNIQ", COORDSYS="C", MOCVERS="2.0", MOCDIM="SPACE",
+        MOCORD_S=_ORDER, MOCORDER=_ORDER, MOCTOOL="astro_unetloc",
+    )  # fmt: skip
+    return _file_bytes([fits.PrimaryHDU(), table], keywords)
+
+
+def _uniq_numbers(cells):
+    """Rising numbers ``4 * 4**order + cell`` of the fewest cells that make up those of _ORDER."""
+    cells, numbers = np.unique(cells).astype(np.int64), []
+    for order in range(_ORDER, 0, -1):
+        parents, n_children = np.unique(cells // 4, return_counts=True)
+        parents = parents[n_children == 4]
+        numbers.append(4 * 4**order + cells[~np.isin(cells // 4, parents)])
+        cells = parents
+    return np.sort(np.concatenate([*numbers, 4 + cells]))
+
+
+def _file_bytes(hdus, keywords):
+    """The content of a FITS file with its provenance and checksums."""
+    from astropy.io import fits
+
+    for hdu in hdus[1:] if hdus[0].data is None else hdus:
+        set_cards(hdu.header, keywords or {})
+    stream = BytesIO()
+    fits.HDUList(hdus).writeto(stream, checksum=True)
+    return stream.getvalue()
