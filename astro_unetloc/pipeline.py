@@ -9,6 +9,7 @@ import numpy as np
 from astro_unetloc.catalog import make_catalog
 from astro_unetloc.clustering import find_clusters
 from astro_unetloc.config import DEFAULT_SEED
+from astro_unetloc.domain import check_domain
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
@@ -159,6 +160,7 @@ def detect(
         exposure_frame=exposure_frame,
     )
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    check_domain(sky_map.header, sky_map.energy_edges, model.card)
     threshold = model.threshold if threshold is None else float(threshold)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
