@@ -12,6 +12,7 @@ import numpy as np
 
 from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, MATCH_COLUMNS
 from astro_unetloc.geometry import lonlat_from_vectors
+from astro_unetloc.messages import warn
 from astro_unetloc.references import as_reference, sky_positions
 from astro_unetloc.standard_catalogs import STANDARD_CATALOGS, standard_catalog_path
 
@@ -21,6 +22,7 @@ __all__ = [
     "MATCH_COLUMNS",
     "make_catalog",
     "read_catalog",
+    "read_extended",
     "source_names",
     "with_match_columns",
 ]
@@ -272,6 +274,31 @@ def read_catalog(path):
         return _conform({name: table[name] for name in table.colnames}, table.meta)
     table.meta.setdefault("FILENAME", path.name)
     return as_reference(table, extended)
+
+
+def read_extended(reference):
+    """The extended sources of a catalogue, with a warning if it has none.
+
+    Parameters
+    ----------
+    reference : str, path or QTable
+        What `read_catalog` takes, or a table with positions.
+
+    Returns
+    -------
+    QTable
+        With ``Extended`` and ``Extension``, as from `read_catalog`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_catalog`.
+    """
+    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
+    table = as_reference(table)
+    if not table["Extended"].any():
+        warn("the catalogue of extended sources holds none; it flags nothing")
+    return table[table["Extended"]]
 
 
 def _read_tables(path, file_format):

@@ -76,6 +76,8 @@ _map_options = (
                  "is built in."),
     click.option("--measure/--no-measure", default=True, show_default=True,
                  help="Fit positions, counts and fluxes by likelihood."),
+    click.option("--extended", metavar="FILE|NAME", help="Catalogue, such as a Fermi one or 4fgl, "
+                 "whose extended sources flag what lies inside them."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Energies of the photons: quantities, or numbers in GeV."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
@@ -91,7 +93,7 @@ _map_options = (
 
 @cli.command(hidden=True)
 @options(*_map_options)
-def find(map, outputs, model, threshold, measure, energy_range, region, frame, seed,
+def find(map, outputs, model, threshold, measure, extended, energy_range, region, frame, seed,
          probability_map, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
     from astro_unetloc.export import check_outputs, check_place, output_paths
@@ -105,8 +107,9 @@ def find(map, outputs, model, threshold, measure, energy_range, region, frame, s
         check_apart(probability_map, [*paths, *inputs])
         check_place(probability_map, overwrite=overwrite)
     run = detect(
-        map, model=model, threshold=threshold, measure=measure, energy_range=energy_range or None,
-        region=sky_cone(region, frame), rng=seed, progress=progress_bar(quiet), **files,
+        map, model=model, threshold=threshold, measure=measure, extended=extended,
+        energy_range=energy_range or None, region=sky_cone(region, frame), rng=seed,
+        progress=progress_bar(quiet), **files,
     )  # fmt: skip
     write_run(run, paths, to_stdout, probability_map, frame, overwrite)
     say_found(run, paths, quiet)

@@ -142,6 +142,15 @@ def test_warnings_are_one_line_each(run):
 # Energies and regions
 
 
+def test_known_extended_sources_flag_what_lies_inside(run):
+    write_small_map()
+    Path("known.csv").write_text("Source_Name,GLON,GLAT,size_x\nA,120.0,41.0,1.5\n")
+    code, _, stderr = run("map.fits", "-o", "c.ecsv", "--extended", "known.csv")
+    assert code == 0, stderr
+    assert QTable.read("c.ecsv")["Flags"][0] & 256
+    assert_refused(run("map.fits", "-o", "d.ecsv", "--extended", "no.fits"), "must be a file")
+
+
 @pytest.mark.parametrize("words", [("10 GeV", "0.5 TeV"), ("10", "500"), ("10000 MeV", "500")])
 def test_energy_range_takes_quantities_and_numbers(run, words):
     from astropy.io import fits
