@@ -21,6 +21,7 @@ _MODULE_OF = {
     "simulate_sky": "simulation",
     "to_regions": "export",
     "train": "training",
+    "upper_limits": "limits",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

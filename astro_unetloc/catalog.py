@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, LIMIT_COLUMNS, MATCH_COLUMNS
 from astro_unetloc.geometry import lonlat_from_vectors
 from astro_unetloc.messages import warn
 from astro_unetloc.references import as_reference, sky_positions
@@ -24,6 +24,7 @@ __all__ = [
     "read_catalog",
     "read_extended",
     "source_names",
+    "with_limit_columns",
     "with_match_columns",
 ]
 
@@ -224,6 +225,28 @@ def with_match_columns(catalog, values):
     others = [name for name in others if name not in ours]
     last = [name for name in ("skycoord",) if name in table.colnames]
     return table[ours + [spec.name for spec in MATCH_COLUMNS] + others + last]
+
+
+def with_limit_columns(table, values):
+    """A copy of a table of n sources with `LIMIT_COLUMNS` at its end.
+
+    Parameters
+    ----------
+    table : QTable
+        Any table.
+    values : dict of str to ndarray (n,)
+        The columns by name; not finite where there is no limit.
+
+    Returns
+    -------
+    QTable
+        The copy, with ``skycoord`` last if it has one.
+    """
+    result = table.copy()
+    for spec in LIMIT_COLUMNS:
+        result[spec.name] = _typed_column(spec, values[spec.name], len(table))
+    last = [name for name in ("skycoord",) if name in result.colnames]
+    return result[[name for name in result.colnames if name not in last] + last]
 
 
 def read_catalog(path):

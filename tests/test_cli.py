@@ -494,6 +494,25 @@ def test_match_lists_what_is_missing_new_or_possible(run):
     assert_refused(run("match", "c.fits", "ref.csv", "-o", "x.fits", "--new", "x.fits"), "twice")
 
 
+def test_match_gives_limits_of_what_is_missing(run):
+    write_small_map()
+    run("map.fits", "-o", "c.fits", "--quiet")
+    Path("ref.csv").write_text("Source_Name,GLON,GLAT\nA,120.02,40.01\nB,120.9,40.8\nC,10,0\n")
+    words = ("match", "c.fits", "ref.csv", "--missing", "missing.fits")
+    code, _, stderr = run(*words, "--counts", "map.fits")
+    assert code == 0, stderr
+    missing = QTable.read("missing.fits")
+    assert list(missing["Source_Name"]) == ["B", "C"]
+    assert 2.5 < missing["Npred_UL95"][0] < 20
+    assert list(missing["Npred_UL95"].mask) == [False, True]
+    assert missing["Flux_UL95"].mask.all()
+    header = fits.getheader("missing.fits", 1)
+    assert (header["EMIN"], header["FLUXEMAX"]) == (10, 1000)
+    assert "stat.max;phot.flux;em.gamma" in header.values()
+    assert_refused(run(*words[:3], "--counts", "map.fits"), "that with --missing")
+    assert_refused(run(*words, "--overwrite", "--exposure", "e.fits"), "goes with --counts")
+
+
 def test_match_reads_catalogs_by_their_names(run, monkeypatch):
     write_small_map()
     run("map.fits", "-o", "c.fits", "--quiet")
