@@ -22,6 +22,7 @@ _MODULE_OF = {
     "to_gammapy_models": "export",
     "to_regions": "export",
     "train": "training",
+    "upper_limits": "limits",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

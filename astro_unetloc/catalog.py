@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, LIMIT_COLUMNS, MATCH_COLUMNS
 from astro_unetloc.geometry import lonlat_from_vectors
+from astro_unetloc.messages import warn
 from astro_unetloc.references import as_reference, sky_positions
 from astro_unetloc.standard_catalogs import STANDARD_CATALOGS, standard_catalog_path
 
@@ -21,8 +22,10 @@ __all__ = [
     "MATCH_COLUMNS",
     "make_catalog",
     "read_catalog",
+    "read_extended",
     "source_names",
     "unique_names",
+    "with_limit_columns",
     "with_match_columns",
 ]
 
@@ -239,6 +242,28 @@ def with_match_columns(catalog, values):
     return table[ours + [spec.name for spec in MATCH_COLUMNS] + others + last]
 
 
+def with_limit_columns(table, values):
+    """A copy of a table of n sources with `LIMIT_COLUMNS` at its end.
+
+    Parameters
+    ----------
+    table : QTable
+        Any table.
+    values : dict of str to ndarray (n,)
+        The columns by name; not finite where there is no limit.
+
+    Returns
+    -------
+    QTable
+        The copy, with ``skycoord`` last if it has one.
+    """
+    result = table.copy()
+    for spec in LIMIT_COLUMNS:
+        result[spec.name] = _typed_column(spec, values[spec.name], len(table))
+    last = [name for name in ("skycoord",) if name in result.colnames]
+    return result[[name for name in result.colnames if name not in last] + last]
+
+
 def read_catalog(path):
     """The catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any other.
 
@@ -287,6 +312,31 @@ def read_catalog(path):
         return _conform({name: table[name] for name in table.colnames}, table.meta)
     table.meta.setdefault("FILENAME", path.name)
     return as_reference(table, extended)
+
+
+def read_extended(reference):
+    """The extended sources of a catalogue, with a warning if it has none.
+
+    Parameters
+    ----------
+    reference : str, path or QTable
+        What `read_catalog` takes, or a table with positions.
+
+    Returns
+    -------
+    QTable
+        With ``Extended`` and ``Extension``, as from `read_catalog`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_catalog`.
+    """
+    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
+    table = as_reference(table)
+    if not table["Extended"].any():
+        warn("the catalogue of extended sources holds none; it flags nothing")
+    return table[table["Extended"]]
 
 
 def _read_tables(path, file_format):

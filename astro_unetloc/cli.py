@@ -77,6 +77,8 @@ _map_options = (
                  "is built in."),
     click.option("--measure/--no-measure", default=True, show_default=True,
                  help="Fit positions, counts and fluxes by likelihood."),
+    click.option("--extended", metavar="FILE|NAME", help="Catalogue, such as a Fermi one or 4fgl, "
+                 "whose extended sources flag what lies inside them."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Energies of the photons: quantities, or numbers in GeV."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
@@ -95,7 +97,7 @@ _map_options = (
 
 @cli.command(hidden=True)
 @options(*_map_options)
-def find(map, outputs, model, threshold, measure, energy_range, region, frame, seed,
+def find(map, outputs, model, threshold, measure, extended, energy_range, region, frame, seed,
          probability_map, moc, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
     from astro_unetloc.export import check_fluxes, check_outputs, check_place, output_paths
@@ -115,13 +117,13 @@ def find(map, outputs, model, threshold, measure, energy_range, region, frame, s
     sky_map = read_map(map, energy_range=energy_range or None, **files)
     check_fluxes(paths, known=measure and sky_map.exposure is not None)
     run = detect(
-        sky_map, model=model, threshold=threshold, measure=measure, region=region, rng=seed,
-        progress=progress_bar(quiet),
+        sky_map, model=model, threshold=threshold, measure=measure, extended=extended,
+        region=region, rng=seed, progress=progress_bar(quiet),
     )  # fmt: skip
     write_run(
         run, paths, to_stdout, frame, overwrite, probability_map=probability_map, moc=moc
     )  # fmt: skip
-    say_found(run, paths, quiet)
+    say_found(run, [*paths, *filter(None, (probability_map, moc))], quiet)
     if run.n_failed:
         sys.exit(terminal.EXIT_INCOMPLETE)
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "FLAGS", "LAYOUT_KEYWORDS", "MATCH_COLUMNS", "ColumnSpec"]
+__all__ = ["COLUMNS", "FLAGS", "LAYOUT_KEYWORDS", "LIMIT_COLUMNS", "MATCH_COLUMNS", "ColumnSpec"]
 
 # Keywords that describe the layout of a file, not the catalogue in it.
 LAYOUT_KEYWORDS = re.compile(
@@ -99,6 +99,11 @@ MATCH_COLUMNS = (
     ),
     ColumnSpec("ASSOC_Prob", "", "f4", "stat.probability", "Probability of the association"),
     ColumnSpec("ASSOC_Catalog", "", "U8", "meta.title", "Catalogue of the matched source"),
+)
+
+LIMIT_COLUMNS = (
+    ColumnSpec("Npred_UL95", "", "f4", f"stat.max;{_COUNTS}", "95 % upper limit of the counts"),
+    ColumnSpec("Flux_UL95", _PER_AREA_TIME, "f4", f"stat.max;{_FLUX}", "95 % upper limit of Flux"),
 )
 
 # name: (bit, what it says)

@@ -301,6 +301,9 @@ def evaluate(model, skies, seed, years, template, variant, threshold, overwrite,
                  help="Catalogue with ASSOC columns to write."),
     click.option("--missing", type=click.Path(), metavar="FILE",
                  help="Write the sources of the first reference that are not found."),
+    click.option("--counts", type=click.Path(), metavar="MAP",
+                 help="Of --missing: the map that was searched; adds 95 % upper limits."),
+    click.option("--exposure", type=click.Path(), help="Of --counts: its exposure, for fluxes."),
     click.option("--new", type=click.Path(), metavar="FILE",
                  help="Write the detections that the first reference does not know."),
     click.option("--candidates", type=click.Path(), metavar="FILE",
@@ -315,8 +318,8 @@ def evaluate(model, skies, seed, years, template, variant, threshold, overwrite,
     click.option("--box", nargs=4, type=float, metavar="L B DL DB",
                  help="Only sources in this Galactic box: centre and widths in degrees."),
 )  # fmt: skip
-def match(catalog, references, outputs, radius, min_latitude, region, box, overwrite, quiet, debug,
-          **lists):  # fmt: skip
+def match(catalog, references, outputs, counts, exposure, radius, min_latitude, region, box,
+          overwrite, quiet, debug, **lists):  # fmt: skip
     """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC.
 
     A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
@@ -328,10 +331,13 @@ def match(catalog, references, outputs, radius, min_latitude, region, box, overw
     from astro_unetloc.references import within_sky
 
     lists = {name: path for name, path in lists.items() if path}
-    check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=(catalog, *references))
+    if (counts and "missing" not in lists) or (exposure and not counts):
+        raise click.UsageError("--exposure goes with --counts, and that with --missing; give them")
+    inputs = [catalog, *references, *filter(None, (counts, exposure))]
+    check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=inputs)
     sky = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
-    catalog, everything = read_catalog(catalog), [read_catalog(path) for path in references]
-    catalog, tables = within_sky(catalog, **sky), [within_sky(t, **sky) for t in everything]
+    found, everything = read_catalog(catalog), [read_catalog(path) for path in references]
+    catalog, tables = within_sky(found, **sky), [within_sky(t, **sky) for t in everything]
     results = [
         match_catalogs(catalog, table, radius=radius, surroundings=whole)
         for table, whole in zip(tables, everything)
@@ -347,8 +353,28 @@ def match(catalog, references, outputs, radius, min_latitude, region, box, overw
         "new": results[0].not_known(matched),
         "candidates": results[0].candidate_table(catalog),
     }
+    if counts:
+        contents["missing"] = _with_limits(contents["missing"], found, counts, exposure)
     others = {path: table_bytes(contents[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
+
+
+def _with_limits(missing, found, counts, exposure):
+    """Sources that were not found, with upper limits by the map in which others were."""
+    from astro_unetloc.catalog import with_limit_columns
+    from astro_unetloc.columns import LIMIT_COLUMNS
+    from astro_unetloc.limits import upper_limits
+
+    # the energies of the catalogue, where it says them
+    ranges = {"energy_range": ("EMIN", "EMAX"), "flux_range": ("FLUXEMIN", "FLUXEMAX")}
+    ranges = {
+        name: tuple(float(found.meta[key]) for key in keys)
+        for name, keys in ranges.items() if set(keys) <= set(found.meta)
+    }  # fmt: skip
+    limits = upper_limits(counts, missing, exposure=exposure, sources=found, **ranges)
+    result = with_limit_columns(missing, {spec.name: limits[spec.name] for spec in LIMIT_COLUMNS})
+    result.meta |= limits.meta
+    return result
 
 
 @click.command()

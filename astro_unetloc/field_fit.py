@@ -171,6 +171,12 @@ class FieldFit:
             "bright_neighbor": near_brighter[self.members],
         }
 
+    def fit_strengths(self):
+        """State of the sources with counts and indices fitted where they were found."""
+        background = self.background_fit.start()
+        free = (0, 0, 1, 1)
+        return self._maximize(self._start(), background, self.config.n_rounds, free)[0]
+
     def _maximize(self, model, background, n_rounds, free):
         return fit_sources(
             self.fit, self.background_fit, model, background,
@@ -237,7 +243,7 @@ class FieldFit:
         exposed = self.exposed[self.members]
         covariance = self._covariances(state, rest, background)[1][:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
-        flux, above = (self._flux_per_count(index + change, flux_range) for change in (0, 0.01))
+        flux, above = (self.flux_per_count(index + change, flux_range) for change in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
         known = exposed & (index_error < self.config.max_index_error)
@@ -250,7 +256,7 @@ class FieldFit:
             "index_err": np.where(known, index_error, np.nan),
         }
 
-    def _flux_per_count(self, index, flux_range):
+    def flux_per_count(self, index, flux_range):
         """Photon flux (k,) of power laws of which one count of a member is detected."""
         detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
         pivot = self.setup.counts.energy_edges[0]

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from astro_unetloc.columns import COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.columns import COLUMNS, LAYOUT_KEYWORDS, LIMIT_COLUMNS, MATCH_COLUMNS
 
 __all__ = ["SUFFIXES", "format_catalog", "set_cards"]
 
@@ -100,7 +100,7 @@ def _bare_table(catalog):
 
 
 def _ucds():
-    return {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS}
+    return {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS}
 
 
 def _fits_bytes(table):

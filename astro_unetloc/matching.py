@@ -21,7 +21,7 @@ from astro_unetloc.references import (
     sky_positions,
 )
 
-__all__ = ["is_known", "match_catalogs"]
+__all__ = ["inside_extended", "is_known", "match_catalogs"]
 
 
 def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
@@ -142,6 +142,29 @@ def is_known(catalog, references, *, radius=None):
         positions = _positions(reference, -10.0)
         known[_inside(found, positions, everything, extension_deg, radius_deg)[0]] = True
     return known
+
+
+def inside_extended(vectors, reference):
+    """Which directions lie inside an extended source.
+
+    Parameters
+    ----------
+    vectors : ndarray (n, 3)
+        Galactic unit vectors.
+    reference : QTable
+        From `read_catalog`, with ``Extended`` and ``Extension``; any other has none.
+
+    Returns
+    -------
+    ndarray (n,) of bool
+        True within the extension of a source, or 0.3 deg where that is more or the extension is
+        unknown.
+    """
+    extended, extension_deg = _extension(reference)
+    found = np.zeros(len(vectors), bool)
+    positions = _positions(reference, -10.0)
+    found[_inside(vectors, positions, extended, extension_deg, MATCH_RADIUS_DEG)[0]] = True
+    return found
 
 
 def _radius_deg(radius):

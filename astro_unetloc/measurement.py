@@ -16,7 +16,7 @@ from astro_unetloc.localization import nearest_other_deg
 from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.response import KingPSF
 
-__all__ = ["Measurement", "measure_sources", "neighbor_margin_deg"]
+__all__ = ["Measurement", "fit_groups", "measure_sources", "neighbor_margin_deg"]
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     if not len(counts.number):
         return _unknown(sources.vectors)
     setup = FieldSetup(sky_map, counts, sources.vectors, config)
-    groups = list(_groups(sources.vectors, setup))
+    groups = list(fit_groups(sources.vectors, setup))
 
     def fit(group):
         """The members of a group, fitted with their neighbours."""
@@ -193,11 +193,22 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     return result
 
 
-def _groups(vectors, setup):
+def fit_groups(vectors, setup):
     """Sources that are fitted together: indices of members, and of these with all neighbours.
 
     All of a map, unless the pairs of source and entry would not fit into memory; then halves of
     the sky, halves of these and so on.
+
+    Parameters
+    ----------
+    vectors : ndarray (n, 3)
+        The sources.
+    setup : FieldSetup
+        The map.
+
+    Yields
+    ------
+    members, group : ndarray of int
     """
     from scipy.spatial import KDTree
 

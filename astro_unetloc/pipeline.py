@@ -6,14 +6,17 @@ from importlib.metadata import version
 
 import numpy as np
 
-from astro_unetloc.catalog import make_catalog
+from astro_unetloc.catalog import make_catalog, read_extended
 from astro_unetloc.clustering import find_clusters
+from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import DEFAULT_SEED
+from astro_unetloc.domain import check_domain
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 from astro_unetloc.localization import SkySources, localize, near_owned_cell
 from astro_unetloc.maps import SkyMap, read_map
+from astro_unetloc.matching import inside_extended
 from astro_unetloc.measurement import Measurement, measure_sources, neighbor_margin_deg
 from astro_unetloc.messages import warn
 from astro_unetloc.patches import Patches, project
@@ -143,6 +146,7 @@ def detect(
     region=None,
     threshold=None,
     measure=True,
+    extended=None,
     progress=None,
     rng=DEFAULT_SEED,
 ):
@@ -154,6 +158,7 @@ def detect(
     -------
     Detection
     """
+    extended = None if extended is None else read_extended(extended)
     sky_map = read_map(
         map,
         energy_range=energy_range,
@@ -163,6 +168,7 @@ def detect(
         exposure_frame=exposure_frame,
     )
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    check_domain(sky_map.header, sky_map.energy_edges, model.card)
     threshold = model.threshold if threshold is None else float(threshold)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
@@ -196,7 +202,7 @@ def detect(
     listed = sources.score >= threshold
     if cone is not None:
         listed &= cone.covers(sources.vectors)
-    sources = sources.select(listed)
+    sources = _flagged_inside(sources.select(listed), extended)
     log.info("%d sources with Score >= %g", len(sources), threshold)
     meta = _provenance(sky_map, model, threshold, seed, n_failed)
     values = None
@@ -208,6 +214,14 @@ def detect(
     return Detection(
         sky_map, model, patches, probability, sources, catalog, n_failed, measurement, cone
     )
+
+
+def _flagged_inside(sources, extended):
+    """The sources with a flag on those inside an extended one."""
+    if extended is None or not len(sources):
+        return sources
+    bit = np.where(inside_extended(sources.vectors, extended), FLAGS["known_extended"][0], 0)
+    return replace(sources, flags=(sources.flags | bit).astype(np.int16))
 
 
 def _lowest_probability(model, threshold, measure):
@@ -270,6 +284,7 @@ def find_sources(
     region=None,
     threshold=None,
     measure=True,
+    extended=None,
     progress=None,
     rng=DEFAULT_SEED,
 ):
@@ -298,6 +313,9 @@ def find_sources(
     measure : bool
         Whether to refine the sources by a likelihood fit; without it their positions are those of
         the network and all columns of the fit are masked.
+    extended : str, path or QTable, optional
+        A catalogue as `read_catalog` takes or gives it. Sources inside one of its extended sources,
+        within their extension or 0.3 deg, are flagged.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
     rng : int, numpy.random.Generator or None
@@ -336,6 +354,7 @@ def find_sources(
         region=region,
         threshold=threshold,
         measure=measure,
+        extended=extended,
         progress=progress,
         rng=rng,
     )

@@ -22,7 +22,6 @@ import numpy as np
 
 from astro_unetloc.calibration import Calibration
 from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, ClusteringConfig
-from astro_unetloc.messages import warn
 
 __all__ = ["Model", "list_models", "load_model", "save_model", "select_model"]
 
@@ -341,11 +340,6 @@ def select_model(energy_edges):
     Returns
     -------
     Model
-
-    Warns
-    -----
-    UnetlocWarning
-        If less than half of the map's range is covered.
     """
     low, high = np.log(energy_edges[0]), np.log(energy_edges[-1])
 
@@ -355,11 +349,7 @@ def select_model(energy_edges):
         return both, max(high, edges[-1]) - min(low, edges[0])
 
     models = sorted(list_models(), key=DEFAULT_MODEL.__ne__)  # the default one wins on ties
-    best = max(models, key=lambda name: np.divide(*both_and_either(name)))
-    covered = both_and_either(best)[0] / (high - low)
-    if 0 < covered < 0.5:
-        warn(f"model {best} covers only {100 * covered:.0f} % of the map's log-energy range")
-    return load_model(best)
+    return load_model(max(models, key=lambda name: np.divide(*both_and_either(name))))
 
 
 def save_model(folder, network, card, *, probe):

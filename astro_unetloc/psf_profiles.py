@@ -98,6 +98,12 @@ class PsfProfiles:
         low = self.contained[each, row]
         return low + part * (self.contained[each, row + 1] - low)
 
+    def containment_off(self, offset_deg, radius_deg):
+        """Fraction (p, n_energy) of the photons in a disc whose centre lies at offsets (p,)."""
+        middle = _node_offset(np.arange(_N_NODES - 1) + 0.5)
+        share = circle_in_disc(np.reshape(offset_deg, (-1, 1)), middle, radius_deg)
+        return share @ np.diff(self.contained, axis=1).T
+
     def effective_area(self):
         """Area (n_energy,) in square degrees over which background counts against a source.
 

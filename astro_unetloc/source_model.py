@@ -161,6 +161,17 @@ class SourcesFit(CoreFit):
         """Sums over the sources at each entry, (n_entries,)."""
         return sum_groups(pairs.entry, values, self.n_entries)
 
+    def by_entry(self, state):
+        """Counts per square degree and bin of each source at each entry, sparse (n_entries, n)."""
+        from scipy.sparse import csr_array
+
+        values = np.concatenate([state.own, self._tails(state)])
+        rows, columns = (
+            np.concatenate([getattr(pairs, name) for pairs in (self.core, self.tail)])
+            for name in ("entry", "source")
+        )
+        return csr_array((values, (rows, columns)), shape=(self.n_entries, len(self.inside)))
+
     def others(self, state, reached):
         """Counts at the core pairs (m,) by all sources but its own; see `fit_background`."""
         total = reached + self.cores(state)

@@ -10,6 +10,7 @@ import numpy as np
 
 from astro_unetloc.config import MAX_FLUX_GEV, ClusteringConfig, TrainingConfig
 from astro_unetloc.datasets import open_patch_set
+from astro_unetloc.domain import BUILT_IN_DOMAIN
 from astro_unetloc.figures import plot_history
 from astro_unetloc.network import build_unet, keras_backend, masked_cross_entropy
 from astro_unetloc.population import counted_band
@@ -301,6 +302,8 @@ def model_card(network, patch_set, *, name, threshold):
         "classes": [*patch_set["classes"], "background"],
         "clustering": asdict(ClusteringConfig(radius_pix=radius_pix)),
         "threshold": threshold,
+        # photons that were made elsewhere may be of any selection
+        **({} if "folders" in patch_set else {"domain": BUILT_IN_DOMAIN}),
         "flux_range_gev": [low, min(high, MAX_FLUX_GEV)],
         "patch": {
             "n_pix": patch_set["counts"].shape[1],

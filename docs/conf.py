@@ -101,11 +101,12 @@ def has(module):
 def write_generated(app):
     """Write the included files, each only if it changed."""
     from astro_unetloc import config
-    from astro_unetloc.catalog import COLUMNS, FLAGS, MATCH_COLUMNS
+    from astro_unetloc.columns import COLUMNS, FLAGS, LIMIT_COLUMNS, MATCH_COLUMNS
 
     texts = {
         "columns.rst": columns_table(COLUMNS),
         "match_columns.rst": columns_table(MATCH_COLUMNS),
+        "limit_columns.rst": columns_table(LIMIT_COLUMNS),
         "flags.rst": flags_table(FLAGS),
         "defaults.rst": defaults_table(config),
         "commands.rst": command_help() if has("cli") else "",

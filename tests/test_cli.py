@@ -142,6 +142,15 @@ def test_warnings_are_one_line_each(run):
 # Energies and regions
 
 
+def test_known_extended_sources_flag_what_lies_inside(run):
+    write_small_map()
+    Path("known.csv").write_text("Source_Name,GLON,GLAT,size_x\nA,120.0,41.0,1.5\n")
+    code, _, stderr = run("map.fits", "-o", "c.ecsv", "--extended", "known.csv")
+    assert code == 0, stderr
+    assert QTable.read("c.ecsv")["Flags"][0] & 256
+    assert_refused(run("map.fits", "-o", "d.ecsv", "--extended", "no.fits"), "must be a file")
+
+
 @pytest.mark.parametrize("words", [("10 GeV", "0.5 TeV"), ("10", "500"), ("10000 MeV", "500")])
 def test_energy_range_takes_quantities_and_numbers(run, words):
     from astropy.io import fits
@@ -525,6 +534,25 @@ def test_match_lists_what_is_missing_new_or_possible(run):
     assert_refused(run("match", "c.fits", "ref.csv", "--new", "all.fits"), "must not exist")
     assert_refused(run("match", "c.fits", "ref.csv", "--new", "c.fits"), "must not be the input")
     assert_refused(run("match", "c.fits", "ref.csv", "-o", "x.fits", "--new", "x.fits"), "twice")
+
+
+def test_match_gives_limits_of_what_is_missing(run):
+    write_small_map()
+    run("map.fits", "-o", "c.fits", "--quiet")
+    Path("ref.csv").write_text("Source_Name,GLON,GLAT\nA,120.02,40.01\nB,120.9,40.8\nC,10,0\n")
+    words = ("match", "c.fits", "ref.csv", "--missing", "missing.fits")
+    code, _, stderr = run(*words, "--counts", "map.fits")
+    assert code == 0, stderr
+    missing = QTable.read("missing.fits")
+    assert list(missing["Source_Name"]) == ["B", "C"]
+    assert 2.5 < missing["Npred_UL95"][0] < 20
+    assert list(missing["Npred_UL95"].mask) == [False, True]
+    assert missing["Flux_UL95"].mask.all()
+    header = fits.getheader("missing.fits", 1)
+    assert (header["EMIN"], header["FLUXEMAX"]) == (10, 1000)
+    assert "stat.max;phot.flux;em.gamma" in header.values()
+    assert_refused(run(*words[:3], "--counts", "map.fits"), "that with --missing")
+    assert_refused(run(*words, "--overwrite", "--exposure", "e.fits"), "goes with --counts")
 
 
 def test_match_reads_catalogs_by_their_names(run, monkeypatch):

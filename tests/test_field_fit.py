@@ -123,3 +123,15 @@ def test_sources_that_only_shine_on_others_are_not_reported():
     np.testing.assert_allclose(part["npred"], whole["npred"][some], rtol=1e-6)
     np.testing.assert_allclose(part["vectors"], whole["vectors"][some], atol=1e-9)
     np.testing.assert_array_equal(part["wide"], whole["wide"][some])
+
+
+def test_sources_apart_are_the_sources_together():
+    sky_map, sources, _ = lonely_sources(100, nside=1)
+    setup = setup_of(sky_map, sources.vectors)
+    field = FieldFit(sources.vectors, setup)
+    state = field.fit_strengths()
+    assert np.all(state.model.x == 0)
+    assert np.median(state.model.counts) == pytest.approx(100, rel=0.1)
+    apart = field.fit.by_entry(state)
+    reached = field.fit.at_all_pairs(state)[2]
+    np.testing.assert_allclose(apart.sum(axis=1), reached + field.fit.cores(state))

@@ -17,10 +17,10 @@ ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     sky_cubes response response_files patches datasets manifest patch_files shards
-    calibration network pretrained islands clustering localization
+    calibration network pretrained domain islands clustering localization
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references standard_catalogs catalog counterparts
-    association match_results matching evaluation completeness
+    association match_results matching limits evaluation completeness
     ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets

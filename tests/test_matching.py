@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured, make_sources
 
-from astro_unetloc.catalog import MATCH_COLUMNS, make_catalog, read_catalog
+from astro_unetloc.catalog import MATCH_COLUMNS, make_catalog, read_catalog, read_extended
 from astro_unetloc.export import write_outputs
-from astro_unetloc.matching import is_known, match_catalogs
+from astro_unetloc.matching import inside_extended, is_known, match_catalogs
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.references import degrees, within_sky
 
@@ -544,3 +544,20 @@ def test_detections_on_real_photons_match_with_known_chance(real_data, path, box
         # Few chance matches are not known better than this.
         tolerance = 0.2 + 1 / np.sqrt(n_events)
         assert match.chance.expected == pytest.approx(match.chance.shifted, rel=tolerance)
+
+
+def test_real_extended_sources_hold_their_centres(real_data):
+    reference = read_extended(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    assert len(reference) == 48  # detected of its 55 templates
+    centers = reference["skycoord"].galactic
+    for offset_deg, expected in ((0.0, 1.0), (0.25, 1.0), (40.0, 0.1)):
+        moved = centers.directional_offset_by(0.3 * u.rad, offset_deg * u.deg)
+        inside = inside_extended(moved.cartesian.xyz.value.T, reference)
+        assert inside.all() if expected == 1 else inside.mean() < expected
+
+
+def test_a_catalogue_without_extended_sources_flags_nothing():
+    with pytest.warns(match="catalogue of extended sources holds none"):
+        reference = read_extended(make_table([10.0]))
+    assert not inside_extended(np.eye(3), reference).any()
+    assert inside_extended(np.zeros((0, 3)), make_reference([10.0], [1.0])).shape == (0,)

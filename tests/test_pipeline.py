@@ -5,6 +5,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.table import QTable
 from conftest import make_wcs
 
 from astro_unetloc import find_sources
@@ -340,6 +341,25 @@ def test_flags_of_the_map_reach_the_catalogue(sky):
     assert len(catalog) > 0
     bits = FLAGS["coarse_pixels"][0] | FLAGS["energy_assumed"][0]
     assert np.all(catalog["Flags"] & bits == bits)
+
+
+def test_sources_inside_extended_ones_are_flagged(sky, from_events):
+    place = from_events.catalog["skycoord"]
+    known = QTable(
+        {
+            "Source_Name": ["disc", "point", "small"],
+            "skycoord": place[:3].directional_offset_by(0 * u.deg, [1.0, 0.0, 0.2] * u.deg),
+            "Extended": [True, False, True],
+            "Extension": [1.2, 0.0, np.nan] * u.deg,
+        }
+    )
+    found = detect(sky, threshold=LOW_THRESHOLD, extended=known)
+    inside = place.separation(known["skycoord"][0]) < 1.2 * u.deg
+    inside |= place.separation(known["skycoord"][2]) < 0.3 * u.deg
+    assert list(inside[:3]) == [True, False, True]
+    bit = FLAGS["known_extended"][0]
+    np.testing.assert_array_equal(found.catalog["Flags"] & bit != 0, inside)
+    np.testing.assert_array_equal(found.catalog["Flags"] & ~bit, from_events.catalog["Flags"])
 
 
 def test_find_sources_and_detect_take_the_same_options():

@@ -226,11 +226,6 @@ def test_model_with_the_energies_of_the_map_is_chosen(edges, name):
     assert select_model(np.array(edges, float)).name == name
 
 
-def test_little_overlap_is_warned_about():
-    with pytest.warns(match="model lat-500mev covers only .* of the map's log-energy range"):
-        select_model(np.array([0.01, 2.0]))
-
-
 @pytest.mark.parametrize("views", [2, 4, 8])
 def test_averaged_views_answer_the_same_to_a_turned_patch(views):
     model = load_model()

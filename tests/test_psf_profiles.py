@@ -143,3 +143,14 @@ def test_exposure_that_grows_with_energy_makes_profiles_narrow():
     assert np.all(grown.containment_radius(0.68) < 0.99 * flat)
     scaled = make_profiles(KingPSF(), edges, exposure=lambda energy: np.full_like(energy, 7.0))
     np.testing.assert_allclose(scaled.containment_radius(0.68), flat, rtol=1e-12)
+
+
+def test_a_disc_beside_a_source_holds_the_photons_that_fall_in_it(gaussian):
+    profiles = make_profiles(gaussian, EDGES)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 0.1, (2, 200_000))
+    for offset, radius in ((0.0, 0.2), (0.15, 0.2), (0.3, 0.2), (0.05, 1.0)):
+        expected = np.mean(np.hypot(x - offset, y) < radius)
+        inside = profiles.containment_off(np.array([offset]), radius)
+        assert inside.shape == (1, 5)
+        np.testing.assert_allclose(inside[0], expected, atol=0.004)
