@@ -5,32 +5,60 @@ of probability in circles around its centroids, where a pixel that is used again
 penalty; the best k wins.
 
 Islands of pixels whose circles cannot overlap are independent. Each is searched for its own best
-k from several starts: from one cluster upwards, from packed circles up- and downwards, and from
-variations of the best. Trials of many islands are laid side by side in one plane, far enough apart
-that the iterations of scikit-learn cannot mix them, and fitted in one call.
+k from several starts: a small one from one cluster upwards, others from packed circles; then parts
+of the best are varied, most where most could be gained. What a variation costs does not grow with
+the island.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from astro_unetloc.config import ClusteringConfig
-from astro_unetloc.islands import circle_pixels, circle_score, find_islands, ragged_ranges
+from astro_unetloc.islands import circle_pixels, circle_score, circle_sums, find_islands
+from astro_unetloc.parts import (
+    best_few,
+    best_of_each,
+    choose_parts,
+    divide,
+    gains,
+    relaxed,
+    replace_parts,
+)
+from astro_unetloc.trials import (
+    Trials,
+    iterate,
+    largest,
+    light_sklearn,
+    make_trials,
+    nearest_centroid,
+)
+from astro_unetloc.variations import potential, vary
 
 __all__ = ["PixelSources", "find_clusters"]
 
-# A search up or down in k ends after this many values of k in a row that do not score better.
-_PATIENCE = 2
+# The search from one cluster upwards ends after this many values of k in a row that do not score
+# better, and is left out for islands that hold more packed circles than _CLIMB.
+_PATIENCE, _CLIMB = 2, 6
 # Distances, in diameters, of the packed circles that a search starts from. An island that does not
 # hold two circles at the smallest of them is searched from one cluster upwards alone.
-_PACKINGS = (0.8, 1.0, 1.2)
-# The best clusters are varied, up to _VARIATIONS at a time, until _STALE times none was better.
-_VARIATIONS, _STALE = 16, 8
+_PACKINGS = (0.8, 1.0, 1.2, 1.6)
+# Each cluster is part of variations until so many rounds in a row found nothing better: five more
+# than its part has clusters, at most _STALE.
+_STALE, _MAX_ROUNDS = 9, 300
+# Where pixels times clusters exceed _COSTLY, in parts of up to _FEW clusters, only the best
+# variations of a part are continued after so many iterations.
+_COSTLY, _FIRST_LOOK, _CONTINUED, _FEW = 200, 3, 2, 6
+# One round is enough where better clusters could not gain this share of a circle, and in islands of
+# more clusters than _CROWD, which no map of sources has: such a map must end as well.
+_POTENTIAL, _CROWD = 0.1, 300
+# Widths of the windows that parts are cut out with, and the space between them, in radii; an island
+# of no more clusters than stand beside a width is one part, since rings and the like change whole.
+_WINDOWS, _GAP = ((3.0, 4), (12.0, 40), (4.0, 4), (2.5, 4)), 2.5
 # Scores that differ by less are equal.
 _TIE = 1e-9
-# Most trials that are fitted together, and most of their pixels times their centroids.
-_TRIALS, _DISTANCES = 64, 200_000
+# Islands are searched together until they have this many pixels: memory stays bounded.
+_TOGETHER = 400_000
 
 
 @dataclass(frozen=True)
@@ -63,194 +91,31 @@ class PixelSources:
         return PixelSources(*(getattr(self, f)[mask] for f in self.__dataclass_fields__))
 
 
-@dataclass(frozen=True)
-class _Trials:
-    """Clusters for islands; trial t has the centroids ``first[t]`` to ``first[t + 1]``.
-
-    Attributes
-    ----------
-    island : ndarray (n,) of int
-        Which island each trial is for.
-    first : ndarray (n + 1,) of int
-        First centroid of each trial, and the number of centroids.
-    xy : ndarray (n_centroids, 2)
-        Centroids.
-    """
-
-    island: np.ndarray
-    first: np.ndarray
-    xy: np.ndarray
-
-    def __len__(self):
-        return len(self.island)
-
-    @property
-    def k(self):
-        """Number of clusters of each trial, (n,)."""
-        return np.diff(self.first)
-
-    @property
-    def owner(self):
-        """Which trial each centroid is of, (n_centroids,)."""
-        return np.repeat(np.arange(len(self)), self.k)
-
-    @property
-    def centroids(self):
-        """The centroids of each trial, a list of ndarray (k, 2)."""
-        return np.split(self.xy, self.first[1:-1])
-
-    def select(self, mask):
-        """The trials of a mask."""
-        first = np.concatenate([[0], np.cumsum(self.k[mask])])
-        return _Trials(self.island[mask], first, self.xy[mask[self.owner]])
-
-
-def _trials(island, owner, xy):
-    """Trials from centroids in any order and which trial each is of."""
-    first = np.searchsorted(np.sort(owner), np.arange(len(island) + 1))
-    return _Trials(island, first, xy[np.argsort(owner, kind="stable")])
-
-
-def _largest(value, group):
-    """Index of the largest value, the first on ties, of each of the groups 0, 1, ..."""
-    order = np.lexsort((-value, group))
-    return order[np.searchsorted(group[order], np.arange(group.max() + 1))]
-
-
-# k-means of many trials
-
-
-@contextmanager
-def _light_sklearn():
-    """Settings for many small fits: 20 ms became 0.5 ms on a busy machine.
-
-    Threads would only wait for each other; they are limited of those libraries alone that are
-    loaded already, so scikit-learn comes first. What the fits are given needs no checks.
-    """
-    import sklearn.cluster
-    from threadpoolctl import threadpool_limits
-
-    unchecked = {"assume_finite": True, "skip_parameter_validation": True}
-    with threadpool_limits(limits=1), sklearn.config_context(**unchecked):
-        yield
-
-
-def _iterate(islands, trials):
-    """Trials after k-means from their centroids, until no pixel changes its cluster."""
-    xy = trials.xy.copy()
-    # islands of about the same size go together
-    order = np.argsort(islands.extent[trials.island], kind="stable")
-    while len(order):
-        some = order[:_TRIALS]
-        cost = np.cumsum(islands.size[trials.island[some]]) * np.cumsum(trials.k[some])
-        n = max(1, int(np.searchsorted(cost, _DISTANCES, side="right")))
-        _iterate_together(islands, trials, order[:n], xy)
-        order = order[n:]
-    return _Trials(trials.island, trials.first, xy)
-
-
-def _iterate_together(islands, trials, chosen, xy):
-    """Fit some of the trials in one call; their new centroids are written to ``xy``."""
-    from sklearn.cluster import KMeans
-
-    island = trials.island[chosen]
-    pixel, pixel_tile = islands.pixels(island)
-    centroid, centroid_tile = ragged_ranges(trials.first[chosen], trials.first[chosen + 1])
-    position, weight = islands.xy[pixel], islands.weight[pixel]
-    pitch = 5 * islands.extent[island].max() + 5
-    columns = int(np.ceil(np.sqrt(len(chosen))))
-    tile = np.stack(np.divmod(np.arange(len(chosen)), columns), axis=-1) * pitch
-    tile = tile - islands.xy[islands.first[island]]
-
-    def lay(position, tile_of):
-        # a hair of shear: pixels midway between two centroids go to the same one in any company
-        return position + position[:, ::-1] * (1e-6, 1.7e-6) + tile[tile_of]
-
-    start = lay(trials.xy[centroid], centroid_tile)
-    fit = KMeans(len(start), init=start, n_init=1, tol=0)
-    label = fit.fit(lay(position, pixel_tile), sample_weight=weight).labels_
-    total = np.bincount(label, weight, minlength=len(start))
-    if len(chosen) > 1 and (not total.all() or np.any(centroid_tile[label] != pixel_tile)):
-        # a cluster that loses its pixels is given some of the farthest, perhaps of another trial
-        for half in np.array_split(chosen, 2):
-            _iterate_together(islands, trials, half, xy)
-        return
-    used = total > 0
-    for axis in (0, 1):
-        moment = np.bincount(label, weight * position[:, axis], minlength=len(start))
-        xy[centroid[used], axis] = moment[used] / total[used]
-
-
-# Where to look
-
-
-def _distances(islands, trials):
-    """Every pixel of the islands with every centroid of its trial.
-
-    Returns the pixels and their trials, and of each pair the number of the pixel among these, the
-    centroid and the distance.
-    """
-    pixel, trial = islands.pixels(trials.island)
-    centroid, number = ragged_ranges(trials.first[trial], trials.first[trial + 1])
-    offset = islands.xy[pixel][number] - trials.xy[centroid]
-    return pixel, trial, number, centroid, np.hypot(*offset.T)
+# Where to start
 
 
 def _with_one_more(islands, trials, radius_pix):
     """Trials with a further centroid: the brightest pixel that no circle holds, or the farthest."""
-    pixel, trial, number, _, distance = _distances(islands, trials)
-    nearest = np.full(len(pixel), np.inf)
-    np.minimum.at(nearest, number, distance)
+    pixel, trial, _, nearest = nearest_centroid(islands, trials)
     free = nearest > radius_pix
     any_free = np.bincount(trial, free)[trial] > 0
     value = np.where(any_free, np.where(free, islands.weight[pixel], -1.0), nearest)
-    new = islands.xy[pixel[_largest(value, trial)]]
+    new = islands.xy[pixel[largest(value, trial)]]
     owner = np.concatenate([trials.owner, np.arange(len(trials))])
-    return _trials(trials.island, owner, np.concatenate([trials.xy, new]))
+    return make_trials(trials.island, owner, np.concatenate([trials.xy, new]))
 
 
-def _with_one_less(islands, trials, radius_pix):
-    """Trials without the centroid whose circle holds least."""
-    owner = trials.owner
-    held = islands.sum_in_circles(trials.island[owner], trials.xy, radius_pix)
-    keep = np.ones(len(owner), dtype=bool)
-    keep[_largest(-held, owner)] = False
-    return _trials(trials.island, owner[keep], trials.xy[keep])
-
-
-def _packed(islands, island, distance_pix, radius_pix):
-    """Trials with centroids on pixels, the best circles first, none nearer than a distance."""
-    pixel, trial = islands.pixels(island)
-    xy = islands.xy[pixel]
-    value = islands.sum_in_circles(island[trial], xy, radius_pix)
-    owner, centroids = [], []
-    while np.any(value > 0):
-        best = _largest(value, trial)
-        best = best[value[best] > 0]
-        owner.append(trial[best])
-        centroids.append(xy[best])
-        center = np.full((len(island), 2), np.inf)
-        center[trial[best]] = xy[best]
-        value = np.where(np.hypot(*(xy - center[trial]).T) < distance_pix, 0, value)
-    return _trials(island, np.concatenate(owner), np.concatenate(centroids))
-
-
-def _varied(pixels, centroids, rng, *, most, radius_pix):
-    """Variations of the clusters of one island: some exchanged, or about as many drawn anew."""
-    k, variations = len(centroids), []
-    distance = np.linalg.norm(pixels[:, None] - centroids, axis=-1)
-    for number in range(min(_VARIATIONS, 2 * k)):
-        if number % 2:
-            n = int(np.clip(k + number // 2 % 3 - 1, 2, most))
-            variations.append(rng.permutation(pixels)[:n])
-            continue
-        kept = rng.permutation(k)[: k - rng.integers(min(3, k))]
-        free = pixels[distance[:, kept].min(axis=1) > radius_pix / 2]
-        n_new = rng.integers(int(len(kept) == k), 3)
-        variation = np.concatenate([centroids[kept], rng.permutation(free)[:n_new]])
-        if 2 <= len(variation) <= most:
-            variations.append(variation)
-    return variations
+def _packed(xy, value, distance_pix):
+    """Positions of one island, the best first, none nearer to another than a distance."""
+    order = np.argsort(-value, kind="stable")
+    xy, free, number, chosen = xy[order], value[order] > 0, 0, []
+    while free[number:].any():
+        number += int(np.argmax(free[number:]))
+        chosen.append(xy[number])
+        near = np.hypot(*(xy[number:] - xy[number]).T) < distance_pix
+        free[number:] &= ~near
+        number += 1
+    return np.array(chosen)
 
 
 # The search
@@ -269,89 +134,184 @@ class _Search:
 
     def __init__(self, islands, config):
         self.islands, self.radius_pix = islands, config.radius_pix
-        self.penalty = config.overlap_penalty
+        self.objective = {
+            "radius_pix": config.radius_pix,
+            "overlap_penalty": config.overlap_penalty,
+        }
         self.most = np.minimum(islands.size, config.max_clusters or islands.size)
         one_each = np.arange(len(islands))
-        one = _Trials(one_each, np.arange(len(islands) + 1), islands.mean)
-        self.centroids, self.score = one.centroids, self._score(one)
-        self._climb(one, _with_one_more)
-        packed = _packed(islands, one_each, _PACKINGS[0] * 2 * self.radius_pix, self.radius_pix)
-        large = np.flatnonzero(packed.k > 1)
+        self.best = Trials(one_each, np.arange(len(islands) + 1), islands.mean)
+        self.score = self._score(islands, self.best)
+        packed = self._packings()
+        n_circles = np.ones(len(islands), dtype=int)
+        n_circles[packed[0].island] = packed[0].k
+        climbing = (n_circles <= _CLIMB) | (n_circles > self.most)
+        self._climb(np.flatnonzero(climbing), n_circles)
+        large = np.flatnonzero(n_circles > 1)
         if len(large):
-            self._search_packed(large)
-            self._search_varied(large)
+            small, score = self.best, self.score.copy()
+            # a large island starts from packed circles even if these score less at first
+            self.score[(n_circles > _CLIMB) & (n_circles <= self.most)] = -np.inf
+            self._start_packed([p.select(p.k > 1) for p in packed])
+            self._vary(large)
+            self._keep_best(small, score)
 
-    def _score(self, trials):
-        return circle_score(
-            self.islands.images,
-            self.islands.row[trials.island[trials.owner]],
-            trials.owner,
-            trials.xy,
-            radius_pix=self.radius_pix,
-            overlap_penalty=self.penalty,
-        )
+    def _score(self, islands, trials):
+        row = islands.row[trials.island[trials.owner]]
+        return circle_score(islands.images, row, trials.owner, trials.xy, **self.objective)
 
-    def _fit(self, trials):
-        """Fit trials and keep what is best; the fitted trials and whether each scored better."""
-        trials = _iterate(self.islands, trials)
-        score, before = self._score(trials), self.score.copy()
-        centroids = trials.centroids
-        # the smallest k first: it wins on ties
-        for number in np.lexsort((trials.k, -score)):
-            island = trials.island[number]
-            gain = score[number] - self.score[island]
-            fewer = trials.k[number] < len(self.centroids[island])
-            if gain > _TIE or (gain > -_TIE and fewer):
-                self.centroids[island], self.score[island] = centroids[number], score[number]
-        return trials, score > before[trials.island] + _TIE
+    def _keep_best(self, trials, score):
+        """Keep what is best; whether each trial scored better."""
+        before = self.score.copy()
+        best = best_of_each(score - before[trials.island], trials, self.best.k, _TIE)
+        self._set(trials.select(best))
+        self.score[trials.island[best]] = score[best]
+        return score > before[trials.island] + _TIE
 
-    def _climb(self, trials, step):
-        """Take steps from trials as long as one in a few scores better."""
-        failures = np.zeros(len(trials), dtype=int)
+    def _set(self, trials):
+        """Replace the best clusters of some islands."""
+        replaced = np.zeros(len(self.islands), dtype=bool)
+        replaced[trials.island] = True
+        kept = ~replaced[self.best.owner]
+        owner = np.concatenate([self.best.owner[kept], trials.island[trials.owner]])
+        xy = np.concatenate([self.best.xy[kept], trials.xy])
+        self.best = make_trials(self.best.island, owner, xy)
+
+    def _climb(self, island, n_circles):
+        """From one cluster upwards as long as one step in a few scores better."""
+        trials = self.best.select(island)
+        failures = np.where(n_circles[island] > 1, 0, _PATIENCE - 1)
         while True:
-            k = trials.k + (1 if step is _with_one_more else -1)
-            going = (failures < _PATIENCE) & (k > 1) & (k <= self.most[trials.island])
+            going = (failures < _PATIENCE) & (trials.k < self.most[trials.island])
             trials, failures = trials.select(going), failures[going]
             if len(trials) == 0:
                 return
-            trials, better = self._fit(step(self.islands, trials, self.radius_pix))
+            trials = iterate(self.islands, _with_one_more(self.islands, trials, self.radius_pix))
+            better = self._keep_best(trials, self._score(self.islands, trials))
             failures = np.where(better, 0, failures + 1)
 
-    def _search_packed(self, island):
-        for packing in _PACKINGS:
-            distance = packing * 2 * self.radius_pix
-            trials = _packed(self.islands, island, distance, self.radius_pix)
-            trials = trials.select(trials.k <= self.most[island])
-            if len(trials):
-                trials, _ = self._fit(trials)
-                self._climb(trials, _with_one_more)
-                self._climb(trials, _with_one_less)
+    def _packings(self):
+        """Trials with packed circles, at each distance, of islands wide enough for two."""
+        distances = np.array(_PACKINGS) * 2 * self.radius_pix
+        island = np.flatnonzero(self.islands.diagonal >= distances[0])
+        islands = self.islands.select(island)
+        value = circle_sums(islands, self.radius_pix)
+        pixels = [slice(a, b) for a, b in zip(islands.first[:-1], islands.first[1:])]
+        packings = []
+        for distance in distances:
+            centroids = [_packed(islands.xy[p], value[p], distance) for p in pixels]
+            first = np.concatenate([[0], np.cumsum([len(c) for c in centroids], dtype=int)])
+            packings.append(Trials(island, first, np.concatenate([np.zeros((0, 2)), *centroids])))
+        return packings
 
-    def _search_varied(self, island):
-        # one generator for each island: what is found in one does not depend on the others
-        rngs, stale = [np.random.default_rng(0) for _ in island], np.zeros(len(island), dtype=int)
-        while np.any(stale < _STALE):
-            numbers, owner, xy = [], [], []
-            for number in np.flatnonzero(stale < _STALE):
-                i = island[number]
-                pixels = self.islands.xy[self.islands.first[i] : self.islands.first[i + 1]]
-                limits = {"most": self.most[i], "radius_pix": self.radius_pix}
-                for variation in _varied(pixels, self.centroids[i], rngs[number], **limits):
-                    owner.append(np.full(len(variation), len(numbers)))
-                    numbers.append(number)
-                    xy.append(variation)
-            stale += 1
-            if not numbers:
+    def _start_packed(self, packings):
+        for packed in packings:
+            if len(packed) == 0:
                 continue
-            numbers = np.array(numbers)
-            trials = _trials(island[numbers], np.concatenate(owner), np.concatenate(xy))
-            stale[numbers[self._fit(trials)[1]]] = 0
+            islands = self.islands.select(packed.island)
+            trials = Trials(np.arange(len(packed)), packed.first, packed.xy)
+            fitted = relaxed(islands, trials, self.radius_pix).trials
+            trials = Trials(packed.island, fitted.first, fitted.xy)
+            trials = trials.select(trials.k <= self.most[packed.island])
+            self._keep_best(trials, self._score(self.islands, trials))
+
+    def _vary(self, island):
+        """Vary parts of islands until nothing scores better."""
+        islands, now = self.islands.select(island), self.best.select(island)
+        division = divide(islands, Trials(np.arange(len(island)), now.first, now.xy))
+        # what is drawn does not depend on the islands: nor does what is found in one on the others
+        rng, stale = np.random.default_rng(0), np.zeros(len(now.xy))
+        for number in range(_MAX_ROUNDS):
+            going = stale < _STALE - 0.1
+            if not going.any():
+                break
+            width, whole = _WINDOWS[number % len(_WINDOWS)]
+            windows = {
+                "width_pix": width * self.radius_pix,
+                "gap_pix": _GAP * self.radius_pix,
+                "offset": rng.random(2),
+                "whole": whole,
+            }
+            parts = choose_parts(islands, division, going, **windows)
+            if len(parts):
+                draws, limit = np.random.default_rng([1, number]), self.most[island]
+                fitted, gain = self._varied(division, parts, draws, limit)
+                stale[parts.member] += self._weariness(division, parts)[parts.clusters.owner]
+                division, origin = self._changed(islands, division, parts, fitted, gain, limit)
+                stale = np.where(origin < 0, 0, stale[origin])
+        trials = Trials(island, division.trials.first, division.trials.xy)
+        self._set(trials)
+        self.score[island] = self._score(self.islands, self.best)[island]
+
+    def _weariness(self, division, parts):
+        """What a round without gain adds towards _STALE: less where more can be gained."""
+        might = potential(parts, **self.objective) > _POTENTIAL
+        might &= division.trials.k[parts.island] <= _CROWD
+        return _STALE / np.where(might, np.minimum(parts.clusters.k + 5, _STALE), 1)
+
+    def _varied(self, division, parts, draws, limit):
+        """The best variation of each part that has a better one, and what they gain."""
+        trials = vary(parts, draws, self.radius_pix)
+        others = division.trials.k[parts.island] - parts.clusters.k
+        allowed = others[trials.island] + trials.k <= limit[parts.island[trials.island]]
+        allowed &= trials.k <= parts.pixels.size[trials.island]
+        trials = self._first_look(division, parts, trials.select(allowed))
+        trials = iterate(parts.pixels, trials)
+        gain = gains(division, parts, trials, **self.objective)
+        best = best_of_each(gain, trials, parts.clusters.k, _TIE)
+        return trials.select(best), gain[best]
+
+    def _changed(self, islands, division, parts, trials, gain, limit):
+        """The division with other clusters in parts, and which cluster each was before.
+
+        Where parts of an island get in each other's way, only the best of them changes.
+        """
+        new, origin = replace_parts(islands, division, parts, trials)
+        island = parts.island[trials.island]
+        changed, group = np.unique(island, return_inverse=True)
+        if len(changed) == 0:
+            return new, origin
+        before, after = (
+            self._score(islands, t.select(changed)) for t in (division.trials, new.trials)
+        )
+        promised = np.bincount(group, gain)
+        wrong = (after < before + promised - 1e-6) | (new.trials.k > limit)[changed]
+        if not wrong.any():
+            return new, origin
+        alone = np.zeros(len(trials), dtype=bool)
+        alone[largest(gain, group)] = True
+        return replace_parts(islands, division, parts, trials.select(alone | ~wrong[group]))
+
+    def _first_look(self, division, parts, trials):
+        """Of variations that cost much, the few that look best after a few iterations."""
+        costly = parts.pixels.size * parts.clusters.k > _COSTLY
+        # where many clusters change together a few iterations do not tell
+        costly = (costly & (parts.clusters.k <= _FEW))[trials.island]
+        cheap, some = trials.select(~costly), trials.select(costly)
+        if len(some) == 0:
+            return trials
+        some = iterate(parts.pixels, some, _FIRST_LOOK)
+        gain = gains(division, parts, some, **self.objective)
+        some = some.select(best_few(gain, some, _CONTINUED))
+        xy = np.concatenate([cheap.xy, some.xy])
+        owner = np.concatenate([cheap.owner, some.owner + len(cheap)])
+        return make_trials(np.concatenate([cheap.island, some.island]), owner, xy)
+
+
+def _search(islands, config):
+    """The best clusters of islands, a trial for each; some islands after the others."""
+    group = np.cumsum(islands.size) // _TOGETHER
+    edges = np.flatnonzero(np.diff(group, prepend=-1, append=group[-1] + 1))
+    groups = [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:])]
+    best = [_Search(islands.select(island), config).best for island in groups]
+    k = np.concatenate([trials.k for trials in best])
+    first = np.concatenate([[0], np.cumsum(k)])
+    return Trials(np.arange(len(islands)), first, np.concatenate([trials.xy for trials in best]))
 
 
 def _cluster_sizes(islands, trials):
     """Number of pixels of each cluster, (n_centroids,)."""
-    *_, number, centroid, distance = _distances(islands, trials)
-    return np.bincount(centroid[_largest(-distance, number)], minlength=len(trials.xy))
+    return np.bincount(nearest_centroid(islands, trials)[2], minlength=len(trials.xy))
 
 
 def find_clusters(probability, *, config=None, keep=None):
@@ -380,11 +340,9 @@ def find_clusters(probability, *, config=None, keep=None):
     if len(islands) == 0:
         empty = np.zeros(0)
         return PixelSources(empty.astype(int), empty, empty, empty, empty.astype(int))
-    with _light_sklearn():
-        centroids = _Search(islands, config).centroids
-    owner = np.repeat(np.arange(len(islands)), [len(c) for c in centroids])
-    best = _trials(np.arange(len(islands)), owner, np.concatenate(centroids))
-    row = islands.row[owner]
+    with light_sklearn():
+        best = _search(islands, config)
+    row = islands.row[best.owner]
     pixel, inside = circle_pixels(probability.shape, row, best.xy, config.radius_pix)
     peak = np.where(inside, probability.reshape(-1)[pixel], 0).max(axis=1).astype(float)
     order = np.lexsort((*best.xy.T[::-1], row))

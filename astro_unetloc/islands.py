@@ -8,7 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Islands", "circle_pixels", "circle_score", "find_islands", "ragged_ranges"]
+__all__ = [
+    "Islands",
+    "circle_pixels",
+    "circle_score",
+    "circle_sums",
+    "find_islands",
+    "ragged_ranges",
+]
 
 
 @dataclass(frozen=True)
@@ -50,19 +57,30 @@ class Islands:
         return np.add.reduceat(self.xy * self.weight[:, None], self.first[:-1]) / total[:, None]
 
     @cached_property
+    def _box(self):
+        """Width and height of each island in pixels, (m, 2)."""
+        highest = np.maximum.reduceat(self.xy, self.first[:-1])
+        return highest - np.minimum.reduceat(self.xy, self.first[:-1])
+
+    @cached_property
     def extent(self):
         """Width or height of each island in pixels, whichever is larger, (m,)."""
-        highest = np.maximum.reduceat(self.xy, self.first[:-1])
-        return (highest - np.minimum.reduceat(self.xy, self.first[:-1])).max(axis=1)
+        return self._box.max(axis=1)
+
+    @property
+    def diagonal(self):
+        """Diagonal of the box around each island in pixels, (m,)."""
+        return np.hypot(*self._box.T)
 
     def pixels(self, island):
         """Pixels of some islands one after the other, and which of the islands each is of."""
         return ragged_ranges(self.first[island], self.first[island + 1])
 
-    def sum_in_circles(self, island, xy, radius_pix):
-        """Probability within circles around n positions in some islands, (n,)."""
-        pixel, inside = circle_pixels(self.images.shape, self.row[island], xy, radius_pix)
-        return np.where(inside, self.images.reshape(-1)[pixel], 0).sum(axis=1, dtype=float)
+    def select(self, island):
+        """Some of the islands."""
+        pixel, _ = self.pixels(island)
+        first = np.concatenate([[0], np.cumsum(self.size[island])])
+        return Islands(self.images, self.row[island], self.xy[pixel], self.weight[pixel], first)
 
 
 def ragged_ranges(first, last):
@@ -129,13 +147,31 @@ def circle_pixels(shape, row, xy, radius_pix):
     """
     reach = int(np.ceil(radius_pix)) + 1
     dy, dx = (d.ravel() for d in np.mgrid[-reach : reach + 1, -reach : reach + 1])
-    x, y = (np.floor(xy[:, axis, None] + 0.5).astype(int) + d for axis, d in ((0, dx), (1, dy)))
+    # a position is at most half a diagonal from the centre of its pixel
+    near = np.hypot(dx, dy) <= radius_pix + 0.7072
+    x, y = (
+        np.floor(xy[:, axis, None] + 0.5).astype(int) + d[near] for axis, d in ((0, dx), (1, dy))
+    )
     inside = (x - xy[:, :1]) ** 2 + (y - xy[:, 1:]) ** 2 <= radius_pix**2
     inside &= (x >= 0) & (x < shape[2]) & (y >= 0) & (y < shape[1])
     return np.where(inside, (row[:, None] * shape[1] + y) * shape[2] + x, 0), inside
 
 
-def circle_score(images, row, owner, xy, *, radius_pix, overlap_penalty):
+def circle_sums(islands, radius_pix):
+    """Probability within circles around all pixels of islands, (n_pixels,)."""
+    ny, nx = islands.images.shape[1:]
+    row = np.repeat(islands.row, islands.size)
+    x, y = islands.xy.T.astype(int)
+    flat, at = islands.images.reshape(-1), (row * ny + y) * nx + x
+    reach, total = int(radius_pix), np.zeros(len(at))
+    for dy, dx in np.argwhere(np.ones((2 * reach + 1,) * 2)) - reach:
+        if np.hypot(dx, dy) <= radius_pix:
+            inside = (x >= -dx) & (x < nx - dx) & (y >= -dy) & (y < ny - dy)
+            total += np.where(inside, flat[np.where(inside, at + dy * nx + dx, 0)], 0)
+    return total
+
+
+def circle_score(images, row, owner, xy, *, radius_pix, overlap_penalty, used=None):
     """Objective of the clustering, for several sets of clusters.
 
     Parameters
@@ -152,16 +188,23 @@ def circle_score(images, row, owner, xy, *, radius_pix, overlap_penalty):
         Radius of the circles.
     overlap_penalty : float
         Added for each further circle of the same set that holds a pixel.
+    used : callable, optional
+        Takes sets (m,) and pixels of the flat stack (m,) and returns how many circles beside those
+        of the set hold each; none by default.
 
     Returns
     -------
     ndarray (n_sets,)
     """
     pixel, inside = circle_pixels(images.shape, row, xy, radius_pix)
-    owner_of_pixel = np.broadcast_to(owner[:, None], pixel.shape)[inside]
-    order = np.lexsort((pixel[inside], owner_of_pixel))
-    owner_of_pixel, pixel = owner_of_pixel[order], pixel[inside][order]
-    again = np.zeros(len(pixel), dtype=bool)
-    again[1:] = (np.diff(owner_of_pixel) == 0) & (np.diff(pixel) == 0)
-    value = np.where(again, overlap_penalty, images.reshape(-1)[pixel])
+    # one number for a set and a pixel: sorting these is faster than sorting by two keys
+    key = np.sort((owner[:, None] * images.size + pixel)[inside])
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    owner_of_pixel, pixel = np.divmod(key[first], images.size)
+    again = np.diff(first, append=len(key)) - 1
+    value = images.reshape(-1)[pixel].astype(float)
+    if used is not None:
+        taken = used(owner_of_pixel, pixel) > 0
+        value, again = np.where(taken, 0, value), again + taken
+    value += overlap_penalty * again
     return np.bincount(owner_of_pixel, value, minlength=owner.max(initial=-1) + 1)

@@ -176,6 +176,15 @@ def test_patches_do_not_influence_each_other():
         np.testing.assert_array_equal(here.probability, alone.probability)
 
 
+def test_a_large_faint_island_holds_circles_that_do_not_overlap():
+    image = np.random.default_rng(0).uniform(0.009, 0.02, (32, 32))
+    config = ClusteringConfig(cut=0.01)
+    found = find_clusters(image[None], config=config)
+    # most of a plane of circles: the densest packing holds 0.9 of the probability
+    assert objective(positions(found), image, config) > 0.4 * image.sum()
+    assert found.n_pixels.min() > 0
+
+
 def test_candidates_can_be_selected():
     found = find_clusters(image_of((10, 12, 2, 0.9), (30, 25, 2, 0.6))[None])
     assert isinstance(found.select(found.x > 20), PixelSources)

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal_score import literal_score
 
-from astro_unetloc.islands import circle_pixels, circle_score, find_islands, ragged_ranges
+from astro_unetloc.islands import (
+    circle_pixels,
+    circle_score,
+    circle_sums,
+    find_islands,
+    ragged_ranges,
+)
 
 properties = settings(derandomize=True, deadline=None, max_examples=20)
 
@@ -69,15 +75,49 @@ def test_islands_are_further_apart_than_a_step_and_hang_together(seed, density):
         assert reached.all()
 
 
-def test_mean_extent_and_sum_of_an_island():
+def test_mean_and_extent_of_an_island():
     images = np.zeros((1, 9, 9))
     images[0, 4, 4], images[0, 4, 6] = 0.9, 0.3
     islands = find_islands(images, images > 0, 2.0)
     assert len(islands) == 1
     np.testing.assert_allclose(islands.mean, [[4.5, 4.0]])
     np.testing.assert_array_equal(islands.extent, [2.0])
-    held = islands.sum_in_circles(np.array([0, 0]), np.array([[4.0, 4.0], [5.0, 4.0]]), 1.0)
-    np.testing.assert_allclose(held, [0.9, 1.2])
+    np.testing.assert_array_equal(islands.diagonal, [2.0])
+
+
+@properties
+@given(seed=st.integers(0, 1000), radius=st.floats(0.5, 4))
+def test_sums_around_pixels_are_those_of_circles(seed, radius):
+    images, bright = bright_images(seed, 0.1)
+    islands = find_islands(images, bright, 3.0)
+    row = np.repeat(islands.row, islands.size)
+    pixel, inside = circle_pixels(images.shape, row, islands.xy, radius)
+    expected = np.where(inside, images.reshape(-1)[pixel], 0).sum(axis=1)
+    np.testing.assert_allclose(circle_sums(islands, radius), expected)
+
+
+def test_some_islands_are_islands():
+    images, bright = bright_images(3, 0.05)
+    islands = find_islands(images, bright, 3.0)
+    some = islands.select(np.array([4, 1]))
+    np.testing.assert_array_equal(some.size, islands.size[[4, 1]])
+    np.testing.assert_allclose(some.mean, islands.mean[[4, 1]])
+
+
+@properties
+@given(seed=st.integers(0, 1000))
+def test_a_set_scores_beside_others_what_it_adds(seed):
+    rng = np.random.default_rng(seed)
+    images, xy = rng.random((1, 12, 15)), rng.uniform(0, 12, (5, 2))
+    options = {"radius_pix": 2.0, "overlap_penalty": -3.0}
+    row = np.zeros(5, dtype=int)
+    pixel, inside = circle_pixels(images.shape, row[:3], xy[:3], 2.0)
+    held = np.bincount(pixel[inside], minlength=images.size)
+    added = circle_score(
+        images, row[3:], row[3:], xy[3:], used=lambda owner, pixel: held[pixel], **options
+    )
+    first, both = (circle_score(images, row[:n], row[:n], xy[:n], **options) for n in (3, 5))
+    assert first + added == pytest.approx(both)
 
 
 def test_no_bright_pixels_make_no_islands():
