@@ -302,7 +302,8 @@ def evaluate(model, skies, seed, years, template, variant, threshold, overwrite,
     click.option("--missing", type=click.Path(), metavar="FILE",
                  help="Write the sources of the first reference that are not found."),
     click.option("--counts", type=click.Path(), metavar="MAP",
-                 help="Of --missing: the map that was searched; adds 95 % upper limits."),
+                 help="The map that was searched: only sources in it; --missing has 95 % upper "
+                 "limits then."),
     click.option("--exposure", type=click.Path(), help="Of --counts: its exposure, for fluxes."),
     click.option("--new", type=click.Path(), metavar="FILE",
                  help="Write the detections that the first reference does not know."),
@@ -327,16 +328,20 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     from astro_unetloc.catalog import read_catalog
     from astro_unetloc.config import MATCH_RADIUS_DEG
     from astro_unetloc.export import check_outputs, table_bytes, write_outputs
+    from astro_unetloc.maps import read_map
     from astro_unetloc.matching import is_known, match_catalogs
     from astro_unetloc.references import within_sky
 
     lists = {name: path for name, path in lists.items() if path}
-    if (counts and "missing" not in lists) or (exposure and not counts):
-        raise click.UsageError("--exposure goes with --counts, and that with --missing; give them")
+    if exposure and not counts:
+        raise click.UsageError("--exposure goes with --counts MAP; give the map")
     inputs = [catalog, *references, *filter(None, (counts, exposure))]
     check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=inputs)
-    sky = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
     found, everything = read_catalog(catalog), [read_catalog(path) for path in references]
+    sky = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
+    if counts:
+        energies = _range(found, "EMIN", "EMAX")
+        sky_map = sky["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
     catalog, tables = within_sky(found, **sky), [within_sky(t, **sky) for t in everything]
     results = [
         match_catalogs(catalog, table, radius=radius, surroundings=whole)
@@ -353,25 +358,27 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
         "new": results[0].not_known(matched),
         "candidates": results[0].candidate_table(catalog),
     }
-    if counts:
-        contents["missing"] = _with_limits(contents["missing"], found, counts, exposure)
+    if counts and "missing" in lists:
+        contents["missing"] = _with_limits(contents["missing"], found, sky_map)
     others = {path: table_bytes(contents[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
-def _with_limits(missing, found, counts, exposure):
+def _range(catalog, *keys):
+    """Energies that a catalogue says, GeV; None if it does not."""
+    return (
+        tuple(float(catalog.meta[key]) for key in keys) if set(keys) <= set(catalog.meta) else None
+    )
+
+
+def _with_limits(missing, found, sky_map):
     """Sources that were not found, with upper limits by the map in which others were."""
     from astro_unetloc.catalog import with_limit_columns
     from astro_unetloc.columns import LIMIT_COLUMNS
     from astro_unetloc.limits import upper_limits
 
-    # the energies of the catalogue, where it says them
-    ranges = {"energy_range": ("EMIN", "EMAX"), "flux_range": ("FLUXEMIN", "FLUXEMAX")}
-    ranges = {
-        name: tuple(float(found.meta[key]) for key in keys)
-        for name, keys in ranges.items() if set(keys) <= set(found.meta)
-    }  # fmt: skip
-    limits = upper_limits(counts, missing, exposure=exposure, sources=found, **ranges)
+    flux_range = _range(found, "FLUXEMIN", "FLUXEMAX")
+    limits = upper_limits(sky_map, missing, sources=found, flux_range=flux_range)
     result = with_limit_columns(missing, {spec.name: limits[spec.name] for spec in LIMIT_COLUMNS})
     result.meta |= limits.meta
     return result

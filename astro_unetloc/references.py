@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from astro_unetloc.geometry import vectors_from_lonlat
+
 __all__ = [
     "as_reference",
     "catalog_name",
@@ -246,7 +248,7 @@ def _extensions(table, names, extended):
     return is_extended, radius
 
 
-def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None):
+def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=None):
     """The rows of a table that lie in a part of the sky.
 
     Parameters
@@ -259,6 +261,8 @@ def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None):
         Centre and radius.
     box : tuple of float, optional
         Galactic longitude and latitude of the centre, and full widths in both, in degrees.
+    footprint : SkyMap or the like, optional
+        Only what it covers; has a method ``covers`` of Galactic unit vectors (n, 3).
 
     Returns
     -------
@@ -272,4 +276,6 @@ def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None):
     if box is not None:
         offset = (lon - box[0] + 180) % 360 - 180
         keep &= (np.abs(offset) <= box[2] / 2) & (np.abs(lat - box[1]) <= box[3] / 2)
+    if footprint is not None:
+        keep &= footprint.covers(vectors_from_lonlat(lon, lat))
     return table[keep]
