@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from astro_unetloc.network import LOSSES
 from astro_unetloc.options import check_apart, options, sky_cone
 from astro_unetloc.terminal import progress_bar, say
 
@@ -258,6 +259,7 @@ def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, yea
                  help="Patches of a step; 64 or more on a GPU."),
     click.option("--patience", type=click.IntRange(1), metavar="N",
                  help="Stop when the validation loss has not fallen for N epochs."),
+    click.option("--loss", type=click.Choice(LOSSES), default="cross-entropy", show_default=True),
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip

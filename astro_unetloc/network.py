@@ -3,10 +3,23 @@
 The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
 """
 
-__all__ = ["CLASSES", "build_unet", "keras_backend", "masked_cross_entropy"]
+__all__ = [
+    "CLASSES",
+    "LOSSES",
+    "build_unet",
+    "dice_loss",
+    "focal_loss",
+    "keras_backend",
+    "masked_cross_entropy",
+    "weighted_cross_entropy",
+]
 
 # The last class is always the background.
 CLASSES = ("source", "background")
+# How much more a pixel of a source counts in the weighted loss.
+_SOURCE_WEIGHT = 5.0
+# Exponent of the focal loss (arXiv:1708.02002, section 3.2).
+_FOCUS = 2.0
 
 
 def _conv(x, n_filters, kernel, *, name):
@@ -123,7 +136,64 @@ def masked_cross_entropy(target, probability):
     """
     from keras import ops
 
-    return -ops.sum(target * ops.log(ops.clip(probability, 1e-7, 1.0)), axis=-1)
+    return ops.sum(target * _surprise(probability), axis=-1)
+
+
+def weighted_cross_entropy(target, probability):
+    """Cross-entropy in which a pixel of a source counts five times; as `masked_cross_entropy`."""
+    from keras import ops
+
+    background = masked_cross_entropy(target[..., -1:], probability[..., -1:])
+    sources = masked_cross_entropy(target[..., :-1], probability[..., :-1])
+    return ops.add(_SOURCE_WEIGHT * sources, background)
+
+
+def focal_loss(target, probability):
+    """Cross-entropy that counts what is nearly right less; as `masked_cross_entropy`.
+
+    The focal loss with an exponent of 2 (arXiv:1708.02002, equation 4).
+    """
+    from keras import ops
+
+    return ops.sum(target * (1.0 - probability) ** _FOCUS * _surprise(probability), axis=-1)
+
+
+def dice_loss(target, probability):
+    """One minus the overlap of all true and predicted pixels of sources, of each patch.
+
+    The soft Dice loss (arXiv:1606.04797, section 3).
+
+    Parameters
+    ----------
+    target, probability : tensor (n, ny, nx, n_class)
+        See `masked_cross_entropy`.
+
+    Returns
+    -------
+    tensor (n,)
+        Loss per patch, between 0 and 1; 0 of an empty patch in which nothing is seen.
+    """
+    from keras import ops
+
+    weight = ops.sum(target, axis=-1, keepdims=True)
+    true, seen = target[..., :-1], probability[..., :-1] * weight
+    overlap, both = (ops.sum(image, axis=(1, 2, 3)) for image in (true * seen, true**2 + seen**2))
+    # a pixel more in both keeps patches without a source finite
+    return 1.0 - (2.0 * overlap + 1.0) / (both + 1.0)
+
+
+def _surprise(probability):
+    from keras import ops
+
+    return -ops.log(ops.clip(probability, 1e-7, 1.0))
+
+
+LOSSES = {
+    "cross-entropy": masked_cross_entropy,
+    "weighted": weighted_cross_entropy,
+    "focal": focal_loss,
+    "dice": dice_loss,
+}
 
 
 def keras_backend():

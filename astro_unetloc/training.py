@@ -12,7 +12,7 @@ from astro_unetloc.config import MAX_FLUX_GEV, ClusteringConfig, TrainingConfig
 from astro_unetloc.datasets import open_patch_set
 from astro_unetloc.domain import BUILT_IN_DOMAIN
 from astro_unetloc.figures import plot_history
-from astro_unetloc.network import build_unet, keras_backend, masked_cross_entropy
+from astro_unetloc.network import LOSSES, build_unet, keras_backend
 from astro_unetloc.population import counted_band
 from astro_unetloc.pretrained import save_model
 
@@ -105,6 +105,7 @@ def fit_network(
     learning_rate=2e-3,
     patience=None,
     mixed_precision=False,
+    loss="cross-entropy",
     max_validation=160,
     rng=0,
     verbose=2,
@@ -131,6 +132,9 @@ def fit_network(
     mixed_precision : bool
         Whether features are computed in bfloat16: for recent GPUs, where it is about twice as fast.
         The weights, and what is written, are of single precision in any case.
+    loss : {"cross-entropy", "weighted", "focal", "dice"}
+        What is made small, see `astro_unetloc.network.LOSSES`. A cross-entropy makes the output a
+        probability; of the others it is a rank.
     max_validation : int
         Most patches of the validation skies scored after every epoch.
     rng : int
@@ -147,9 +151,12 @@ def fit_network(
     Raises
     ------
     ValueError
-        If the file is not a patch set, or has no sky to train or to validate on.
+        If the file is not a patch set, has no sky to train or to validate on, or the loss is
+        unknown.
     """
     folder = Path(folder)
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}; choose one")
     with open_patch_set(path) as patch_set:
         names = ("counts", "coverage", "mask", "bands")
         reads = [
@@ -177,7 +184,7 @@ def fit_network(
         optimizer = keras.optimizers.AdamW(
             schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
         )
-        model.compile(optimizer=optimizer, loss=masked_cross_entropy, jit_compile=False)
+        model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
         batches = _batches(*reads[0], batch_size, seed=rng, n_batches=steps_per_epoch)
         model.fit(
             batches,

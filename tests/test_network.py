@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from astro_unetloc.network import CLASSES, build_unet, keras_backend, masked_cross_entropy
+from astro_unetloc.network import (
+    CLASSES,
+    LOSSES,
+    build_unet,
+    dice_loss,
+    focal_loss,
+    keras_backend,
+    masked_cross_entropy,
+    weighted_cross_entropy,
+)
 
 TINY = {"widths": (4, 6, 8, 8), "head_width": 4, "first_kernel": 3}
 
@@ -87,9 +96,9 @@ def test_same_seed_builds_the_same_weights():
 # Loss
 
 
-def loss(target, probability):
+def loss(target, probability, function=masked_cross_entropy):
     arrays = (np.array(a, np.float32).reshape(1, 1, -1, 2) for a in (target, probability))
-    return np.asarray(masked_cross_entropy(*arrays)).ravel()
+    return np.asarray(function(*arrays)).ravel()
 
 
 def test_loss_is_minus_the_logarithm_of_the_right_class():
@@ -112,6 +121,36 @@ def test_pixels_without_weight_cost_nothing():
 
 def test_weight_scales_the_loss():
     np.testing.assert_allclose(loss([[3, 0]], [[0.5, 0.5]]), 3 * np.log(2), rtol=1e-6)
+
+
+def test_a_missed_source_costs_five_times_as_much_with_weights():
+    target, probability = [[1, 0], [0, 1]], [[0.25, 0.75], [0.25, 0.75]]
+    plain, weighted = (
+        loss(target, probability, f) for f in (masked_cross_entropy, weighted_cross_entropy)
+    )
+    np.testing.assert_allclose(weighted, plain * [5, 1], rtol=1e-6)
+
+
+def test_focal_loss_forgives_what_is_nearly_right():
+    found = loss([[1, 0], [1, 0]], [[0.9, 0.1], [0.2, 0.8]], focal_loss)
+    np.testing.assert_allclose(found, [-0.01 * np.log(0.9), -0.64 * np.log(0.2)], rtol=1e-4)
+
+
+def test_dice_loss_is_one_minus_the_overlap():
+    # three pixels of source, two of them seen, and one that is none: 2 * 2 + 1 of 3 + 3 + 1
+    target = [[1, 0], [1, 0], [1, 0], [0, 1]]
+    seen = [[1, 0], [1, 0], [0, 1], [1, 0]]
+    np.testing.assert_allclose(loss(target, seen, dice_loss), [1 - 5 / 7], rtol=1e-6)
+    np.testing.assert_allclose(loss(target, target, dice_loss), [0], atol=1e-6)
+    np.testing.assert_allclose(loss([[0, 1]], [[0, 1]], dice_loss), [0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_was_not_observed_costs_nothing(name):
+    target = [[1, 0], [0, 1], [0, 0]]
+    first = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.1, 0.9]], LOSSES[name])
+    second = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.8, 0.2]], LOSSES[name])
+    np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_backend_is_named_with_its_versions():

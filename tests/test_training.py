@@ -211,3 +211,19 @@ def test_trained_network_finds_what_it_was_shown(tmp_path):
     probability = network.predict(inputs, verbose=0)[..., :1]
     assert probability[columns["mask"] == 1].mean() > 0.6
     assert probability[columns["mask"] == 0].mean() < 0.05
+
+
+def test_an_unknown_loss_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="loss must be one of cross-entropy, .*got 'hinge'"):
+        fit_network(tmp_path / "absent.h5", tmp_path / "run", loss="hinge")
+
+
+@allow_foreign_warnings
+def test_another_loss_trains_another_network(tmp_path):
+    path = make_set(tmp_path)
+    options = {"epochs": 1, "steps_per_epoch": 1, **TINY}
+    plain, dice = (
+        fit_network(path, tmp_path / loss, loss=loss, **options).get_weights()
+        for loss in ("cross-entropy", "dice")
+    )
+    assert not np.array_equal(plain[0], dice[0])
