@@ -206,7 +206,7 @@ def _known_sources(field, known):
     source, hood = field.background_fit.source, field.hood
     if not len(known):
         return np.zeros(len(source)), np.zeros((len(source), 0)), np.zeros((field.n, 0))
-    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    entry = hood.region_entry
     others = FieldFit(known, field.setup)
     state = others.fit_strengths()
     by_entry = others.fit.by_entry(state).tocsr()

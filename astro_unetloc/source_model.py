@@ -187,12 +187,11 @@ class SourcesFit(CoreFit):
         The pairs are those of the core, then those of the tail that lie in the region; the tails
         are summed at each entry.
         """
-        tail, ring = self._tails(state), self.hood.in_region
+        tail = self._tails(state)
         reached = self._sum_entries(self.tail, tail)
         total = reached + self.cores(state)
-        own = np.concatenate([state.own, tail[ring]])
-        entry = np.concatenate([self.core.entry, self.tail.entry[ring]])
-        return own, np.maximum(total[entry] - own, 0.0), reached
+        own = np.concatenate([state.own, tail[self.hood.in_region]])
+        return own, np.maximum(total[self.hood.region_entry] - own, 0.0), reached
 
 
 def _contained(hood, profiles, radius_deg):

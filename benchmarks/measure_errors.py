@@ -144,7 +144,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(used), 2.0))
     spectrum = PowerLawShares(counts.energy_edges, exposure.relative)
     fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
-    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    entry = hood.region_entry
     place = counts.vectors[entry]  # of events every entry is a place
     density = diffuse_at(sky, place, counts.energy_edges)
     density = density[np.arange(len(entry)), counts.energy_bin[entry]]
