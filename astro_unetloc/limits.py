@@ -177,8 +177,7 @@ def _profile(field, known, index):
     zero = np.zeros(field.n)
     unit = evaluate(field.fit, SourceModel(zero, zero, np.ones(field.n), index))
     density = field.fit.at_all_pairs(unit)[0]
-    radius_deg = np.full(field.spectrum.n_energy, field.hood.radius_deg)
-    seen = field.fit.contained(radius_deg) * field.weight
+    seen = field.fit.contained(field.hood.radius_deg) * field.weight
     expected = (unit.rates[0] * seen).sum(axis=1)
     total, apart, apart_expected = _known_sources(field, known)
     background = _background(field, density, expected, total)
@@ -217,8 +216,7 @@ def _known_sources(field, known):
     close = offset < 2 * field.setup.core_deg.max()
     apart = np.stack([by_entry[entry, column[source]] for column in nearest.T], axis=1)
     profiles, radius_deg = field.setup.profiles, hood.radius_deg
-    whole = np.full(field.spectrum.n_energy, radius_deg)
-    observed = others.fit.contained(whole) / profiles.containment(whole)
+    observed = others.fit.contained(radius_deg) / profiles.containment(radius_deg)
     counts = state.model.counts[:, None] * state.rates[0] * observed
     inside = profiles.containment_off(offset.ravel(), radius_deg).reshape(*offset.shape, -1)
     expected = (counts[nearest] * inside * field.weight[:, None]).sum(axis=2)

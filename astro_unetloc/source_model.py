@@ -134,7 +134,10 @@ class SourcesFit(CoreFit):
         super().__init__(core, n, profiles, spectrum, inside)
 
     def contained(self, radius_deg):
-        """Part of the photons (n, n_energy) that falls on observed sky within radii (n_energy,)."""
+        """Part of the photons (n, n_energy) that falls on observed sky within a radius.
+
+        The radius in degrees is one for all bins, or one for each (n_energy,).
+        """
         return _contained(self.hood, self.profiles, radius_deg)
 
     def of_profiles(self, part, rows, profiles):
