@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from astro_unetloc.columns import FLAGS
-from astro_unetloc.references import degrees, sky_positions
+from astro_unetloc.references import degrees, sky_positions, texts
 
 __all__ = ["format_regions"]
 
@@ -98,7 +98,7 @@ def _labels(catalog):
     if "Source_Name" not in catalog.colnames:
         return [""] * len(catalog)
     safe = str.maketrans({"{": "(", "}": ")", "\\": "/"})
-    names = np.ma.filled(np.ma.asarray(catalog["Source_Name"]), "").astype(str)
+    names = texts(catalog["Source_Name"])
     return [" ".join(_ascii(name.translate(safe)).split()) for name in names]
 
 

@@ -226,7 +226,7 @@ class FieldFit:
         own, others, _ = self.fit.at_all_pairs(state)
         fit = self.background_fit
         with_source = others + own + fit.density(background)
-        inside = self.fit.contained(np.full(self.spectrum.n_energy, self.hood.radius_deg))
+        inside = self.fit.contained(self.hood.radius_deg)
         expected = fit.total(background) + state.model.counts[:, None] * state.rates[0] * inside
         for _ in range(4):
             surface = fit.density(background)

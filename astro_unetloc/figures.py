@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors, vectors_from_lonlat
-from astro_unetloc.references import sky_positions
+from astro_unetloc.references import sky_positions, texts
 
 __all__ = ["plot_history", "plot_sources"]
 
@@ -325,7 +325,7 @@ def _names(catalog):
     """The part of the names that tells sources apart: ``J0534.5+2200``."""
     if "Source_Name" not in catalog.colnames:
         return [""] * len(catalog)
-    names = np.ma.filled(np.ma.asarray(catalog["Source_Name"]), "").astype(str)
+    names = texts(catalog["Source_Name"])
     # A dollar sign would start a formula.
     return [name.removeprefix("UNL ").replace("$", r"\$") for name in names]
 

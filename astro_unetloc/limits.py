@@ -177,8 +177,7 @@ def _profile(field, known, index):
     zero = np.zeros(field.n)
     unit = evaluate(field.fit, SourceModel(zero, zero, np.ones(field.n), index))
     density = field.fit.at_all_pairs(unit)[0]
-    radius_deg = np.full(field.spectrum.n_energy, field.hood.radius_deg)
-    seen = field.fit.contained(radius_deg) * field.weight
+    seen = field.fit.contained(field.hood.radius_deg) * field.weight
     expected = (unit.rates[0] * seen).sum(axis=1)
     total, apart, apart_expected = _known_sources(field, known)
     background = _background(field, density, expected, total)
@@ -206,7 +205,7 @@ def _known_sources(field, known):
     source, hood = field.background_fit.source, field.hood
     if not len(known):
         return np.zeros(len(source)), np.zeros((len(source), 0)), np.zeros((field.n, 0))
-    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    entry = hood.region_entry
     others = FieldFit(known, field.setup)
     state = others.fit_strengths()
     by_entry = others.fit.by_entry(state).tocsr()
@@ -217,8 +216,7 @@ def _known_sources(field, known):
     close = offset < 2 * field.setup.core_deg.max()
     apart = np.stack([by_entry[entry, column[source]] for column in nearest.T], axis=1)
     profiles, radius_deg = field.setup.profiles, hood.radius_deg
-    whole = np.full(field.spectrum.n_energy, radius_deg)
-    observed = others.fit.contained(whole) / profiles.containment(whole)
+    observed = others.fit.contained(radius_deg) / profiles.containment(radius_deg)
     counts = state.model.counts[:, None] * state.rates[0] * observed
     inside = profiles.containment_off(offset.ravel(), radius_deg).reshape(*offset.shape, -1)
     expected = (counts[nearest] * inside * field.weight[:, None]).sum(axis=2)

@@ -70,7 +70,7 @@ def model_background(background, hood, counts):
     edges = counts.energy_edges
     at_places = np.maximum(background_at(background, counts.vectors, edges), _LEAST_DENSITY)
     place = np.repeat(np.arange(len(counts.vectors)), np.diff(counts.first))
-    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    entry = hood.region_entry
     in_regions = np.empty((len(hood.vectors), len(edges) - 1))
     for row in range(len(hood.vectors)):
         seen = hood.place_area[row] > 0

@@ -217,7 +217,7 @@ class MatchResult:
         norm[self.catalog_index] = self.separation_norm
         probability[self.catalog_index] = self.probability
         values = (names, separation, norm, probability, origin)
-        return with_match_columns(catalog, dict(zip((s.name for s in MATCH_COLUMNS), values)))
+        return _with_matches(catalog, values)
 
     def candidate_table(self, catalog):
         """All candidates of all detections, the most probable first.
@@ -257,7 +257,7 @@ class MatchResult:
             self.reference_names[partner], pairs.separation_deg[order],
             pairs.separation_norm[order], self.candidate_probability[order], origin,
         )  # fmt: skip
-        table = with_match_columns(table, dict(zip((s.name for s in MATCH_COLUMNS), values)))
+        table = _with_matches(table, values)
         table["Matched"] = (chosen[rows] == partner).astype("i2")
         table["Extended"] = is_extended.astype("i2")
         return table
@@ -308,6 +308,11 @@ class MatchResult:
                 f"{name} must have the {n_rows} rows that were matched; "
                 f"got {len(table)}; match it again"
             )
+
+
+def _with_matches(table, values):
+    """A copy of the table with the match columns, whose values come in their order."""
+    return with_match_columns(table, dict(zip((spec.name for spec in MATCH_COLUMNS), values)))
 
 
 def _share(part, whole):

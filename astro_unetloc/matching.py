@@ -18,7 +18,9 @@ from astro_unetloc.references import (
     confidence_ellipses,
     degrees,
     flux_column,
+    numbers,
     sky_positions,
+    texts,
 )
 
 __all__ = ["inside_extended", "is_known", "match_catalogs"]
@@ -187,8 +189,7 @@ def _ranks(table):
     """Place of each row in descending ``Score``; equal scores share it."""
     if "Score" not in table.colnames:
         return np.zeros(len(table), int)
-    score = np.nan_to_num(np.ma.filled(np.ma.asarray(table["Score"], dtype=float), 0.0))
-    return np.unique(-score, return_inverse=True)[1]
+    return np.unique(-np.nan_to_num(numbers(table["Score"])), return_inverse=True)[1]
 
 
 def _extension(table):
@@ -203,17 +204,13 @@ def _extension(table):
 def _names(table):
     if "Source_Name" not in table.colnames:
         return np.array([str(row) for row in range(len(table))], "U8")
-    return np.ma.filled(np.ma.asarray(table["Source_Name"]), "").astype(str)
+    return texts(table["Source_Name"])
 
 
 def _fluxes(table):
     """Fluxes in the unit of the table; NaN where unknown."""
     name = flux_column(table)
-    if name is None:
-        return np.full(len(table), np.nan)
-    column = getattr(table[name], "unmasked", table[name])
-    values = np.ma.getdata(getattr(column, "value", column)).astype(float)
-    return np.where(getattr(table[name], "mask", False), np.nan, values)
+    return np.full(len(table), np.nan) if name is None else numbers(table[name])
 
 
 def _choose(pairs, rank, radius_deg, by_errors):

@@ -134,6 +134,11 @@ class Neighborhoods:
     ring_edges: np.ndarray
     ring_coverage: np.ndarray
 
+    @property
+    def region_entry(self):
+        """Entries (m,) of the pairs of ``core``, then of those of ``tail`` in the region."""
+        return np.concatenate([self.core.entry, self.tail.entry[self.in_region]])
+
 
 def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     """The counts of a map between two energies.

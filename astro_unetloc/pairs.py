@@ -105,10 +105,7 @@ def find_pairs(counts, vectors, east, north, radius_deg):
     place = np.concatenate([np.zeros(0, np.int64), *(np.asarray(f, np.int64) for f in found)])
     source = np.repeat(np.arange(len(size)), size)
     x, y = tangent_offsets(vectors[source], east[source], north[source], counts.vectors[place])
-    size = counts.first[place + 1] - counts.first[place]
-    pair = np.repeat(np.arange(len(place)), size)
-    before = np.cumsum(size) - size
-    entry = np.arange(len(pair)) - before[pair] + counts.first[place][pair]
+    entry, pair = ragged_ranges(counts.first[place], counts.first[place + 1])
     number = counts.number[entry]
     return Pairs(source[pair], entry, counts.energy_bin[entry], number, x[pair], y[pair])
 

@@ -8,15 +8,13 @@ from astro_unetloc.catalog import unique_names
 from astro_unetloc.config import PHOTON_INDEX
 from astro_unetloc.geometry import frame_rotation, vectors_from_lonlat
 from astro_unetloc.messages import warn
-from astro_unetloc.population import CLASSES, SHAPES, Sources
-from astro_unetloc.references import degrees, sky_positions
+from astro_unetloc.population import CLASSES, GAUSSIAN_68, SHAPES, Sources
+from astro_unetloc.references import degrees, numbers, sky_positions, texts
 from astro_unetloc.source_library import format_source_library
 from astro_unetloc.spectra import power_laws
 
 __all__ = ["PointModels", "format_gammapy_models", "format_library", "point_models"]
 
-# Sigmas to which an ellipse with 68 % of a Gaussian in two dimensions reaches, sqrt(-2 ln 0.32).
-_SIGMA_68 = 1.5096
 # So many sources that are left out are named in the warning.
 _MAX_NAMES = 5
 
@@ -117,7 +115,7 @@ def _texts(table, name):
     """Strings of a column; empty where masked or where there is no such column."""
     if name not in table.colnames:
         return np.full(len(table), "", "U1")
-    return np.ma.filled(np.ma.asarray(table[name]), "").astype(str)
+    return texts(table[name])
 
 
 def _numbers(table, name, unit=""):
@@ -126,12 +124,8 @@ def _numbers(table, name, unit=""):
 
     if name not in table.colnames:
         return np.full(len(table), np.nan)
-    column = table[name]
-    values = getattr(column, "unmasked", column)
-    if getattr(values, "unit", None):
-        values = (u.Quantity(values) / (u.ph if u.ph in values.unit.bases else 1)).to_value(unit)
-    values = np.ma.getdata(values).astype(float)
-    return np.where(getattr(column, "mask", False), np.nan, values)
+    counts_photons = u.ph in getattr(getattr(table[name], "unit", None), "bases", ())
+    return numbers(table[name], u.ph * u.Unit(unit) if counts_photons else unit)
 
 
 def _flux_range(catalog):
@@ -158,7 +152,7 @@ def _position_covariance(table, dec):
     axes = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])
     # from degrees on the sky towards the east to those of right ascension
     axes = axes / np.array([np.maximum(np.cos(dec), 1e-6), np.ones(len(dec))])
-    sigma = np.array([major, minor]) / _SIGMA_68
+    sigma = np.array([major, minor]) / GAUSSIAN_68
     return np.einsum("an,ain,ajn->nij", sigma**2, axes, axes)
 
 

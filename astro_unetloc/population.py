@@ -9,13 +9,14 @@ from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.spectra import Spectra
 from astro_unetloc.spectral_shapes import draw_shapes
 
-__all__ = ["CLASSES", "SHAPES", "Sources", "counted_band", "draw_sources"]
+__all__ = ["CLASSES", "GAUSSIAN_68", "SHAPES", "Sources", "counted_band", "draw_sources"]
 
 # AGN, pulsars, and whatever else shines in the Galaxy: remnants, nebulae, sources without a name.
 CLASSES = ("AGN", "PSR", "GAL")
 SHAPES = ("point", "disc", "gaussian")
-# A Gaussian holds 68 % within this many of its widths, sqrt(-2 ln 0.32).
-_GAUSSIAN_68 = 1.5096
+# A Gaussian in two dimensions holds 1 - exp(-k**2 / 2) of it within k standard deviations, so 68 %
+# within sqrt(-2 ln 0.32) of them.
+GAUSSIAN_68 = 1.5096
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Sources:
     @cached_property
     def radius_deg(self):
         """Radius of a disc, 68 % radius of a Gaussian, 0 for a point source, shape (n,)."""
-        return np.where(self.shape == SHAPES.index("gaussian"), _GAUSSIAN_68, 1.0) * self.size_deg
+        return np.where(self.shape == SHAPES.index("gaussian"), GAUSSIAN_68, 1.0) * self.size_deg
 
     def select(self, mask):
         """The sources of a mask or index array."""
@@ -195,7 +196,7 @@ def _draw_extension(n, rng):
     """Shape and size in degrees: discs and Gaussians, as many of each."""
     shape = rng.integers(1, 3, n).astype(np.int8)
     radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
-    return shape, np.where(shape == SHAPES.index("gaussian"), radius / _GAUSSIAN_68, radius)
+    return shape, np.where(shape == SHAPES.index("gaussian"), radius / GAUSSIAN_68, radius)
 
 
 def _draw_longitude(n, rng):

@@ -92,7 +92,11 @@ class PsfProfiles:
         return np.exp(self.log_density).astype(np.float32).ravel()
 
     def containment(self, radius_deg):
-        """Fraction (..., n_energy) of the photons within radii (..., n_energy), or one radius."""
+        """Fraction (..., n_energy) of the photons within radii in degrees.
+
+        Radii have the shape (..., n_energy), or (..., 1) where they are those of all bins; one
+        radius may be a float.
+        """
         row, part = _place(np.square(radius_deg))
         each = np.arange(len(self.contained))
         low = self.contained[each, row]

@@ -12,7 +12,9 @@ __all__ = [
     "confidence_ellipses",
     "degrees",
     "flux_column",
+    "numbers",
     "sky_positions",
+    "texts",
     "within_sky",
 ]
 
@@ -108,29 +110,68 @@ def _from_text(ra, dec):
 
     values = []
     for column, unit in ((ra, u.hourangle), (dec, u.deg)):
-        text = _text(column)
+        text = _stripped(column)
         try:
             values.append(Angle(np.where(text == "", "0", text), unit).deg)
         except ValueError as err:
             raise ValueError(
                 f"coordinates must be degrees, or hours and degrees as text; got {text[:1]}"
             ) from err
-    empty = (_text(ra) == "") | (_text(dec) == "")
+    empty = (_stripped(ra) == "") | (_stripped(dec) == "")
     ra_deg, dec_deg = (np.where(empty, np.nan, value) for value in values)
     return SkyCoord(ra_deg * u.deg, dec_deg * u.deg)
 
 
-def degrees(column):
-    """Plain float64 degrees of a column; NaN where masked."""
+def texts(column):
+    """Strings of a column as they are; empty where masked.
+
+    Parameters
+    ----------
+    column : Column or MaskedColumn (n,)
+        Text, or what can be written as such.
+
+    Returns
+    -------
+    ndarray (n,) of str
+    """
+    values = np.asarray(np.ma.getdata(column)).astype(str)
+    return np.where(getattr(column, "mask", False), "", values)
+
+
+def numbers(column, unit=None):
+    """Plain float64 numbers of a column; NaN where masked.
+
+    Parameters
+    ----------
+    column : Column, MaskedColumn, Quantity or Masked (n,), or one value of these
+        What has no unit counts as being in ``unit``.
+    unit : str or Unit, optional
+        Unit of the result; that of the column by default.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the column does not hold numbers, or has a unit of something else.
+    """
     from astropy.units import Quantity
 
+    values = getattr(column, "unmasked", column)
+    if unit is not None and getattr(values, "unit", None):
+        values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
+    values = np.ma.getdata(getattr(values, "value", values)).astype(float)
+    return np.where(getattr(column, "mask", False), np.nan, values)
+
+
+def degrees(column):
+    """Plain float64 degrees of a column; NaN where masked."""
     try:
-        values = getattr(column, "unmasked", column)
-        unit = getattr(values, "unit", None) or "deg"
-        degrees = Quantity(np.ma.getdata(values), unit, dtype=float).to_value("deg")
+        return numbers(column, "deg")
     except (TypeError, ValueError) as err:
         raise ValueError(f"coordinates must be numbers in degrees; got {column[:1]}") from err
-    return np.where(getattr(column, "mask", False), np.nan, degrees)
 
 
 def confidence_ellipses(table):
@@ -209,20 +250,19 @@ def as_reference(table, extended=None):
     return table
 
 
-def _text(column):
-    """Stripped strings of a column; empty where masked."""
-    values = np.char.strip(np.ma.getdata(column).astype(str)) if len(column) else np.zeros(0, "U1")
-    return np.where(getattr(column, "mask", np.zeros(len(column), bool)), "", values)
+def _stripped(column):
+    """Strings of a column without spaces around; empty where masked."""
+    return np.char.strip(texts(column)) if len(column) else np.zeros(0, "U1")
 
 
 def _names_of_others(table):
     lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
     for candidate in _NAME_COLUMNS:
         if candidate in lower:
-            return _text(table[lower[candidate]])
+            return _stripped(table[lower[candidate]])
     for name in table.colnames:
         if _ucd(table[name]) == "meta.id;meta.main":
-            return _text(table[name])
+            return _stripped(table[name])
     return np.array([str(i + 1) for i in range(len(table))], "U8")
 
 
@@ -230,10 +270,9 @@ def _extensions(table, names, extended):
     """Which sources are extended, and their radii in degrees (NaN where unknown)."""
     if {"Extended", "Extension"} <= set(table.colnames):
         return np.asarray(table["Extended"], bool), degrees(table["Extension"])
-    blank = np.full(len(table), "", "U1")
-    label = (
-        _text(table["Extended_Source_Name"]) if "Extended_Source_Name" in table.colnames else blank
-    )
+    label = np.full(len(table), "", "U1")
+    if "Extended_Source_Name" in table.colnames:
+        label = _stripped(table["Extended_Source_Name"])
     is_fermi = np.array([bool(_FERMI.match(name)) for name in names], bool)
     is_extended = (label != "") | (is_fermi & np.char.endswith(names, "e"))
     radius = np.full(len(table), np.nan)
@@ -242,7 +281,7 @@ def _extensions(table, names, extended):
         is_extended |= size > 0
         radius = np.where(size > 0, size, np.nan)
     if extended is not None and "Model_SemiMajor" in extended.colnames:
-        known = dict(zip(_text(extended["Source_Name"]), degrees(extended["Model_SemiMajor"])))
+        known = dict(zip(_stripped(extended["Source_Name"]), degrees(extended["Model_SemiMajor"])))
         radius = np.array([known.get(a, known.get(b, np.nan)) for a, b in zip(label, names)], float)
         is_extended |= np.isfinite(radius)
     return is_extended, radius

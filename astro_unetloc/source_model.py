@@ -134,7 +134,10 @@ class SourcesFit(CoreFit):
         super().__init__(core, n, profiles, spectrum, inside)
 
     def contained(self, radius_deg):
-        """Part of the photons (n, n_energy) that falls on observed sky within radii (n_energy,)."""
+        """Part of the photons (n, n_energy) that falls on observed sky within a radius.
+
+        The radius in degrees is one for all bins, or one for each (n_energy,).
+        """
         return _contained(self.hood, self.profiles, radius_deg)
 
     def of_profiles(self, part, rows, profiles):
@@ -187,12 +190,11 @@ class SourcesFit(CoreFit):
         The pairs are those of the core, then those of the tail that lie in the region; the tails
         are summed at each entry.
         """
-        tail, ring = self._tails(state), self.hood.in_region
+        tail = self._tails(state)
         reached = self._sum_entries(self.tail, tail)
         total = reached + self.cores(state)
-        own = np.concatenate([state.own, tail[ring]])
-        entry = np.concatenate([self.core.entry, self.tail.entry[ring]])
-        return own, np.maximum(total[entry] - own, 0.0), reached
+        own = np.concatenate([state.own, tail[self.hood.in_region]])
+        return own, np.maximum(total[self.hood.region_entry] - own, 0.0), reached
 
 
 def _contained(hood, profiles, radius_deg):

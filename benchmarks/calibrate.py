@@ -23,6 +23,7 @@ from astro_unetloc.diffuse import TEMPLATE_SETS
 from astro_unetloc.evaluation import Evaluation, evaluate
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import numbers
 from astro_unetloc.simulation import simulate_sky
 
 YEARS = (7.0, 12.0, 4.0)
@@ -62,10 +63,9 @@ def judged_candidates(model, seed, template):
         name: evaluate(ranked, truth, min_latitude=low, max_latitude=high).n_true
         for name, (low, high) in limits.items()
     }
-    sqrt_ts = np.ma.filled(np.ma.asarray(catalog["Sqrt_TS"], dtype=float), np.nan)
     return Candidates(
         np.asarray(catalog["Probability"], float)[rows],
-        sqrt_ts[rows],
+        numbers(catalog["Sqrt_TS"])[rows],
         catalog["GLAT"].to_value("deg")[rows],
         whole.correct,
         n_true,

@@ -32,6 +32,7 @@ from astro_unetloc.maps import SkyMap
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import numbers
 from astro_unetloc.simulation import simulate_sky
 from astro_unetloc.sky_files import healpix_cube
 
@@ -148,21 +149,15 @@ def matched_errors(catalog, truth):
     offset, angle = center.separation(where).deg, center.position_angle(where).rad
     names = ("SemiMajor", "SemiMinor", "PosAng")
     ellipses = (
-        Ellipses(*(values(listed, f"Conf_{level}_{name}") for name in names)) for level in (68, 95)
+        Ellipses(*(numbers(listed[f"Conf_{level}_{name}"]) for name in names)) for level in (68, 95)
     )
     inside = [held(e, offset * np.sin(angle), offset * np.cos(angle)) for e in ellipses]
-    counts, error = values(listed, "Npred"), values(listed, "Unc_Npred")
+    counts, error = numbers(listed["Npred"]), numbers(listed["Unc_Npred"])
     expected = np.asarray(true["Npred"], float)
     inside = [np.where(np.isfinite(counts), i, np.nan) for i in inside]
     latitude = np.abs(listed["GLAT"].to_value("deg"))
-    columns = [latitude, values(listed, "Sqrt_TS"), *inside, offset, counts / expected]
+    columns = [latitude, numbers(listed["Sqrt_TS"]), *inside, offset, counts / expected]
     return np.stack([*columns, (counts - expected) / error], axis=1)
-
-
-def values(table, name):
-    """Numbers (n,) of a column; NaN where masked."""
-    column = table[name]
-    return np.ma.filled(np.ma.asarray(getattr(column, "value", column), dtype=float), np.nan)
 
 
 def draw(curves, path):

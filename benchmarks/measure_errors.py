@@ -29,6 +29,7 @@ from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
 from astro_unetloc.photons import bin_shares
 from astro_unetloc.pipeline import detect
 from astro_unetloc.psf_profiles import make_profiles
+from astro_unetloc.references import numbers
 from astro_unetloc.response import KingPSF
 from astro_unetloc.simulation import simulate_photons
 from astro_unetloc.source_model import SourceModel, SourcesFit
@@ -144,7 +145,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(used), 2.0))
     spectrum = PowerLawShares(counts.energy_edges, exposure.relative)
     fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
-    entry = np.concatenate([hood.core.entry, hood.tail.entry[hood.in_region]])
+    entry = hood.region_entry
     place = counts.vectors[entry]  # of events every entry is a place
     density = diffuse_at(sky, place, counts.energy_edges)
     density = density[np.arange(len(entry)), counts.energy_bin[entry]]
@@ -285,7 +286,7 @@ def real_fields(folder):
 def values_of(row, index):
     """Flux, its error, index, its error of a row of a catalogue."""
     names = ("Flux", "Unc_Flux", index, f"Unc_{index}")
-    return [float(np.ma.filled(getattr(row[n], "value", row[n]), np.nan)) for n in names]
+    return [float(numbers(row[n])) for n in names]
 
 
 def print_real(rows):

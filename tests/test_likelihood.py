@@ -48,6 +48,13 @@ def test_counts_and_index_are_those_of_the_simulation(lonely):
     assert model.index.mean() == pytest.approx(2.3, abs=0.1)
 
 
+def test_one_radius_is_that_of_all_bins(lonely):
+    fit = lonely[0]
+    found = fit.contained(1.0)
+    assert found.shape == (fit.n, fit.n_energy)
+    np.testing.assert_array_equal(found, fit.contained(np.ones(fit.n_energy)))
+
+
 def test_the_gradient_vanishes_at_the_maximum(lonely):
     fit, state, _, rest = lonely[:4]
     gradient, curvature, _ = curvatures(fit, state, rest)

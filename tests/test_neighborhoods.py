@@ -79,6 +79,19 @@ def test_photons_beyond_the_region_are_followed_as_far_as_asked():
     assert not np.all(hood.in_region[hood.tail.source == 1])
 
 
+def test_entries_of_the_region_are_those_of_the_core_and_then_the_others_in_it():
+    sky_map, sources, _ = lonely_sources(20, seed=3)
+    vectors = sources.vectors[:2]
+    counts, hood = neighborhoods(sky_map, vectors, reach=np.array([2.0, 3.0]))
+    n_core = len(hood.core.entry)
+    np.testing.assert_array_equal(hood.region_entry[:n_core], hood.core.entry)
+    source = np.append(hood.core.source, hood.tail.source[hood.in_region])
+    away = separation_deg(counts.vectors[hood.region_entry], vectors[source])
+    assert n_core < len(away) < n_core + len(hood.tail.entry)
+    assert np.all(away < 2.0)
+    assert np.all(away[n_core:] > 0.999 * CORE)
+
+
 def test_offsets_are_east_and_north_in_icrs():
     vectors = vectors_from_lonlat(np.array([30.0, 200.0]), np.array([-20.0, 70.0]))
     vectors = vectors @ frame_rotation("icrs").T

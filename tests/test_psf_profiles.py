@@ -43,6 +43,13 @@ def test_containment_is_that_of_the_psf(gaussian):
     np.testing.assert_allclose(profiles.containment_radius(0.68), 0.15096, rtol=5e-3)
 
 
+def test_one_radius_is_that_of_all_bins(profiles):
+    expected = profiles.containment(np.full(5, 0.3))
+    np.testing.assert_array_equal(profiles.containment(0.3), expected)
+    radii = np.array([[0.1], [0.3]])
+    np.testing.assert_array_equal(profiles.containment(radii)[1], expected)
+
+
 def test_a_disc_widens_by_its_own_variance(gaussian):
     profiles = make_profiles(gaussian, EDGES, disc_deg=0.2)
     radius = np.linspace(0, 1.4, 20_001)

@@ -4,7 +4,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.votable import from_table
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.references import (
@@ -13,7 +14,9 @@ from astro_unetloc.references import (
     confidence_ellipses,
     degrees,
     flux_column,
+    numbers,
     sky_positions,
+    texts,
 )
 
 
@@ -175,10 +178,50 @@ def test_real_catalogs_are_recognized(real_data, file, name, flux, n_ellipses):
 
 
 def test_degrees_of_a_masked_quantity():
-    from astropy.utils.masked import Masked
-
     values = degrees(Masked([60.0, 1.0] * u.arcmin, mask=[False, True]))
     np.testing.assert_array_equal(values, [1.0, np.nan])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column([60.0, 120.0], unit="arcmin"),
+        MaskedColumn(np.array([60, 120], "f4"), unit="arcmin"),
+        [60.0, 120.0] * u.arcmin,
+        Masked([60.0, 120.0] * u.arcmin, mask=[False, False]),
+    ],
+)
+def test_numbers_come_in_the_unit_that_is_asked_for(column):
+    for unit, expected in ((None, [60, 120]), ("arcmin", [60, 120]), ("deg", [1, 2])):
+        found = numbers(column, unit)
+        assert type(found) is np.ndarray
+        assert found.dtype == float
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+    with pytest.raises(u.UnitConversionError):
+        numbers(column, "s")
+
+
+def test_numbers_without_a_unit_are_in_the_one_that_is_asked_for():
+    column = MaskedColumn([1, 2], mask=[False, True])
+    for unit in (None, "deg"):
+        np.testing.assert_array_equal(numbers(column, unit), [1.0, np.nan])
+
+
+@pytest.mark.parametrize("unit", [None, "m"])
+def test_masked_number_is_not_a_number(unit):
+    table = QTable({"a": Masked([1.0, 2.0] * u.m, mask=[False, True])})
+    np.testing.assert_array_equal(numbers(table["a"], unit), [1.0, np.nan])
+    np.testing.assert_array_equal([numbers(row["a"], unit) for row in table], [1.0, np.nan])
+    assert np.isnan(numbers(MaskedColumn([1.0, 2.0], mask=[False, True])[1], unit))
+
+
+@pytest.mark.parametrize("dtype", ["U4", "S4", object])
+def test_masked_text_is_empty(dtype):
+    column = MaskedColumn(np.array(["a ", "b"], dtype), mask=[False, True])
+    assert texts(column).tolist() == ["a ", ""]
+    assert texts(column.data.data).tolist() == ["a ", "b"]
+    assert texts(column[:0]).tolist() == []
+    assert texts(MaskedColumn([1, 2], mask=[True, False])).tolist() == ["", "2"]
 
 
 def test_letter_e_at_the_end_means_extended_only_in_fermi_names():
