@@ -11,18 +11,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from astro_unetloc.beneath import KnownSources, background_beside, known_near, one_count
 from astro_unetloc.catalog import with_limit_columns
 from astro_unetloc.config import MAX_FLUX_GEV, MeasurementConfig
 from astro_unetloc.energies import parse_energy_range
 from astro_unetloc.field_fit import FieldFit, FieldSetup
-from astro_unetloc.geometry import chord, separation_deg
 from astro_unetloc.likelihood import INDEX_PRIOR
 from astro_unetloc.maps import read_map
 from astro_unetloc.measurement import fit_groups
 from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.pairs import sum_groups
 from astro_unetloc.references import sky_positions
-from astro_unetloc.source_model import SourceModel, evaluate
 
 __all__ = ["upper_limits"]
 
@@ -31,8 +30,8 @@ _LEVEL = 0.95
 _MAX_PAIRS = 1e6
 # Known sources whose counts are fitted beside each position, the nearest ones.
 _MOST_NEIGHBORS = 4
-# Steps of the background at a position, and of all that is free at each number of counts.
-_N_ROUNDS, _N_STEPS = 12, 2
+# Steps of all that is free at each number of counts.
+_N_STEPS = 2
 # Numbers of counts that are tried, more and more closely; beyond a fall of the logarithm of the
 # likelihood of this much nothing adds to the integral.
 _N_COUNTS, _DEEP = (20, 16, 24), 12.0
@@ -154,90 +153,27 @@ def _limits(sky_map, vectors, known, index, flux_range):
     for members, _ in fit_groups(vectors[inside], setup):
         rows = inside[members]
         field = FieldFit(vectors[rows], setup)
-        near = _near(known, vectors[rows], 2 * setup.radius_deg)
-        profile = _profile(field, known[near], index[rows])
+        profile = _profile(field, known_near(field, known), index[rows])
         limit[rows] = _upper_bound(profile)
         per_count = field.flux_per_count(index[rows], flux_range)
         flux[rows] = np.where(field.exposed, limit[rows] * per_count, np.nan)
     return limit, flux
 
 
-def _near(known, vectors, radius_deg):
-    """Rows of known directions within a radius of any of others."""
-    from scipy.spatial import KDTree
-
-    if not len(known):
-        return np.zeros(0, int)
-    found = KDTree(known).query_ball_point(vectors, chord(radius_deg))
-    return np.unique(np.concatenate([np.asarray(rows, int) for rows in found]))
-
-
 def _profile(field, known, index):
     """The likelihood of the counts at the positions of a field, as a `_Profile`."""
-    zero = np.zeros(field.n)
-    unit = evaluate(field.fit, SourceModel(zero, zero, np.ones(field.n), index))
-    density = field.fit.at_all_pairs(unit)[0]
-    seen = field.fit.contained(field.hood.radius_deg) * field.weight
-    expected = (unit.rates[0] * seen).sum(axis=1)
-    total, apart, apart_expected = _known_sources(field, known)
-    background = _background(field, density, expected, total)
+    one = one_count(field, index)
+    others = KnownSources(field, known)
+    total = others.at_pairs()
+    apart, apart_expected = others.nearest(_MOST_NEIGHBORS)
+    background = background_beside(field, one, total)
     fit = field.background_fit
     return _Profile(
-        fit.source, fit.weighted, density, expected,
+        fit.source, fit.weighted, *one,
         np.column_stack([fit.density(background), apart]),
         np.column_stack([(fit.total(background) * field.weight).sum(axis=1), apart_expected]),
         np.maximum(total - apart.sum(axis=1), 0.0),
     )  # fmt: skip
-
-
-def _known_sources(field, known):
-    """What known sources (k, 3) give at the pairs of a field.
-
-    Returns
-    -------
-    total : ndarray (m,)
-        Counts per square degree and bin of all of them.
-    apart : ndarray (m, j)
-        Those of the nearest to each position, one by one.
-    expected : ndarray (n, j)
-        Weighted counts of these in the region of each position.
-    """
-    source, hood = field.background_fit.source, field.hood
-    if not len(known):
-        return np.zeros(len(source)), np.zeros((len(source), 0)), np.zeros((field.n, 0))
-    entry = hood.region_entry
-    others = FieldFit(known, field.setup)
-    state = others.fit_strengths()
-    by_entry = others.fit.by_entry(state).tocsr()
-    total = np.asarray(by_entry.sum(axis=1)).ravel()[entry]
-    away = separation_deg(field.vectors[:, None], known[None])
-    nearest = np.argsort(away, axis=1, kind="stable")[:, :_MOST_NEIGHBORS]
-    offset = np.take_along_axis(away, nearest, axis=1)
-    close = offset < 2 * field.setup.core_deg.max()
-    apart = np.stack([by_entry[entry, column[source]] for column in nearest.T], axis=1)
-    profiles, radius_deg = field.setup.profiles, hood.radius_deg
-    observed = others.fit.contained(radius_deg) / profiles.containment(radius_deg)
-    counts = state.model.counts[:, None] * state.rates[0] * observed
-    inside = profiles.containment_off(offset.ravel(), radius_deg).reshape(*offset.shape, -1)
-    expected = (counts[nearest] * inside * field.weight[:, None]).sum(axis=2)
-    return total, apart * close[source], expected * close
-
-
-def _background(field, density, expected, total):
-    """The background at the best counts of each position, whatever the other positions have."""
-    fit = field.background_fit
-    background, counts = fit.start(), np.ones(field.n)
-    for _ in range(_N_ROUNDS):
-        surface = fit.density(background)
-        rest = surface + total
-        own = counts[fit.source] * density
-        background = fit.step(background, surface / (rest + own))
-        part = density / (fit.density(background) + total + own)
-        slope = sum_groups(fit.source, fit.weighted * part, field.n) - expected
-        bend = sum_groups(fit.source, fit.weighted * part**2, field.n)
-        change = slope / np.maximum(bend, 1e-9)
-        counts = np.clip(counts + change, counts / 4, 4 * counts + 1)
-    return background
 
 
 class _Profile:
