@@ -21,7 +21,7 @@ from astro_unetloc.maps import read_map
 from astro_unetloc.measurement import fit_groups
 from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.pairs import sum_groups
-from astro_unetloc.references import sky_positions
+from astro_unetloc.references import galactic_vectors, sky_positions
 from astro_unetloc.source_model import SourceModel, evaluate
 
 __all__ = ["upper_limits"]
@@ -108,9 +108,9 @@ def upper_limits(
         exposure_frame=exposure_frame,
     )
     table = _position_table(positions)
-    vectors = _vectors(table)
+    vectors = galactic_vectors(table)
     index = np.broadcast_to(np.asarray(index, dtype=float), len(vectors))
-    known = np.zeros((0, 3)) if sources is None else _vectors(sources)
+    known = np.zeros((0, 3)) if sources is None else galactic_vectors(sources)
     known = known[np.isfinite(known).all(axis=1)]
     low, high = sky_map.energy_edges[[0, -1]]
     flux_range = parse_energy_range(flux_range) or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
@@ -132,11 +132,6 @@ def _position_table(positions):
     if is_table and "Source_Name" in positions.colnames:
         columns = {"Source_Name": positions["Source_Name"]} | columns
     return QTable(columns | {"skycoord": coordinates})
-
-
-def _vectors(table):
-    """Galactic unit vectors (n, 3) of the positions of a table."""
-    return sky_positions(table).galactic.cartesian.xyz.value.T
 
 
 def _limits(sky_map, vectors, known, index, flux_range):
