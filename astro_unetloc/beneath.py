@@ -1,16 +1,59 @@
 """What lies beneath positions at which no source is known: the background and known sources."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from astro_unetloc.field_fit import FieldFit
+from astro_unetloc.config import MeasurementConfig
+from astro_unetloc.field_fit import FieldFit, FieldSetup
 from astro_unetloc.geometry import chord, separation_deg
+from astro_unetloc.measurement import fit_groups
+from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.pairs import sum_groups
 from astro_unetloc.source_model import SourceModel, evaluate
 
-__all__ = ["KnownSources", "background_beside", "known_near", "one_count"]
+__all__ = ["KnownSources", "background_beside", "fields_at", "known_near", "one_count"]
 
+# Pairs of a position and an entry that are held at once.
+_MAX_PAIRS = 1e6
 # Steps of the background.
 _N_ROUNDS = 12
+
+
+def fields_at(sky_map, vectors):
+    """The observed ones of n positions in groups that fit into memory.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+        The map.
+    vectors : ndarray (n, 3)
+        Galactic unit vectors; NaN where a position is unknown.
+
+    Yields
+    ------
+    rows : ndarray of int
+        Positions of a group.
+    field : FieldFit
+        Their regions.
+
+    Raises
+    ------
+    ValueError
+        If the map holds no photons.
+    """
+    inside = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    inside = inside[sky_map.covers(vectors[inside])] if len(inside) else inside
+    if not len(inside):
+        return
+    counts = gather_counts(sky_map, *sky_map.energy_edges[[0, -1]])
+    if not len(counts.number):
+        raise ValueError("the map must hold photons; got none; give another map or energy range")
+    config = replace(MeasurementConfig(), max_pairs=_MAX_PAIRS)
+    setup = FieldSetup(sky_map, counts, vectors[inside], config)
+    for members, _ in fit_groups(vectors[inside], setup):
+        rows = inside[members]
+        yield rows, FieldFit(vectors[rows], setup)
 
 
 def known_near(field, known):

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from astro_unetloc.geometry import TangentPlane, lonlat_from_vectors, vectors_from_lonlat
-from astro_unetloc.references import sky_positions, texts
+from astro_unetloc.references import galactic_vectors, sky_positions, texts
 
 __all__ = ["plot_history", "plot_sources"]
 
@@ -86,7 +86,7 @@ def plot_sources(photons, catalog, *, center=None, radius_deg=None, path=None, t
     draw = _whole_sky
     if reach_deg <= config.max_field_deg:
         plane = _plane(axis, reach_deg, config.n_pixels)
-        catalog = catalog[_within(plane, _vectors(catalog))]
+        catalog = catalog[_within(plane, galactic_vectors(catalog))]
         shown = _within(plane, vectors)
         vectors, weights = vectors[shown], weights[shown]
         draw = partial(_field, plane=plane)
@@ -232,7 +232,7 @@ def _field(vectors, weights, catalog, *, plane, title, config):
     _field_axes(axes)
     bar = figure.colorbar(picture, ax=axes, pad=0.02, fraction=0.046, shrink=0.9)
     bar.set_label("Counts per square degree")
-    x, y = plane.pixel_from_vectors(_vectors(catalog))
+    x, y = plane.pixel_from_vectors(galactic_vectors(catalog))
     radius_pix = config.circle_deg / plane.pixel_deg
     _draw_circles(axes, x, y, radius_pix)
     _draw_labels(axes, _labels(x, y, 1.15 * radius_pix, box, _names(catalog), config))
@@ -272,12 +272,6 @@ def _field_axes(axes):
         coordinate.set_major_formatter("d.d")
     axes.coords.grid(color="white", alpha=0.15, linestyle="-", linewidth=0.6)
     axes.set_facecolor("black")
-
-
-def _vectors(catalog):
-    """Galactic unit vectors (n, 3) of the sources."""
-    galactic = sky_positions(catalog).galactic
-    return vectors_from_lonlat(galactic.l.deg, galactic.b.deg).reshape(-1, 3)
 
 
 def _draw_circles(axes, x, y, radius_pix):

@@ -7,27 +7,20 @@ photon is seen this gives 3.0 counts, while a fall of the logarithm by 2.71/2 gi
 one in four sources of 1.4 counts would exceed.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
-from astro_unetloc.beneath import KnownSources, background_beside, known_near, one_count
+from astro_unetloc.beneath import KnownSources, background_beside, fields_at, known_near, one_count
 from astro_unetloc.catalog import with_limit_columns
-from astro_unetloc.config import MAX_FLUX_GEV, MeasurementConfig
+from astro_unetloc.config import MAX_FLUX_GEV
 from astro_unetloc.energies import parse_energy_range
-from astro_unetloc.field_fit import FieldFit, FieldSetup
 from astro_unetloc.likelihood import INDEX_PRIOR
 from astro_unetloc.maps import read_map
-from astro_unetloc.measurement import fit_groups
-from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.pairs import sum_groups
-from astro_unetloc.references import sky_positions
+from astro_unetloc.references import galactic_vectors, sky_positions
 
 __all__ = ["upper_limits"]
 
 _LEVEL = 0.95
-# Pairs of a position and an entry that are held at once.
-_MAX_PAIRS = 1e6
 # Known sources whose counts are fitted beside each position, the nearest ones.
 _MOST_NEIGHBORS = 4
 # Steps of all that is free at each number of counts.
@@ -107,9 +100,9 @@ def upper_limits(
         exposure_frame=exposure_frame,
     )
     table = _position_table(positions)
-    vectors = _vectors(table)
+    vectors = galactic_vectors(table)
     index = np.broadcast_to(np.asarray(index, dtype=float), len(vectors))
-    known = np.zeros((0, 3)) if sources is None else _vectors(sources)
+    known = np.zeros((0, 3)) if sources is None else galactic_vectors(sources)
     known = known[np.isfinite(known).all(axis=1)]
     low, high = sky_map.energy_edges[[0, -1]]
     flux_range = parse_energy_range(flux_range) or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
@@ -133,28 +126,11 @@ def _position_table(positions):
     return QTable(columns | {"skycoord": coordinates})
 
 
-def _vectors(table):
-    """Galactic unit vectors (n, 3) of the positions of a table."""
-    return sky_positions(table).galactic.cartesian.xyz.value.T
-
-
 def _limits(sky_map, vectors, known, index, flux_range):
     """Limits (n,) of counts and flux at positions (n, 3); NaN where they are not known."""
     limit, flux = np.full((2, len(vectors)), np.nan)
-    inside = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-    inside = inside[sky_map.covers(vectors[inside])] if len(inside) else inside
-    if not len(inside):
-        return limit, flux
-    counts = gather_counts(sky_map, *sky_map.energy_edges[[0, -1]])
-    if not len(counts.number):
-        raise ValueError("the map must hold photons; got none; give another map or energy range")
-    config = replace(MeasurementConfig(), max_pairs=_MAX_PAIRS)
-    setup = FieldSetup(sky_map, counts, vectors[inside], config)
-    for members, _ in fit_groups(vectors[inside], setup):
-        rows = inside[members]
-        field = FieldFit(vectors[rows], setup)
-        profile = _profile(field, known_near(field, known), index[rows])
-        limit[rows] = _upper_bound(profile)
+    for rows, field in fields_at(sky_map, vectors):
+        limit[rows] = _upper_bound(_profile(field, known_near(field, known), index[rows]))
         per_count = field.flux_per_count(index[rows], flux_range)
         flux[rows] = np.where(field.exposed, limit[rows] * per_count, np.nan)
     return limit, flux

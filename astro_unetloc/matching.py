@@ -18,8 +18,8 @@ from astro_unetloc.references import (
     confidence_ellipses,
     degrees,
     flux_column,
+    galactic_vectors,
     numbers,
-    sky_positions,
     texts,
 )
 
@@ -180,7 +180,7 @@ def _radius_deg(radius):
 
 def _positions(table, nowhere):
     """Directions and errors; ``nowhere``, far outside the sphere, where they are unknown."""
-    xyz = sky_positions(table).galactic.cartesian.xyz.value.T
+    xyz = galactic_vectors(table)
     xyz = np.where(np.isfinite(xyz).all(axis=1, keepdims=True), xyz, nowhere)
     return Positions(xyz, confidence_ellipses(table))
 

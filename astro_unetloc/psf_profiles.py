@@ -117,6 +117,14 @@ class PsfProfiles:
         middle = (self.log_density[:, 1:] + self.log_density[:, :-1]) / 2
         return 1 / (np.exp(middle) * np.diff(self.contained, axis=1)).sum(axis=1)
 
+    def rings(self, stride):
+        """Density per square degree of one photon (n_energy, k), and area (k,), of rings.
+
+        The rings lie between every ``stride``-th node.
+        """
+        area = np.pi * np.diff(_node_offset(np.arange(_N_NODES)[::stride]) ** 2)
+        return np.diff(self.contained[:, ::stride], axis=1) / area, area
+
     def containment_radius(self, fraction):
         """Radius in degrees that holds a fraction of the photons in each bin, (n_energy,)."""
         nodes = _node_offset(np.arange(_N_NODES))

@@ -12,6 +12,7 @@ __all__ = [
     "confidence_ellipses",
     "degrees",
     "flux_column",
+    "galactic_vectors",
     "numbers",
     "sky_positions",
     "texts",
@@ -75,6 +76,29 @@ def sky_positions(table):
         "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
         f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
     )
+
+
+def galactic_vectors(table):
+    """Galactic unit vectors (n, 3) of the rows of a table; NaN where positions are unknown.
+
+    Parameters
+    ----------
+    table : Table
+        With positions as `sky_positions` takes them; distances in ``skycoord`` do not matter.
+
+    Returns
+    -------
+    ndarray (n, 3)
+
+    Raises
+    ------
+    ValueError
+        If the table has no positions.
+    """
+    from astropy.coordinates import UnitSphericalRepresentation
+
+    directions = sky_positions(table).galactic.data.represent_as(UnitSphericalRepresentation)
+    return directions.to_cartesian().xyz.value.T
 
 
 def _position_names(table):

@@ -8,12 +8,14 @@ from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog import read_catalog
+from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.references import (
     as_reference,
     catalog_name,
     confidence_ellipses,
     degrees,
     flux_column,
+    galactic_vectors,
     numbers,
     sky_positions,
     texts,
@@ -37,6 +39,21 @@ def test_galactic_positions_are_the_last_choice():
     galactic = SkyCoord(83.63, 22.01, unit="deg").galactic
     table = Table({"GLON": [galactic.l.deg], "GLAT": [galactic.b.deg]})
     assert sky_positions(table)[0].ra.deg == pytest.approx(83.63)
+
+
+def test_vectors_are_galactic_and_of_unit_length():
+    lon, lat = np.array([0.0, 90.0, 30.0]), np.array([0.0, 0.0, -40.0])
+    expected = vectors_from_lonlat(lon, lat)
+    table = Table({"GLON": lon, "GLAT": lat})
+    np.testing.assert_allclose(galactic_vectors(table), expected, atol=1e-14)
+    far = SkyCoord(lon * u.deg, lat * u.deg, [1, 2, 3] * u.kpc, frame="galactic")
+    np.testing.assert_allclose(galactic_vectors(QTable({"skycoord": far})), expected, atol=1e-14)
+
+
+def test_vectors_of_unknown_positions_and_of_no_rows():
+    table = Table({"RA": MaskedColumn([1.0, 2.0], mask=[False, True]), "Dec": [0.0, 0.0]})
+    assert np.isnan(galactic_vectors(table)).all(axis=1).tolist() == [False, True]
+    assert galactic_vectors(table[:0]).shape == (0, 3)
 
 
 def test_masked_position_is_not_a_number():
