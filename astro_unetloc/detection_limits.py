@@ -12,7 +12,7 @@ from astro_unetloc.beneath import KnownSources, background_beside, fields_at, kn
 from astro_unetloc.irf_files import background_at
 from astro_unetloc.likelihood import INDEX_PRIOR
 
-__all__ = ["detection_limits", "expected_sqrt_ts"]
+__all__ = ["detection_limits", "expected_sqrt_ts", "significances"]
 
 # Steps towards the counts of a value of sqrt(TS), and the exponent of each: sqrt(TS) grows with a
 # power of the counts between a half, without background, and one, on much of it.
@@ -54,6 +54,27 @@ def expected_sqrt_ts(counts, shares, background, profiles, weight=1.0):
     return np.sqrt(2 * np.maximum(total, 0.0))
 
 
+def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0]):
+    """The expected sqrt(TS) of sources of given counts at given positions of a map.
+
+    Parameters
+    ----------
+    sky_map, vectors, sources, index
+        As `detection_limits`.
+    counts : ndarray (n,)
+        Expected counts of each source in the energies of the map.
+
+    Returns
+    -------
+    ndarray (n,)
+        NaN where the map was not observed.
+    """
+    found = np.full(len(vectors), np.nan)
+    for rows, field, known in _fields(sky_map, vectors, sources):
+        found[rows] = _Place(field, known, index).sqrt_ts(counts[rows])
+    return found
+
+
 def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRIOR[0],
                      flux_range=(1.0, 100.0), progress=None):  # fmt: skip
     """Counts and fluxes at which half of the sources at given positions are found.
@@ -82,32 +103,45 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
         flux also where the exposure is unknown.
     """
     counts, flux = np.full((2, len(vectors)), np.nan)
-    known = np.zeros((0, 3)) if sources is None else sources
-    fields = fields_at(sky_map, vectors)
-    for rows, field in progress(fields) if progress else fields:
-        beneath = _beneath(field, known_near(field, known), index)
-        slopes = np.full(field.n, float(index))
-        counts[rows] = _counts_of(sqrt_ts, field, field.spectrum.shares(slopes), beneath)
-        per_count = field.flux_per_count(slopes, flux_range)
+    fields = _fields(sky_map, vectors, sources)
+    for rows, field, known in progress(fields) if progress else fields:
+        counts[rows] = _Place(field, known, index).counts(sqrt_ts)
+        per_count = field.flux_per_count(np.full(field.n, float(index)), flux_range)
         flux[rows] = np.where(field.exposed, counts[rows] * per_count, np.nan)
     return counts, flux
 
 
-def _beneath(field, known, index):
-    """Counts (n, n_energy) per square degree of background and known sources at the positions."""
-    others = KnownSources(field, known)
-    one = one_count(field, np.full(field.n, float(index)))
-    level = background_beside(field, one, others.at_pairs()).level
-    if field.setup.sky_map.background is not None:
-        edges = field.setup.counts.energy_edges
-        level = level * background_at(field.setup.sky_map.background, field.vectors, edges).T
-    return level + others.at_positions()
+def _fields(sky_map, vectors, sources):
+    """Groups of observed positions: their rows, their `FieldFit`, the known sources near."""
+    known = np.zeros((0, 3)) if sources is None else sources
+    for rows, field in fields_at(sky_map, vectors):
+        yield rows, field, known_near(field, known)
 
 
-def _counts_of(sqrt_ts, field, shares, beneath):
-    """Counts (n,) of which the expected sqrt(TS) is the one asked for."""
-    counts = np.full(field.n, sqrt_ts**2)
-    for _ in range(_N_STEPS):
-        reached = expected_sqrt_ts(counts, shares, beneath, field.setup.profiles, field.weight)
-        counts = counts * (sqrt_ts / np.maximum(reached, 1e-9)) ** _EXPONENT
-    return counts
+class _Place:
+    """The positions of a field, and what lies beneath a source of an index there."""
+
+    def __init__(self, field, known, index):
+        self.field = field
+        slopes = np.full(field.n, float(index))
+        self.shares = field.spectrum.shares(slopes)
+        others = KnownSources(field, known)
+        one = one_count(field, slopes)
+        level = background_beside(field, one, others.at_pairs()).level
+        background, edges = field.setup.sky_map.background, field.setup.counts.energy_edges
+        if background is not None:  # then the level is a factor on it
+            level = level * background_at(background, field.vectors, edges).T
+        self.beneath = level + others.at_positions()
+
+    def sqrt_ts(self, counts):
+        """Expected sqrt(TS) of counts (n,)."""
+        profiles, weight = self.field.setup.profiles, self.field.weight
+        return expected_sqrt_ts(counts, self.shares, self.beneath, profiles, weight)
+
+    def counts(self, sqrt_ts):
+        """Counts (n,) of which the expected sqrt(TS) is the one asked for."""
+        counts = np.full(self.field.n, sqrt_ts**2)
+        for _ in range(_N_STEPS):
+            reached = np.maximum(self.sqrt_ts(counts), 1e-9)
+            counts = counts * (sqrt_ts / reached) ** _EXPONENT
+        return counts

@@ -1,17 +1,22 @@
-"""The sky that a run searched: its probability of a source as maps, its area as a MOC."""
+"""The sky that a run searched: its probability of a source and its detection limits as maps, its
+area as a MOC.
+"""
 
 from io import BytesIO
 
 import numpy as np
 
+from astro_unetloc.detection_limits import detection_limits
 from astro_unetloc.formats import set_cards
 from astro_unetloc.geometry import frame_rotation
 from astro_unetloc.pixelization import WcsPixelization
 
-__all__ = ["moc_bytes", "probability_image", "probability_map_bytes"]
+__all__ = ["limit_map_bytes", "moc_bytes", "probability_image", "probability_map_bytes"]
 
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
 _ORDER = 10
+# The background changes little over the 0.9 deg of a cell of the map of limits.
+_LIMIT_ORDER = 6
 # No direction is farther than 5.84 deg from the centre of the patch that owns it.
 _REACH_DEG = 7.0
 _CHUNK = 500_000
@@ -123,19 +128,80 @@ def probability_map_bytes(patches, probability, *, pixels=None, keywords=None):
         primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
         primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
     cells, values = _healpix_probability(patches, probability)
-    columns = [
-        fits.Column("PIXEL", "K", array=cells),
-        fits.Column("PROBABILITY", "E", array=values),
-    ]
-    table = fits.BinTableHDU.from_columns(columns, name="PROBABILITY")
-    table.header["TCOMM1"] = "HEALPix pixel, NESTED, Galactic"
-    table.header["TCOMM2"] = "probability of a source, no unit"
-    table.header["TUCD2"] = "stat.probability"
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=2**_ORDER, INDXSCHM="EXPLICIT",
-        OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * 4**_ORDER - 1,
-    )  # fmt: skip
+    about = ("probability of a source, no unit", "stat.probability", "")
+    table = _healpix_table("PROBABILITY", _ORDER, cells, {"PROBABILITY": (values, *about)})
     return _file_bytes([primary, table], keywords)
+
+
+def _healpix_table(name, order, cells, columns):
+    """The HDU of a partial HEALPix map: values, comment, UCD and unit of each column."""
+    from astropy.io import fits
+
+    columns = {"PIXEL": (cells, "HEALPix pixel, NESTED, Galactic", "", "")} | columns
+    table = fits.BinTableHDU.from_columns(
+        [
+            fits.Column(label, "K" if label == "PIXEL" else "E", unit=unit or None, array=values)
+            for label, (values, _, _, unit) in columns.items()
+        ],
+        name=name,
+    )
+    for number, (_, comment, ucd, _) in enumerate(columns.values(), start=1):
+        table.header[f"TCOMM{number}"] = comment
+        if ucd:
+            table.header[f"TUCD{number}"] = ucd
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=2**order, INDXSCHM="EXPLICIT",
+        OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * 4**order - 1,
+    )  # fmt: skip
+    return table
+
+
+def limit_map_bytes(patches, sky_map, sqrt_ts, *, sources, flux_range, cone=None, keywords=None,
+                    progress=None):  # fmt: skip
+    """The counts and fluxes at which half of the sources are found, as a FITS map.
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches that were searched.
+    sky_map : SkyMap
+        The map.
+    sqrt_ts, sources, flux_range, progress
+        As `astro_unetloc.detection_limits.detection_limits` takes them.
+    cone : DiscFootprint, optional
+        The region that was asked for.
+    keywords : dict, optional
+        Provenance.
+
+    Returns
+    -------
+    bytes
+        A partial HEALPix map (NESTED, Galactic, nside 64) of the cells whose centre was searched,
+        with the columns ``PIXEL``, ``NPRED_50`` (detected counts) and ``FLUX_50`` (ph cm-2 s-1,
+        NaN without an exposure).
+    """
+    import healpy
+    from astropy.io import fits
+
+    nside = 2**_LIMIT_ORDER
+    cells = np.arange(12 * nside**2)
+    vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
+    seen = _probability_at(patches, patches.coverage[..., 0], vectors) > 0
+    if cone is not None:
+        seen &= cone.covers(vectors)
+    counts, flux = detection_limits(
+        sky_map, vectors[seen], sqrt_ts, sources=sources, flux_range=flux_range, progress=progress
+    )
+    low, high = flux_range
+    half = "at which half of the sources are found"
+    columns = {
+        "NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", ""),
+        "FLUX_50": (flux, f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma",
+                    "ph cm-2 s-1"),
+    }  # fmt: skip
+    table = _healpix_table("LIMITS", _LIMIT_ORDER, cells[seen], columns)
+    table.header["SQRT_TS"] = (sqrt_ts, "expected sqrt(TS) of these sources")
+    return _file_bytes([fits.PrimaryHDU(), table], keywords)
 
 
 def moc_bytes(patches, *, cone=None, keywords=None):
