@@ -20,7 +20,7 @@ _MAX_PAIRS = 1e6
 _N_ROUNDS = 12
 
 
-def fields_at(sky_map, vectors):
+def fields_at(sky_map, vectors, energy_range=None):
     """The observed ones of n positions in groups that fit into memory.
 
     Parameters
@@ -29,6 +29,8 @@ def fields_at(sky_map, vectors):
         The map.
     vectors : ndarray (n, 3)
         Galactic unit vectors; NaN where a position is unknown.
+    energy_range : pair of float, optional
+        Energies of the counts in GeV; all of the map by default.
 
     Yields
     ------
@@ -46,7 +48,7 @@ def fields_at(sky_map, vectors):
     inside = inside[sky_map.covers(vectors[inside])] if len(inside) else inside
     if not len(inside):
         return
-    counts = gather_counts(sky_map, *sky_map.energy_edges[[0, -1]])
+    counts = gather_counts(sky_map, *(energy_range or sky_map.energy_edges[[0, -1]]))
     if not len(counts.number):
         raise ValueError("the map must hold photons; got none; give another map or energy range")
     config = replace(MeasurementConfig(), max_pairs=_MAX_PAIRS)

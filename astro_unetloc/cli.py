@@ -9,9 +9,9 @@ from difflib import get_close_matches
 import click
 
 from astro_unetloc import commands, terminal
-from astro_unetloc.commands import say_found, write_run
 from astro_unetloc.options import check_apart, options, sky_cone
-from astro_unetloc.terminal import progress_bar
+from astro_unetloc.run_files import write_run
+from astro_unetloc.terminal import progress_bar, say
 
 __all__ = ["main"]
 
@@ -92,38 +92,50 @@ _map_options = (
                  "has a WCS, in that."),
     click.option("--moc", type=click.Path(), metavar="FILE",
                  help="Write the area that was searched as a MOC (FITS)."),
+    click.option("--limit-map", type=click.Path(), metavar="FILE",
+                 help="Write the counts and fluxes at which half of the sources are found as a "
+                 "HEALPix FITS map."),
 )  # fmt: skip
 
 
 @cli.command(hidden=True)
 @options(*_map_options)
 def find(map, outputs, model, threshold, measure, extended, energy_range, region, frame, seed,
-         probability_map, moc, overwrite, quiet, debug, **files):  # fmt: skip
+         probability_map, moc, limit_map, overwrite, quiet, debug, **files):  # fmt: skip
     """Find the sources of MAP."""
     from astro_unetloc.export import check_fluxes, check_outputs, check_place, output_paths
+    from astro_unetloc.formats import format_catalog
     from astro_unetloc.maps import read_map
     from astro_unetloc.pipeline import detect
+    from astro_unetloc.pretrained import load_model, select_model
 
     to_stdout = "-" in outputs
     paths = output_paths([path for path in outputs if path != "-"])
     inputs = [map, *(files[name] for name in ("exposure", "background", "psf") if files[name])]
     check_outputs(paths, overwrite=overwrite, inputs=inputs)
     taken = [*paths, *inputs]
-    for path in filter(None, (probability_map, moc)):
+    maps = {"probability_map": probability_map, "moc": moc, "limit_map": limit_map}
+    for path in filter(None, maps.values()):
         check_apart(path, taken)
         check_place(path, overwrite=overwrite)
         taken.append(path)
     region = sky_cone(region, frame)
     sky_map = read_map(map, energy_range=energy_range or None, **files)
     check_fluxes(paths, known=measure and sky_map.exposure is not None)
+    model = load_model(model) if model else select_model(sky_map.energy_edges)
+    if limit_map and model.half_found(0.5) is None:
+        raise click.UsageError(
+            f"--limit-map needs a model whose card says what it finds; {model.name} was not fitted "
+            "(benchmarks/fit_limits.py); leave the map out"
+        )
     run = detect(
         sky_map, model=model, threshold=threshold, measure=measure, extended=extended,
         region=region, rng=seed, progress=progress_bar(quiet),
     )  # fmt: skip
-    write_run(
-        run, paths, to_stdout, frame, overwrite, probability_map=probability_map, moc=moc
-    )  # fmt: skip
-    say_found(run, [*paths, *filter(None, (probability_map, moc))], quiet)
+    write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress_bar(quiet), **maps)
+    if to_stdout:
+        click.get_binary_stream("stdout").write(format_catalog(run.catalog, ".ecsv"))
+    say(run.report([*paths, *filter(None, maps.values())]), quiet)
     if run.n_failed:
         sys.exit(terminal.EXIT_INCOMPLETE)
 

@@ -8,6 +8,7 @@ import click
 
 from astro_unetloc.network import LOSSES
 from astro_unetloc.options import check_apart, options, sky_cone
+from astro_unetloc.run_files import write_run
 from astro_unetloc.terminal import progress_bar, say
 
 __all__ = [
@@ -15,48 +16,9 @@ __all__ = [
     "evaluate",
     "match",
     "models",
-    "say_found",
     "simulate",
     "train",
-    "write_run",
 ]
-
-
-def say_found(run, paths, quiet):
-    """Say how many sources a run found and where they are."""
-    say(run.summary() + (f" -> {', '.join(str(path) for path in paths)}" if paths else ""), quiet)
-
-
-def _picture(run):
-    """Function of a binary file that draws the counts and the sources of a run."""
-    from astro_unetloc.figures import plot_sources
-
-    name = Path(run.sky_map.name).name
-    title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
-    return lambda file: plot_sources(
-        run.sky_map.photons(run.catalog.meta["SEED"]), run.catalog, path=file, title=title
-    )
-
-
-def write_run(run, paths, to_stdout, frame, overwrite, *, probability_map=None, moc=None):
-    """Write what a run found: all files or none."""
-    from astro_unetloc.export import write_outputs
-    from astro_unetloc.searched_sky import moc_bytes, probability_map_bytes
-
-    others, meta = {}, run.catalog.meta
-    if probability_map:
-        others[probability_map] = probability_map_bytes(
-            run.patches, run.probability, pixels=run.sky_map.pixels, keywords=meta
-        )
-    if moc:
-        others[moc] = moc_bytes(run.patches, cone=run.cone, keywords=meta)
-    write_outputs(
-        run.catalog, paths, overwrite=overwrite, frame=frame, figure=_picture(run), others=others
-    )
-    if to_stdout:
-        from astro_unetloc.formats import format_catalog
-
-        click.get_binary_stream("stdout").write(format_catalog(run.catalog, ".ecsv"))
 
 
 @click.command()
@@ -78,8 +40,8 @@ def demo(folder, overwrite, quiet, debug):
         check_place(folder)
     run = detect(data / "map.fits.gz", progress=progress_bar(quiet))
     folder.mkdir(exist_ok=True)
-    write_run(run, paths, False, "icrs", overwrite)
-    say_found(run, paths, quiet)
+    write_run(run, paths, overwrite=overwrite)
+    say(run.report(paths), quiet)
     scores = evaluate(run.catalog, read_catalog(data / "truth.ecsv"))
     say(
         f"The example is a simulated sky: {scores.correct.sum()} of its {scores.n_true} sources "

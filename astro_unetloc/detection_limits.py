@@ -54,15 +54,16 @@ def expected_sqrt_ts(counts, shares, background, profiles, weight=1.0):
     return np.sqrt(2 * np.maximum(total, 0.0))
 
 
-def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0]):
+def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0],
+                  energy_range=None):  # fmt: skip
     """The expected sqrt(TS) of sources of given counts at given positions of a map.
 
     Parameters
     ----------
-    sky_map, vectors, sources, index
+    sky_map, vectors, sources, index, energy_range
         As `detection_limits`.
     counts : ndarray (n,)
-        Expected counts of each source in the energies of the map.
+        Expected counts of each source in the energy range.
 
     Returns
     -------
@@ -70,19 +71,19 @@ def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0
         NaN where the map was not observed.
     """
     found = np.full(len(vectors), np.nan)
-    for rows, field, known in _fields(sky_map, vectors, sources):
+    for rows, field, known in _fields(sky_map, vectors, sources, energy_range):
         found[rows] = _Place(field, known, index).sqrt_ts(counts[rows])
     return found
 
 
 def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRIOR[0],
-                     flux_range=(1.0, 100.0), progress=None):  # fmt: skip
+                     energy_range=None, flux_range=(1.0, 100.0), progress=None):  # fmt: skip
     """Counts and fluxes at which half of the sources at given positions are found.
 
     Parameters
     ----------
     sky_map : SkyMap
-        The map that was searched, in the energies of the search.
+        The map that was searched.
     vectors : ndarray (n, 3)
         Galactic unit vectors.
     sqrt_ts : float
@@ -91,6 +92,8 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
         Galactic unit vectors of the known sources, which outshine others.
     index : float
         Photon index of the sources sought.
+    energy_range : pair of float, optional
+        Energies of the counts in GeV, those of the search; all of the map by default.
     flux_range : pair of float
         Energies of the flux in GeV.
     progress : callable, optional
@@ -103,7 +106,7 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
         flux also where the exposure is unknown.
     """
     counts, flux = np.full((2, len(vectors)), np.nan)
-    fields = _fields(sky_map, vectors, sources)
+    fields = _fields(sky_map, vectors, sources, energy_range)
     for rows, field, known in progress(fields) if progress else fields:
         counts[rows] = _Place(field, known, index).counts(sqrt_ts)
         per_count = field.flux_per_count(np.full(field.n, float(index)), flux_range)
@@ -111,10 +114,10 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
     return counts, flux
 
 
-def _fields(sky_map, vectors, sources):
+def _fields(sky_map, vectors, sources, energy_range):
     """Groups of observed positions: their rows, their `FieldFit`, the known sources near."""
     known = np.zeros((0, 3)) if sources is None else sources
-    for rows, field in fields_at(sky_map, vectors):
+    for rows, field in fields_at(sky_map, vectors, energy_range):
         yield rows, field, known_near(field, known)
 
 

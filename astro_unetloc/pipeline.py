@@ -79,6 +79,10 @@ class Detection:
             f"({len(self.patches)} patches, model {self.model.name})"
         )
 
+    def report(self, paths):
+        """The summary, and where the results are."""
+        return self.summary() + (f" -> {', '.join(map(str, paths))}" if paths else "")
+
 
 def _cone(region):
     """The cone that a user asked for; None for no region."""

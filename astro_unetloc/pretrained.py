@@ -92,6 +92,11 @@ class Model:
         stored = self.card.get("calibration")
         return stored and Calibration(tuple(stored["measured"]), tuple(stored["unmeasured"]))
 
+    def half_found(self, threshold):
+        """Expected sqrt(TS) at which half of the sources are found; None if it was not fitted."""
+        curve = self.card.get("half_found")
+        return curve and float(np.interp(threshold, curve["threshold"], curve["sqrt_ts"]))
+
     @property
     def flux_range(self):
         """Energies in GeV between which catalogues give the flux."""

@@ -156,8 +156,8 @@ def _healpix_table(name, order, cells, columns):
     return table
 
 
-def limit_map_bytes(patches, sky_map, sqrt_ts, *, sources, flux_range, cone=None, keywords=None,
-                    progress=None):  # fmt: skip
+def limit_map_bytes(patches, sky_map, sqrt_ts, *, flux_range, cone=None, keywords=None,
+                    **options):  # fmt: skip
     """The counts and fluxes at which half of the sources are found, as a FITS map.
 
     Parameters
@@ -190,7 +190,7 @@ def limit_map_bytes(patches, sky_map, sqrt_ts, *, sources, flux_range, cone=None
     if cone is not None:
         seen &= cone.covers(vectors)
     counts, flux = detection_limits(
-        sky_map, vectors[seen], sqrt_ts, sources=sources, flux_range=flux_range, progress=progress
+        sky_map, vectors[seen], sqrt_ts, flux_range=flux_range, **options
     )
     low, high = flux_range
     half = "at which half of the sources are found"

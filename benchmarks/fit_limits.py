@@ -6,8 +6,8 @@
 Searches simulated skies, gives every true point source of three or more expected photons the
 sqrt(TS) that these would have on the background of the sky around it, and fits the share that is
 found at several thresholds of Score by a logistic curve. On the skies of --check it prints how many
-of the sources near the limit (0.8 to 1.25 of its counts) are found at the default threshold: half of
-them should be. --write puts the curve into the card of the model.
+of the sources near the limit (0.8 to 1.25 of its counts) are found at the default threshold: half
+of them should be. --write puts the curve into the card of the model.
 """
 
 import argparse

@@ -24,7 +24,7 @@ ORDER = """
     ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets
-    training pipeline terminal options commands cli
+    training pipeline run_files terminal options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.
