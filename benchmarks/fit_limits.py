@@ -65,7 +65,7 @@ def main():
     for threshold in THRESHOLDS:
         halves = [half_at(sqrt_ts[k], score[k], threshold) for k in (plane | True, ~plane, plane)]
         print(f"{threshold:9.2f} " + " ".join(f"{half:9.2f}" for half in halves), flush=True)
-    curve = [round(half_at(sqrt_ts, score, threshold), 3) for threshold in THRESHOLDS]
+    curve = [round(half_at(sqrt_ts, score, threshold), 2) for threshold in THRESHOLDS]
     for seed in options.check:
         sky_map, vectors, photons, latitude, score = searched_sky(model, seed, options.template)
         half = float(np.interp(model.threshold, THRESHOLDS, curve))

@@ -217,8 +217,11 @@ def test_impossible_regions_are_refused(run, region):
 def test_sky_maps_are_written_with_the_catalog(run):
     write_small_map("map.fits")
     words = ("--no-measure", "--probability-map", "p.fits", "--moc", "m.fits")
+    words += ("--limit-map", "l.fits")
     assert run("map.fits", "-o", "c.csv", *words)[0] == 0
-    assert files() == ["c.csv", "m.fits", "map.fits", "p.fits"]
+    assert files() == ["c.csv", "l.fits", "m.fits", "map.fits", "p.fits"]
+    with fits.open("l.fits") as hdus:
+        assert np.all(hdus[1].data["NPRED_50"] > 3)
     with fits.open("p.fits") as hdus:
         assert hdus[0].data.shape == (30, 30)
         assert 0.5 < np.nanmax(hdus[0].data) <= 1

@@ -9,11 +9,19 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from conftest import make_wcs
+from made_sources import as_events, background_around
 
+from astro_unetloc.detection_limits import detection_limits
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
 from astro_unetloc.pixelization import HealpixPixelization
-from astro_unetloc.searched_sky import moc_bytes, probability_image, probability_map_bytes
+from astro_unetloc.response import SurveyExposure
+from astro_unetloc.searched_sky import (
+    limit_map_bytes,
+    moc_bytes,
+    probability_image,
+    probability_map_bytes,
+)
 from astro_unetloc.wcs_maps import image_pixelization
 
 PROVENANCE = {"MODEL": "lat-10gev", "SEED": 3, "TTYPE1": "not this"}
@@ -169,6 +177,33 @@ def test_healpix_input_has_no_image():
     )  # fmt: skip
     with fits.open(io.BytesIO(content)) as hdus:
         assert hdus[0].data is None
+
+
+# Detection limits
+
+
+def test_limits_are_a_map_of_the_searched_cells():
+    patches = make_patches([400], covered=slice(80, None))
+    center = patches.grid.centers[400]
+    photons = background_around(center[None], 17.0, np.random.default_rng(1), radius_deg=9.0)
+    sky_map = as_events(photons, exposure=SurveyExposure())
+    content = limit_map_bytes(patches, sky_map, 4.5, flux_range=(10.0, 1000.0), keywords=PROVENANCE)
+    with fits.open(io.BytesIO(content), checksum=True) as hdus:
+        hdus.verify("exception")
+        header, data = hdus[1].header, hdus[1].data
+    assert (header["NSIDE"], header["MODEL"], header["SQRT_TS"]) == (64, "lat-10gev", 4.5)
+    assert header["TUNIT3"] == "ph cm-2 s-1"
+    vectors = np.stack(healpy.pix2vec(64, data["PIXEL"].astype(int), nest=True), axis=-1)
+    assert set(patches.grid.owner(vectors)) == {400}
+    area = len(data) * healpy.nside2pixarea(64, degrees=True)
+    assert area == pytest.approx(41252.96 / 768 / 2, rel=0.15)
+    counts, flux = detection_limits(sky_map, vectors, 4.5, flux_range=(10.0, 1000.0))
+    np.testing.assert_allclose(data["NPRED_50"], counts, rtol=1e-5)
+    np.testing.assert_allclose(data["FLUX_50"], flux, rtol=1e-5)
+    cone = DiscFootprint(center, 2.0)
+    content = limit_map_bytes(patches, sky_map, 4.5, flux_range=(10.0, 1000.0), cone=cone)
+    with fits.open(io.BytesIO(content)) as hdus:
+        assert 0 < len(hdus[1].data) < len(data)
 
 
 # The searched area
