@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from astro_unetloc.calibration import Calibration
 from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, ClusteringConfig
+from astro_unetloc.error_factors import ErrorFactors
 
 __all__ = ["Model", "list_models", "load_model", "save_model", "select_model"]
 
@@ -91,6 +92,12 @@ class Model:
         """How ``Score`` follows from what is known of a candidate; None if it was not fitted."""
         stored = self.card.get("calibration")
         return stored and Calibration(tuple(stored["measured"]), tuple(stored["unmeasured"]))
+
+    @property
+    def error_factors(self):
+        """What the errors of the fit are multiplied by; None if it was not measured."""
+        stored = self.card.get("error_factors")
+        return stored and ErrorFactors(*(tuple(stored[f.name]) for f in fields(ErrorFactors)))
 
     def half_found(self, threshold):
         """Expected sqrt(TS) at which half of the sources are found; None if it was not fitted."""

@@ -17,7 +17,7 @@ ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     sky_cubes response response_files patches datasets manifest patch_files shards
-    calibration network pretrained domain islands trials parts variations clustering localization
+    calibration error_factors network pretrained domain islands trials parts variations clustering localization
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references standard_catalogs catalog counterparts
     association match_results matching beneath limits detection_limits evaluation completeness
