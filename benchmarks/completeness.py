@@ -27,7 +27,8 @@ from measure_errors import held, width
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.error_ellipses import Ellipses
-from astro_unetloc.evaluation import MIN_PHOTONS_TRUTH, combine, evaluate, found_scores
+from astro_unetloc.evaluation import combine, evaluate, found_scores
+from astro_unetloc.judgement import MIN_PHOTONS_TRUTH
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pixelization import HealpixPixelization
