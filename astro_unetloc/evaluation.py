@@ -1,4 +1,4 @@
-"""Scores: a catalogue against the truth, by the definition of `astro_unetloc.judgement`."""
+"""Scores: a catalogue against the truth, by the definition of `astro_unetloc.truth_matches`."""
 
 import numpy as np
 

@@ -1,9 +1,6 @@
 """Judgement: what each detection and each true source of a sky is worth.
 
-N is the expected number of detected photons of a true source in the model's range. Sources with
-N >= 8 count for completeness; a match to one with 3 <= N < 8 is ignored, neither right nor wrong;
-below 3 is not truth. Matches are one-to-one in descending ``Score``, nearest within 0.3 deg.
-Detections inside extended sources are listed apart.
+By the definition of what counts as found in `astro_unetloc.truth_matches`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.geometry import PatchGrid, chord, separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
 from astro_unetloc.references import degrees
+from astro_unetloc.truth_matches import beyond_edge, match_in_order, roles, separation_of_others
 
-__all__ = ["Evaluation", "Judgement", "join", "judge", "patch_parts"]
+__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts"]
 
-MIN_PHOTONS_COUNTED = 8.0
-MIN_PHOTONS_TRUTH = 3.0
+# The parts of the sky that are scored apart: least and largest |b| in degrees, this one excluded.
+SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,9 @@ class Judgement:
     truth : QTable
         The true sources. Their columns and ``Role`` ("counted": point-like with N >= 8, "faint":
         with 3 <= N < 8, "extended": with N >= 3, "below": the others), ``Found_Row`` (row of
-        ``catalog``, -1 for none) and ``Part``.
+        ``catalog``, -1 for none), ``Part``, ``Sep_Counted`` (degrees to the nearest other counted
+        one of its sky) and ``Sep_Extended`` (degrees to the edge of the nearest extended one,
+        negative inside); NaN without one.
     area_deg2 : float
         Searched sky in square degrees; NaN where unknown.
     """
@@ -236,12 +236,12 @@ def judge(
     """
     from astropy.units import Quantity
 
-    role, n_photons, radius = _roles(catalog, truth)
+    role, n_photons, radius = roles(catalog, truth)
     catalog = catalog[np.argsort(-np.asarray(catalog["Score"], float), kind="stable")]
     truth, vectors, true_vectors = truth.copy(), _vectors(catalog), _vectors(truth)
     point = np.flatnonzero((role == "counted") | (role == "faint"))
     choice = -n_photons[point] if brightest else None
-    true_row, near = _match(vectors, true_vectors[point], radius_deg, choice)
+    true_row, near = match_in_order(vectors, true_vectors[point], radius_deg, choice)
     hit = np.flatnonzero(true_row >= 0)
     true_row[hit] = point[true_row[hit]]
     found_row = np.full(len(truth), -1)
@@ -249,8 +249,9 @@ def judge(
     offset = np.full(len(catalog), np.nan)
     offset[hit] = separation_deg(vectors[hit], true_vectors[true_row[hit]])
     extended = role == "extended"
-    inside = _inside(vectors, true_vectors[extended], radius[extended], radius_deg)
-    verdict = np.where(inside, "ignored", "wrong")
+    discs = true_vectors[extended], radius[extended]
+    reach = beyond_edge(vectors, discs[0], np.maximum(discs[1], radius_deg))
+    verdict = np.where(reach <= 0, "ignored", "wrong")
     verdict[hit] = np.where(role[true_row[hit]] == "counted", "right", "ignored")
     place = vectors.copy()
     place[hit] = true_vectors[true_row[hit]]
@@ -259,6 +260,9 @@ def judge(
     catalog["Is_Duplicate"] = (verdict == "wrong") & near
     catalog["Part"] = _names(part, place)
     truth["Role"], truth["Found_Row"], truth["Part"] = role, found_row, _names(part, true_vectors)
+    nearest = separation_of_others(true_vectors, np.flatnonzero(role == "counted"))
+    truth["Sep_Counted"] = Quantity(nearest, "deg")
+    truth["Sep_Extended"] = Quantity(beyond_edge(true_vectors, *discs), "deg")
     return Judgement(catalog, truth, float(area_deg2))
 
 
@@ -322,61 +326,5 @@ def _names(part, vectors):
     return np.asarray(part(vectors), str) if len(vectors) else np.zeros(0, "U1")
 
 
-def _roles(catalog, truth):
-    """Role, expected photons and radius (deg) of the true sources of tables that can be judged."""
-    _check_columns(catalog, "catalog", ("GLON", "GLAT", "Score"))
-    _check_columns(truth, "truth", ("GLON", "GLAT", "Npred", "Radius"))
-    n_photons, radius = np.asarray(truth["Npred"], float), degrees(truth["Radius"])
-    is_truth = (n_photons >= MIN_PHOTONS_TRUTH) & (radius >= 0)  # unknown ones are none
-    role = np.select(
-        [~is_truth, radius > 0, n_photons < MIN_PHOTONS_COUNTED],
-        ["below", "extended", "faint"],
-        "counted",
-    )
-    return role, n_photons, radius
-
-
-def _check_columns(table, what, names):
-    missing = [name for name in names if name not in table.colnames]
-    if missing:
-        raise ValueError(
-            f"{what} must have the columns {', '.join(names)}; missing {', '.join(missing)}; "
-            "score found sources against the truth of a simulated sky, match_catalogs compares "
-            "with other catalogues"
-        )
-
-
 def _vectors(table):
     return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))
-
-
-def _match(vectors, truth_vectors, radius_deg, choice=None):
-    """Row of the true source of each detection in their order, one-to-one, -1 for none; and
-    whether any true source, free or not, lies within the radius.
-
-    Of several sources within the radius the one of smallest ``choice`` (n_true,) is taken, the
-    nearest without it.
-    """
-    from scipy.spatial import KDTree
-
-    matched, is_near = np.full(len(vectors), -1), np.zeros(len(vectors), bool)
-    if not len(vectors) or not len(truth_vectors):
-        return matched, is_near
-    free = np.ones(len(truth_vectors), dtype=bool)
-    near = KDTree(truth_vectors).query_ball_point(vectors, chord(radius_deg))
-    for row, candidates in enumerate(near):
-        is_near[row] = bool(candidates)
-        candidates = np.array([c for c in candidates if free[c]], dtype=int)
-        if len(candidates):
-            offset = np.linalg.norm(truth_vectors[candidates] - vectors[row], axis=1)
-            matched[row] = candidates[np.argmin(offset if choice is None else choice[candidates])]
-            free[matched[row]] = False
-    return matched, is_near
-
-
-def _inside(vectors, centers, size_deg, radius_deg):
-    """Whether directions (n, 3) lie within any extended source or the match radius of it."""
-    inside = np.zeros(len(vectors), dtype=bool)
-    for center, size in zip(centers, np.maximum(size_deg, radius_deg)):
-        inside |= separation_deg(vectors, center) <= size
-    return inside

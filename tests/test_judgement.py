@@ -76,6 +76,13 @@ def test_each_detection_has_its_verdict():
     np.testing.assert_allclose(judged.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
 
 
+def test_surroundings_of_true_sources_are_those_of_their_sky():
+    truth = make_truth([0, 0.4, 0.5, 3], [0] * 4, [10, 10, 5, 90], [0, 0, 0, 1])
+    both = join([judge(make_catalog([], []), sky) for sky in (truth, truth[:1])])
+    np.testing.assert_allclose(both.truth["Sep_Counted"].value, [0.4, 0.4, 0.1, 2.6, np.nan])
+    np.testing.assert_allclose(both.truth["Sep_Extended"].value, [2, 1.6, 1.5, -1, np.nan])
+
+
 def test_inputs_stay_as_they_were():
     judge(CATALOG, TRUTH)
     assert CATALOG.colnames == ["GLON", "GLAT", "Score"]
