@@ -25,7 +25,8 @@ ORDER = """
     ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets
-    training pipeline terminal options commands cli
+    training predictions prediction_files pipeline evaluation_skies evaluation_sets evaluation_run
+    terminal options commands cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.
@@ -34,7 +35,7 @@ ALLOWED = {
     "keras": {"network", "pretrained", "training", "classification"},
     "tensorflow": {"network", "pretrained", "training", "classification"},
     "ai_edge_litert": {"pretrained"},
-    "h5py": {"datasets", "patch_files"},
+    "h5py": {"datasets", "patch_files", "prediction_files"},
     "sklearn": {"trials", "classification"},
     "matplotlib": {"figures"},
     "regions": {"export"},
