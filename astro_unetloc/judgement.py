@@ -116,6 +116,25 @@ class Judgement:
         """Absolute Galactic latitude (n_true,) of the true sources in degrees."""
         return np.abs(degrees(self.truth["GLAT"]))
 
+    @property
+    def is_listed(self):
+        """Which detections (n,) are right or wrong."""
+        return np.asarray(self.catalog["Verdict"]) != "ignored"
+
+    @property
+    def is_right(self):
+        """Which detections (n,) are right."""
+        return np.asarray(self.catalog["Verdict"]) == "right"
+
+    @property
+    def is_found(self):
+        """Which true sources (n_true,) a detection was matched to."""
+        return np.asarray(self.truth["Found_Row"]) >= 0
+
+    def has_role(self, *roles):
+        """Which true sources (n_true,) have one of some roles."""
+        return np.isin(np.asarray(self.truth["Role"]), roles)
+
     def _placed(self, own, true):
         """Values of the detections, those of the true source where they have one."""
         row = np.asarray(self.catalog["True_Row"])
@@ -142,16 +161,15 @@ class Judgement:
             vectors, true_vectors = _vectors(self.catalog), _vectors(self.truth)
             here &= region(self._placed(vectors, true_vectors))
             true_here &= region(true_vectors)
-        score, verdict = (np.asarray(self.catalog[name]) for name in ("Score", "Verdict"))
-        judged = np.flatnonzero(here & (verdict != "ignored"))
-        judged = judged[np.argsort(-score[judged].astype(float), kind="stable")]
-        right = judged[verdict[judged] == "right"]
+        score, is_right = np.asarray(self.catalog["Score"], float), self.is_right
+        judged = np.flatnonzero(here & self.is_listed)
+        judged = judged[np.argsort(-score[judged], kind="stable")]
         return Evaluation(
-            n_true=int(np.sum(true_here & (np.asarray(self.truth["Role"]) == "counted"))),
-            score=score[judged].astype(float),
-            correct=verdict[judged] == "right",
-            n_ignored=int(np.sum(here & (verdict == "ignored"))),
-            offset_deg=degrees(self.catalog["Offset"])[right],
+            n_true=int(np.sum(true_here & self.has_role("counted"))),
+            score=score[judged],
+            correct=is_right[judged],
+            n_ignored=int(np.sum(here & ~self.is_listed)),
+            offset_deg=degrees(self.catalog["Offset"])[judged[is_right[judged]]],
         )
 
     def select(self, threshold):
