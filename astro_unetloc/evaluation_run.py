@@ -1,10 +1,5 @@
-"""Evaluation runs: from skies, a patch set or a catalogue to the judgement of all that was found.
+"""Evaluation runs: from skies, a patch set or a catalogue to a judgement of all that was found."""
 
-With a folder what is finished is kept in ``<folder>/parts`` until the report is written, so that
-a run that was killed goes on where it was.
-"""
-
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,21 +8,21 @@ import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.catalog import read_catalog
+from astro_unetloc.config import GridConfig
 from astro_unetloc.datasets import open_patch_set
 from astro_unetloc.evaluation_sets import check_bands, chosen_rows, predict_rows
-from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV, chosen_patches, predict_sky
-from astro_unetloc.judgement import Judgement, join, judge, patch_parts
-from astro_unetloc.patch_files import write_whole
-from astro_unetloc.prediction_files import (
-    join_predictions,
-    predictions_bytes,
-    read_judgement,
-    read_recipe,
+from astro_unetloc.evaluation_skies import (
+    BRIGHTEST_BELOW_GEV,
+    check_codes,
+    chosen_patches,
+    predict_sky,
 )
+from astro_unetloc.judgement import Judgement, judge, patch_parts
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.training_skies import file_digest
+from astro_unetloc.workplace import Workplace
 
-__all__ = ["EvaluationRun", "Workplace", "run_on_catalog", "run_on_set", "run_on_skies"]
+__all__ = ["EvaluationRun", "run_on_catalog", "run_on_set", "run_on_skies"]
 
 # Patches of a set that are searched together, and kept in one file until the end.
 _CHUNK = 100
@@ -51,6 +46,8 @@ class EvaluationRun:
         Of another model or catalogue, by the same truth.
     rival_name : str
         Its name.
+    rival_threshold : float
+        Smallest ``Score`` of a detection of it.
     predictions : Path or None
         File of predictions, see `astro_unetloc.prediction_files`.
     """
@@ -61,90 +58,22 @@ class EvaluationRun:
     source_free: Judgement | None = None
     rival: Judgement | None = None
     rival_name: str = ""
+    rival_threshold: float = 0.0
     predictions: Path | None = None
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """Where finished parts of a run are kept.
-
-    Attributes
-    ----------
-    folder : Path or None
-        Their folder; None to keep nothing.
-    overwrite : bool
-        Whether parts that were made otherwise may be replaced.
-    """
-
-    folder: Path | None = None
-    overwrite: bool = False
-
-    def beside(self, name):
-        """A workplace within this one."""
-        return Workplace(self.folder and self.folder / name, self.overwrite)
-
-    def judged(self, recipe, jobs, *, joined=None, progress=None):
-        """Do what is not done, and join everything.
-
-        Parameters
-        ----------
-        recipe : dict of str to value
-            What the parts are made with.
-        jobs : dict of str to callable
-            Each returns patches and their judgement, as `predict_sky`.
-        joined : str, optional
-            Name of the file of predictions to make of all parts; none without it.
-        progress : callable, optional
-            Wraps an iterable, as `tqdm.tqdm` does.
-
-        Returns
-        -------
-        Judgement
-            Of all parts together.
-
-        Raises
-        ------
-        ValueError
-            If there are parts that were made otherwise.
-        """
-        names = progress(jobs, desc="parts") if progress and len(jobs) > 1 else jobs
-        if self.folder is None:
-            return join([jobs[name]()[1] for name in names])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        paths = {name: self.folder / f"{name}.h5" for name in jobs}
-        for path in paths.values():
-            self._check(path, recipe)
-        for name in names:
-            if not paths[name].exists():
-                patches, judgement = jobs[name]()
-                write_whole(paths[name], predictions_bytes(patches, judgement, recipe=recipe))
-        if joined:
-            return join_predictions(paths.values(), self.folder / joined, recipe=recipe)
-        return join([read_judgement(path) for path in paths.values()])
-
-    def _check(self, path, recipe):
-        """Refuse a part that was made otherwise, or throw it away."""
-        if not path.exists():
-            return
-        found = read_recipe(path)
-        differ = [n for n in recipe | found if recipe.get(n) != found.get(n)]
-        if differ and not self.overwrite:
-            said = ", ".join(f"{n} {found.get(n)!r}, not {recipe.get(n)!r}" for n in differ)
-            raise ValueError(
-                f"unfinished evaluation {path}: expected one made with the same options; got "
-                f"{said}; give the same options, choose another folder or allow overwriting"
-            )
-        if differ:
-            path.unlink()
-
-    def clear(self):
-        """Remove all parts."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+def _threshold(model, threshold):
+    return model.threshold if threshold is None else float(threshold)
 
 
 def _recipe(model, **others):
-    values = {"model": model.name, "model_sha256": model.sha256, "version": __version__}
+    """What parts are made with: attributes of their files."""
+    values = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "band_edges_gev": model.band_edges.tolist(),
+        "version": __version__,
+    }
     return values | {name: value for name, value in others.items() if value is not None}
 
 
@@ -205,7 +134,9 @@ def run_on_skies(
         "template": Path(template).name if template else None,
         "template_sha256": file_digest(template) if template else None,
         "variant": variant if template else None,
+        "pixel_deg": GridConfig().pixel_deg,
     }
+    check_codes(codes, seeds)
     share = -(-n_patches // len(seeds))
     recipe = _recipe(model, **told, patches_per_sky=share, codes=list(codes) or None)
     options = sky | {"progress": progress}
@@ -227,15 +158,16 @@ def run_on_skies(
             )
             for seed in seeds
         }
-        bare = _recipe(against, **told, band_edges_gev=model.band_edges.tolist())
+        bare = _recipe(against, **told, sky_band_edges_gev=model.band_edges.tolist())
         rival = place.beside("against").judged(bare, jobs)
     return EvaluationRun(
         judgement=judgement,
-        threshold=model.threshold if threshold is None else float(threshold),
+        threshold=_threshold(model, threshold),
         about={"seeds": seeds} | {n: v for n, v in recipe.items() if n != "codes"},
         source_free=empty,
         rival=rival,
         rival_name=against.name if against else "",
+        rival_threshold=_threshold(against, threshold) if against else 0.0,
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
@@ -246,6 +178,7 @@ def run_on_set(
     *,
     threshold=None,
     n_patches=1000,
+    codes=(),
     all_skies=False,
     against=None,
     place=None,
@@ -263,6 +196,8 @@ def run_on_set(
         Smallest score of a detection; that of the model's card by default.
     n_patches : int
         At most so many.
+    codes : sequence of str
+        Code names of patches to take in any case.
     all_skies : bool
         Whether patches that a model may have been trained on are taken too.
     against : str, path or Model, optional
@@ -287,12 +222,14 @@ def run_on_set(
     with open_patch_set(path) as patch_set:
         for each in filter(None, (model, against)):
             check_bands(patch_set, each)
-        rows = chosen_rows(patch_set, n_patches, everything=all_skies)
+        rows = chosen_rows(patch_set, n_patches, codes=codes, everything=all_skies)
         told = {
             "patch_set": Path(path).name,
             "patch_set_checksum": _checksum(patch_set),
             "n_patches": len(rows),
             "all_skies": bool(all_skies),
+            "pixel_deg": float(patch_set.recipe["pixel_deg"]),
+            "codes": list(codes) or None,
         }
         chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
@@ -310,10 +247,11 @@ def run_on_set(
             rival = beside.judged(bare, jobs(against), progress=progress)
     return EvaluationRun(
         judgement=judgement,
-        threshold=model.threshold if threshold is None else float(threshold),
-        about=recipe,
+        threshold=_threshold(model, threshold),
+        about={n: v for n, v in recipe.items() if n != "codes"},
         rival=rival,
         rival_name=against.name if against else "",
+        rival_threshold=_threshold(against, threshold) if against else 0.0,
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
@@ -356,8 +294,9 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     about |= {ours: tables[0].meta[name] for name, ours in names.items() if name in tables[0].meta}
     return EvaluationRun(
         judgement=judge(*tables, **options),
-        threshold=0.0 if threshold is None else float(threshold),
+        threshold=threshold or 0.0,
         about=about,
         rival=rival,
         rival_name=Path(against).name if against else "",
+        rival_threshold=threshold or 0.0,
     )

@@ -48,7 +48,7 @@ def check_bands(patch_set, model):
         )
 
 
-def chosen_rows(patch_set, n, *, everything=False):
+def chosen_rows(patch_set, n, *, codes=(), everything=False):
     """Rows of a set to evaluate on: of skies that are kept to validate on, unless all are wanted.
 
     Parameters
@@ -57,6 +57,8 @@ def chosen_rows(patch_set, n, *, everything=False):
         The set.
     n : int
         At most so many, drawn at random, always the same.
+    codes : iterable of str
+        Code names of patches to take in any case.
     everything : bool
         Whether patches that a model may have been trained on are taken too.
 
@@ -68,7 +70,7 @@ def chosen_rows(patch_set, n, *, everything=False):
     Raises
     ------
     ValueError
-        If there are none.
+        If there are none, or none of such a name.
     """
     rows = patch_set.rows(validation=True)
     if everything:
@@ -78,7 +80,22 @@ def chosen_rows(patch_set, n, *, everything=False):
             f"{patch_set.path}: expected skies to validate on, whose seeds five divides; got "
             "none; make a set with such a sky, or evaluate on all with --all-skies"
         )
-    return np.sort(np.random.default_rng(20270).permutation(rows)[:n])
+    drawn = np.random.default_rng(20270).permutation(rows)[:n]
+    return np.union1d(drawn, _named(patch_set, codes))
+
+
+def _named(patch_set, codes):
+    """Rows of patches by their code names."""
+    if not codes:
+        return np.zeros(0, int)
+    known = {code.decode(): row for row, code in enumerate(patch_set.read(names=["code"])["code"])}
+    unknown = [code for code in codes if code not in known]
+    if unknown:
+        raise ValueError(
+            f"{patch_set.path}: expected code names of its patches, such as {next(iter(known))}; "
+            f"got {unknown[0]!r}; name others"
+        )
+    return np.array([known[code] for code in codes])
 
 
 def predict_rows(patch_set, rows, model, *, progress=None):

@@ -16,6 +16,7 @@ from astro_unetloc.sky_files import healpix_cube
 
 __all__ = [
     "BRIGHTEST_BELOW_GEV",
+    "check_codes",
     "chosen_patches",
     "observed_sky",
     "patch_code",
@@ -65,6 +66,31 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
 def patch_code(seed, number):
     """Code name of a patch of the grid on a simulated sky."""
     return f"sky{seed:06d}-p{number:03d}"
+
+
+def check_codes(codes, seeds):
+    """Raise unless code names are those of patches of some skies.
+
+    Parameters
+    ----------
+    codes : iterable of str
+        The names.
+    seeds : sequence of int
+        Seeds of the skies, at least one.
+
+    Raises
+    ------
+    ValueError
+        If a name is another.
+    """
+    n_patches = PatchGrid().n_patches
+    known = {patch_code(seed, number) for seed in seeds for number in range(n_patches)}
+    unknown = [code for code in codes if code not in known]
+    if unknown:
+        raise ValueError(
+            f"expected code names such as {patch_code(seeds[0], 0)} to "
+            f"{patch_code(seeds[-1], n_patches - 1)}; got {unknown[0]!r}; name patches of the skies"
+        )
 
 
 def chosen_patches(seed, n, *, codes=()):

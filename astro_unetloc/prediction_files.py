@@ -20,7 +20,7 @@ patches of simulated skies or of a set, with what a model made of them:
 
 A source near the border of a patch lies in its neighbours too; the two tables have it once, see
 `astro_unetloc.judgement.Judgement`. Attributes: ``area_deg2``, the sky that was searched, and the
-recipe: what made the file, such as ``model`` and ``model_sha256``.
+recipe: what made the file, such as ``model``, ``model_sha256``, ``band_edges_gev``, ``pixel_deg``.
 """
 
 import io
@@ -253,6 +253,7 @@ def read_case(path, code):
             counts=file["image"][row],
             mask=file["mask"][row].max(axis=-1),
             probability=file["probability"][row].astype(np.float32),
+            pixel_deg=float(file.attrs["pixel_deg"]),
             **{name: values[values["patch"] == row] for name, values in rows.items()},
         )
 

@@ -74,6 +74,8 @@ class Case:
         True sources.
     found : ndarray of `FOUND_DTYPE`
         Detections.
+    pixel_deg : float
+        Pixel scale.
     """
 
     code: str
@@ -83,6 +85,7 @@ class Case:
     probability: np.ndarray
     sources: np.ndarray
     found: np.ndarray
+    pixel_deg: float
 
 
 class SkyRows:

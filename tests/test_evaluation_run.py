@@ -8,16 +8,12 @@ import astro_unetloc
 from astro_unetloc import evaluation_run
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.evaluation import evaluate
-from astro_unetloc.evaluation_run import (
-    Workplace,
-    run_on_catalog,
-    run_on_set,
-    run_on_skies,
-)
+from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.prediction_files import read_judgement, read_recipe
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.training_sets import make_patch_set
+from astro_unetloc.workplace import Workplace
 
 EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example"
 

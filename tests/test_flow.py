@@ -25,8 +25,8 @@ ORDER = """
     ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets
-    training predictions prediction_files pipeline evaluation_skies evaluation_sets evaluation_run
-    terminal options commands cli
+    training predictions prediction_files workplace pipeline evaluation_skies evaluation_sets
+    evaluation_run evaluation_report terminal options commands evaluation_command cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.

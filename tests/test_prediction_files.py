@@ -17,7 +17,13 @@ from astro_unetloc.prediction_files import (
     worst_patches,
 )
 
-RECIPE = {"model": "made", "years": 7.0, "all_skies": False, "codes": ["a", "b"]}
+RECIPE = {
+    "model": "made",
+    "pixel_deg": 10 / 32,
+    "years": 7.0,
+    "all_skies": False,
+    "codes": ["a", "b"],
+}
 
 
 def assert_same_table(table, other):
