@@ -21,7 +21,8 @@ ORDER = """
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references standard_catalogs catalog counterparts
     association match_results matching limits evaluation completeness
-    ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
+    ds9 formats sky_files searched_sky figures case_pictures score_axes score_figures report
+    spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export
     realization simulation components training_skies detectability observation training_sets
     training pipeline terminal options commands cli
@@ -35,7 +36,8 @@ ALLOWED = {
     "ai_edge_litert": {"pretrained"},
     "h5py": {"datasets", "patch_files"},
     "sklearn": {"trials", "classification"},
-    "matplotlib": {"figures"},
+    "jinja2": {"score_page"},
+    "matplotlib": {"figures", "case_pictures", "score_axes", "score_figures"},
     "regions": {"export"},
 }
 HEAVY = [
@@ -44,6 +46,7 @@ HEAVY = [
     "gammapy",
     "h5py",
     "healpy",
+    "jinja2",
     "keras",
     "matplotlib",
     "regions",
