@@ -23,7 +23,7 @@ ORDER = """
     association match_results matching limits evaluation completeness
     ds9 formats sky_files searched_sky figures case_pictures score_axes score_figures report
     spectral_bins templates galaxy diffuse
-    diffuse_photons spectral_shapes population truth source_library point_models export
+    diffuse_photons spectral_shapes population truth source_library point_models export score_page
     realization simulation components training_skies detectability observation training_sets
     training pipeline terminal options commands cli
 """.split()
