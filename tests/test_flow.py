@@ -22,8 +22,9 @@ ORDER = """
     field_fit measurement classification references standard_catalogs catalog counterparts
     association match_results matching limits truth_matches judgement evaluation
     completeness shares residuals binned_scores score_tables comparison
-    ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
-    diffuse_photons spectral_shapes population truth source_library point_models export
+    ds9 formats sky_files searched_sky figures case_pictures score_axes score_figures report
+    spectral_bins templates galaxy diffuse
+    diffuse_photons spectral_shapes population truth source_library point_models export score_page
     realization simulation components training_skies detectability observation training_sets
     training predictions prediction_files workplace pipeline evaluation_skies evaluation_sets
     evaluation_run evaluation_report terminal options commands evaluation_command cli
@@ -37,7 +38,8 @@ ALLOWED = {
     "ai_edge_litert": {"pretrained"},
     "h5py": {"datasets", "patch_files", "prediction_files"},
     "sklearn": {"trials", "classification"},
-    "matplotlib": {"figures"},
+    "jinja2": {"score_page"},
+    "matplotlib": {"figures", "case_pictures", "score_axes", "score_figures"},
     "regions": {"export"},
 }
 HEAVY = [
@@ -46,6 +48,7 @@ HEAVY = [
     "gammapy",
     "h5py",
     "healpy",
+    "jinja2",
     "keras",
     "matplotlib",
     "regions",
