@@ -1,5 +1,7 @@
 """Whole simulated skies to evaluate on: searched, judged, and some of their patches kept."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from astro_unetloc.config import GridConfig, TrainingConfig
@@ -11,6 +13,7 @@ from astro_unetloc.observation import source_mask
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.predictions import FOUND_DTYPE, SOURCE_DTYPE, PredictedPatches, SkyRows
+from astro_unetloc.response import SurveyExposure
 from astro_unetloc.simulation import simulate_sky
 from astro_unetloc.sky_files import healpix_cube
 
@@ -47,7 +50,8 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
     Returns
     -------
     sky_map : SkyMap
-        Events; from below 10 GeV on a counts cube, HEALPix of nside 256, in the bands.
+        Events; from below 10 GeV on a counts cube, HEALPix of nside 256, in the bands. Its
+        exposure is the one that detected the photons, so that fluxes are measured.
     truth : QTable
         See `astro_unetloc.simulate_sky`.
     """
@@ -56,11 +60,15 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
         years=years, template=template, variant=variant, energy_range=tuple(edges[[0, -1]]),
         with_sources=with_sources, rng=seed,
     )  # fmt: skip
+    exposure = SurveyExposure(years)
     if edges[0] >= BRIGHTEST_BELOW_GEV:
-        return sky_map, truth
+        return replace(sky_map, exposure=exposure), truth
     counts = healpix_cube(sky_map.events, edges, _NSIDE)
     pixels = HealpixPixelization(_NSIDE, False, "galactic")
-    return SkyMap(counts=counts, pixels=pixels, energy_edges=edges, name="simulated sky"), truth
+    sky_map = SkyMap(
+        counts=counts, pixels=pixels, energy_edges=edges, exposure=exposure, name="simulated sky"
+    )
+    return sky_map, truth
 
 
 def patch_code(seed, number):
