@@ -17,6 +17,7 @@ import numpy as np
 from astro_unetloc import __version__
 from astro_unetloc.export import write_outputs
 from astro_unetloc.formats import format_catalog
+from astro_unetloc.score_axes import unit_text
 
 __all__ = ["write_report"]
 
@@ -283,7 +284,15 @@ def _shown(table):
         column = table[name]
         kind = "number" if column.dtype.kind in "fiu" else "text"
         about = column.info.description or ""
-        heads.append({"name": _words(name), "unit": _unit(column), "kind": kind, "about": about})
+        unit = unit_text(column.unit) if _unit(column) else ""
+        heads.append(
+            {
+                "name": _words(name).replace("N ", "N\N{NO-BREAK SPACE}"),
+                "unit": unit,
+                "kind": kind,
+                "about": about,
+            }
+        )
         columns.append(_cells(table, name, name in shares))
     return {"heads": heads, "rows": list(zip(*columns))}
 

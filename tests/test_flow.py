@@ -20,7 +20,8 @@ ORDER = """
     calibration network pretrained domain islands trials parts variations clustering localization
     psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
     field_fit measurement classification references standard_catalogs catalog counterparts
-    association match_results matching limits evaluation completeness
+    association match_results matching limits truth_matches judgement evaluation
+    completeness shares residuals binned_scores score_tables comparison
     ds9 formats sky_files searched_sky figures case_pictures score_axes score_figures report
     spectral_bins templates galaxy diffuse
     diffuse_photons spectral_shapes population truth source_library point_models export score_page
