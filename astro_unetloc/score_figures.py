@@ -324,8 +324,10 @@ def _comparison(name, table):
         each.axvline(0, color="0.5", linewidth=0.9, linestyle="--")
         each.set_yticks(range(len(group))[::-1], [g.replace("_", " ") for g in group])
         each.set_ylim(-0.6, len(group) - 0.4)
-        each.set_xlabel("Difference (deg)" if group is angles else "Difference, first - second")
-        each.locator_params(axis="x", nbins=4 if group is angles else 7)
+        each.set_xlabel(
+            "Difference (deg)" if group is angles else "First - second (open: may be chance)"
+        )
+        each.locator_params(axis="x", nbins=3 if group is angles else 7)
         _differences(each, table, group)
     legend(figure, axes[0])
     return figure

@@ -4,10 +4,14 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
+from made_judgements import make_catalog, make_sky, make_truth
 from made_scores import SKIES, make_columns, make_tables
 
+from astro_unetloc.comparison import compare
+from astro_unetloc.judgement import join, judge
 from astro_unetloc.score_axes import bins, sky_parts, unit_of
-from astro_unetloc.score_figures import draw
+from astro_unetloc.score_figures import _DRAWERS, draw
+from astro_unetloc.score_tables import all_tables
 
 NAMES = list(make_columns())
 
@@ -49,6 +53,25 @@ def test_numbers_that_are_unknown_throughout_make_a_figure_too(name):
         if column.dtype.kind == "f" and column.info.name not in ("Low", "High"):
             table[column.info.name] = np.nan * column
     assert drawn(draw(name, table))
+
+
+def test_tables_of_a_judgement_all_have_a_figure():
+    judgement = join([judge(*make_sky(seed), part=str(seed), area_deg2=100.0) for seed in range(3)])
+    tables = all_tables(judgement, threshold=0.3)
+    assert set(tables) | {"comparison"} == set(_DRAWERS)
+    tables["comparison"] = compare(judgement, judgement, n_samples=20)
+    figures = {name: draw(name, table) for name, table in tables.items()}
+    for name, figure in figures.items():
+        assert (figure is None) == (len(tables[name]) == 0)
+        assert figure is None or drawn(figure)
+    assert sum(figure is not None for figure in figures.values()) >= 10
+
+
+def test_tables_of_a_judgement_without_anything_are_drawn_or_left_out():
+    judgement = judge(make_catalog([], []), make_truth([], []))
+    for name, table in all_tables(judgement).items():
+        figure = draw(name, table)
+        assert figure is None or drawn(figure)
 
 
 def test_table_that_has_no_figure_is_left_out():
