@@ -3,6 +3,7 @@
 import numpy as np
 
 from astro_unetloc.figures import canvas
+from astro_unetloc.shares import numbers
 
 __all__ = [
     "BLUE",
@@ -21,7 +22,6 @@ __all__ = [
     "share_names",
     "sky_parts",
     "unit_of",
-    "values",
 ]
 
 # Colours that colour-blind readers can tell apart (Okabe & Ito 2008, Color Universal Design);
@@ -30,18 +30,15 @@ BLACK, BLUE, VERMILION, GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"
 SKY_STYLES = ((BLACK, "o"), (BLUE, "s"), (VERMILION, "^"))
 
 
-def values(table, name):
-    """A column as float64 (n,) without its unit, NaN where it is masked."""
-    column = table[name]
-    bare = getattr(column, "unmasked", column)
-    bare = np.ma.getdata(getattr(bare, "value", bare)).astype(float)
-    return np.where(getattr(column, "mask", False), np.nan, bare)
-
-
 def unit_of(table, name):
     """Unit of a column in brackets with a space before them; nothing if it has none."""
     unit = table[name].unit
-    return f" ({unit:unicode})" if unit and str(unit) else ""
+    return f" ({unit_text(unit)})" if unit and str(unit) else ""
+
+
+def unit_text(unit):
+    """A unit as it is written under a figure: s⁻¹ cm⁻², deg."""
+    return f"{unit:unicode}".replace("°", "deg")
 
 
 def sky_parts(table):
@@ -67,15 +64,16 @@ def dodged(middle, number, n_series, *, log):
 
 
 def share_names(table):
-    """Names of the columns that have an interval."""
+    """Names of the columns that have an interval and any known value."""
     names = set(table.colnames)
-    return [name for name in table.colnames if {f"{name}_Low", f"{name}_High"} <= names]
+    shares = [name for name in table.colnames if {f"{name}_Low", f"{name}_High"} <= names]
+    return [name for name in shares if np.isfinite(numbers(table, name)).any()]
 
 
 def interval(table, name):
     """Lengths of the error bars of a share (2, n)."""
-    share = values(table, name)
-    low, high = (values(table, f"{name}_{end}") for end in ("Low", "High"))
+    share = numbers(table, name)
+    low, high = (numbers(table, f"{name}_{end}") for end in ("Low", "High"))
     return np.clip([share - low, high - share], 0, None)
 
 
@@ -84,7 +82,7 @@ def bins(table, *, log):
 
     What is open is drawn as wide as a factor of two, or as the bin beside it.
     """
-    low, high = values(table, "Low"), values(table, "High")
+    low, high = numbers(table, "Low"), numbers(table, "High")
     if log:
         high = np.where(np.isfinite(high), high, 2 * low)
         low = np.where(low > 0, low, high / 2)
@@ -142,6 +140,6 @@ def plain_ticks(axis, shown):
 
     low, high = np.min(shown), np.max(shown)
     if 0.001 <= low <= high < 1e5:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1, 3)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1, 3)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

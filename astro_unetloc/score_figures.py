@@ -21,8 +21,8 @@ from astro_unetloc.score_axes import (
     share_names,
     sky_parts,
     unit_of,
-    values,
-)  # fmt: skip
+)
+from astro_unetloc.shares import numbers
 
 __all__ = ["draw", "draw_case"]
 
@@ -73,15 +73,15 @@ def _binned(name, table):
     for number, share in enumerate(shares):
         place = dodged(middle, number, len(shares), log=log)
         points(
-            axes[0, 0], place, values(table, share), _SHARE_STYLES.get(share, (GREEN, "D")),
+            axes[0, 0], place, numbers(table, share), _SHARE_STYLES.get(share, (GREEN, "D")),
             label=share, yerr=interval(table, share),
         )  # fmt: skip
-    numbers = {"N_True": (_SHARE_STYLES["Completeness"][0], "true sources"),
+    kinds = {"N_True": (_SHARE_STYLES["Completeness"][0], "true sources"),
                "N_Listed": (_SHARE_STYLES["Purity"][0], "detections")}  # fmt: skip
-    for column, (color, label) in numbers.items():
-        if column in table.colnames:
+    for column, (color, label) in kinds.items():
+        if column in table.colnames and np.any(table[column] > 0):
             axes[1, 0].bar(
-                middle - reach[0], values(table, column), reach.sum(axis=0), align="edge",
+                middle - reach[0], numbers(table, column), reach.sum(axis=0), align="edge",
                 facecolor=f"{color}22", edgecolor=color, linewidth=1.0, label=label,
             )  # fmt: skip
     if log:
@@ -93,9 +93,11 @@ def _binned(name, table):
         axes[0, 0].xaxis.set_major_formatter("{x:g}")
     share_axis(axes[0, 0])
     axes[0, 0].set_ylabel("Share")
-    axes[0, 0].legend(frameon=False, loc="best")
+    if shares:
+        axes[0, 0].legend(frameon=False, loc="lower right")
     axes[1, 0].set_ylabel("Number")
-    axes[1, 0].legend(frameon=False, loc="best")
+    if axes[1, 0].containers:
+        axes[1, 0].legend(frameon=False, loc="best")
     axes[1, 0].set_xlabel(_X_LABELS[name].replace("{unit}", unit_of(table, "Low")))
     return figure
 
@@ -112,12 +114,12 @@ def _by_class(name, table):
     for number, share in enumerate(shares):
         shift = 0.16 * (number - (len(shares) - 1) / 2)
         points(
-            axes, values(table, share), place - shift,
+            axes, numbers(table, share), place - shift,
             _SHARE_STYLES.get(share, (GREEN, "D")),
             label=share.replace("_", " "), xerr=interval(table, share),
         )  # fmt: skip
-    numbers = [f" ({int(n)})" for n in table["N_True"]] if "N_True" in table.colnames else [""] * 99
-    axes.set_yticks(place, [f"{kind}{n}" for kind, n in zip(table["Class"], numbers)])
+    names = [f"{kind} ({int(n)})" for kind, n in zip(table["Class"], table["N_True"])]
+    axes.set_yticks(place, names)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlabel("Share")
     share_axis(axes, "x")
@@ -130,8 +132,8 @@ def _by_threshold(name, table):
     figure, axes = panels(2, width=9.2)
     for label, rows, (color, _) in sky_parts(table):
         style = {"color": color, "linewidth": 1.5, "label": label}
-        axes[0].plot(values(rows, "Completeness"), values(rows, "Purity"), **style)
-        axes[1].plot(values(rows, "Score"), values(rows, "F1"), **style)
+        axes[0].plot(numbers(rows, "Completeness"), numbers(rows, "Purity"), **style)
+        axes[1].plot(numbers(rows, "Score"), numbers(rows, "F1"), **style)
     axes[0].set(xlabel="Completeness", ylabel="Purity")
     axes[1].set(xlabel="Smallest Score listed", ylabel="F1")
     for each in axes:
@@ -153,12 +155,12 @@ def _summary(name, table):
         error = np.array(
             [interval(row, s)[:, 0] if s in share_names(row) else (0, 0) for s in scores]
         ).T
-        share = np.array([values(row, score)[0] for score in scores])
+        share = np.array([numbers(row, score)[0] for score in scores])
         points(axes, share, place, style, label=sky, xerr=np.nan_to_num(error))
     axes.set_yticks(
         np.arange(len(scores))[::-1], [labels.get(s, s.replace("_", " ")) for s in scores]
     )
-    low = np.nanmin([values(table, score) for score in scores] + [np.ones(len(table))])
+    low = np.nanmin([numbers(table, score) for score in scores] + [np.ones(len(table))])
     axes.set_xlim(min(0.5, np.floor(10 * low) / 10) if low > 0.1 else -0.03, 1.01)
     legend(figure, axes)
     return figure
@@ -170,11 +172,11 @@ def _flux_limits(name, table):
     place = np.arange(len(table))[::-1]
     styles = {"Flux_50": (BLUE, "o"), "Flux_90": (VERMILION, "s")}
     for column, style in styles.items():
-        points(axes, values(table, column), place, style, label=f"{column[-2:]} % found")
+        points(axes, numbers(table, column), place, style, label=f"{column[-2:]} % found")
     axes.set_yticks(place, [str(sky) for sky in table["Sky"]])
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlabel(f"Flux{unit_of(table, 'Flux_50')}")
-    log_axis(axes, "x", [values(table, column) for column in styles])
+    log_axis(axes, "x", [numbers(table, column) for column in styles])
     legend(figure, axes)
     return figure
 
@@ -184,7 +186,7 @@ def _numbers(name, table):
     from matplotlib.colors import LogNorm, Normalize
 
     figure, (axes,) = panels(width=5.6, height=4.9)
-    true, found = (values(table, column) for column in ("N_True", "N_Found"))
+    true, found = (numbers(table, column) for column in ("N_True", "N_Found"))
     top = max(true.max(), found.max(), 1)
     edges = np.arange(-0.5, top + 1.5, max(1, round(top / 50)))
     counts = np.histogram2d(true, found, bins=(edges, edges))[0].T
@@ -210,15 +212,15 @@ def _position_errors(name, table):
     parts = sky_parts(table)
     for number, (label, rows, style) in enumerate(parts):
         middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
-        points(axes[0], middle, values(rows, "Median_Offset"), style, label=label)
+        points(axes[0], middle, numbers(rows, "Median_Offset"), style, label=label)
         for share in ("In_68", "In_95"):
             yerr = interval(rows, share) if share in share_names(rows) else None
-            points(axes[1], middle, values(rows, share), style, yerr=yerr)
+            points(axes[1], middle, numbers(rows, share), style, yerr=yerr)
     for level in (0.68, 0.95):
         axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
     axes[0].set_ylabel(f"Median offset{unit_of(table, 'Median_Offset')}")
     axes[1].set_ylabel("Share inside the 68 and 95 % ellipses")
-    log_axis(axes[0], "y", values(table, "Median_Offset"))
+    log_axis(axes[0], "y", numbers(table, "Median_Offset"))
     axes[1].set_ylim(top=1.01)
     _over_photons(figure, axes, table)
     return figure
@@ -232,9 +234,9 @@ def _fit_errors(name, table):
     parts = sky_parts(table)
     for number, (label, rows, style) in enumerate(parts):
         middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
-        points(axes[0], middle, values(rows, column), style, label=label)
-        points(axes[1], middle, values(rows, "Pull_Width"), style)
-        points(axes[1], middle, values(rows, "Pull_Median"), style, mfc="white")
+        points(axes[0], middle, numbers(rows, column), style, label=label)
+        points(axes[1], middle, numbers(rows, "Pull_Width"), style)
+        points(axes[1], middle, numbers(rows, "Pull_Median"), style, mfc="white")
     axes[0].axhline(float(ratio), color="0.5", linewidth=0.9, linestyle="--")
     for level in (0, 1):
         axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
@@ -258,8 +260,8 @@ def _reliability(name, table):
     errors = table.meta.get("ece", {})
     errors = errors if isinstance(errors, dict) else {"": errors}
     for sky, rows, style in sky_parts(table):
-        share = values(rows, "Share")
-        points(axes, values(rows, "Mean_Score"), share, style, label=sky or None,
+        share = numbers(rows, "Share")
+        points(axes, numbers(rows, "Mean_Score"), share, style, label=sky or None,
                 yerr=interval(rows, "Share"))  # fmt: skip
     axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="as it should be")
     for sky, error in errors.items():
@@ -276,7 +278,7 @@ def _false_alarms(name, table):
     """Wrong detections, those beside a source that another took apart."""
     figure, (axes,) = panels(height=1.7 + 0.4 * len(table))
     place = np.arange(len(table))[::-1]
-    wrong, double, rate = (values(table, n) for n in ("N_Wrong", "N_Duplicates", "Per_100_Deg2"))
+    wrong, double, rate = (numbers(table, n) for n in ("N_Wrong", "N_Duplicates", "Per_100_Deg2"))
     known = np.isfinite(rate).all()
     scale = np.where(wrong > 0, rate / np.maximum(wrong, 1), 0) if known else np.ones(len(table))
     style = {"height": 0.55, "left": np.zeros(len(table))}
@@ -284,6 +286,7 @@ def _false_alarms(name, table):
     style["left"] = (wrong - double) * scale
     axes.barh(place, double * scale, color=BLUE, label="second detection of a source", **style)
     axes.set_yticks(place, [f"{sky} ({int(n)})" for sky, n in zip(table["Sky"], wrong)])
+    axes.set_xlim(0, 1.06 * max((wrong * scale).max(), 0.01))
     axes.set_xlabel("Wrong detections per 100 square degrees" if known else "Wrong detections")
     legend(figure, axes)
     return figure
@@ -293,12 +296,17 @@ def _misses(name, table):
     """Where the missed sources lie."""
     figure, (axes,) = panels(height=1.5 + 0.38 * len(table))
     place = np.arange(len(table))[::-1]
-    share = values(table, "Share_Missed")
-    axes.barh(place, np.nan_to_num(share), height=0.6, color=BLUE)
-    for y, x, missed, true in zip(place, np.nan_to_num(share), table["N_Missed"], table["N_True"]):
-        axes.text(x, y, f" {int(missed)} of {int(true)}", va="center", fontsize=9)
+    share = np.nan_to_num(numbers(table, "Share_Missed"))
+    error = np.zeros((2, len(table)))
+    if "Share_Missed" in share_names(table):
+        error = np.nan_to_num(interval(table, "Share_Missed"))
+    look = {"ecolor": "0.25", "error_kw": {"elinewidth": 1.1}}
+    axes.barh(place, share, height=0.6, color=BLUE, alpha=0.75, xerr=error, **look)
+    top = share + error[1]
+    for y, x, missed, true in zip(place, top, table["N_Missed"], table["N_True"]):
+        axes.text(x, y, f"  {int(missed)} of {int(true)}", va="center", fontsize=9)
     axes.set_yticks(place, [str(reason) for reason in table["Reason"]])
-    axes.set_xlim(0, 1.2 * max(np.nanmax(share, initial=0), 0.01))
+    axes.set_xlim(0, 1.25 * max(top.max(), 0.01))
     axes.set_xlabel("Share of such sources that is missed")
     return figure
 
@@ -316,8 +324,10 @@ def _comparison(name, table):
         each.axvline(0, color="0.5", linewidth=0.9, linestyle="--")
         each.set_yticks(range(len(group))[::-1], [g.replace("_", " ") for g in group])
         each.set_ylim(-0.6, len(group) - 0.4)
-        each.set_xlabel("Difference (deg)" if group is angles else "Difference, first - second")
-        each.locator_params(axis="x", nbins=4 if group is angles else 7)
+        each.set_xlabel(
+            "Difference (deg)" if group is angles else "First - second (open: may be chance)"
+        )
+        each.locator_params(axis="x", nbins=3 if group is angles else 7)
         _differences(each, table, group)
     legend(figure, axes[0])
     return figure
@@ -331,7 +341,7 @@ def _differences(axes, table, group):
                 continue
             place = len(group) - 1 - group.index(str(row["Statistic"]))
             one = rows[row.index : row.index + 1]
-            value, low, high = (values(one, c)[0] for c in ("Difference", "Low", "High"))
+            value, low, high = (numbers(one, c)[0] for c in ("Difference", "Low", "High"))
             shift = 0.2 * (number - (len(parts) - 1) / 2)
             label = sky if row["Statistic"] == rows["Statistic"][0] else ""
             points(axes, [value], [place - shift], style, label=label,

@@ -17,6 +17,7 @@ import numpy as np
 from astro_unetloc import __version__
 from astro_unetloc.export import write_outputs
 from astro_unetloc.formats import format_catalog
+from astro_unetloc.score_axes import unit_text
 
 __all__ = ["write_report"]
 
@@ -283,7 +284,15 @@ def _shown(table):
         column = table[name]
         kind = "number" if column.dtype.kind in "fiu" else "text"
         about = column.info.description or ""
-        heads.append({"name": _words(name), "unit": _unit(column), "kind": kind, "about": about})
+        unit = unit_text(column.unit) if _unit(column) else ""
+        heads.append(
+            {
+                "name": _words(name).replace("N ", "N\N{NO-BREAK SPACE}"),
+                "unit": unit,
+                "kind": kind,
+                "about": about,
+            }
+        )
         columns.append(_cells(table, name, name in shares))
     return {"heads": heads, "rows": list(zip(*columns))}
 
@@ -310,23 +319,27 @@ def _key(value):
 
 
 def _formatter(values, *, is_edge):
-    """A function that rounds the values of a column all alike: to three digits of the largest."""
+    """A function that rounds the values of a column: to three digits of the largest, all alike,
+    but for those that would keep less than two digits.
+    """
     numbers = [v for v in values if isinstance(v, float) and np.isfinite(v)]
     top = max(map(abs, numbers), default=0.0)
-    # z: no minus before what is rounded to nothing
-    style = f"z.{np.clip(3 - np.ceil(np.log10(top or 1)), 0, 6):.0f}f"
+    n_digits = int(np.clip(3 - np.ceil(np.log10(top or 1)), 0, 6))
+    style, least = f"z.{n_digits}f", 10.0 ** (1 - n_digits)
     if all(number.is_integer() for number in numbers) and top < 1e6:
-        style = ".0f"
+        style, least = ".0f", 0.0
     elif is_edge:
-        style = ".4g"
+        style, least = ".4g", 0.0
     elif top < 1e-3 or top >= 1e6:
-        style = ".2e"
+        style, least = ".2e", 0.0
 
     def say(value):
         if not _known(value):
             return _UNKNOWN
-        if isinstance(value, float):
-            return f"{value:{style}}" if np.isfinite(value) else str(value).replace("inf", "\u221e")
-        return _text(value)
+        if not isinstance(value, float):
+            return _text(value)
+        if not np.isfinite(value):
+            return str(value).replace("inf", "\N{INFINITY}")
+        return f"{value:.2g}" if 0 < abs(value) < least else f"{value:{style}}"
 
     return say

@@ -2,7 +2,7 @@
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Column, MaskedColumn, QTable
+from astropy.table import QTable
 
 SKIES = ["all sky", "|b| > 10 deg", "|b| < 10 deg"]
 EDGES = np.array([8.0, 12.0, 20.0, 50.0, 200.0, np.inf])
@@ -120,12 +120,3 @@ def make_tables(names=None):
             meta = {"title": name.replace("_", " ").capitalize(), "about": f"What {name} says."}
             tables[name] = QTable(columns, meta=meta | META.get(name, {}))
     return tables
-
-
-def masked_throughout(table):
-    """The table with its numbers masked, as those of a fit that was not made."""
-    table = table.copy()
-    for name in table.colnames:
-        if table[name].dtype.kind == "f" and isinstance(table[name], Column):
-            table[name] = MaskedColumn(table[name], mask=True)
-    return table

@@ -3,12 +3,15 @@ import io
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import MaskedColumn, QTable
-from astropy.utils.masked import Masked
+from astropy.table import QTable
+from made_judgements import make_catalog, make_sky, make_truth
 from made_scores import SKIES, make_columns, make_tables
 
-from astro_unetloc.score_axes import bins, sky_parts, unit_of, values
-from astro_unetloc.score_figures import draw
+from astro_unetloc.comparison import compare
+from astro_unetloc.judgement import join, judge
+from astro_unetloc.score_axes import bins, sky_parts, unit_of
+from astro_unetloc.score_figures import _DRAWERS, draw
+from astro_unetloc.score_tables import all_tables
 
 NAMES = list(make_columns())
 
@@ -50,6 +53,25 @@ def test_numbers_that_are_unknown_throughout_make_a_figure_too(name):
         if column.dtype.kind == "f" and column.info.name not in ("Low", "High"):
             table[column.info.name] = np.nan * column
     assert drawn(draw(name, table))
+
+
+def test_tables_of_a_judgement_all_have_a_figure():
+    judgement = join([judge(*make_sky(seed), part=str(seed), area_deg2=100.0) for seed in range(3)])
+    tables = all_tables(judgement, threshold=0.3)
+    assert set(tables) | {"comparison"} == set(_DRAWERS)
+    tables["comparison"] = compare(judgement, judgement, n_samples=20)
+    figures = {name: draw(name, table) for name, table in tables.items()}
+    for name, figure in figures.items():
+        assert (figure is None) == (len(tables[name]) == 0)
+        assert figure is None or drawn(figure)
+    assert sum(figure is not None for figure in figures.values()) >= 10
+
+
+def test_tables_of_a_judgement_without_anything_are_drawn_or_left_out():
+    judgement = judge(make_catalog([], []), make_truth([], []))
+    for name, table in all_tables(judgement).items():
+        figure = draw(name, table)
+        assert figure is None or drawn(figure)
 
 
 def test_table_that_has_no_figure_is_left_out():
@@ -119,19 +141,9 @@ def test_parts_of_the_sky_look_alike_in_all_figures():
     assert {name: style for name, _, style in sky_parts(table[::-1])} == styles
 
 
-def test_columns_of_any_kind_become_plain_numbers():
-    plain = [1.0, np.nan]
-    table = QTable(
-        {
-            "bare": plain,
-            "masked": MaskedColumn([1, 7], mask=[False, True]),
-            "quantity": plain * u.deg,
-            "both": Masked([1.0, 7.0] * u.deg, mask=[False, True]),
-        }
-    )
-    for name in table.colnames:
-        np.testing.assert_array_equal(values(table, name), plain)
-        assert unit_of(table, name) == (" (°)" if name in ("quantity", "both") else "")
+def test_units_stand_in_brackets():
+    table = QTable({"bare": [1.0], "angle": [1.0] * u.deg, "flux": [1.0] / u.s / u.cm**2})
+    assert [unit_of(table, name) for name in table.colnames] == ["", " (deg)", " (s⁻¹ cm⁻²)"]
 
 
 def test_bins_that_are_open_get_an_end():
