@@ -29,7 +29,7 @@ def wilson_interval(k, n, *, n_sigma=1.0):
     --------
     >>> from astro_unetloc.shares import wilson_interval
     >>> [round(float(end), 3) for end in wilson_interval(9, 10)]
-    [0.769, 0.96]
+    [0.766, 0.961]
     """
     k, n = (np.asarray(x, float) for x in (k, n))
     n = np.where(n > 0, n, np.nan)
