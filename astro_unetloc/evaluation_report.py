@@ -1,6 +1,7 @@
 """Evaluation report: what a run found as words, tables, figures and pictures of cases."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,12 +159,17 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
     paths = write_report(
         folder, tables, figures, cases=_cases(run, codes, n_cases), overwrite=overwrite,
         meta=meta | run.about | {"threshold": run.threshold},
-        about="\n\n".join("\n".join(lines) for lines in words),
+        about="\n\n".join("\n".join(map(_prose, lines)) for lines in words),
     )  # fmt: skip
     if run.predictions is not None:
         os.replace(run.predictions, folder / run.predictions.name)
         paths.insert(0, folder / run.predictions.name)
     return paths, words
+
+
+def _prose(line):
+    """A line that is set in columns on the terminal."""
+    return re.sub(" {2,}", ": ", line)
 
 
 def _cases(run, codes, n_cases):

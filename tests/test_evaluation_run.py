@@ -101,14 +101,6 @@ def test_a_sky_without_sources_and_a_rival_are_searched_too(searches, tmp_path):
     assert run.rival_name == model.name
 
 
-def test_a_cleared_place_is_gone(tmp_path):
-    place = Workplace(tmp_path / "parts")
-    place.beside("against").folder.mkdir(parents=True)
-    place.clear()
-    Workplace().clear()
-    assert not list(tmp_path.iterdir())
-
-
 # Patch sets
 
 

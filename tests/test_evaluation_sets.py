@@ -33,6 +33,14 @@ def test_only_skies_to_validate_on_are_taken(patch_set):
     assert np.all(np.diff(drawn) > 0)
 
 
+def test_named_patches_are_taken_in_any_case(patch_set):
+    rows = chosen_rows(patch_set, 2, codes=["sky001011-0003", "sky001010-0001"])
+    assert {1, 9} <= set(rows.tolist()) <= {0, 1, 2, 3, 4, 5, 9}
+    assert len(rows) <= 4
+    with pytest.raises(ValueError, match="code names of its patches, such as sky001010-0000; got"):
+        chosen_rows(patch_set, 2, codes=["sky5"])
+
+
 def test_set_without_such_skies_is_refused(tmp_path):
     write_made_set(tmp_path / "set.h5", [3, 4], n_patches=1, n_pix=16)
     with open_patch_set(tmp_path / "set.h5") as opened:

@@ -5,6 +5,7 @@ from astropy.coordinates import SkyCoord
 
 from astro_unetloc import evaluation_skies
 from astro_unetloc.evaluation_skies import (
+    check_codes,
     chosen_patches,
     observed_sky,
     patch_code,
@@ -90,6 +91,13 @@ def test_patches_are_drawn_by_the_seed_and_named_ones_kept():
     assert len(chosen_patches(5, 5000)) == 768
 
 
+def test_names_of_other_patches_are_refused():
+    check_codes(["sky000005-p000", "sky000006-p767"], [5, 6])
+    message = "such as sky000005-p000 to sky000006-p767; got 'sky000007-p000'; name patches"
+    with pytest.raises(ValueError, match=message):
+        check_codes(["sky000005-p000", "sky000007-p000"], [5, 6])
+
+
 def few_photons(**options):
     """A sky of 30 photons from the lowest energy on, and none or one true source."""
     assert options["rng"] == 4
@@ -109,6 +117,7 @@ def test_sky_has_the_energies_of_the_model(monkeypatch):
     monkeypatch.setattr(evaluation_skies, "simulate_sky", few_photons)
     sky_map, _ = observed_sky([10.0, 20.0, 2000.0], 4)
     assert sky_map.events is not None
+    assert sky_map.exposure.years == 7.0
     assert sky_map.energy_edges.tolist() == [10.0, 2000.0]
 
 
@@ -117,6 +126,7 @@ def test_sky_from_below_10_gev_on_is_binned(monkeypatch):
     sky_map, _ = observed_sky([0.5, 1.0, 1000.0], 4)
     assert sky_map.energy_edges.tolist() == [0.5, 1.0, 1000.0]
     assert sky_map.n_photons == 30
+    assert sky_map.exposure.years == 7.0
 
 
 @pytest.mark.slow
