@@ -8,11 +8,10 @@ import numpy as np
 
 from astro_unetloc.comparison import compare, compare_words
 from astro_unetloc.export import check_place
-from astro_unetloc.judgement import SKIES
 from astro_unetloc.prediction_files import read_case, worst_patches
 from astro_unetloc.score_figures import draw, draw_case
 from astro_unetloc.score_page import write_report
-from astro_unetloc.score_tables import all_tables, false_alarms
+from astro_unetloc.score_tables import all_tables, false_alarms, summary_table
 
 __all__ = ["check_folder", "report_tables", "report_words", "summary_lines", "write_evaluation"]
 
@@ -43,22 +42,29 @@ def check_folder(folder, *, overwrite=False):
         check_place(folder / name, overwrite=overwrite)
 
 
-def summary_lines(run):
-    """Scores of what is listed, a line for each part of the sky.
+def summary_lines(run, table=None):
+    """The scores, a line for each part of the sky.
 
     Parameters
     ----------
     run : EvaluationRun
         The run.
+    table : QTable, optional
+        Its `astro_unetloc.score_tables.summary_table`, if that is known.
 
     Returns
     -------
     list of str
+        Average precision is that of all candidates, the other numbers are of those listed.
     """
-    listed = run.judgement.select(run.threshold)
+    if table is None:
+        table = summary_table(run.judgement, threshold=run.threshold)
     return [
-        f"{sky:<14}{listed.evaluation(min_latitude=low, max_latitude=high).summary()}"
-        for sky, (low, high) in SKIES.items()
+        f"{row['Sky']:<14}{row['N_True']} true sources, {row['N_Listed']} detections: "
+        f"completeness {row['Completeness']:.3f}, purity {row['Purity']:.3f}, "
+        f"average precision {row['Average_Precision']:.3f}, "
+        f"median offset {row['Median_Offset'].to_value('deg'):.4f} deg"
+        for row in table
     ]
 
 
@@ -109,7 +115,7 @@ def report_words(run, tables):
     -------
     list of list of str
     """
-    paragraphs = [summary_lines(run)]
+    paragraphs = [summary_lines(run, tables.get("summary_table"))]
     if "source_free" in tables:
         row = tables["source_free"][0]
         paragraphs.append(
