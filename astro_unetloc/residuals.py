@@ -13,8 +13,9 @@ from astro_unetloc.geometry import (
 )
 from astro_unetloc.judgement import SKIES
 from astro_unetloc.references import degrees
+from astro_unetloc.response import SurveyExposure
 from astro_unetloc.shares import edges_around, numbers, score_table, share_columns
-from astro_unetloc.spectra import KINDS, Spectra
+from astro_unetloc.spectra import KINDS, Spectra, fitted_index
 
 __all__ = [
     "FLUX_UNIT",
@@ -23,6 +24,7 @@ __all__ = [
     "index_errors",
     "position_errors",
     "true_flux",
+    "true_index",
 ]
 
 # Expected photons: few where the measurement changes fast, then half decades.
@@ -127,7 +129,7 @@ def index_errors(judgement):
     measured, error = (
         numbers(judgement.catalog, name)[rows] for name in ("Spectral_Index", "Unc_Spectral_Index")
     )
-    difference = measured - numbers(judgement.truth, "Spectral_Index")[true_rows]
+    difference = measured - true_index(judgement, true_rows)
     pull = _over(difference, error)
     return _binned(
         judgement,
@@ -141,7 +143,7 @@ def index_errors(judgement):
         title="Index errors",
         about="Measured minus true photon index of right detections, by the expected photons of "
         "their true sources, and the pulls: difference over error. Of a curved spectrum the true "
-        "index is the mean over its photons.",
+        "index is that of the power law that a fit to the detected photons finds.",
     )
 
 
@@ -160,19 +162,52 @@ def true_flux(judgement):
         In ph cm-2 s-1, integrated anew from the spectrum where the range of the truth is another
         one; NaN where that cannot be done.
     """
-    truth = judgement.truth
-    wanted, given = (
-        tuple(table.meta.get(key) for key in ("FLUXEMIN", "FLUXEMAX"))
-        for table in (judgement.catalog, truth)
-    )
-    unknown = None in wanted + given
-    if unknown or np.allclose(np.array(wanted, float), np.array(given, float)):
-        return numbers(truth, "Flux", FLUX_UNIT)
+    wanted = _energies(judgement.catalog, "FLUXEMIN", "FLUXEMAX")
+    given = _energies(judgement.truth, "FLUXEMIN", "FLUXEMAX")
+    if None in (wanted, given) or np.allclose(wanted, given):
+        return numbers(judgement.truth, "Flux", FLUX_UNIT)
+    return _spectra(judgement.truth).flux(*wanted)
+
+
+def true_index(judgement, rows):
+    """Photon indices that a fit of power laws to the detected photons of true sources finds.
+
+    Parameters
+    ----------
+    judgement : Judgement
+        Its catalogue says the energies of its photons in GeV as ``EMIN`` and ``EMAX`` of its
+        ``meta``.
+    rows : ndarray (k,) of int
+        The true sources.
+
+    Returns
+    -------
+    ndarray (k,)
+        With the energy dependence of the built-in exposure. Where the energies or the spectra are
+        unknown, ``Spectral_Index`` of the truth.
+    """
+    truth = judgement.truth[rows]
+    energies = _energies(judgement.catalog, "EMIN", "EMAX")
+    given = numbers(truth, "Spectral_Index")
+    if energies is None:
+        return given
+    index = fitted_index(_spectra(truth), *energies, weight=SurveyExposure().relative)
+    return np.where(np.isfinite(index), index, given)
+
+
+def _energies(table, *keys):
+    """Two energies in GeV that the ``meta`` of a table holds, None without."""
+    found = tuple(table.meta.get(key) for key in keys)
+    return None if None in found else tuple(float(energy) for energy in found)
+
+
+def _spectra(truth):
+    """The spectra of true sources; NaN where they are unknown."""
     amplitude, *parameters = (
         numbers(truth, name, unit) for name, unit in zip(_SPECTRUM, _SPECTRUM_UNITS)
     )
-    kind = np.full(len(truth), KINDS.index("PowerLaw"), np.int8)
-    return Spectra(kind, amplitude, *parameters).flux(*(float(energy) for energy in wanted))
+    kind = np.full(len(truth), KINDS.index("PowerLaw"), np.int8)  # one formula for all
+    return Spectra(kind, amplitude, *parameters)
 
 
 def _right(judgement):

@@ -7,7 +7,13 @@ from astropy.utils.masked import Masked
 from made_judgements import make_catalog, make_truth
 
 from astro_unetloc.judgement import judge
-from astro_unetloc.residuals import flux_errors, index_errors, position_errors, true_flux
+from astro_unetloc.residuals import (
+    flux_errors,
+    index_errors,
+    position_errors,
+    true_flux,
+    true_index,
+)
 
 FLUX = u.Unit("ph cm-2 s-1")
 
@@ -136,3 +142,24 @@ def test_true_flux_is_in_the_range_of_the_catalogue():
     assert true_flux(judge(catalog, truth)) == pytest.approx([2 * 100 * (1 / 10 - 1 / 100)])
     truth.remove_column("Index")
     assert np.isnan(true_flux(judge(catalog, truth))).all()
+
+
+def test_true_index_is_what_a_fit_finds():
+    # of a log-parabola an index that it has at energies of its photons
+    shape = {
+        "Spectral_Index": [7.0, 7.0, 2.8],
+        "Flux_Density": [1e-12, 1e-12, np.nan] * u.Unit("ph cm-2 s-1 GeV-1"),
+        "Pivot_Energy": [5.0, 5.0, 5.0] * u.GeV,
+        "Index": [2.3, 2.0, 2.0],
+        "beta": [0.0, 0.1, 0.0],
+        "Expfactor": [0.0] * 3,
+        "Exp_Index": [1.0] * 3,
+    }
+    truth, catalog = make_truth([0, 10, 20], [0] * 3, **shape), make_catalog([0], [0])
+    rows = np.arange(3)
+    assert true_index(judge(catalog, truth), rows).tolist() == [7.0, 7.0, 2.8]
+    catalog.meta |= {"EMIN": 10.0, "EMAX": 2000.0}
+    index = true_index(judge(catalog, truth), rows)
+    assert index[0] == pytest.approx(2.3, abs=1e-4)
+    assert 2 + 0.2 * np.log(10 / 5) < index[1] < 2 + 0.2 * np.log(50 / 5)
+    assert index[2] == 2.8
