@@ -27,6 +27,8 @@ from astro_unetloc.shares import numbers
 __all__ = ["draw", "draw_case"]
 
 _SHARE_STYLES = {"Completeness": (BLUE, "o"), "Purity": (VERMILION, "s")}
+# The width of fewer pulls says nothing.
+_MIN_PULLS = 5
 _X_LABELS = {
     "by_photons": "Photons: true of true sources, measured of detections",
     "by_flux": "Flux{unit}: true of true sources, measured of detections",
@@ -235,8 +237,9 @@ def _fit_errors(name, table):
     for number, (label, rows, style) in enumerate(parts):
         middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
         points(axes[0], middle, numbers(rows, column), style, label=label)
-        points(axes[1], middle, numbers(rows, "Pull_Width"), style)
-        points(axes[1], middle, numbers(rows, "Pull_Median"), style, mfc="white")
+        many = numbers(rows, "N") >= _MIN_PULLS
+        for pull, look in (("Pull_Width", {}), ("Pull_Median", {"mfc": "white"})):
+            points(axes[1], middle[many], numbers(rows, pull)[many], style, **look)
     axes[0].axhline(float(ratio), color="0.5", linewidth=0.9, linestyle="--")
     for level in (0, 1):
         axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")

@@ -109,6 +109,18 @@ def test_number_of_sources_figure_has_the_line_and_what_says_how_good_it_is():
     assert counts[found, true] >= 1
 
 
+def test_width_of_a_few_pulls_is_not_drawn():
+    table = make_tables(["flux_errors"])["flux_errors"][:5]
+    table["N"][1] = 4
+    ratio, width, median = (
+        c.lines[0] for a in draw("flux_errors", table).axes for c in a.containers
+    )
+    assert len(ratio.get_xdata()) == 5
+    kept = table[table["N"] > 4]
+    assert width.get_ydata() == pytest.approx(kept["Pull_Width"])
+    assert median.get_ydata() == pytest.approx(kept["Pull_Median"])
+
+
 def test_reliability_has_the_diagonal_and_the_calibration_errors():
     figure = draw("reliability", make_tables(["reliability"])["reliability"])
     assert "calibration error 0.024, |b| < 10 deg" in drawn(figure)
