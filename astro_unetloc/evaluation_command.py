@@ -60,7 +60,6 @@ def evaluate(context, folder, threshold, codes, overwrite, quiet, debug, **chose
     place = Workplace()
     if folder:
         check_folder(folder, overwrite=overwrite)
-        Path(folder).mkdir(exist_ok=True)
         place = Workplace(Path(folder) / "parts", overwrite)
     run = _run(threshold=threshold, codes=codes, place=place, quiet=quiet, **chosen)
     if not folder:

@@ -169,7 +169,7 @@ def test_catalog_is_evaluated(run, plain):
         (["--catalog", "c.fits", "--truth", "t.fits", "--case", "c"], "--case cannot go with"),
         (["--data", "none.h5"], "no such patch set: none.h5"),
         (["-o", "no/out"], "output directory must exist"),
-        (["--model", "none"], "expected one of the models"),
+        (["--model", "none", "-o", "out"], "expected one of the models"),
     ],
 )
 def test_wrong_usage_is_one_line(run, searches, words, message):
@@ -178,3 +178,4 @@ def test_wrong_usage_is_one_line(run, searches, words, message):
     assert message in stderr
     assert stderr.count("\n") == 1
     assert (stdout, searches) == ("", [])
+    assert not list(Path().iterdir())
