@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import click
 
-from astro_unetloc import commands, terminal
+from astro_unetloc import commands, evaluation_command, terminal
 from astro_unetloc.options import check_apart, options, sky_cone
 from astro_unetloc.run_files import write_run
 from astro_unetloc.terminal import progress_bar, say
@@ -141,7 +141,7 @@ def find(map, outputs, model, threshold, measure, extended, energy_range, region
 
 
 for _name in COMMANDS:
-    cli.add_command(getattr(commands, _name))
+    cli.add_command(getattr(evaluation_command if _name == "evaluate" else commands, _name))
 
 
 def main(args=None):

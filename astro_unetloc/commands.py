@@ -13,7 +13,6 @@ from astro_unetloc.terminal import progress_bar, say
 
 __all__ = [
     "demo",
-    "evaluate",
     "match",
     "models",
     "simulate",
@@ -233,28 +232,6 @@ def train(patch_set, folder, seed, overwrite, quiet, debug, **options):
         patch_set, folder, rng=seed, verbose=0 if quiet else 2, overwrite=overwrite, **options
     )
     say(f"model -> {model.folder}", quiet)
-
-
-@click.command()
-@options(
-    click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
-    click.option("--skies", type=click.IntRange(1), default=1, show_default=True),
-    click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True,
-                 help="Seed of the first sky; the next ones follow."),
-    click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
-    click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
-    click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
-    click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
-)  # fmt: skip
-def evaluate(model, skies, seed, years, template, variant, threshold, overwrite, quiet, debug):
-    """Score a model on simulated all-sky observations that it has never seen."""
-    from astro_unetloc.pipeline import evaluate_skies
-
-    for name, scores in evaluate_skies(
-        model, seeds=range(seed, seed + skies), years=years, template=template, variant=variant,
-        threshold=threshold, progress=progress_bar(quiet),
-    ).items():  # fmt: skip
-        click.echo(f"{name:<14}{scores.summary()}")
 
 
 @click.command()

@@ -1,10 +1,10 @@
 """Error factors: what the errors of the fit must be multiplied by to hold what they say.
 
 A fit knows the Poisson errors of its counts. It does not know of sources that merge within the
-point-spread function, nor of structure in the background that is finer than its region; below 10
-GeV these are larger. How much larger is measured on simulated skies (``benchmarks/fit_errors.py``) and
-travels in the card of the model, as the Fermi-LAT catalogues scale their ellipses by what known
-counterparts show (4FGL, arXiv:1902.10045, section 3.1.3).
+point-spread function, nor of structure in the background that is finer than its region. Below 10
+GeV these are larger; how much is measured on simulated skies (``benchmarks/fit_errors.py``) and
+travels in the card of the model. The Fermi-LAT catalogues scale their ellipses likewise, by what
+known counterparts show (4FGL, arXiv:1902.10045, section 3.1.3).
 """
 
 from dataclasses import dataclass, replace

@@ -107,7 +107,7 @@ def plot_history(history, folder):
     folder : pathlib.Path
         Where the picture goes.
     """
-    figure = _canvas(6.0, 4.0)
+    figure = canvas(6.0, 4.0)
     axes = figure.subplots()
     history = np.atleast_1d(history)
     for name, label in (("loss", "training skies"), ("val_loss", "validation skies")):
@@ -186,7 +186,7 @@ def _middle(vectors):
     )
 
 
-def _canvas(width, height):
+def canvas(width, height):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -223,9 +223,9 @@ def _field(vectors, weights, catalog, *, plane, title, config):
     """Picture of a field in a tangent plane, in Galactic coordinates."""
     image = _field_image(vectors, weights, plane, max(config.smoothing_deg, plane.pixel_deg))
     box = _bounding_box(image)
-    figure = _canvas(*_field_size(box))
+    figure = canvas(*_field_size(box))
     axes = figure.add_subplot(projection=plane.wcs)
-    picture = axes.imshow(image, origin="lower", cmap=_COLOR_MAP, norm=_stretch(image))
+    picture = axes.imshow(image, origin="lower", cmap=_COLOR_MAP, norm=stretch(image))
     axes.set_xlim(*box[0])
     axes.set_ylim(*box[1])
     axes.set_title(title)
@@ -239,7 +239,7 @@ def _field(vectors, weights, catalog, *, plane, title, config):
     return figure
 
 
-def _stretch(image):
+def stretch(image):
     """Power-law stretch: faint sources show beside bright ones."""
     from matplotlib.colors import PowerNorm
 
@@ -343,7 +343,7 @@ def _sky_image(vectors, weights, config, shape=(540, 1080)):
 def _whole_sky(vectors, weights, catalog, *, title, config):
     """Picture of the whole sky in Galactic coordinates, longitude growing to the left."""
     lon, lat, image = _sky_image(vectors, weights, config)
-    figure = _canvas(11, 6.2)
+    figure = canvas(11, 6.2)
     axes = figure.add_subplot(projection="mollweide")
     picture = axes.pcolormesh(
         -np.radians(lon),

@@ -8,7 +8,7 @@ from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import LocalizationConfig
 from astro_unetloc.geometry import chord, lonlat_from_vectors, separation_deg
 
-__all__ = ["SkySources", "localize", "near_owned_cell", "nearest_other_deg"]
+__all__ = ["SkySources", "local_coverage", "localize", "near_owned_cell", "nearest_other_deg"]
 
 _BIT = {name: bit for name, (bit, _) in FLAGS.items()}
 
@@ -103,8 +103,22 @@ def _strongest(vectors, strength, row, radius_deg):
     return keep
 
 
-def _local_coverage(candidates, patches, radius_deg):
-    """Observed fraction of a disc around each candidate."""
+def local_coverage(candidates, patches, radius_deg):
+    """Observed fraction of a disc around each candidate.
+
+    Parameters
+    ----------
+    candidates : PixelSources
+        The m candidates.
+    patches : Patches
+        The patches they were found in.
+    radius_deg : float
+        Radius of the disc.
+
+    Returns
+    -------
+    ndarray (m,)
+    """
     radius = radius_deg / patches.grid.config.pixel_deg
     n = patches.coverage.shape[1]
     reach = int(np.ceil(radius))
@@ -164,7 +178,7 @@ def localize(candidates, patches, *, threshold=0.0, wanted=None, sky_map=None, c
     if wanted is not None:
         keep = wanted(vectors)
         candidates, vectors, separation = candidates.select(keep), vectors[keep], separation[keep]
-    coverage = _local_coverage(candidates, patches, config.edge_radius_deg)
+    coverage = local_coverage(candidates, patches, config.edge_radius_deg)
     flags = np.where(coverage < config.edge_coverage, _BIT["edge"], 0)
     flags |= np.where(separation < config.blend_radius_deg, _BIT["blended"], 0)
     latitude = np.abs(lonlat_from_vectors(vectors)[1])

@@ -11,7 +11,6 @@ from astro_unetloc.clustering import find_clusters
 from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import DEFAULT_SEED
 from astro_unetloc.domain import check_domain
-from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 from astro_unetloc.localization import SkySources, localize, near_owned_cell
@@ -21,9 +20,8 @@ from astro_unetloc.measurement import Measurement, measure_sources, neighbor_mar
 from astro_unetloc.messages import warn
 from astro_unetloc.patches import Patches, project
 from astro_unetloc.pretrained import Model, load_model, select_model
-from astro_unetloc.simulation import simulate_sky
 
-__all__ = ["Detection", "detect", "evaluate_skies", "find_sources"]
+__all__ = ["Detection", "detect", "find_sources"]
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +199,7 @@ def detect(
     if measure:
         ranges = {"energy_range": model.band_edges[[0, -1]], "flux_range": model.flux_range}
         measurement = measure_sources(sources, sky_map, **ranges)
+        measurement = _with_factors(measurement, model.error_factors)
         sources = measurement.refine(sources, patches.grid)
     sources = _calibrated(sources, measurement, model.calibration)
     listed = sources.score >= threshold
@@ -243,6 +242,13 @@ def _calibrated(sources, measurement, calibration):
     sqrt_ts = unknown if measurement is None else measurement.sqrt_ts
     latitude = lonlat_from_vectors(np.reshape(sources.vectors, (-1, 3)))[1]
     return replace(sources, score=calibration.score(sources.probability, sqrt_ts, latitude))
+
+
+def _with_factors(measurement, factors):
+    """The measurement with errors as simulations show them, where the model knows these."""
+    if factors is None:
+        return measurement
+    return factors.apply(measurement, lonlat_from_vectors(measurement.vectors)[1])
 
 
 def _searched(cone, model, measure):
@@ -363,38 +369,3 @@ def find_sources(
         rng=rng,
     )
     return run.catalog
-
-
-def evaluate_skies(
-    model=None, *, seeds, years=7.0, template=None, variant="P6V11", threshold=None, progress=None
-):
-    """Find the sources of simulated skies and score them against the truth.
-
-    Parameters
-    ----------
-    model : str, path or Model, optional
-        The model to score; the default model if None.
-    seeds : iterable of int
-        One whole sky for each; use seeds that were not trained or tuned on.
-    years, template, variant
-        See `astro_unetloc.simulate_sky`.
-    threshold : float, optional
-        Smallest score listed; that of the model's card by default.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-
-    Returns
-    -------
-    dict of str to Evaluation
-        For the whole sky, and at Galactic latitudes above and below 10 deg.
-    """
-    bands = {"all sky": (0, 91), "|b| > 10 deg": (10, 91), "|b| < 10 deg": (0, 10)}
-    model = load_model(model)
-    scores = {name: [] for name in bands}
-    for seed in seeds:
-        sky_map, truth = simulate_sky(years=years, template=template, variant=variant, rng=seed)
-        catalog = find_sources(sky_map, model=model, threshold=threshold, progress=progress)
-        for name, (low, high) in bands.items():
-            limits = {"min_latitude": low, "max_latitude": high}
-            scores[name].append(evaluate(catalog, truth, **limits))
-    return {name: combine(parts) for name, parts in scores.items()}

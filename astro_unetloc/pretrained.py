@@ -33,16 +33,7 @@ _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _BATCH = 8
 # Quarter turns and whether mirrored. The half turn comes first: it cancels what shift the strided
 # convolution leaves.
-_VIEWS = [
-    (0, False),
-    (2, False),
-    (1, False),
-    (3, False),
-    (0, True),
-    (2, True),
-    (1, True),
-    (3, True),
-]
+_VIEWS = [(turn, flip) for flip in (False, True) for turn in (0, 2, 1, 3)]
 # Largest difference between a network's answer to its probe and the stored one.
 PROBE_TOLERANCE = 1e-4
 

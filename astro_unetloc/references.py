@@ -14,6 +14,7 @@ __all__ = [
     "flux_column",
     "galactic_vectors",
     "numbers",
+    "numbers_of",
     "sky_positions",
     "texts",
     "within_sky",
@@ -188,6 +189,11 @@ def numbers(column, unit=None):
         values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
     values = np.ma.getdata(getattr(values, "value", values)).astype(float)
     return np.where(getattr(column, "mask", False), np.nan, values)
+
+
+def numbers_of(table, name, unit=None):
+    """Plain numbers (n,) of a column of a table, see `numbers`; NaN if it has no such column."""
+    return numbers(table[name], unit) if name in table.colnames else np.full(len(table), np.nan)
 
 
 def degrees(column):

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+_NO_SOURCES = dict.fromkeys(("agn", "pulsars", "galactic", "extended"), 0.0)
 _N_CUBE_BINS = 16
 # A tangent plane stretches without end: its corners must stay well within 90 deg of its centre.
 _MAX_WIDTH_DEG = 80.0
@@ -37,6 +38,7 @@ def simulate_photons(
     psf=None,
     psf_scale=1.0,
     energy_range=DEFAULT_RANGE,
+    with_sources=True,
     cone=None,
     rng=0,
 ):
@@ -44,7 +46,7 @@ def simulate_photons(
 
     Parameters
     ----------
-    years, template, variant, isotropic, exposure, psf, psf_scale, energy_range
+    years, template, variant, isotropic, exposure, psf, psf_scale, energy_range, with_sources
         See `simulate_sky`.
     cone : DiscFootprint, optional
         The part of the sky whose photons are kept; the whole sky without it.
@@ -70,7 +72,8 @@ def simulate_photons(
     psf = KingPSF(psf_scale) if psf is None else _read(psf, read_psf)
     energy_range = tuple(float(energy) for energy in energy_range)
     diffuse = perturb(diffuse, rng)
-    sources = draw_sources(rng, band=counted_band(energy_range))
+    numbers = {} if with_sources else _NO_SOURCES
+    sources = draw_sources(rng, band=counted_band(energy_range), **numbers)
     sky = draw_photons(
         diffuse, sources, exposure=exposure, psf=psf, rng=rng, energy_range=energy_range, cone=cone
     )
@@ -92,6 +95,7 @@ def simulate_sky(
     psf=None,
     psf_scale=1.0,
     energy_range=DEFAULT_RANGE,
+    with_sources=True,
     center=None,
     radius=None,
     rng=0,
@@ -118,6 +122,8 @@ def simulate_sky(
     energy_range : pair of float
         In GeV, between 0.3 and 2000. Below 10 GeV the whole sky holds tens of millions of photons:
         give a ``center`` and a ``radius`` where a part will do.
+    with_sources : bool
+        Whether the sky has sources; without them everything that is found is a false alarm.
     center : SkyCoord, optional
         Centre of a cone to keep; the whole sky without it.
     radius : Quantity [angle], optional
@@ -152,7 +158,8 @@ def simulate_sky(
     cone = _cone(center, radius)
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, isotropic=isotropic, exposure=exposure,
-        psf=psf, psf_scale=psf_scale, energy_range=energy_range, cone=cone, rng=rng,
+        psf=psf, psf_scale=psf_scale, energy_range=energy_range, with_sources=with_sources,
+        cone=cone, rng=rng,
     )  # fmt: skip
     edges = sky.energy_edges[[0, -1]]
     sky_map = SkyMap(

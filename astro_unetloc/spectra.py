@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-__all__ = ["KINDS", "PowerLawShares", "Spectra", "power_laws"]
+__all__ = ["KINDS", "PowerLawShares", "Spectra", "fitted_index", "power_laws"]
 
 # Names of the Fermi tools and catalogues.
 KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
@@ -286,3 +286,41 @@ class PowerLawShares:
         mean = (each * in_bin).sum(axis=1) / total
         square = (rate * self._log_energy**2).sum(axis=(1, 2)) / total
         return each / total[:, None], mean, square - mean**2, in_bin
+
+
+def fitted_index(spectra, emin, emax, *, weight):
+    """Photon indices that a maximum-likelihood fit of power laws finds.
+
+    The derivative of the likelihood by the index is zero where the photons of the power law have
+    the mean ln E of those that were detected.
+
+    Parameters
+    ----------
+    spectra : Spectra
+        The n spectra.
+    emin, emax : float
+        In GeV.
+    weight : callable
+        Of energies (m,) in GeV, the relative exposure.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astro_unetloc.response import SurveyExposure
+    >>> from astro_unetloc.spectra import fitted_index, power_laws
+    >>> spectra = power_laws(np.array([1e-10]), np.array([2.2]))
+    >>> print(fitted_index(spectra, 10, 2000, weight=SurveyExposure().relative).round(3))
+    [2.2]
+    """
+    seen = spectra.flux(emin, emax, weight=weight)
+    logs = spectra.flux(emin, emax, weight=lambda e: weight(e) * np.log(e)) / seen
+    shares = PowerLawShares(np.geomspace(emin, emax, 20), weight)
+    index = np.full(len(logs), 2.5)
+    for _ in range(20):
+        _, mean, variance, _ = shares.moments(index)
+        index = np.clip(index + np.clip((mean - logs) / variance, -0.5, 0.5), 0.0, 12.0)
+    return index

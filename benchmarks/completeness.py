@@ -27,7 +27,7 @@ from measure_errors import held, width
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.error_ellipses import Ellipses
-from astro_unetloc.evaluation import MIN_PHOTONS_TRUTH, combine, evaluate, found_scores
+from astro_unetloc.evaluation import combine, evaluate, found_scores
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pixelization import HealpixPixelization
@@ -35,6 +35,7 @@ from astro_unetloc.pretrained import load_model
 from astro_unetloc.references import numbers
 from astro_unetloc.simulation import simulate_sky
 from astro_unetloc.sky_files import healpix_cube
+from astro_unetloc.truth_matches import MIN_PHOTONS_TRUTH
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0

@@ -33,7 +33,7 @@ from astro_unetloc.references import numbers
 from astro_unetloc.response import KingPSF
 from astro_unetloc.simulation import simulate_photons
 from astro_unetloc.source_model import SourceModel, SourcesFit
-from astro_unetloc.spectra import PowerLawShares
+from astro_unetloc.spectra import PowerLawShares, fitted_index
 from astro_unetloc.truth import expected_photons
 
 RANGE = (10.0, 2000.0)
@@ -60,18 +60,8 @@ class Matched:
 
 
 def best_index(spectra, exposure):
-    """Index (n,) of the power law that is nearest to each spectrum as detected.
-
-    Its photons have the mean ln E of those of the spectrum: so a maximum-likelihood fit finds it.
-    """
-    seen = spectra.flux(*RANGE, weight=exposure.relative)
-    logs = spectra.flux(*RANGE, weight=lambda e: exposure.relative(e) * np.log(e)) / seen
-    shares = PowerLawShares(np.geomspace(*RANGE, 20), exposure.relative)
-    index = np.full(len(logs), 2.5)
-    for _ in range(20):
-        _, mean, variance, _ = shares.moments(index)
-        index = np.clip(index + np.clip((mean - logs) / variance, -0.5, 0.5), 0.0, 12.0)
-    return index
+    """Index (n,) of the power law that a fit to the photons of each spectrum finds."""
+    return fitted_index(spectra, *RANGE, weight=exposure.relative)
 
 
 def diffuse_at(sky, vectors, edges):

@@ -17,14 +17,17 @@ ORDER = """
     config columns messages geometry photons pixelization spectra
     fits_files energies wcs_maps healpix_maps event_lists gammapy_maps irf_files maps
     sky_cubes response response_files patches datasets manifest patch_files shards
-    calibration error_factors network pretrained domain islands trials parts variations clustering localization
-    psf_profiles pairs neighborhoods blends local_background source_model likelihood error_ellipses
-    field_fit measurement classification references standard_catalogs catalog counterparts
-    association match_results matching beneath limits detection_limits evaluation completeness
-    ds9 formats sky_files searched_sky figures report spectral_bins templates galaxy diffuse
-    diffuse_photons spectral_shapes population truth source_library point_models export
-    realization simulation components training_skies detectability observation training_sets
-    training pipeline run_files terminal options commands cli
+    calibration error_factors network pretrained domain islands trials parts variations clustering
+    localization psf_profiles pairs neighborhoods blends local_background source_model likelihood
+    error_ellipses field_fit measurement classification references standard_catalogs catalog
+    counterparts association match_results matching beneath limits detection_limits
+    truth_matches judgement evaluation completeness shares residuals binned_scores score_tables
+    comparison ds9 formats sky_files searched_sky figures case_pictures score_axes score_figures
+    spectral_bins templates galaxy diffuse diffuse_photons spectral_shapes population truth
+    source_library point_models export score_page realization simulation components training_skies
+    detectability observation training_sets training predictions prediction_files workplace
+    pipeline run_files evaluation_skies evaluation_sets evaluation_run evaluation_report
+    terminal options commands evaluation_command cli
 """.split()
 
 # Who may import a heavy package; the reason is that a change of theirs then touches one place.
@@ -33,9 +36,10 @@ ALLOWED = {
     "keras": {"network", "pretrained", "training", "classification"},
     "tensorflow": {"network", "pretrained", "training", "classification"},
     "ai_edge_litert": {"pretrained"},
-    "h5py": {"datasets", "patch_files"},
+    "h5py": {"datasets", "patch_files", "prediction_files"},
     "sklearn": {"trials", "classification"},
-    "matplotlib": {"figures"},
+    "jinja2": {"score_page"},
+    "matplotlib": {"figures", "case_pictures", "score_axes", "score_figures"},
     "regions": {"export"},
 }
 HEAVY = [
@@ -44,6 +48,7 @@ HEAVY = [
     "gammapy",
     "h5py",
     "healpy",
+    "jinja2",
     "keras",
     "matplotlib",
     "regions",

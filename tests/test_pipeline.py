@@ -15,7 +15,7 @@ from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.messages import UnetlocWarning
 from astro_unetloc.photons import Photons
-from astro_unetloc.pipeline import detect, evaluate_skies
+from astro_unetloc.pipeline import detect
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.pretrained import Model, load_model
 from astro_unetloc.response import SurveyExposure
@@ -380,9 +380,3 @@ def test_progress_is_told_of_photons_and_network(sky):
 
     find_sources(sky, region=(CENTER, 1 * u.deg), progress=progress)
     assert said == ["photons", "network"]
-
-
-@pytest.mark.slow
-def test_simulated_skies_are_scored_in_three_parts():
-    scores = evaluate_skies(seeds=[11])
-    assert list(scores) == ["all sky", "|b| > 10 deg", "|b| < 10 deg"]

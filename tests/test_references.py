@@ -6,6 +6,7 @@ from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
+from made_catalogs import make_measured
 
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.geometry import vectors_from_lonlat
@@ -17,6 +18,7 @@ from astro_unetloc.references import (
     flux_column,
     galactic_vectors,
     numbers,
+    numbers_of,
     sky_positions,
     texts,
 )
@@ -271,3 +273,14 @@ def test_name_of_a_catalog_comes_from_its_header_or_its_sources():
     table.meta["CDS-NAME"] = "4FGL-DR3"
     assert catalog_name(table) == "4FGL-DR3"
     assert catalog_name(Table({"RA": [1.0]}, meta={"FILENAME": "mine.csv"})) == "mine.csv"
+
+
+def test_numbers_of_a_table_are_in_the_unit_asked_for():
+    catalog = make_measured(2)
+    flux, npred = numbers_of(catalog, "Flux", "ph m-2 s-1"), numbers_of(catalog, "Npred")
+    np.testing.assert_allclose(np.sort(flux), [3.3e-7, np.nan], rtol=1e-6)
+    np.testing.assert_array_equal(np.sort(npred), [12.5, np.nan])
+    np.testing.assert_array_equal(
+        numbers_of(QTable({"Flux": [1, 2]}), "Flux", "ph m-2 s-1"), [1, 2]
+    )
+    assert np.isnan(numbers_of(catalog, "Significance")).tolist() == [True, True]

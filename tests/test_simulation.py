@@ -162,6 +162,15 @@ def test_other_seed_gives_another_sky(small_sky):
     assert sky_map.n_photons != small_sky[0].n_photons
 
 
+def test_sky_without_sources_has_the_diffuse_photons_alone(small_sky):
+    cone = {"center": CENTER, "radius": 10 * u.deg}
+    sky_map, truth = simulate_sky(**cone, years=2.0, rng=4, with_sources=False)
+    assert len(truth) == 0
+    assert truth.colnames == small_sky[1].colnames
+    expected = small_sky[0].n_photons - np.sum(small_sky[1]["Npred"])
+    assert sky_map.n_photons == pytest.approx(expected, abs=6 * np.sqrt(small_sky[0].n_photons))
+
+
 def test_generator_may_stand_for_the_seed(small_sky):
     rng = np.random.default_rng(4)
     sky_map, _ = simulate_sky(center=CENTER, radius=10 * u.deg, years=2.0, rng=rng)

@@ -1,0 +1,348 @@
+"""Judgement: what each detection and each true source of a sky is worth.
+
+By the definition of what counts as found in `astro_unetloc.truth_matches`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from astro_unetloc.config import MATCH_RADIUS_DEG
+from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
+from astro_unetloc.references import degrees
+from astro_unetloc.truth_matches import beyond_edge, match_in_order, roles, separation_of_others
+
+__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts"]
+
+# The parts of the sky that are scored apart: least and largest |b| in degrees, this one excluded.
+SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one catalogue.
+
+    Attributes
+    ----------
+    n_true : int
+        Point-like true sources with N >= 8.
+    score : ndarray (n,)
+        Score of the detections that are right or wrong, descending.
+    correct : ndarray (n,) of bool
+        Which of them are right.
+    n_ignored : int
+        Detections of faint or extended true sources.
+    offset_deg : ndarray (n_correct,)
+        Distance of right detections to their true source.
+    """
+
+    n_true: int
+    score: np.ndarray
+    correct: np.ndarray
+    n_ignored: int
+    offset_deg: np.ndarray
+
+    @property
+    def completeness(self):
+        """Share of the true sources that were found; NaN if there is none."""
+        return self.correct.sum() / self.n_true if self.n_true else np.nan
+
+    @property
+    def purity(self):
+        """Share of the detections that are right; NaN if there is none."""
+        return self.correct.mean() if len(self.correct) else np.nan
+
+    @property
+    def average_precision(self):
+        """Area under the precision-recall curve."""
+        if self.n_true == 0:
+            return np.nan
+        precision = np.cumsum(self.correct) / np.arange(1, len(self.correct) + 1)
+        return float(precision[self.correct].sum() / self.n_true)
+
+    def completeness_at(self, purity):
+        """Completeness and threshold at the lowest score where the purity still holds."""
+        precision = np.cumsum(self.correct) / np.arange(1, len(self.correct) + 1)
+        good = np.flatnonzero(precision >= purity)
+        if len(good) == 0 or self.n_true == 0:
+            return 0.0, 1.0
+        last = good[-1]
+        return float(self.correct[: last + 1].sum() / self.n_true), float(self.score[last])
+
+    def summary(self):
+        """The scores in one line."""
+        offset = np.median(self.offset_deg) if len(self.offset_deg) else np.nan
+        return (
+            f"{self.n_true} true sources, {len(self.correct)} detections: "
+            f"completeness {self.completeness:.3f}, purity {self.purity:.3f}, "
+            f"average precision {self.average_precision:.3f}, median offset {offset:.4f} deg"
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A catalogue and the truth of its sky, each row with what it is worth.
+
+    Attributes
+    ----------
+    catalog : QTable
+        The detections in descending ``Score``, of a joined judgement so in each of its parts. Their
+        columns and ``Verdict`` ("right", "wrong" or "ignored"), ``True_Row`` (row of ``truth`` that
+        it was matched to, -1 for none), ``Offset`` (distance from there in degrees, NaN for none),
+        ``Is_Duplicate`` (whether it is wrong because another detection took each true source
+        within the radius) and ``Part`` (name of the piece of sky in which it counts: that of its
+        true source, its own without one).
+    truth : QTable
+        The true sources. Their columns and ``Role`` ("counted": point-like with N >= 8, "faint":
+        with 3 <= N < 8, "extended": with N >= 3, "below": the others), ``Found_Row`` (row of
+        ``catalog``, -1 for none), ``Part``, ``Sep_Counted`` (degrees to the nearest other counted
+        one of its sky) and ``Sep_Extended`` (degrees to the edge of the nearest extended one,
+        negative inside); NaN without one.
+    area_deg2 : float
+        Searched sky in square degrees; NaN where unknown.
+    """
+
+    catalog: object
+    truth: object
+    area_deg2: float = np.nan
+
+    @property
+    def latitude(self):
+        """Absolute latitude (n,) in degrees at which each detection counts, as for ``Part``."""
+        return self._placed(np.abs(degrees(self.catalog["GLAT"])), self.true_latitude)
+
+    @property
+    def true_latitude(self):
+        """Absolute Galactic latitude (n_true,) of the true sources in degrees."""
+        return np.abs(degrees(self.truth["GLAT"]))
+
+    @property
+    def is_listed(self):
+        """Which detections (n,) are right or wrong."""
+        return np.asarray(self.catalog["Verdict"]) != "ignored"
+
+    @property
+    def is_right(self):
+        """Which detections (n,) are right."""
+        return np.asarray(self.catalog["Verdict"]) == "right"
+
+    @property
+    def is_found(self):
+        """Which true sources (n_true,) a detection was matched to."""
+        return np.asarray(self.truth["Found_Row"]) >= 0
+
+    def has_role(self, *roles):
+        """Which true sources (n_true,) have one of some roles."""
+        return np.isin(np.asarray(self.truth["Role"]), roles)
+
+    def _placed(self, own, true):
+        """Values of the detections, those of the true source where they have one."""
+        row = np.asarray(self.catalog["True_Row"])
+        placed = np.array(own)
+        placed[row >= 0] = true[row[row >= 0]]
+        return placed
+
+    def evaluation(self, *, min_latitude=0.0, max_latitude=np.inf, region=None):
+        """The scores of the detections and true sources of a piece of sky.
+
+        Parameters
+        ----------
+        min_latitude, max_latitude, region
+            See `astro_unetloc.evaluate`.
+
+        Returns
+        -------
+        Evaluation
+        """
+        latitude, true_latitude = self.latitude, self.true_latitude
+        here = (latitude >= min_latitude) & (latitude < max_latitude)
+        true_here = (true_latitude >= min_latitude) & (true_latitude < max_latitude)
+        if region is not None:
+            vectors, true_vectors = _vectors(self.catalog), _vectors(self.truth)
+            here &= region(self._placed(vectors, true_vectors))
+            true_here &= region(true_vectors)
+        score, is_right = np.asarray(self.catalog["Score"], float), self.is_right
+        judged = np.flatnonzero(here & self.is_listed)
+        judged = judged[np.argsort(-score[judged], kind="stable")]
+        return Evaluation(
+            n_true=int(np.sum(true_here & self.has_role("counted"))),
+            score=score[judged],
+            correct=is_right[judged],
+            n_ignored=int(np.sum(here & ~self.is_listed)),
+            offset_deg=degrees(self.catalog["Offset"])[judged[is_right[judged]]],
+        )
+
+    def select(self, threshold):
+        """The judgement of the detections with ``Score >= threshold``; the same as judging them."""
+        rows = np.flatnonzero(np.asarray(self.catalog["Score"], float) >= threshold)
+        return self._take(rows, np.arange(len(self.truth)))
+
+    def by_part(self):
+        """The `Judgement` of each part: a dict by their names, sorted."""
+        parts = [np.asarray(table["Part"], str) for table in (self.catalog, self.truth)]
+        names, number = np.unique(np.concatenate(parts), return_inverse=True)
+        of_catalog, of_truth = np.split(number, [len(parts[0])])
+        area = self.area_deg2 if len(names) == 1 else np.nan
+        return {
+            str(name): replace(
+                self._take(np.flatnonzero(of_catalog == i), np.flatnonzero(of_truth == i)),
+                area_deg2=area,
+            )
+            for i, name in enumerate(names)
+        }
+
+    def _take(self, rows, true_rows):
+        """Some rows (in ascending order) of both tables; a match needs both of its rows."""
+        catalog, truth = self.catalog[rows], self.truth[true_rows]
+        catalog["True_Row"] = _renumbered(catalog["True_Row"], true_rows, len(self.truth))
+        truth["Found_Row"] = _renumbered(truth["Found_Row"], rows, len(self.catalog))
+        return replace(self, catalog=catalog, truth=truth)
+
+
+def _renumbered(old, kept, n):
+    """Row numbers among the ``kept`` rows of n; -1 where it was or is gone."""
+    new = np.full(n + 1, -1)  # the last one is for -1
+    new[kept] = np.arange(len(kept))
+    return new[np.asarray(old, int)]
+
+
+def judge(
+    catalog,
+    truth,
+    *,
+    radius_deg=MATCH_RADIUS_DEG,
+    brightest=False,
+    part="",
+    area_deg2=np.nan,
+):
+    """Judge the detections of a simulated sky by its truth.
+
+    Parameters
+    ----------
+    catalog, truth : QTable
+        See `astro_unetloc.evaluate`.
+    radius_deg : float
+        Largest distance of a match.
+    brightest : bool
+        Whether a detection is matched to the source of most expected photons within the radius
+        instead of the nearest one, see `astro_unetloc.evaluation.found_scores`.
+    part : str or callable
+        Name of the piece of sky that all lie in, or a function that takes Galactic unit vectors
+        (n, 3) and returns the names (n,), such as `patch_parts`.
+    area_deg2 : float
+        Searched sky in square degrees.
+
+    Returns
+    -------
+    Judgement
+        Of copies of the tables.
+
+    Raises
+    ------
+    ValueError
+        If a table lacks a column.
+
+    Examples
+    --------
+    >>> from astropy.table import QTable
+    >>> from astro_unetloc.judgement import judge
+    >>> truth = QTable({"GLON": [0.0, 5.0], "GLAT": [0.0, 0.0], "Npred": [9, 4], "Radius": [0, 0]})
+    >>> catalog = QTable({"GLON": [5, 0.1, 0.2], "GLAT": [0, 0, 0], "Score": [0.6, 0.9, 0.8]})
+    >>> judged = judge(catalog, truth)
+    >>> judged.catalog["Verdict"].tolist(), judged.truth["Found_Row"].tolist()
+    (['right', 'wrong', 'ignored'], [0, 2])
+    """
+    from astropy.units import Quantity
+
+    role, n_photons, radius = roles(catalog, truth)
+    catalog = catalog[np.argsort(-np.asarray(catalog["Score"], float), kind="stable")]
+    truth, vectors, true_vectors = truth.copy(), _vectors(catalog), _vectors(truth)
+    point = np.flatnonzero((role == "counted") | (role == "faint"))
+    choice = -n_photons[point] if brightest else None
+    true_row, near = match_in_order(vectors, true_vectors[point], radius_deg, choice)
+    hit = np.flatnonzero(true_row >= 0)
+    true_row[hit] = point[true_row[hit]]
+    found_row = np.full(len(truth), -1)
+    found_row[true_row[hit]] = hit
+    offset = np.full(len(catalog), np.nan)
+    offset[hit] = separation_deg(vectors[hit], true_vectors[true_row[hit]])
+    extended = role == "extended"
+    discs = true_vectors[extended], radius[extended]
+    reach = beyond_edge(vectors, discs[0], np.maximum(discs[1], radius_deg))
+    verdict = np.where(reach <= 0, "ignored", "wrong")
+    verdict[hit] = np.where(role[true_row[hit]] == "counted", "right", "ignored")
+    place = vectors.copy()
+    place[hit] = true_vectors[true_row[hit]]
+    catalog["Verdict"], catalog["True_Row"] = verdict, true_row
+    catalog["Offset"] = Quantity(offset, "deg")
+    catalog["Is_Duplicate"] = (verdict == "wrong") & near
+    catalog["Part"] = _names(part, place)
+    truth["Role"], truth["Found_Row"], truth["Part"] = role, found_row, _names(part, true_vectors)
+    nearest = separation_of_others(true_vectors, np.flatnonzero(role == "counted"))
+    truth["Sep_Counted"] = Quantity(nearest, "deg")
+    truth["Sep_Extended"] = Quantity(beyond_edge(true_vectors, *discs), "deg")
+    return Judgement(catalog, truth, float(area_deg2))
+
+
+def patch_parts(name):
+    """Names of the patches of the sky grid as parts of a judgement.
+
+    Parameters
+    ----------
+    name : str or int
+        What all of them begin with, such as the seed of the sky.
+
+    Returns
+    -------
+    callable
+        Takes Galactic unit vectors (n, 3), returns names (n,) such as "2000/123".
+
+    Examples
+    --------
+    >>> from astro_unetloc.geometry import PatchGrid
+    >>> from astro_unetloc.judgement import patch_parts
+    >>> print(patch_parts(2000)(PatchGrid().centers[:2]))
+    ['2000/0' '2000/1']
+    """
+    return lambda vectors: np.array([f"{name}/{i}" for i in PatchGrid().owner(vectors)], str)
+
+
+def join(judgements):
+    """One judgement of several skies.
+
+    Parameters
+    ----------
+    judgements : sequence of Judgement
+        At least one. Their tables keep the columns that all of them have.
+
+    Returns
+    -------
+    Judgement
+        Their rows one after the other, ``True_Row`` and ``Found_Row`` counted through.
+    """
+    from astropy.table import vstack
+
+    judgements = list(judgements)
+    tables = {}
+    for name, column, other in (
+        ("catalog", "True_Row", "truth"),
+        ("truth", "Found_Row", "catalog"),
+    ):
+        parts = [getattr(j, name) for j in judgements]
+        before = np.cumsum([0] + [len(getattr(j, other)) for j in judgements[:-1]])
+        rows = [np.asarray(part[column], int) for part in parts]
+        rows = [np.where(row >= 0, row + first, -1) for row, first in zip(rows, before)]
+        tables[name] = vstack(parts, join_type="inner", metadata_conflicts="silent")
+        tables[name][column] = np.concatenate(rows)
+    return Judgement(**tables, area_deg2=float(sum(j.area_deg2 for j in judgements)))
+
+
+def _names(part, vectors):
+    """The names (n,) of the parts in which directions (n, 3) lie."""
+    if not callable(part):
+        return np.full(len(vectors), str(part))
+    return np.asarray(part(vectors), str) if len(vectors) else np.zeros(0, "U1")
+
+
+def _vectors(table):
+    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))

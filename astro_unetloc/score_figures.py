@@ -1,0 +1,372 @@
+"""Figures of an evaluation: one for each table of `astro_unetloc.score_tables`, drawn from what
+the table holds and nothing else.
+"""
+
+import numpy as np
+
+from astro_unetloc.case_pictures import draw_case
+from astro_unetloc.score_axes import (
+    BLUE,
+    GREEN,
+    VERMILION,
+    bins,
+    dodged,
+    interval,
+    legend,
+    log_axis,
+    panels,
+    plain_ticks,
+    points,
+    share_axis,
+    share_names,
+    sky_parts,
+    unit_of,
+)
+from astro_unetloc.shares import numbers
+
+__all__ = ["draw", "draw_case"]
+
+_SHARE_STYLES = {"Completeness": (BLUE, "o"), "Purity": (VERMILION, "s")}
+# The width of fewer pulls says nothing.
+_MIN_PULLS = 5
+_X_LABELS = {
+    "by_photons": "Photons: true of true sources, measured of detections",
+    "by_flux": "Flux{unit}: true of true sources, measured of detections",
+    "by_sqrt_ts": "$\\sqrt{TS}$",
+    "by_latitude": "|b| (deg)",
+}
+
+
+def draw(name, table):
+    """The figure of a table of scores.
+
+    Parameters
+    ----------
+    name : str
+        Which table of `astro_unetloc.score_tables`, or "comparison".
+    table : QTable
+        With the columns of that table; ``meta["title"]`` is the title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None if the table has no rows or is not one that a figure is made of.
+
+    Examples
+    --------
+    >>> from astropy.table import QTable
+    >>> from astro_unetloc.score_figures import draw
+    >>> table = QTable({"Sky": ["all sky"], "Flux_50": [2e-11], "Flux_90": [4e-11]})
+    >>> draw("flux_limits", table).savefig("flux_limits.png")  # doctest: +SKIP
+    """
+    if not len(table) or name not in _DRAWERS:
+        return None
+    figure = _DRAWERS[name](name, table)
+    figure.suptitle(str(table.meta.get("title", "")), fontsize=12)
+    return figure
+
+
+def _binned(name, table):
+    """Completeness and purity over the bins, above how many sources they are of."""
+    figure, axes = panels(nrows=2, height=5.2, sharex=True, height_ratios=[2.4, 1])
+    log = name in ("by_photons", "by_flux", "by_sqrt_ts")
+    middle, reach = bins(table, log=log)
+    shares = share_names(table)
+    for number, share in enumerate(shares):
+        place = dodged(middle, number, len(shares), log=log)
+        points(
+            axes[0, 0], place, numbers(table, share), _SHARE_STYLES.get(share, (GREEN, "D")),
+            label=share, yerr=interval(table, share),
+        )  # fmt: skip
+    kinds = {"N_True": (_SHARE_STYLES["Completeness"][0], "true sources"),
+               "N_Listed": (_SHARE_STYLES["Purity"][0], "detections")}  # fmt: skip
+    for column, (color, label) in kinds.items():
+        if column in table.colnames and np.any(table[column] > 0):
+            axes[1, 0].bar(
+                middle - reach[0], numbers(table, column), reach.sum(axis=0), align="edge",
+                facecolor=f"{color}22", edgecolor=color, linewidth=1.0, label=label,
+            )  # fmt: skip
+    if log:
+        log_axis(axes[1, 0], "x", middle)
+    elif (middle >= reach[0]).all():
+        # the bins near the plane are narrow
+        axes[0, 0].set_xscale("function", functions=(_root, np.square))
+        axes[0, 0].set_xticks(np.unique([middle - reach[0], middle + reach[1]]))
+        axes[0, 0].xaxis.set_major_formatter("{x:g}")
+    share_axis(axes[0, 0])
+    axes[0, 0].set_ylabel("Share")
+    if shares:
+        axes[0, 0].legend(frameon=False, loc="lower right")
+    axes[1, 0].set_ylabel("Number")
+    if axes[1, 0].containers:
+        axes[1, 0].legend(frameon=False, loc="best")
+    axes[1, 0].set_xlabel(_X_LABELS[name].replace("{unit}", unit_of(table, "Low")))
+    return figure
+
+
+def _root(x):
+    return np.sqrt(np.maximum(x, 0))
+
+
+def _by_class(name, table):
+    """The shares of each class, one under the other."""
+    figure, (axes,) = panels(height=1.6 + 0.5 * len(table))
+    place = np.arange(len(table))[::-1]
+    shares = share_names(table)
+    for number, share in enumerate(shares):
+        shift = 0.16 * (number - (len(shares) - 1) / 2)
+        points(
+            axes, numbers(table, share), place - shift,
+            _SHARE_STYLES.get(share, (GREEN, "D")),
+            label=share.replace("_", " "), xerr=interval(table, share),
+        )  # fmt: skip
+    names = [f"{kind} ({int(n)})" for kind, n in zip(table["Class"], table["N_True"])]
+    axes.set_yticks(place, names)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_xlabel("Share")
+    share_axis(axes, "x")
+    legend(figure, axes)
+    return figure
+
+
+def _by_threshold(name, table):
+    """Purity over completeness, and F1 over the threshold."""
+    figure, axes = panels(2, width=9.2)
+    for label, rows, (color, _) in sky_parts(table):
+        style = {"color": color, "linewidth": 1.5, "label": label}
+        axes[0].plot(numbers(rows, "Completeness"), numbers(rows, "Purity"), **style)
+        axes[1].plot(numbers(rows, "Score"), numbers(rows, "F1"), **style)
+    axes[0].set(xlabel="Completeness", ylabel="Purity")
+    axes[1].set(xlabel="Smallest Score listed", ylabel="F1")
+    for each in axes:
+        share_axis(each)
+        share_axis(each, "x")
+    legend(figure, axes[0])
+    return figure
+
+
+def _summary(name, table):
+    """The scores of each part of the sky."""
+    scores = ["Completeness", "Purity", "F1", "Average_Precision", "Completeness_At_95"]
+    scores = [score for score in scores if score in table.colnames]
+    labels = {"Completeness_At_95": "Completeness\nat 95 % purity"}
+    figure, (axes,) = panels(height=4.0)
+    parts = sky_parts(table)
+    for number, (sky, row, style) in enumerate(parts):
+        place = np.arange(len(scores))[::-1] - 0.2 * (number - (len(parts) - 1) / 2)
+        error = np.array(
+            [interval(row, s)[:, 0] if s in share_names(row) else (0, 0) for s in scores]
+        ).T
+        share = np.array([numbers(row, score)[0] for score in scores])
+        points(axes, share, place, style, label=sky, xerr=np.nan_to_num(error))
+    axes.set_yticks(
+        np.arange(len(scores))[::-1], [labels.get(s, s.replace("_", " ")) for s in scores]
+    )
+    low = np.nanmin([numbers(table, score) for score in scores] + [np.ones(len(table))])
+    axes.set_xlim(min(0.5, np.floor(10 * low) / 10) if low > 0.1 else -0.03, 1.01)
+    legend(figure, axes)
+    return figure
+
+
+def _flux_limits(name, table):
+    """Fluxes at 50 and 90 % completeness."""
+    figure, (axes,) = panels(height=1.7 + 0.4 * len(table))
+    place = np.arange(len(table))[::-1]
+    styles = {"Flux_50": (BLUE, "o"), "Flux_90": (VERMILION, "s")}
+    for column, style in styles.items():
+        points(axes, numbers(table, column), place, style, label=f"{column[-2:]} % found")
+    axes.set_yticks(place, [str(sky) for sky in table["Sky"]])
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_xlabel(f"Flux{unit_of(table, 'Flux_50')}")
+    log_axis(axes, "x", [numbers(table, column) for column in styles])
+    legend(figure, axes)
+    return figure
+
+
+def _numbers(name, table):
+    """How many sources were found where how many are, as numbers of patches."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    figure, (axes,) = panels(width=5.6, height=4.9)
+    true, found = (numbers(table, column) for column in ("N_True", "N_Found"))
+    top = max(true.max(), found.max(), 1)
+    edges = np.arange(-0.5, top + 1.5, max(1, round(top / 50)))
+    counts = np.histogram2d(true, found, bins=(edges, edges))[0].T
+    norm = LogNorm(1, counts.max()) if counts.max() > 20 else Normalize(1, max(counts.max(), 2))
+    shown = np.where(counts > 0, counts, np.nan)
+    picture = axes.pcolormesh(edges, edges, shown, cmap="viridis_r", norm=norm)
+    axes.plot(edges[[0, -1]], edges[[0, -1]], color=VERMILION, linewidth=1, label="equal numbers")
+    for key in ("correlation", "bias", "scatter"):
+        if key in table.meta:
+            axes.plot([], [], " ", label=f"{key} {float(table.meta[key]):.3g}")
+    axes.set(xlabel="True sources in a patch", ylabel="Sources found in it", aspect="equal")
+    axes.legend(loc="upper left", frameon=False)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.85)
+    if counts.max() > 20:
+        plain_ticks(bar.ax.yaxis, counts[counts > 0])
+    bar.set_label("Patches")
+    return figure
+
+
+def _position_errors(name, table):
+    """Offsets, and the shares of true positions inside the error ellipses, over the photons."""
+    figure, axes = panels(2, width=9.2)
+    parts = sky_parts(table)
+    for number, (label, rows, style) in enumerate(parts):
+        middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
+        points(axes[0], middle, numbers(rows, "Median_Offset"), style, label=label)
+        for share in ("In_68", "In_95"):
+            yerr = interval(rows, share) if share in share_names(rows) else None
+            points(axes[1], middle, numbers(rows, share), style, yerr=yerr)
+    for level in (0.68, 0.95):
+        axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
+    axes[0].set_ylabel(f"Median offset{unit_of(table, 'Median_Offset')}")
+    axes[1].set_ylabel("Share inside the 68 and 95 % ellipses")
+    log_axis(axes[0], "y", numbers(table, "Median_Offset"))
+    axes[1].set_ylim(top=1.01)
+    _over_photons(figure, axes, table)
+    return figure
+
+
+def _fit_errors(name, table):
+    """The typical error of a fitted value, and the width and middle of its pulls."""
+    figure, axes = panels(2, width=9.2)
+    ratio = "Median_Ratio" in table.colnames
+    column = "Median_Ratio" if ratio else "Median_Difference"
+    parts = sky_parts(table)
+    for number, (label, rows, style) in enumerate(parts):
+        middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
+        points(axes[0], middle, numbers(rows, column), style, label=label)
+        many = numbers(rows, "N") >= _MIN_PULLS
+        for pull, look in (("Pull_Width", {}), ("Pull_Median", {"mfc": "white"})):
+            points(axes[1], middle[many], numbers(rows, pull)[many], style, **look)
+    axes[0].axhline(float(ratio), color="0.5", linewidth=0.9, linestyle="--")
+    for level in (0, 1):
+        axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
+    axes[0].set_ylabel("Median of measured / true" if ratio else "Median of measured - true")
+    axes[1].set_ylabel("Pulls: width (filled), median (open)")
+    _over_photons(figure, axes, table)
+    return figure
+
+
+def _over_photons(figure, axes, table):
+    """Photons on the horizontal axes of both panels, and the legend."""
+    for each in axes:
+        each.set_xlabel("True photons")
+        log_axis(each, "x", bins(table, log=True)[0])
+    legend(figure, axes[0])
+
+
+def _reliability(name, table):
+    """The share of right detections over their score."""
+    figure, (axes,) = panels(width=5.4, height=5.2)
+    errors = table.meta.get("ece", {})
+    errors = errors if isinstance(errors, dict) else {"": errors}
+    for sky, rows, style in sky_parts(table):
+        share = numbers(rows, "Share")
+        points(axes, numbers(rows, "Mean_Score"), share, style, label=sky or None,
+                yerr=interval(rows, "Share"))  # fmt: skip
+    axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="as it should be")
+    for sky, error in errors.items():
+        text = f"calibration error {float(error):.3f}"
+        axes.plot([], [], " ", label=f"{text}, {sky}" if sky else text)
+    axes.set(xlabel="Mean Score", ylabel="Share that is right", aspect="equal")
+    share_axis(axes)
+    share_axis(axes, "x")
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def _false_alarms(name, table):
+    """Wrong detections, those beside a source that another took apart."""
+    figure, (axes,) = panels(height=1.7 + 0.4 * len(table))
+    place = np.arange(len(table))[::-1]
+    wrong, double, rate = (numbers(table, n) for n in ("N_Wrong", "N_Duplicates", "Per_100_Deg2"))
+    known = np.isfinite(rate).all()
+    scale = np.where(wrong > 0, rate / np.maximum(wrong, 1), 0) if known else np.ones(len(table))
+    style = {"height": 0.55, "left": np.zeros(len(table))}
+    axes.barh(place, (wrong - double) * scale, color=VERMILION, label="elsewhere", **style)
+    style["left"] = (wrong - double) * scale
+    axes.barh(place, double * scale, color=BLUE, label="second detection of a source", **style)
+    axes.set_yticks(place, [f"{sky} ({int(n)})" for sky, n in zip(table["Sky"], wrong)])
+    axes.set_xlim(0, 1.06 * max((wrong * scale).max(), 0.01))
+    axes.set_xlabel("Wrong detections per 100 square degrees" if known else "Wrong detections")
+    legend(figure, axes)
+    return figure
+
+
+def _misses(name, table):
+    """Where the missed sources lie."""
+    figure, (axes,) = panels(height=1.5 + 0.38 * len(table))
+    place = np.arange(len(table))[::-1]
+    share = np.nan_to_num(numbers(table, "Share_Missed"))
+    error = np.zeros((2, len(table)))
+    if "Share_Missed" in share_names(table):
+        error = np.nan_to_num(interval(table, "Share_Missed"))
+    look = {"ecolor": "0.25", "error_kw": {"elinewidth": 1.1}}
+    axes.barh(place, share, height=0.6, color=BLUE, alpha=0.75, xerr=error, **look)
+    top = share + error[1]
+    for y, x, missed, true in zip(place, top, table["N_Missed"], table["N_True"]):
+        axes.text(x, y, f"  {int(missed)} of {int(true)}", va="center", fontsize=9)
+    axes.set_yticks(place, [str(reason) for reason in table["Reason"]])
+    axes.set_xlim(0, 1.25 * max(top.max(), 0.01))
+    axes.set_xlabel("Share of such sources that is missed")
+    return figure
+
+
+def _comparison(name, table):
+    """Differences of two finders with their intervals, filled where they are real."""
+    statistics = list(dict.fromkeys(str(s) for s in table["Statistic"]))
+    angles = [s for s in statistics if "offset" in s.lower()]
+    groups = [g for g in ([s for s in statistics if s not in angles], angles) if g]
+    figure, axes = panels(
+        len(groups), width=9.2, height=1.6 + 0.5 * len(groups[0]),
+        width_ratios=[3, 1.3][: len(groups)],
+    )  # fmt: skip
+    for each, group in zip(axes, groups):
+        each.axvline(0, color="0.5", linewidth=0.9, linestyle="--")
+        each.set_yticks(range(len(group))[::-1], [g.replace("_", " ") for g in group])
+        each.set_ylim(-0.6, len(group) - 0.4)
+        each.set_xlabel(
+            "Difference (deg)" if group is angles else "First - second (open: may be chance)"
+        )
+        each.locator_params(axis="x", nbins=3 if group is angles else 7)
+        _differences(each, table, group)
+    legend(figure, axes[0])
+    return figure
+
+
+def _differences(axes, table, group):
+    parts = sky_parts(table)
+    for number, (sky, rows, style) in enumerate(parts):
+        for row in rows:
+            if str(row["Statistic"]) not in group:
+                continue
+            place = len(group) - 1 - group.index(str(row["Statistic"]))
+            one = rows[row.index : row.index + 1]
+            value, low, high = (numbers(one, c)[0] for c in ("Difference", "Low", "High"))
+            shift = 0.2 * (number - (len(parts) - 1) / 2)
+            label = sky if row["Statistic"] == rows["Statistic"][0] else ""
+            points(axes, [value], [place - shift], style, label=label,
+                    xerr=np.clip([[value - low], [high - value]], 0, None),
+                    mfc=style[0] if row["Real"] else "white")  # fmt: skip
+
+
+_DRAWERS = {
+    "summary_table": _summary,
+    "by_threshold": _by_threshold,
+    "by_photons": _binned,
+    "by_flux": _binned,
+    "by_sqrt_ts": _binned,
+    "by_latitude": _binned,
+    "by_class": _by_class,
+    "flux_limits": _flux_limits,
+    "numbers_per_part": _numbers,
+    "position_errors": _position_errors,
+    "flux_errors": _fit_errors,
+    "index_errors": _fit_errors,
+    "reliability": _reliability,
+    "false_alarms": _false_alarms,
+    "misses": _misses,
+    "comparison": _comparison,
+}

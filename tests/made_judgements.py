@@ -1,0 +1,46 @@
+"""Small tables of true sources and detections, to be judged."""
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+
+
+def make_truth(lon, lat, npred=10.0, radius=0.0, **more):
+    """True sources at Galactic positions in degrees; further columns as they are."""
+    n = len(lon)
+    return QTable(
+        {
+            "GLON": np.array(lon, float) * u.deg,
+            "GLAT": np.array(lat, float) * u.deg,
+            "Npred": np.broadcast_to(npred, n).astype(float),
+            "Radius": np.broadcast_to(radius, n).astype(float) * u.deg,
+            **more,
+        }
+    )
+
+
+def make_catalog(lon, lat, score=None, **more):
+    """Detections at Galactic positions in degrees; further columns as they are."""
+    score = np.linspace(0.9, 0.5, len(lon)) if score is None else score
+    return QTable(
+        {
+            "GLON": np.array(lon, float) * u.deg,
+            "GLAT": np.array(lat, float) * u.deg,
+            "Score": np.array(score, float),
+            **more,
+        }
+    )
+
+
+def make_sky(seed, n=40):
+    """A crowded random field: catalogue and truth."""
+    rng = np.random.default_rng(seed)
+    truth = make_truth(
+        rng.uniform(-2, 2, n) % 360,
+        rng.uniform(-2, 2, n),
+        npred=rng.choice([1.0, 5.0, 12.0, 80.0], n),
+        radius=np.where(rng.random(n) < 0.1, 0.5, 0.0),
+    )
+    n_found = rng.integers(0, 2 * n)
+    lon, lat = rng.uniform(-2, 2, (2, n_found))
+    return make_catalog(lon % 360, lat, np.round(rng.random(n_found), 2)), truth

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_predictions import made_judgement, made_predictions
+
+import astro_unetloc
+from astro_unetloc import evaluation_run
+from astro_unetloc.catalog import read_catalog
+from astro_unetloc.evaluation import evaluate
+from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skies
+from astro_unetloc.pipeline import find_sources
+from astro_unetloc.prediction_files import read_judgement, read_recipe
+from astro_unetloc.pretrained import load_model
+from astro_unetloc.training_sets import make_patch_set
+from astro_unetloc.workplace import Workplace
+
+EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example"
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Searches are made up; the list says which were asked for."""
+    asked = []
+
+    def predict_sky(model, seed, *, numbers=(), with_sources=True, band_edges=None, **options):
+        asked.append((model.name, seed, len(numbers), with_sources))
+        patches, judgement = made_predictions(seed)
+        return (patches if len(numbers) else None), judgement
+
+    monkeypatch.setattr(evaluation_run, "predict_sky", predict_sky)
+    return asked
+
+
+# Skies
+
+
+def test_skies_are_judged_together(searches):
+    run = run_on_skies(seeds=[10, 60])
+    assert searches == [("lat-10gev", 10, 0, True), ("lat-10gev", 60, 0, True)]
+    assert run.judgement.evaluation().n_true == 24
+    assert run.threshold == load_model().threshold
+    assert run.about["seeds"] == [10, 60]
+    assert (run.source_free, run.rival, run.predictions) == (None, None, None)
+
+
+def test_with_a_place_the_predictions_are_kept(searches, tmp_path):
+    run = run_on_skies(seeds=[10, 60], n_patches=25, place=Workplace(tmp_path / "parts"))
+    assert [n for _, _, n, _ in searches] == [13, 13]
+    assert run.predictions == tmp_path / "parts" / "predictions.h5"
+    assert len(read_judgement(run.predictions).truth) == 24
+    assert read_recipe(run.predictions)["model_sha256"] == load_model().sha256
+
+
+def test_what_is_finished_is_not_done_again(searches, tmp_path, monkeypatch):
+    place = Workplace(tmp_path / "parts")
+    work = evaluation_run.predict_sky
+
+    def killed(model, seed, **options):
+        if seed == 60:
+            raise KeyboardInterrupt
+        return work(model, seed, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_run, "predict_sky", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_on_skies(seeds=[10, 60], place=place)
+    assert [seed for _, seed, *_ in searches] == [10]
+    run = run_on_skies(seeds=[10, 60], place=place)
+    assert [seed for _, seed, *_ in searches] == [10, 60]
+    whole = run_on_skies(seeds=[10, 60])
+    np.testing.assert_array_equal(run.judgement.catalog["Score"], whole.judgement.catalog["Score"])
+
+
+def test_parts_of_another_run_are_refused_or_replaced(searches, tmp_path):
+    run_on_skies(seeds=[10], years=7.0, place=Workplace(tmp_path))
+    message = r"unfinished evaluation .*sky000010.h5: .* years 7.0, not 2.0; give the same options"
+    with pytest.raises(ValueError, match=message):
+        run_on_skies(seeds=[10], years=2.0, place=Workplace(tmp_path))
+    run_on_skies(seeds=[10], years=2.0, place=Workplace(tmp_path, overwrite=True))
+    assert len(searches) == 2
+
+
+def test_parts_do_not_depend_on_the_threshold(searches, tmp_path):
+    run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    run = run_on_skies(seeds=[10], threshold=0.8, place=Workplace(tmp_path))
+    assert len(searches) == 1
+    assert run.threshold == 0.8
+
+
+def test_a_sky_without_sources_and_a_rival_are_searched_too(searches, tmp_path):
+    model = load_model()
+    run = run_on_skies(
+        seeds=[10, 11], source_free=True, against=model.folder, place=Workplace(tmp_path)
+    )
+    assert searches[2:] == [
+        (model.name, 10, 0, False), (model.name, 10, 0, True), (model.name, 11, 0, True)
+    ]  # fmt: skip
+    assert len(run.source_free.truth) == len(made_judgement(10).truth)
+    assert len(run.rival.truth) == len(run.judgement.truth)
+    assert run.rival_name == model.name
+
+
+# Patch sets
+
+
+@pytest.fixture(scope="module")
+def set_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("set") / "set.h5"
+    make_patch_set(path, n_skies=1, patches_per_sky=5, first_seed=1010)
+    return path
+
+
+def test_set_is_searched_in_parts(set_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_run, "_CHUNK", 2)
+    run = run_on_set(set_path, place=Workplace(tmp_path), against=load_model())
+    assert len(list(tmp_path.glob("patches*.h5"))) == 3
+    whole = run_on_set(set_path)
+    np.testing.assert_array_equal(
+        np.sort(run.judgement.catalog["Score"]), np.sort(whole.judgement.catalog["Score"])
+    )
+    assert run.judgement.area_deg2 == pytest.approx(whole.judgement.area_deg2)
+    assert len(run.rival.catalog) == len(run.judgement.catalog)
+    assert run.about["patch_set"] == "set.h5"
+    assert run.about["n_patches"] == 5
+
+
+def test_parts_of_another_set_are_refused(set_path, tmp_path):
+    run_on_set(set_path, place=Workplace(tmp_path))
+    make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=5, first_seed=1015)
+    with pytest.raises(ValueError, match="got patch_set_checksum '"):
+        run_on_set(tmp_path / "set.h5", place=Workplace(tmp_path))
+
+
+# Catalogues
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    path = tmp_path_factory.mktemp("catalog") / "found.ecsv"
+    find_sources(EXAMPLE / "map.fits.gz", measure=False).write(path)
+    return path
+
+
+def test_catalog_is_judged_by_the_truth(catalog):
+    run = run_on_catalog(catalog, EXAMPLE / "truth.ecsv", against=catalog)
+    expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
+    assert run.judgement.evaluation().summary() == expected.summary()
+    assert run.rival.evaluation().summary() == expected.summary()
+    assert run.threshold == 0.0
+    assert run.about["model"] == "lat-10gev"
+    assert len(set(run.judgement.truth["Part"])) > 3
+
+
+def test_catalog_without_truth_is_refused(catalog):
+    with pytest.raises(ValueError, match="truth must have the columns"):
+        run_on_catalog(catalog, catalog)
