@@ -22,6 +22,7 @@ __all__ = [
     "PHOTON_EDGES",
     "flux_errors",
     "index_errors",
+    "normalized_offset",
     "position_errors",
     "true_flux",
     "true_index",
@@ -51,7 +52,7 @@ def position_errors(judgement):
     """
     rows, true_rows = _right(judgement)
     offset = degrees(judgement.catalog["Offset"])[rows]
-    norm_68, norm_95 = (_normalized(judgement, rows, true_rows, level) for level in (68, 95))
+    norm_68, norm_95 = (normalized_offset(judgement, rows, true_rows, level) for level in (68, 95))
     has_ellipse = np.isfinite(norm_68) & np.isfinite(norm_95)
 
     def columns(inside):
@@ -231,8 +232,23 @@ def _pulls(pull):
     return {"Pull_Width": (high - low) / 2, "Pull_Median": _median(pull)}
 
 
-def _normalized(judgement, rows, true_rows, level):
-    """Offset of the true position in units of the error ellipse: 1 on it; NaN without one."""
+def normalized_offset(judgement, rows, true_rows, level):
+    """Distances of true positions in units of the error ellipse: 1 on it.
+
+    Parameters
+    ----------
+    judgement : Judgement
+        Of the detections that are listed.
+    rows, true_rows : ndarray (k,) of int
+        Detections, and the true source of each.
+    level : {68, 95}
+        Percentage that the ellipse holds.
+
+    Returns
+    -------
+    ndarray (k,)
+        NaN without an ellipse.
+    """
     catalog, truth = judgement.catalog, judgement.truth
     major, minor, angle = (
         numbers_of(catalog, f"Conf_{level}_{name}", "deg")[rows]

@@ -1,0 +1,111 @@
+"""Measure by how much the errors of a model's catalogues are too small, on simulated skies.
+
+    python benchmarks/fit_errors.py --model lat-500mev --seeds 1000 1001 --check 1002
+        [--template SHAPES] [--write]
+
+Searches whole skies as `astro-unetloc evaluate` does, gives each listed source to its true one (below
+10 GeV the brightest within 0.3 deg), and prints in ranges of Galactic latitude the factors with which
+68 and 95 % of the ellipses hold the true position, and with which pulls of counts and index
+have a width of 1. For the skies of --check it prints what errors hold once they are multiplied.
+--write puts the factors into the card of the model.
+"""
+
+import argparse
+import json
+
+import numpy as np
+from calibrate import template_options
+
+from astro_unetloc.error_factors import ErrorFactors
+from astro_unetloc.evaluation_skies import observed_sky
+from astro_unetloc.judgement import judge
+from astro_unetloc.pipeline import find_sources
+from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import numbers_of
+from astro_unetloc.residuals import normalized_offset, true_index
+
+LATITUDES = (0.0, 3.0, 10.0, 90.0)
+NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
+YEARS = 8.2
+
+
+def residuals(model, seed, options):
+    """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
+    sky = template_options(seed, options.template)
+    sky_map, truth = observed_sky(model.band_edges, seed, years=options.years, **sky)
+    catalog = find_sources(sky_map, model=model)
+    judged = judge(catalog, truth, brightest=model.band_edges[0] < 10)
+    rows = np.flatnonzero(judged.is_right)
+    true = np.asarray(judged.catalog["True_Row"])[rows]
+
+    def pull(name, expected):
+        value, error = (numbers_of(judged.catalog, n)[rows] for n in (name, f"Unc_{name}"))
+        return (value - expected) / error
+
+    return np.stack(
+        [
+            numbers_of(judged.catalog, "GLAT", "deg")[rows],
+            *(normalized_offset(judged, rows, true, level) for level in (68, 95)),
+            pull("Npred", numbers_of(judged.truth, "Npred")[true]),
+            pull("Spectral_Index", true_index(judged, true)),
+        ]
+    )
+
+
+def half_width(pull):
+    """Half of the range that holds 68 % of pulls."""
+    low, high = np.nanpercentile(pull, [16, 84])
+    return (high - low) / 2
+
+
+def factors(values):
+    """What each error must be multiplied by: ellipses of 68 and 95 %, counts, index."""
+    _, off_68, off_95, counts, index = values
+    quantiles = np.nanquantile(off_68, 0.68), np.nanquantile(off_95, 0.95)
+    return [max(float(f), 1.0) for f in (*quantiles, half_width(counts), half_width(index))]
+
+
+def main():
+    """Measure, check and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="lat-500mev")
+    parser.add_argument("--template")
+    parser.add_argument("--years", type=float, default=YEARS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001])
+    parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    model = load_model(options.model)
+    model.card.pop("error_factors", None)
+    known = np.concatenate([residuals(model, seed, options) for seed in options.seeds], axis=1)
+    latitude, found = np.abs(known[0]), []
+    print("|b|           n  ellipse 68 %  95 %  counts  index")
+    for low, high in zip(LATITUDES[:-1], LATITUDES[1:]):
+        here = (latitude >= low) & (latitude < high)
+        found.append(factors(known[:, here]))
+        text = " ".join(f"{factor:7.2f}" for factor in found[-1])
+        print(f"{low:2.0f}-{high:2.0f} {here.sum():9}       {text}", flush=True)
+    fitted = ErrorFactors(
+        LATITUDES[:-1], *(tuple(round(f, 2) for f in column) for column in zip(*found))
+    )
+    for seed in options.check:
+        values = residuals(model, seed, options)
+        scaled = values[1:] / [fitted.at(name, values[0]) for name in NAMES]
+        for low, high in zip(LATITUDES[:-1], LATITUDES[1:]):
+            here = (np.abs(values[0]) >= low) & (np.abs(values[0]) < high)
+            inside = [np.mean(off[here & np.isfinite(off)] <= 1) for off in scaled[:2]]
+            widths = [half_width(pull[here]) for pull in scaled[2:]]
+            print(
+                f"sky {seed} {low:2.0f}-{high:2.0f}: {here.sum()} sources, held {inside[0]:.3f} "
+                f"{inside[1]:.3f}, pull widths {widths[0]:.2f} {widths[1]:.2f}",
+                flush=True,
+            )
+    if options.write:
+        path = model.folder / "card.json"
+        card = json.loads(path.read_text())
+        card["error_factors"] = vars(fitted) | {"seeds": options.seeds}
+        path.write_text(json.dumps(card, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
