@@ -1,9 +1,9 @@
 """Completeness of a model on whole simulated skies, given as HEALPix counts cubes.
 
     python benchmarks/completeness.py --model FOLDER [--seeds 2000 2001] [--years 8.2]
-        [--nside 256] [--template SHAPES] [--figure FILE] [--no-measure]
+        [--template SHAPES] [--figure FILE] [--no-measure]
 
-Simulates skies in the energies of the model, bins them in its bands, searches them, and prints for
+Simulates skies in the energies of the model, below 10 GeV as cubes, searches them, and prints for
 each half of the sky the flux (in the range of the model's catalogues, for lat-500mev 1-100 GeV) at
 which 50 and 90 % of the true point sources are found, at a purity: those of a published
 deep-learning pipeline are given for 0.98 at |b| > 10 deg and 0.95 below (arXiv:2103.11068). The
@@ -28,29 +28,16 @@ from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.error_ellipses import Ellipses
 from astro_unetloc.evaluation import combine, evaluate, found_scores
-from astro_unetloc.maps import SkyMap
+from astro_unetloc.evaluation_skies import observed_sky
 from astro_unetloc.pipeline import detect
-from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.references import numbers
-from astro_unetloc.simulation import simulate_sky
-from astro_unetloc.sky_files import healpix_cube
 from astro_unetloc.truth_matches import MIN_PHOTONS_TRUTH
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0
 # Score of the sources whose errors are judged, and how many make a row.
 MIN_SCORE, MIN_ROWS = 0.46, 20
-
-
-def counted_sky(edges, seed, years, nside, template):
-    """A whole simulated sky as a HEALPix `SkyMap` in energy bins (GeV), and its truth."""
-    options = template_options(seed, template)
-    ends = (float(edges[0]), float(edges[-1]))
-    events, truth = simulate_sky(rng=seed, years=years, energy_range=ends, **options)
-    counts = healpix_cube(events.events, edges, nside)
-    pixels = HealpixPixelization(nside, False, "galactic")
-    return SkyMap(counts=counts, pixels=pixels, energy_edges=np.asarray(edges)), truth
 
 
 def chance(catalog, truth):
@@ -64,9 +51,8 @@ def chance(catalog, truth):
 def search(model, seed, options):
     """Catalogue with every candidate and the truth of one sky; prints how long it took."""
     started = time.perf_counter()
-    sky_map, truth = counted_sky(
-        model.band_edges, seed, options.years, options.nside, options.template
-    )
+    sky = template_options(seed, options.template)
+    sky_map, truth = observed_sky(model.band_edges, seed, years=options.years, **sky)
     between = time.perf_counter()
     # what is fitted costs most: only what may be listed
     threshold = 0.3 if options.measure else 0.0
@@ -187,7 +173,6 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001])
     parser.add_argument("--years", type=float, default=8.2)
-    parser.add_argument("--nside", type=int, default=256)
     parser.add_argument("--template")
     parser.add_argument("--figure")
     parser.add_argument("--no-measure", dest="measure", action="store_false")

@@ -3,10 +3,10 @@
     python benchmarks/fit_errors.py --model lat-500mev --seeds 1000 1001 --check 1002
         [--template SHAPES] [--write]
 
-Searches whole skies as `astro-unetloc evaluate` does, gives each listed source to its true one (below
-10 GeV the brightest within 0.3 deg), and prints in ranges of Galactic latitude the factors with which
-68 and 95 % of the ellipses hold the true position, and with which pulls of counts and index
-have a width of 1. For the skies of --check it prints what errors hold once they are multiplied.
+Searches whole skies as `astro-unetloc evaluate` does, gives each listed source to its true one
+(below 10 GeV the brightest within 0.3 deg), and prints in ranges of Galactic latitude the factors
+with which 68 and 95 % of the ellipses hold the true position, and with which pulls of counts and
+index have a width of 1. For the skies of --check it prints what errors hold once they are scaled.
 --write puts the factors into the card of the model.
 """
 
