@@ -3,7 +3,7 @@
 import numpy as np
 
 from astro_unetloc.figures import canvas
-from astro_unetloc.shares import numbers
+from astro_unetloc.references import numbers_of
 
 __all__ = [
     "BLUE",
@@ -67,13 +67,13 @@ def share_names(table):
     """Names of the columns that have an interval and any known value."""
     names = set(table.colnames)
     shares = [name for name in table.colnames if {f"{name}_Low", f"{name}_High"} <= names]
-    return [name for name in shares if np.isfinite(numbers(table, name)).any()]
+    return [name for name in shares if np.isfinite(numbers_of(table, name)).any()]
 
 
 def interval(table, name):
     """Lengths of the error bars of a share (2, n)."""
-    share = numbers(table, name)
-    low, high = (numbers(table, f"{name}_{end}") for end in ("Low", "High"))
+    share = numbers_of(table, name)
+    low, high = (numbers_of(table, f"{name}_{end}") for end in ("Low", "High"))
     return np.clip([share - low, high - share], 0, None)
 
 
@@ -82,7 +82,7 @@ def bins(table, *, log):
 
     What is open is drawn as wide as a factor of two, or as the bin beside it.
     """
-    low, high = numbers(table, "Low"), numbers(table, "High")
+    low, high = numbers_of(table, "Low"), numbers_of(table, "High")
     if log:
         high = np.where(np.isfinite(high), high, 2 * low)
         low = np.where(low > 0, low, high / 2)

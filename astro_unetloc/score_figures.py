@@ -5,6 +5,7 @@ the table holds and nothing else.
 import numpy as np
 
 from astro_unetloc.case_pictures import draw_case
+from astro_unetloc.references import numbers_of
 from astro_unetloc.score_axes import (
     BLUE,
     GREEN,
@@ -22,7 +23,6 @@ from astro_unetloc.score_axes import (
     sky_parts,
     unit_of,
 )
-from astro_unetloc.shares import numbers
 
 __all__ = ["draw", "draw_case"]
 
@@ -75,7 +75,7 @@ def _binned(name, table):
     for number, share in enumerate(shares):
         place = dodged(middle, number, len(shares), log=log)
         points(
-            axes[0, 0], place, numbers(table, share), _SHARE_STYLES.get(share, (GREEN, "D")),
+            axes[0, 0], place, numbers_of(table, share), _SHARE_STYLES.get(share, (GREEN, "D")),
             label=share, yerr=interval(table, share),
         )  # fmt: skip
     kinds = {"N_True": (_SHARE_STYLES["Completeness"][0], "true sources"),
@@ -83,7 +83,7 @@ def _binned(name, table):
     for column, (color, label) in kinds.items():
         if column in table.colnames and np.any(table[column] > 0):
             axes[1, 0].bar(
-                middle - reach[0], numbers(table, column), reach.sum(axis=0), align="edge",
+                middle - reach[0], numbers_of(table, column), reach.sum(axis=0), align="edge",
                 facecolor=f"{color}22", edgecolor=color, linewidth=1.0, label=label,
             )  # fmt: skip
     if log:
@@ -116,7 +116,7 @@ def _by_class(name, table):
     for number, share in enumerate(shares):
         shift = 0.16 * (number - (len(shares) - 1) / 2)
         points(
-            axes, numbers(table, share), place - shift,
+            axes, numbers_of(table, share), place - shift,
             _SHARE_STYLES.get(share, (GREEN, "D")),
             label=share.replace("_", " "), xerr=interval(table, share),
         )  # fmt: skip
@@ -134,8 +134,8 @@ def _by_threshold(name, table):
     figure, axes = panels(2, width=9.2)
     for label, rows, (color, _) in sky_parts(table):
         style = {"color": color, "linewidth": 1.5, "label": label}
-        axes[0].plot(numbers(rows, "Completeness"), numbers(rows, "Purity"), **style)
-        axes[1].plot(numbers(rows, "Score"), numbers(rows, "F1"), **style)
+        axes[0].plot(numbers_of(rows, "Completeness"), numbers_of(rows, "Purity"), **style)
+        axes[1].plot(numbers_of(rows, "Score"), numbers_of(rows, "F1"), **style)
     axes[0].set(xlabel="Completeness", ylabel="Purity")
     axes[1].set(xlabel="Smallest Score listed", ylabel="F1")
     for each in axes:
@@ -157,12 +157,12 @@ def _summary(name, table):
         error = np.array(
             [interval(row, s)[:, 0] if s in share_names(row) else (0, 0) for s in scores]
         ).T
-        share = np.array([numbers(row, score)[0] for score in scores])
+        share = np.array([numbers_of(row, score)[0] for score in scores])
         points(axes, share, place, style, label=sky, xerr=np.nan_to_num(error))
     axes.set_yticks(
         np.arange(len(scores))[::-1], [labels.get(s, s.replace("_", " ")) for s in scores]
     )
-    low = np.nanmin([numbers(table, score) for score in scores] + [np.ones(len(table))])
+    low = np.nanmin([numbers_of(table, score) for score in scores] + [np.ones(len(table))])
     axes.set_xlim(min(0.5, np.floor(10 * low) / 10) if low > 0.1 else -0.03, 1.01)
     legend(figure, axes)
     return figure
@@ -174,11 +174,11 @@ def _flux_limits(name, table):
     place = np.arange(len(table))[::-1]
     styles = {"Flux_50": (BLUE, "o"), "Flux_90": (VERMILION, "s")}
     for column, style in styles.items():
-        points(axes, numbers(table, column), place, style, label=f"{column[-2:]} % found")
+        points(axes, numbers_of(table, column), place, style, label=f"{column[-2:]} % found")
     axes.set_yticks(place, [str(sky) for sky in table["Sky"]])
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.set_xlabel(f"Flux{unit_of(table, 'Flux_50')}")
-    log_axis(axes, "x", [numbers(table, column) for column in styles])
+    log_axis(axes, "x", [numbers_of(table, column) for column in styles])
     legend(figure, axes)
     return figure
 
@@ -188,7 +188,7 @@ def _numbers(name, table):
     from matplotlib.colors import LogNorm, Normalize
 
     figure, (axes,) = panels(width=5.6, height=4.9)
-    true, found = (numbers(table, column) for column in ("N_True", "N_Found"))
+    true, found = (numbers_of(table, column) for column in ("N_True", "N_Found"))
     top = max(true.max(), found.max(), 1)
     edges = np.arange(-0.5, top + 1.5, max(1, round(top / 50)))
     counts = np.histogram2d(true, found, bins=(edges, edges))[0].T
@@ -214,15 +214,15 @@ def _position_errors(name, table):
     parts = sky_parts(table)
     for number, (label, rows, style) in enumerate(parts):
         middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
-        points(axes[0], middle, numbers(rows, "Median_Offset"), style, label=label)
+        points(axes[0], middle, numbers_of(rows, "Median_Offset"), style, label=label)
         for share in ("In_68", "In_95"):
             yerr = interval(rows, share) if share in share_names(rows) else None
-            points(axes[1], middle, numbers(rows, share), style, yerr=yerr)
+            points(axes[1], middle, numbers_of(rows, share), style, yerr=yerr)
     for level in (0.68, 0.95):
         axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
     axes[0].set_ylabel(f"Median offset{unit_of(table, 'Median_Offset')}")
     axes[1].set_ylabel("Share inside the 68 and 95 % ellipses")
-    log_axis(axes[0], "y", numbers(table, "Median_Offset"))
+    log_axis(axes[0], "y", numbers_of(table, "Median_Offset"))
     axes[1].set_ylim(top=1.01)
     _over_photons(figure, axes, table)
     return figure
@@ -236,10 +236,10 @@ def _fit_errors(name, table):
     parts = sky_parts(table)
     for number, (label, rows, style) in enumerate(parts):
         middle = dodged(bins(rows, log=True)[0], number, len(parts), log=True)
-        points(axes[0], middle, numbers(rows, column), style, label=label)
-        many = numbers(rows, "N") >= _MIN_PULLS
+        points(axes[0], middle, numbers_of(rows, column), style, label=label)
+        many = numbers_of(rows, "N") >= _MIN_PULLS
         for pull, look in (("Pull_Width", {}), ("Pull_Median", {"mfc": "white"})):
-            points(axes[1], middle[many], numbers(rows, pull)[many], style, **look)
+            points(axes[1], middle[many], numbers_of(rows, pull)[many], style, **look)
     axes[0].axhline(float(ratio), color="0.5", linewidth=0.9, linestyle="--")
     for level in (0, 1):
         axes[1].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
@@ -263,8 +263,8 @@ def _reliability(name, table):
     errors = table.meta.get("ece", {})
     errors = errors if isinstance(errors, dict) else {"": errors}
     for sky, rows, style in sky_parts(table):
-        share = numbers(rows, "Share")
-        points(axes, numbers(rows, "Mean_Score"), share, style, label=sky or None,
+        share = numbers_of(rows, "Share")
+        points(axes, numbers_of(rows, "Mean_Score"), share, style, label=sky or None,
                 yerr=interval(rows, "Share"))  # fmt: skip
     axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="as it should be")
     for sky, error in errors.items():
@@ -281,7 +281,9 @@ def _false_alarms(name, table):
     """Wrong detections, those beside a source that another took apart."""
     figure, (axes,) = panels(height=1.7 + 0.4 * len(table))
     place = np.arange(len(table))[::-1]
-    wrong, double, rate = (numbers(table, n) for n in ("N_Wrong", "N_Duplicates", "Per_100_Deg2"))
+    wrong, double, rate = (
+        numbers_of(table, n) for n in ("N_Wrong", "N_Duplicates", "Per_100_Deg2")
+    )
     known = np.isfinite(rate).all()
     scale = np.where(wrong > 0, rate / np.maximum(wrong, 1), 0) if known else np.ones(len(table))
     style = {"height": 0.55, "left": np.zeros(len(table))}
@@ -299,7 +301,7 @@ def _misses(name, table):
     """Where the missed sources lie."""
     figure, (axes,) = panels(height=1.5 + 0.38 * len(table))
     place = np.arange(len(table))[::-1]
-    share = np.nan_to_num(numbers(table, "Share_Missed"))
+    share = np.nan_to_num(numbers_of(table, "Share_Missed"))
     error = np.zeros((2, len(table)))
     if "Share_Missed" in share_names(table):
         error = np.nan_to_num(interval(table, "Share_Missed"))
@@ -344,7 +346,7 @@ def _differences(axes, table, group):
                 continue
             place = len(group) - 1 - group.index(str(row["Statistic"]))
             one = rows[row.index : row.index + 1]
-            value, low, high = (numbers(one, c)[0] for c in ("Difference", "Low", "High"))
+            value, low, high = (numbers_of(one, c)[0] for c in ("Difference", "Low", "High"))
             shift = 0.2 * (number - (len(parts) - 1) / 2)
             label = sky if row["Statistic"] == rows["Statistic"][0] else ""
             points(axes, [value], [place - shift], style, label=label,

@@ -2,27 +2,48 @@
 
     python benchmarks/tune_clustering.py [--model FOLDER] [--seeds 1000 1001] [--template FILE]
 
-Each sky is simulated and read by the network once; then every combination of pixel cut and circle
-radius clusters its probability maps. Prints average precision, completeness at 95 % purity with
-its threshold, and the median offset of the right detections. Seeds from 1000 are for validation:
-the skies whose scores are reported have seeds from 2000.
+Each sky is simulated and read by the network once; then its probability maps are clustered with the
+preset of the model, and with one of pixel cut, circle radius and overlap penalty changed at a time.
+Prints average precision, completeness at 95 % purity, the best F1 and its threshold, and the median
+offset of the right detections. Candidates are not measured: Score is the network's probability.
+Seeds from 1000 are for validation: the skies whose scores are reported have seeds from 2000.
 """
 
 import argparse
 from dataclasses import replace
-from itertools import product
+
+import numpy as np
+from calibrate import template_options
 
 from astro_unetloc.catalog import make_catalog
 from astro_unetloc.clustering import find_clusters
-from astro_unetloc.diffuse import TEMPLATE_SETS
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.localization import localize
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.simulation import simulate_sky
 
-CUTS = (0.05, 0.1, 0.2, 0.3)
-RADII = (1.5, 2.0, 2.5, 3.0)
+SCAN = {
+    "cut": (0.003, 0.01, 0.03, 0.1, 0.3),
+    "radius_pix": (1.5, 2.0, 2.5, 3.0),
+    "overlap_penalty": (0.0, -3.0, -10.0, -30.0),
+}
+PARTS = {"|b|>10": (10, 91), "|b|<10": (0, 10)}
+
+
+def presets(shipped):
+    """The preset of a model, and those with one of its values changed."""
+    found = [shipped]
+    for name, values in SCAN.items():
+        found += [replace(shipped, **{name: v}) for v in values if v != getattr(shipped, name)]
+    return found
+
+
+def best_f1(scores):
+    """The best F1 of any threshold, and the threshold."""
+    right, number = np.cumsum(scores.correct), np.arange(1, len(scores.correct) + 1)
+    f1 = 2 * right / (scores.n_true + number)
+    return f1.max(), scores.score[f1.argmax()]
 
 
 def main():
@@ -33,28 +54,26 @@ def main():
     parser.add_argument("--template")
     options = parser.parse_args()
     model = load_model(options.model)
-    scores = {}
-    for number, seed in enumerate(options.seeds):
-        variant = list(TEMPLATE_SETS)[number % len(TEMPLATE_SETS)]
-        sky_map, truth = simulate_sky(template=options.template, variant=variant, rng=seed)
-        run = detect(sky_map, model=model)
-        for cut, radius in product(CUTS, RADII):
-            config = replace(model.clustering, cut=cut, radius_pix=radius)
-            sources = localize(find_clusters(run.probability, config=config), run.patches)
+    parts = {}
+    for seed in options.seeds:
+        sky_map, truth = simulate_sky(rng=seed, **template_options(seed, options.template))
+        run = detect(sky_map, model=model, measure=False)
+        for preset in presets(model.clustering):
+            sources = localize(find_clusters(run.probability, config=preset), run.patches)
             catalog = make_catalog(sources)
-            for name, low, high in (("|b|>10", 10, 91), ("|b|<10", 0, 10)):
+            for name, (low, high) in PARTS.items():
                 limits = {"min_latitude": low, "max_latitude": high}
-                key = (name, cut, radius)
-                scores.setdefault(key, []).append(evaluate(catalog, truth, **limits))
-    print("where    cut radius     AP   C(95%)  threshold  offset/deg  n_true")
-    for (name, cut, radius), parts in sorted(scores.items()):
-        score = combine(parts)
-        complete, threshold = score.completeness_at(0.95)
-        offset = sorted(score.offset_deg)[len(score.offset_deg) // 2]
-        print(
-            f"{name} {cut:6.2f} {radius:6.1f} {score.average_precision:7.4f} {complete:7.3f} "
-            f"{threshold:9.3f} {offset:11.4f} {score.n_true:8d}"
-        )
+                parts.setdefault((name, preset), []).append(evaluate(catalog, truth, **limits))
+    print("where     cut radius penalty      AP  C(95%)  best F1  threshold  offset/deg")
+    for name in PARTS:
+        for preset in presets(model.clustering):
+            scores = combine(parts[name, preset])
+            f1, threshold = best_f1(scores)
+            print(
+                f"{name} {preset.cut:6.3f} {preset.radius_pix:6.1f} {preset.overlap_penalty:7.0f} "
+                f"{scores.average_precision:7.4f} {scores.completeness_at(0.95)[0]:7.3f} {f1:8.4f} "
+                f"{threshold:10.3f} {np.median(scores.offset_deg):11.4f}"
+            )
 
 
 if __name__ == "__main__":
