@@ -2,7 +2,7 @@
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
         [--template FILE --variant NAME] [--years 7] [--peers network,ts-true,ts-fit,dao,log]
-        [--save FILE.npz]
+        [--save FILE.npz] [--figure FILE.png]
 
 Simulates whole skies above 10 GeV with seeds that no training used, takes patches of the package's
 grid (half of them centred within 10 deg of the Galactic plane), lets every finder search them, and
@@ -268,6 +268,29 @@ def print_differences(first, second, title):
         print(f"{band:8} average precision {cells[0]}   completeness {cells[1]}")
 
 
+def draw_curves(scores):
+    """Figure of purity against completeness, as the threshold falls, in each of ``BANDS``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(BANDS), sharey=True)
+    for axes, band in zip(panels, BANDS):
+        for name, parts in scores.items():
+            whole = combine(parts[band])
+            right = np.cumsum(whole.correct)
+            purity = right / np.arange(1, len(right) + 1)
+            axes.plot(right / max(whole.n_true, 1), purity, lw=2 if name == "network" else 1,
+                      label=f"{name} {whole.average_precision:.3f}")  # fmt: skip
+        axes.set_title(band)
+        axes.set_xlabel("completeness")
+        axes.set_xlim(0.4, 1)
+        axes.set_ylim(0.4, 1.01)
+        axes.grid(alpha=0.3)
+        axes.legend(title="average precision", loc="lower left")
+    panels[0].set_ylabel("purity")
+    return figure
+
+
 def compare(options):
     """Run what was asked for: evaluations and seconds of each finder."""
     chosen = choose_patches(options.patches, options.skies, np.random.default_rng(options.seed))
@@ -346,7 +369,12 @@ def main(arguments=None):
     parser.add_argument("--years", type=float, default=7.0)
     parser.add_argument("--peers", type=peer_names, default=list(PEERS))
     parser.add_argument("--save", type=Path)
-    print_table(*compare(parser.parse_args(arguments)))
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args(arguments)
+    scores, seconds = compare(options)
+    print_table(scores, seconds)
+    if options.figure:
+        draw_curves(scores).savefig(options.figure, dpi=120)
 
 
 if __name__ == "__main__":

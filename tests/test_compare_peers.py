@@ -223,7 +223,9 @@ def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monke
     arguments = ["--peers", "log", "--patches", "1", "--skies", "1", "--save", str(path)]
     first = table(small_run, arguments, capsys)
     monkeypatch.setattr(small_run, "run_peer", None)
-    assert table(small_run, arguments, capsys) == first
+    figure = tmp_path / "curves.png"
+    assert table(small_run, [*arguments, "--figure", str(figure)], capsys) == first
+    assert figure.stat().st_size > 5000
     with pytest.raises(ValueError, match='expected results of .*"seed": 2001.* holds .*2000'):
         small_run.main([*arguments, "--seed", "2001"])
 
