@@ -13,7 +13,7 @@ from astro_unetloc.terminal import progress_bar, say
 __all__ = ["evaluate"]
 
 # Options that say something of one way to evaluate, and nothing of the others.
-_OF_SKIES = ("skies", "seed", "years", "template", "variant")
+_OF_SKIES = ("skies", "seed", "years", "template", "variant", "energy_range")
 _OF_SETS = ("data", "all_skies")
 _OF_CATALOGS = ("catalog", "truth")
 
@@ -24,11 +24,14 @@ _OF_CATALOGS = ("catalog", "truth")
     click.option("--skies", type=click.IntRange(1), default=1, show_default=True,
                  help="Whole skies to simulate."),
     click.option("--seed", default=2000, type=click.IntRange(min=0), show_default=True,
-                 help="Seed of the first sky; the next ones follow. The shipped models were trained "
-                 "on seeds below 1000 and tuned on those below 2000."),
+                 help="Seed of the first sky; the next ones follow. Shipped models were trained on "
+                 "seeds below 1000 and tuned on those below 2000."),
     click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
     click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
+    click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
+                 help="Only photons of these energies: quantities, or numbers in GeV.  [default: "
+                 "those of the model]"),
     click.option("--data", type=click.Path(), metavar="SET.h5",
                  help="Instead of skies: a patch set; only skies to validate on are taken."),
     click.option("--all-skies", is_flag=True,
@@ -108,8 +111,8 @@ def _wanted(option):
 
 
 def _run(
-    *, model, skies, seed, years, template, variant, data, all_skies, catalog, truth, threshold,
-    against, n_patches, codes, place, quiet,
+    *, model, skies, seed, years, template, variant, energy_range, data, all_skies, catalog, truth,
+    threshold, against, n_patches, codes, place, quiet,
 ):  # fmt: skip
     """The run that was asked for."""
     from astro_unetloc import evaluation_run
@@ -125,5 +128,5 @@ def _run(
         return evaluation_run.run_on_set(data, all_skies=all_skies, **common)
     return evaluation_run.run_on_skies(
         seeds=range(seed, seed + skies), years=years, template=template, variant=variant,
-        source_free=place.folder is not None, **common,
+        energy_range=energy_range or None, source_free=place.folder is not None, **common,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from astro_unetloc.evaluation_skies import (
     BRIGHTEST_BELOW_GEV,
     check_codes,
     chosen_patches,
+    narrowed,
     predict_sky,
 )
 from astro_unetloc.judgement import Judgement, judge, patch_parts
@@ -84,6 +85,7 @@ def run_on_skies(
     years=7.0,
     template=None,
     variant="P6V11",
+    energy_range=None,
     threshold=None,
     n_patches=1000,
     codes=(),
@@ -102,6 +104,8 @@ def run_on_skies(
         One sky for each; use seeds that were not trained or tuned on.
     years, template, variant
         See `astro_unetloc.simulate_sky`.
+    energy_range : pair of Quantity or float, optional
+        Energies of the photons, GeV if bare, as of a map that has not all of the model's.
     threshold : float, optional
         Smallest score of a detection; that of the model's card by default.
     n_patches : int
@@ -128,13 +132,17 @@ def run_on_skies(
     """
     model, place, seeds = load_model(model), place or Workplace(), list(seeds)
     against = None if against is None else load_model(against)
-    sky = {"years": float(years), "template": template, "variant": variant}
+    edges = narrowed(model.band_edges, energy_range)
+    sky = {
+        "years": float(years), "template": template, "variant": variant, "band_edges": edges
+    }  # fmt: skip
     told = {
         "years": float(years),
         "template": Path(template).name if template else None,
         "template_sha256": file_digest(template) if template else None,
         "variant": variant if template else None,
         "pixel_deg": GridConfig().pixel_deg,
+        "sky_band_edges_gev": None if energy_range is None else edges.tolist(),
     }
     check_codes(codes, seeds)
     share = -(-n_patches // len(seeds))
@@ -152,13 +160,8 @@ def run_on_skies(
         bare = _recipe(model, **told)
         empty = place.judged(bare, {f"source-free{seeds[0]:06d}": job})
     if against is not None:
-        jobs = {
-            f"sky{seed:06d}": partial(
-                predict_sky, against, seed, band_edges=model.band_edges, **options
-            )
-            for seed in seeds
-        }
-        bare = _recipe(against, **told, sky_band_edges_gev=model.band_edges.tolist())
+        jobs = {f"sky{seed:06d}": partial(predict_sky, against, seed, **options) for seed in seeds}
+        bare = _recipe(against, **told | {"sky_band_edges_gev": edges.tolist()})
         rival = place.beside("against").judged(bare, jobs)
     return EvaluationRun(
         judgement=judgement,

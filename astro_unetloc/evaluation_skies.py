@@ -6,6 +6,7 @@ import numpy as np
 
 from astro_unetloc.config import GridConfig, TrainingConfig
 from astro_unetloc.datasets import COLUMNS
+from astro_unetloc.energies import parse_energy_range
 from astro_unetloc.geometry import PatchGrid, TangentPlane, lonlat_from_vectors
 from astro_unetloc.judgement import judge, patch_parts
 from astro_unetloc.maps import SkyMap
@@ -21,6 +22,7 @@ __all__ = [
     "BRIGHTEST_BELOW_GEV",
     "check_codes",
     "chosen_patches",
+    "narrowed",
     "observed_sky",
     "patch_code",
     "predict_sky",
@@ -69,6 +71,39 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
         counts=counts, pixels=pixels, energy_edges=edges, exposure=exposure, name="simulated sky"
     )
     return sky_map, truth
+
+
+def narrowed(band_edges, energy_range=None):
+    """The bands of a model, or what an energy range leaves of them.
+
+    Parameters
+    ----------
+    band_edges : ndarray (n_band + 1,)
+        In GeV.
+    energy_range : pair of Quantity or float, optional
+        GeV if bare; all energies by default.
+
+    Returns
+    -------
+    ndarray (k + 1,)
+        In GeV.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+    """
+    band_edges, wanted = np.asarray(band_edges, float), parse_energy_range(energy_range)
+    if wanted is None:
+        return band_edges
+    left = np.unique(np.clip(wanted, *band_edges[[0, -1]]))
+    if len(left) < 2:
+        raise ValueError(
+            f"the energy range must overlap {band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of "
+            f"the model; got {wanted[0]:g}-{wanted[1]:g} GeV; choose another"
+        )
+    inside = (band_edges > left[0]) & (band_edges < left[1])
+    return np.concatenate([left[:1], band_edges[inside], left[1:]])
 
 
 def patch_code(seed, number):

@@ -10,7 +10,14 @@ import numpy as np
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
 from astro_unetloc.references import degrees
-from astro_unetloc.truth_matches import beyond_edge, match_in_order, roles, separation_of_others
+from astro_unetloc.truth_matches import (
+    BELOW_RADIUS_DEG,
+    MIN_PHOTONS_BELOW,
+    beyond_edge,
+    match_in_order,
+    roles,
+    separation_of_others,
+)
 
 __all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts"]
 
@@ -89,7 +96,9 @@ class Judgement:
         The detections in descending ``Score``, of a joined judgement so in each of its parts. Their
         columns and ``Verdict`` ("right", "wrong" or "ignored"), ``True_Row`` (row of ``truth`` that
         it was matched to, -1 for none), ``Offset`` (distance from there in degrees, NaN for none),
-        ``Is_Duplicate`` (whether it is wrong because another detection took each true source
+        ``Is_Below`` (whether it is wrong, but within 0.1 deg of a point source of 0.3 to 3 expected
+        photons: real, and not truth), ``Is_Duplicate`` (whether it is wrong because another
+        detection took each true source
         within the radius) and ``Part`` (name of the piece of sky in which it counts: that of its
         true source, its own without one).
     truth : QTable
@@ -276,6 +285,9 @@ def judge(
     catalog["Verdict"], catalog["True_Row"] = verdict, true_row
     catalog["Offset"] = Quantity(offset, "deg")
     catalog["Is_Duplicate"] = (verdict == "wrong") & near
+    below = (role == "below") & (radius == 0) & (n_photons >= MIN_PHOTONS_BELOW)
+    near_below = match_in_order(vectors, true_vectors[below], BELOW_RADIUS_DEG)[1]
+    catalog["Is_Below"] = (verdict == "wrong") & near_below
     catalog["Part"] = _names(part, place)
     truth["Role"], truth["Found_Row"], truth["Part"] = role, found_row, _names(part, true_vectors)
     nearest = separation_of_others(true_vectors, np.flatnonzero(role == "counted"))

@@ -225,29 +225,33 @@ def false_alarms(judgement):
     -------
     QTable
         ``Sky``, ``N_Wrong``, ``N_Duplicates`` (those of them within the match radius of a true
-        source that another detection took), ``Area`` (deg2; of the parts only where whole skies
+        source that another detection took), ``N_Below`` (those within 0.1 deg of a point source of
+        0.3 to 3 expected photons), ``Area`` (deg2; of the parts only where whole skies
         were searched) and ``Per_100_Deg2``, wrong ones.
     """
     wrong = np.asarray(judgement.catalog["Verdict"]) == "wrong"
-    duplicate, latitude = np.asarray(judgement.catalog["Is_Duplicate"]), judgement.latitude
+    duplicate, below = (np.asarray(judgement.catalog[n]) for n in ("Is_Duplicate", "Is_Below"))
+    latitude = judgement.latitude
     skies = judgement.area_deg2 / _WHOLE_SKY_DEG2
     is_whole = skies > 0.5 and abs(skies - round(skies)) < 1e-3
     number, area = [], []
     for least, most in SKIES.values():
         here = wrong & (latitude >= least) & (latitude < most)
-        number.append((here.sum(), (here & duplicate).sum()))
+        number.append((here.sum(), (here & duplicate).sum(), (here & below).sum()))
         share = np.sin(np.radians(min(most, 90.0))) - np.sin(np.radians(least))
         area.append(judgement.area_deg2 * (share if is_whole or share == 1 else np.nan))
-    n_wrong, n_duplicates = np.array(number).T
+    n_wrong, n_duplicates, n_below = np.array(number).T
     area = np.array(area)
     return score_table(
         "False alarms",
-        "Detections that are no true source, those of them that are a second detection of one, and "
-        "wrong ones per 100 square degrees.",
+        "Detections that are no true source; those of them that are a second detection of one; "
+        "those within 0.1 deg of a point source of 0.3 to 3 expected photons, which are real but "
+        "do not count; and wrong ones per 100 square degrees.",
         {
             "Sky": list(SKIES),
             "N_Wrong": n_wrong,
             "N_Duplicates": n_duplicates,
+            "N_Below": n_below,
             "Area": area,
             "Per_100_Deg2": 100 * n_wrong / np.where(area > 0, area, np.nan),
         },

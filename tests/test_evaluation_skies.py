@@ -7,6 +7,7 @@ from astro_unetloc import evaluation_skies
 from astro_unetloc.evaluation_skies import (
     check_codes,
     chosen_patches,
+    narrowed,
     observed_sky,
     patch_code,
     predict_sky,
@@ -136,3 +137,12 @@ def test_whole_sky_is_searched_and_judged():
     assert judgement.area_deg2 == pytest.approx(41252.96, abs=0.01)
     assert judgement.evaluation().average_precision > 0.5
     assert set(judgement.catalog["Part"]) <= {f"1011/{i}" for i in range(768)}
+
+
+def test_energy_range_narrows_the_bands():
+    edges = np.array([10.0, 20, 50, 150])
+    np.testing.assert_array_equal(narrowed(edges), edges)
+    np.testing.assert_array_equal(narrowed(edges, (50, 2000)), [50, 150])
+    np.testing.assert_array_equal(narrowed(edges, ("15 GeV", "0.1 TeV")), [15, 20, 50, 100])
+    with pytest.raises(ValueError, match="must overlap 10-150 GeV.*got 1-5 GeV; choose another"):
+        narrowed(edges, (1, 5))

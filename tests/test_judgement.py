@@ -39,6 +39,14 @@ def test_each_detection_has_its_verdict():
     np.testing.assert_allclose(judged.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
 
 
+def test_fluctuations_of_sources_too_faint_to_count_are_known():
+    truth = make_truth([0, 10, 20, 30], [0] * 4, [2.9, 0.2, 2, 9], [0, 0, 1, 0])
+    catalog = make_catalog([0.05, 0.15, 10, 20, 30], [0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5])
+    judged = judge(catalog, truth).catalog
+    assert judged["Verdict"].tolist() == ["wrong"] * 4 + ["right"]
+    assert judged["Is_Below"].tolist() == [True, False, False, False, False]
+
+
 def test_surroundings_of_true_sources_are_those_of_their_sky():
     truth = make_truth([0, 0.4, 0.5, 3], [0] * 4, [10, 10, 5, 90], [0, 0, 0, 1])
     both = join([judge(make_catalog([], []), sky) for sky in (truth, truth[:1])])
