@@ -181,6 +181,7 @@ def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path):
     assert (tmp_path / "run" / "history.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @allow_foreign_warnings
 def test_mixed_precision_gives_a_network_of_single_precision(tmp_path):
     import keras
@@ -218,6 +219,7 @@ def test_an_unknown_loss_is_refused_before_anything_is_read(tmp_path):
         fit_network(tmp_path / "absent.h5", tmp_path / "run", loss="hinge")
 
 
+@pytest.mark.slow
 @allow_foreign_warnings
 def test_another_loss_trains_another_network(tmp_path):
     path = make_set(tmp_path)
