@@ -37,12 +37,7 @@ def fields_at(sky_map, vectors, energy_range=None):
     rows : ndarray of int
         Positions of a group.
     field : FieldFit
-        Their regions.
-
-    Raises
-    ------
-    ValueError
-        If the map holds no photons.
+        Their regions. Nothing where the map holds no photons: then nothing is known of them.
     """
     inside = np.flatnonzero(np.isfinite(vectors).all(axis=1))
     inside = inside[sky_map.covers(vectors[inside])] if len(inside) else inside
@@ -50,7 +45,7 @@ def fields_at(sky_map, vectors, energy_range=None):
         return
     counts = gather_counts(sky_map, *(energy_range or sky_map.energy_edges[[0, -1]]))
     if not len(counts.number):
-        raise ValueError("the map must hold photons; got none; give another map or energy range")
+        return
     config = replace(MeasurementConfig(), max_pairs=_MAX_PAIRS)
     setup = FieldSetup(sky_map, counts, vectors[inside], config)
     for members, _ in fit_groups(vectors[inside], setup):

@@ -123,11 +123,8 @@ def find(map, outputs, model, threshold, measure, extended, energy_range, region
     sky_map = read_map(map, energy_range=energy_range or None, **files)
     check_fluxes(paths, known=measure and sky_map.exposure is not None)
     model = load_model(model) if model else select_model(sky_map.energy_edges)
-    if limit_map and model.half_found(0.5) is None:
-        raise click.UsageError(
-            f"--limit-map needs a model whose card says what it finds; {model.name} was not fitted "
-            "(benchmarks/fit_limits.py); leave the map out"
-        )
+    if limit_map:
+        _check_limits(model, threshold, measure)
     run = detect(
         sky_map, model=model, threshold=threshold, measure=measure, extended=extended,
         region=region, rng=seed, progress=progress_bar(quiet),
@@ -138,6 +135,17 @@ def find(map, outputs, model, threshold, measure, extended, energy_range, region
     say(run.report([*paths, *filter(None, maps.values())]), quiet)
     if run.n_failed:
         sys.exit(terminal.EXIT_INCOMPLETE)
+
+
+def _check_limits(model, threshold, measure):
+    """Refuse a map of detection limits where they are not known."""
+    if not measure:
+        raise click.UsageError("--limit-map is of measured sources; leave --no-measure out")
+    if model.half_found(model.threshold if threshold is None else threshold) is None:
+        raise click.UsageError(
+            f"--limit-map needs a model whose card says what it finds; {model.name} was not fitted "
+            "(benchmarks/fit_limits.py); leave the map out"
+        )
 
 
 for _name in COMMANDS:

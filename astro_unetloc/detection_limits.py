@@ -11,6 +11,7 @@ import numpy as np
 from astro_unetloc.beneath import KnownSources, background_beside, fields_at, known_near, one_count
 from astro_unetloc.irf_files import background_at
 from astro_unetloc.likelihood import INDEX_PRIOR
+from astro_unetloc.messages import warn
 
 __all__ = ["detection_limits", "expected_sqrt_ts", "significances"]
 
@@ -111,6 +112,8 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
         counts[rows] = _Place(field, known, index).counts(sqrt_ts)
         per_count = field.flux_per_count(np.full(field.n, float(index)), flux_range)
         flux[rows] = np.where(field.exposed, counts[rows] * per_count, np.nan)
+    if len(vectors) and not np.isfinite(counts).any():
+        warn("the map has no photons at these positions; detection limits are not known")
     return counts, flux
 
 

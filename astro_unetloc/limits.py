@@ -99,6 +99,8 @@ def upper_limits(
         psf=psf,
         exposure_frame=exposure_frame,
     )
+    if sky_map.n_photons == 0:
+        raise ValueError("the map must hold photons; got none; give another map or energy range")
     table = _position_table(positions)
     vectors = galactic_vectors(table)
     index = np.broadcast_to(np.asarray(index, dtype=float), len(vectors))

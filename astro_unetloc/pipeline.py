@@ -54,6 +54,9 @@ class Detection:
         What the likelihood says of the sources.
     cone : DiscFootprint or None
         The region outside of which nothing is listed.
+    neighbors : ndarray (k, 3)
+        Galactic unit vectors of all that has a Score of the threshold or more, also outside the
+        region.
     """
 
     sky_map: SkyMap
@@ -65,6 +68,7 @@ class Detection:
     n_failed: int
     measurement: Measurement | None = None
     cone: DiscFootprint | None = None
+    neighbors: np.ndarray | None = None
 
     def summary(self):
         """What was found, in one line."""
@@ -203,6 +207,7 @@ def detect(
         sources = measurement.refine(sources, patches.grid)
     sources = _calibrated(sources, measurement, model.calibration)
     listed = sources.score >= threshold
+    neighbors = sources.vectors[listed]
     if cone is not None:
         listed &= cone.covers(sources.vectors)
     sources = _flagged_inside(sources.select(listed), extended)
@@ -215,8 +220,9 @@ def detect(
         meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
     catalog = make_catalog(sources, values=values, meta=meta)
     return Detection(
-        sky_map, model, patches, probability, sources, catalog, n_failed, measurement, cone
-    )
+        sky_map, model, patches, probability, sources, catalog, n_failed, measurement, cone,
+        neighbors,
+    )  # fmt: skip
 
 
 def _flagged_inside(sources, extended):

@@ -93,7 +93,15 @@ class Model:
     def half_found(self, threshold):
         """Expected sqrt(TS) at which half of the sources are found; None if it was not fitted."""
         curve = self.card.get("half_found")
-        return curve and float(np.interp(threshold, curve["threshold"], curve["sqrt_ts"]))
+        if curve is None:
+            return None
+        low, high = curve["threshold"][0], curve["threshold"][-1]
+        if not low <= threshold <= high:
+            raise ValueError(
+                f"detection limits are known for thresholds from {low:g} to {high:g}; got "
+                f"{threshold:g}; choose another, or no map of limits"
+            )
+        return float(np.interp(threshold, curve["threshold"], curve["sqrt_ts"]))
 
     @property
     def flux_range(self):

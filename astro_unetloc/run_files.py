@@ -43,13 +43,12 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
 
 def _limit_map(run, progress):
     """The map of detection limits of a run."""
-    from astro_unetloc.references import galactic_vectors
     from astro_unetloc.searched_sky import limit_map_bytes
 
     model, meta = run.model, run.catalog.meta
     return limit_map_bytes(
         run.patches, run.sky_map, model.half_found(meta["THRESH"]),
-        sources=galactic_vectors(run.catalog), energy_range=tuple(model.band_edges[[0, -1]]),
+        sources=run.neighbors, energy_range=tuple(model.band_edges[[0, -1]]),
         flux_range=model.flux_range, cone=run.cone, keywords=meta, progress=progress,
     )  # fmt: skip
 

@@ -217,11 +217,8 @@ def test_impossible_regions_are_refused(run, region):
 def test_sky_maps_are_written_with_the_catalog(run):
     write_small_map("map.fits")
     words = ("--no-measure", "--probability-map", "p.fits", "--moc", "m.fits")
-    words += ("--limit-map", "l.fits")
     assert run("map.fits", "-o", "c.csv", *words)[0] == 0
-    assert files() == ["c.csv", "l.fits", "m.fits", "map.fits", "p.fits"]
-    with fits.open("l.fits") as hdus:
-        assert np.all(hdus[1].data["NPRED_50"] > 3)
+    assert files() == ["c.csv", "m.fits", "map.fits", "p.fits"]
     with fits.open("p.fits") as hdus:
         assert hdus[0].data.shape == (30, 30)
         assert 0.5 < np.nanmax(hdus[0].data) <= 1
@@ -233,6 +230,32 @@ def test_sky_maps_are_written_with_the_catalog(run):
     assert area == pytest.approx(9.0, rel=0.02)
     assert run("map.fits", "-o", "d.csv", *words)[0] == 2
     assert "d.csv" not in files()
+
+
+def test_limits_of_a_region_are_those_of_the_whole_map(run):
+    write_small_map("map.fits")
+    assert run("map.fits", "-o", "c.csv", "--limit-map", "whole.fits")[0] == 0
+    # the bright source lies outside and shines in
+    words = ("--region", "121.2", "40", "0.85", "--frame", "galactic", "--limit-map", "part.fits")
+    assert run("map.fits", "-o", "d.csv", *words)[0] == 0
+    whole, part = (fits.getdata(name, 1) for name in ("whole.fits", "part.fits"))
+    assert 0 < len(part) < len(whole)
+    rows = np.searchsorted(whole["PIXEL"], part["PIXEL"])
+    np.testing.assert_allclose(part["NPRED_50"], whole["NPRED_50"][rows], rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--no-measure",), "--limit-map is of measured sources; leave --no-measure out"),
+        (("--threshold", "0.01"), "thresholds from 0.05 to 0.9; got 0.01; choose another"),
+        (("--model", "lat-500mev"), "lat-500mev was not fitted"),
+    ],
+)
+def test_limits_that_are_not_known_are_refused(run, words, message):
+    write_small_map("map.fits")
+    assert_refused(run("map.fits", "-o", "c.csv", "--limit-map", "l.fits", *words), message)
+    assert files() == ["map.fits"]
 
 
 def test_models_are_written_of_a_map_with_an_exposure(run):

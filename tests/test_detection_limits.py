@@ -8,6 +8,7 @@ from astro_unetloc.detection_limits import detection_limits, expected_sqrt_ts, s
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import vectors_from_lonlat
 from astro_unetloc.measurement import measure_sources
+from astro_unetloc.photons import Photons
 from astro_unetloc.psf_profiles import make_profiles
 from astro_unetloc.response import KingPSF, SurveyExposure
 
@@ -85,3 +86,12 @@ def test_there_is_no_limit_where_nothing_was_observed():
     counts, flux = detection_limits(sky_map, vectors, 4.5, **FLUX)
     np.testing.assert_array_equal(np.isfinite(counts), [True, False, False])
     assert np.isnan(flux).all(), "the exposure is not known"
+
+
+def test_a_map_without_photons_has_no_limits_and_says_so():
+    nothing = Photons(np.zeros((0, 3)), np.zeros(0))
+    vectors = vectors_from_lonlat(np.array([10.0]), np.array([40.0]))
+    with pytest.warns(UserWarning, match="no photons at these positions"):
+        counts, flux = detection_limits(as_events(nothing), vectors, 4.5, **FLUX)
+    assert np.isnan(counts).all()
+    assert np.isnan(flux).all()
