@@ -64,7 +64,8 @@ def evaluate(context, folder, threshold, codes, overwrite, quiet, debug, **chose
     place = Workplace()
     if folder:
         check_folder(folder, overwrite=overwrite)
-        place = Workplace(Path(folder) / "parts", overwrite)
+        if not chosen["catalog"]:
+            place = Workplace(Path(folder) / ".unetloc-parts", overwrite)
     run = _run(threshold=threshold, codes=codes, place=place, quiet=quiet, **chosen)
     if not folder:
         _echo(report_words(run, {}))

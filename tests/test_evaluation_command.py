@@ -72,7 +72,7 @@ def test_report_holds_tables_figures_page_cases_and_predictions(run, searches):
         path.name for path in folder.iterdir()
     }
     assert (folder / "case-sky000008-p001.png").exists()
-    assert not (folder / "parts").exists()
+    assert not (folder / ".unetloc-parts").exists()
     assert searches[2] == (7, 0, False)
     assert "A sky without sources: " in stdout
     line = stdout.splitlines()[0].replace("all sky       ", "all sky: ")
@@ -96,7 +96,7 @@ def test_killed_run_goes_on(run, searches, plain, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_report, "write_report", killed)
         assert run("-o", "out", "--seed", 7)[0] == 1
-    assert Path("out/parts/sky000007.h5").exists()
+    assert Path("out/.unetloc-parts/sky000007.h5").exists()
     assert run("-o", "out", "--seed", 7)[0] == 0
     assert len(searches) == 2
 
@@ -141,6 +141,10 @@ def test_patch_set_is_evaluated(run, set_path, monkeypatch):
 def test_catalog_is_evaluated(run, plain):
     find_sources(EXAMPLE / "map.fits.gz", measure=False).write("found.ecsv")
     words = ("--catalog", "found.ecsv", "--truth", EXAMPLE / "truth.ecsv")
+    mine = [Path("out", name, "notes.txt") for name in ("parts", ".unetloc-parts")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.touch()
     code, stdout, _ = run(*words)
     assert code == 0
     assert [line.split(" ")[0] for line in stdout.splitlines()] == SKIES
@@ -150,6 +154,7 @@ def test_catalog_is_evaluated(run, plain):
     assert "Against found.ecsv:" in again
     assert not Path("out/predictions.h5").exists()
     assert Path("out/index.html").exists()
+    assert all(path.exists() for path in mine)
 
 
 # Wrong usage
