@@ -200,7 +200,7 @@ def run_on_set(
     n_patches : int
         At most so many.
     codes : sequence of str
-        Code names of patches to take in any case.
+        Code names of patches to keep in any case; those that were not drawn do not count.
     all_skies : bool
         Whether patches that a model may have been trained on are taken too.
     against : str, path or Model, optional
@@ -225,7 +225,7 @@ def run_on_set(
     with open_patch_set(path) as patch_set:
         for each in filter(None, (model, against)):
             check_bands(patch_set, each)
-        rows = chosen_rows(patch_set, n_patches, codes=codes, everything=all_skies)
+        rows, named = chosen_rows(patch_set, n_patches, codes=codes, everything=all_skies)
         told = {
             "patch_set": Path(path).name,
             "patch_set_checksum": _checksum(patch_set),
@@ -242,9 +242,11 @@ def run_on_set(
                 for i, chunk in enumerate(chunks)
             }
 
-        recipe = _recipe(model, **told)
+        recipe, mine = _recipe(model, **told), jobs(model)
+        if len(named) and place.folder:
+            mine["named"] = partial(predict_rows, patch_set, named, model, judged=False)
         joined = "predictions.h5" if place.folder else None
-        judgement = place.judged(recipe, jobs(model), joined=joined, progress=progress)
+        judgement = place.judged(recipe, mine, joined=joined, progress=progress)
         if against is not None:
             beside, bare = place.beside("against"), _recipe(against, **told)
             rival = beside.judged(bare, jobs(against), progress=progress)

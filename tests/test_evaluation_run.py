@@ -10,7 +10,7 @@ from astro_unetloc.catalog import read_catalog
 from astro_unetloc.evaluation import evaluate
 from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.pipeline import find_sources
-from astro_unetloc.prediction_files import read_judgement, read_recipe
+from astro_unetloc.prediction_files import read_case, read_judgement, read_recipe
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.training_sets import make_patch_set
 from astro_unetloc.workplace import Workplace
@@ -123,6 +123,18 @@ def test_set_is_searched_in_parts(set_path, tmp_path, monkeypatch):
     assert len(run.rival.catalog) == len(run.judgement.catalog)
     assert run.about["patch_set"] == "set.h5"
     assert run.about["n_patches"] == 5
+
+
+def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
+    codes = [f"sky001010-{i:04d}" for i in range(5)]
+    plain = run_on_set(set_path, n_patches=2)
+    run = run_on_set(set_path, n_patches=2, codes=codes, place=Workplace(tmp_path))
+    assert run.judgement.evaluation().summary() == plain.judgement.evaluation().summary()
+    assert run.judgement.area_deg2 == pytest.approx(plain.judgement.area_deg2)
+    assert run.about["n_patches"] == 2
+    assert len(set(run.judgement.truth["Part"])) == 2
+    for code in codes:
+        assert len(read_case(run.predictions, code).sources) > 0, code
 
 
 def test_parts_of_another_set_are_refused(set_path, tmp_path):
