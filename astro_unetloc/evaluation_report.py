@@ -162,9 +162,10 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
         for name, table in tables.items()
     }
     meta = {"command": command} if command else {}
+    listed = run.threshold if np.isfinite(run.threshold) else "none"
     paths = write_report(
         folder, tables, figures, cases=_cases(run, codes, n_cases), overwrite=overwrite,
-        meta=meta | run.about | {"threshold": run.threshold},
+        meta=meta | run.about | {"threshold": listed},
         about="\n\n".join("\n".join(map(_prose, lines)) for lines in words),
     )  # fmt: skip
     if run.predictions is not None:

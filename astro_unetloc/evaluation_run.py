@@ -59,12 +59,18 @@ class EvaluationRun:
     source_free: Judgement | None = None
     rival: Judgement | None = None
     rival_name: str = ""
-    rival_threshold: float = 0.0
+    rival_threshold: float = -np.inf
     predictions: Path | None = None
 
 
-def _threshold(model, threshold):
-    return model.threshold if threshold is None else float(threshold)
+def _thresholds(threshold, *models):
+    """Smallest ``Score`` that is listed of each model, -inf where there is none (None)."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(
+            f"threshold of a model must be a Score from 0 to 1; got {threshold}; choose another"
+        )
+    own = [-np.inf if model is None else model.threshold for model in models]
+    return own if threshold is None else [float(threshold)] * len(models)
 
 
 def _recipe(model, **others):
@@ -128,10 +134,12 @@ def run_on_skies(
     Raises
     ------
     ValueError
-        If unfinished skies are there that were made otherwise, or as `astro_unetloc.find_sources`.
+        If the threshold is not within 0 and 1, if unfinished skies are there that were made
+        otherwise, or as `astro_unetloc.find_sources`.
     """
     model, place, seeds = load_model(model), place or Workplace(), list(seeds)
     against = None if against is None else load_model(against)
+    thresholds = _thresholds(threshold, model, against)
     edges = narrowed(model.band_edges, energy_range)
     sky = {
         "years": float(years), "template": template, "variant": variant, "band_edges": edges
@@ -165,12 +173,12 @@ def run_on_skies(
         rival = place.beside("against").judged(bare, jobs)
     return EvaluationRun(
         judgement=judgement,
-        threshold=_threshold(model, threshold),
+        threshold=thresholds[0],
         about={"seeds": seeds} | {n: v for n, v in recipe.items() if n != "codes"},
         source_free=empty,
         rival=rival,
         rival_name=against.name if against else "",
-        rival_threshold=_threshold(against, threshold) if against else 0.0,
+        rival_threshold=thresholds[1],
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
@@ -217,10 +225,12 @@ def run_on_set(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the set cannot be read, has other bands than a model or no sky to validate on.
+        If the set cannot be read, has other bands than a model or no sky to validate on, or if the
+        threshold is not within 0 and 1.
     """
     model, place = load_model(model), place or Workplace()
     against = None if against is None else load_model(against)
+    thresholds = _thresholds(threshold, model, against)
     rival = None
     with open_patch_set(path) as patch_set:
         for each in filter(None, (model, against)):
@@ -252,11 +262,11 @@ def run_on_set(
             rival = beside.judged(bare, jobs(against), progress=progress)
     return EvaluationRun(
         judgement=judgement,
-        threshold=_threshold(model, threshold),
+        threshold=thresholds[0],
         about={n: v for n, v in recipe.items() if n != "codes"},
         rival=rival,
         rival_name=against.name if against else "",
-        rival_threshold=_threshold(against, threshold) if against else 0.0,
+        rival_threshold=thresholds[1],
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
@@ -277,7 +287,7 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
         Files that `astro_unetloc.read_catalog` reads; the truth as `astro_unetloc.simulate_sky`
         gives it.
     threshold : float, optional
-        Smallest score of a detection; all are taken by default.
+        Smallest score of a detection, on the scale of the catalogue; all are taken by default.
     against : str or path, optional
         Another catalogue of the same sky.
 
@@ -290,6 +300,8 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     FileNotFoundError, ValueError
         If a file cannot be read or lacks a column.
     """
+    # scores of other programs may be negative
+    cut = -np.inf if threshold is None else float(threshold)
     tables = [read_catalog(path) for path in (catalog, truth)]
     options = {"part": patch_parts(Path(truth).name)}
     options["brightest"] = float(tables[0].meta.get("EMIN", np.inf)) < BRIGHTEST_BELOW_GEV
@@ -299,9 +311,9 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     about |= {ours: tables[0].meta[name] for name, ours in names.items() if name in tables[0].meta}
     return EvaluationRun(
         judgement=judge(*tables, **options),
-        threshold=threshold or 0.0,
+        threshold=cut,
         about=about,
         rival=rival,
         rival_name=Path(against).name if against else "",
-        rival_threshold=threshold or 0.0,
+        rival_threshold=cut,
     )

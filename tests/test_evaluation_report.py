@@ -87,6 +87,15 @@ def test_words_stand_on_the_page(run, tmp_path, plain):
     }  # fmt: skip
 
 
+def test_report_without_a_threshold_lists_all(run, tmp_path, plain):
+    every = replace(run, threshold=-np.inf)
+    write_evaluation(every, tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["meta"]["threshold"] == "none"
+    listed = scores["tables"]["summary_table"]["columns"]["N_Listed"]["values"][0]
+    assert listed == len(run.judgement.catalog)
+
+
 def test_cases_are_the_worst_and_those_asked_for(run, tmp_path, plain):
     path = tmp_path / "predictions.h5"
     recipe = {"model": "made", "pixel_deg": 10 / 32}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import astro_unetloc
 from astro_unetloc import evaluation_run
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.evaluation import evaluate
+from astro_unetloc.evaluation_report import summary_lines
 from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.prediction_files import read_case, read_judgement, read_recipe
@@ -159,9 +161,29 @@ def test_catalog_is_judged_by_the_truth(catalog):
     expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
     assert run.judgement.evaluation().summary() == expected.summary()
     assert run.rival.evaluation().summary() == expected.summary()
-    assert run.threshold == 0.0
+    assert run.threshold == run.rival_threshold == -np.inf
     assert run.about["model"] == "lat-10gev"
     assert len(set(run.judgement.truth["Part"])) > 3
+
+
+def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_path):
+    table = read_catalog(catalog)
+    table["Score"] = table["Score"] - 5.0
+    table.write(tmp_path / "other.ecsv")
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", against=catalog)
+    assert len(run.judgement.select(run.threshold).catalog) == len(table)
+    lines = summary_lines(run)
+    assert lines == summary_lines(replace(run, judgement=run.rival))
+    cut = float(np.median(table["Score"]))
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", threshold=cut)
+    assert run.threshold == cut
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
+def test_threshold_of_a_model_is_a_score(searches, threshold):
+    with pytest.raises(ValueError, match=f"a Score from 0 to 1; got {threshold}; choose another"):
+        run_on_skies(seeds=[10], threshold=threshold)
+    assert searches == []
 
 
 def test_catalog_without_truth_is_refused(catalog):
