@@ -1,5 +1,7 @@
 """Evaluation runs: from skies, a patch set or a catalogue to a judgement of all that was found."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,10 +80,17 @@ def _recipe(model, **others):
     values = {
         "model": model.name,
         "model_sha256": model.sha256,
+        "card_sha256": _card_digest(model),
         "band_edges_gev": model.band_edges.tolist(),
         "version": __version__,
     }
     return values | {name: value for name, value in others.items() if value is not None}
+
+
+def _card_digest(model):
+    """Twelve digits of all that the card says: presets, thresholds and calibration count too."""
+    card = json.dumps(model.card, sort_keys=True)
+    return hashlib.sha256(card.encode()).hexdigest()[:12]
 
 
 def run_on_skies(
@@ -273,8 +282,6 @@ def run_on_set(
 
 def _checksum(patch_set):
     """Twelve digits that tell one set from another: of the checksums of its skies."""
-    import hashlib
-
     return hashlib.sha256(patch_set.skies.tobytes()).hexdigest()[:12]
 
 

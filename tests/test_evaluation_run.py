@@ -83,6 +83,18 @@ def test_parts_of_another_run_are_refused_or_replaced(searches, tmp_path):
     assert len(searches) == 2
 
 
+def test_parts_of_a_changed_card_are_refused(searches, tmp_path, monkeypatch):
+    run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    model = load_model()
+    other = {n: model.card[n] for n in reversed(model.card)}
+    monkeypatch.setattr(evaluation_run, "load_model", lambda name: replace(model, card=other))
+    run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    other["clustering"] = other["clustering"] | {"max_clusters": 7}
+    with pytest.raises(ValueError, match="unfinished evaluation .* got card_sha256 '"):
+        run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    assert len(searches) == 1
+
+
 def test_parts_do_not_depend_on_the_threshold(searches, tmp_path):
     run_on_skies(seeds=[10], place=Workplace(tmp_path))
     run = run_on_skies(seeds=[10], threshold=0.8, place=Workplace(tmp_path))
