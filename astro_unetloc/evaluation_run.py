@@ -20,8 +20,10 @@ from astro_unetloc.evaluation_skies import (
     narrowed,
     predict_sky,
 )
+from astro_unetloc.geometry import lonlat_from_vectors
 from astro_unetloc.judgement import Judgement, judge, patch_parts
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import galactic_vectors
 from astro_unetloc.training_skies import file_digest
 from astro_unetloc.workplace import Workplace
 
@@ -291,8 +293,9 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     Parameters
     ----------
     catalog, truth : str or path
-        Files that `astro_unetloc.read_catalog` reads; the truth as `astro_unetloc.simulate_sky`
-        gives it.
+        Files that `astro_unetloc.read_catalog` reads, with positions as
+        `astro_unetloc.references.sky_positions` takes them. The catalogue has a column ``Score``,
+        the truth is as `astro_unetloc.simulate_sky` gives it.
     threshold : float, optional
         Smallest score of a detection, on the scale of the catalogue; all are taken by default.
     against : str or path, optional
@@ -305,14 +308,14 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file cannot be read or lacks a column.
+        If a file cannot be read, lacks a column or has rows without a position.
     """
     # scores of other programs may be negative
     cut = -np.inf if threshold is None else float(threshold)
-    tables = [read_catalog(path) for path in (catalog, truth)]
+    tables = [_read_placed(path) for path in (catalog, truth)]
     options = {"part": patch_parts(Path(truth).name)}
     options["brightest"] = float(tables[0].meta.get("EMIN", np.inf)) < BRIGHTEST_BELOW_GEV
-    rival = None if against is None else judge(read_catalog(against), tables[1], **options)
+    rival = None if against is None else judge(_read_placed(against), tables[1], **options)
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {ours: tables[0].meta[name] for name, ours in names.items() if name in tables[0].meta}
@@ -324,3 +327,19 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
         rival_name=Path(against).name if against else "",
         rival_threshold=cut,
     )
+
+
+def _read_placed(path):
+    """The catalogue in a file, with ``GLON`` and ``GLAT`` whatever positions it has."""
+    import astropy.units as u
+
+    table = read_catalog(path)
+    vectors = galactic_vectors(table)
+    n_unknown = int(np.sum(~np.isfinite(vectors).all(axis=1)))
+    if n_unknown:
+        raise ValueError(
+            f"{path}: expected a position in each row; got {n_unknown} rows without; remove them"
+        )
+    if not {"GLON", "GLAT"} <= set(table.colnames):
+        table["GLON"], table["GLAT"] = (angle * u.deg for angle in lonlat_from_vectors(vectors))
+    return table

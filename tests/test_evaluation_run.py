@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from made_predictions import made_judgement, made_predictions
 
 import astro_unetloc
@@ -14,6 +15,7 @@ from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skie
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.prediction_files import read_case, read_judgement, read_recipe
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import sky_positions
 from astro_unetloc.training_sets import make_patch_set
 from astro_unetloc.workplace import Workplace
 
@@ -189,6 +191,29 @@ def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_pa
     cut = float(np.median(table["Score"]))
     run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", threshold=cut)
     assert run.threshold == cut
+
+
+@pytest.mark.parametrize("suffix", ["fits", "ecsv", "csv"])
+def test_catalogs_of_other_programs_have_positions_of_their_own(catalog, tmp_path, suffix):
+    found, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("found", "truth")]
+    for path, table, columns in zip(paths, (found, truth), (["Score"], ["Npred", "Radius"])):
+        position = sky_positions(table)
+        other = Table({"RAJ2000": position.ra.deg, "DEJ2000": position.dec.deg})
+        for name in columns:
+            other[name] = np.asarray(table[name], float)
+        other.write(path)
+    run = run_on_catalog(paths[0], paths[1], against=paths[0])
+    expected = evaluate(found, truth).summary()
+    assert run.judgement.evaluation().summary() == expected
+    assert run.rival.evaluation().summary() == expected
+
+
+def test_rows_without_a_position_are_refused(tmp_path):
+    path = tmp_path / "found.fits"
+    Table({"RAJ2000": [1.0, np.nan], "DEJ2000": [1.0, 2.0], "Score": [1.0, 1.0]}).write(path)
+    with pytest.raises(ValueError, match=r"found.fits: .* got 1 rows without; remove them"):
+        run_on_catalog(path, EXAMPLE / "truth.ecsv")
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
