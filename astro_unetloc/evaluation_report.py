@@ -146,7 +146,7 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
     command : str
         The command that was given.
     overwrite : bool
-        Whether files that exist may be replaced.
+        Whether files that exist may be replaced, and those of the report before removed.
 
     Returns
     -------
@@ -165,6 +165,7 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
     listed = run.threshold if np.isfinite(run.threshold) else "none"
     paths = write_report(
         folder, tables, figures, cases=_cases(run, codes, n_cases), overwrite=overwrite,
+        more=[run.predictions.name] if run.predictions is not None else [],
         meta=meta | run.about | {"threshold": listed},
         about="\n\n".join("\n".join(map(_prose, lines)) for lines in words),
     )  # fmt: skip

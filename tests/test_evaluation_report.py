@@ -110,6 +110,10 @@ def test_cases_are_the_worst_and_those_asked_for(run, tmp_path, plain):
     assert paths[0].exists()
     assert not path.exists()
     assert "false" in paths[-1].read_text()
+    write_evaluation(run, tmp_path / "out", overwrite=True)
+    left = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "predictions.h5" not in left
+    assert not any(name.startswith("case-") for name in left)
 
 
 @pytest.mark.parametrize("name", ["index.html", "scores.json", "predictions.h5"])
