@@ -92,6 +92,13 @@ def test_json_holds_numbers_as_numbers_and_null_for_unknown(folder):
     assert summary["Median_Offset"] == {"unit": "deg", "values": [0.0171, 0.0169, 0.0181]}
 
 
+def test_cases_say_what_the_mask_shows(folder, tmp_path):
+    said = "on simulated skies at those that count"
+    assert said in (folder / "index.html").read_text()
+    paths = write(tmp_path / "none", ["summary_table"], with_cases=False)
+    assert said not in paths[-1].read_text()
+
+
 def test_json_names_all_files(folder):
     content = json.loads((folder / "scores.json").read_text())
     assert sorted(content["files"]) == sorted(path.name for path in folder.iterdir())
