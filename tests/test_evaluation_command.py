@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from made_predictions import made_predictions
 
 import astro_unetloc
 from astro_unetloc import cli, evaluation_report, evaluation_run
+from astro_unetloc.evaluation_skies import check_codes
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.training_sets import make_patch_set
 
@@ -101,6 +103,13 @@ def test_killed_run_goes_on(run, searches, plain, monkeypatch):
     assert len(searches) == 2
 
 
+def test_case_that_the_help_names_is_on_the_first_sky(run):
+    code, stdout, _ = run("--help")
+    assert code == 0
+    check_codes(re.findall("sky[0-9]+-p[0-9]+", stdout), [2000])
+    assert "such as sky002000-p123" in " ".join(stdout.split())
+
+
 def test_unknown_case_is_refused_before_the_search(run, searches):
     code, _, stderr = run("-o", "out", "--seed", 7, "--case", "sky000008-p001")
     assert code == 2
@@ -171,6 +180,7 @@ def test_catalog_is_evaluated(run, plain):
         (["--truth", "t.fits"], "--truth goes with --catalog CATALOG, which is not given"),
         (["--all-skies"], "--all-skies goes with --data SET.h5, which is not given"),
         (["--case", "sky000000-p001"], "--case goes with -o FOLDER"),
+        (["--patches", "10"], "--patches goes with -o FOLDER or --data SET.h5; give one"),
         (["--catalog", "c.fits", "--truth", "t.fits", "--case", "c"], "--case cannot go with"),
         (["--data", "none.h5"], "no such patch set: none.h5"),
         (["-o", "no/out"], "output directory must exist"),

@@ -72,7 +72,9 @@ def test_rival_is_compared(run):
     words = report_words(both, {})
     assert words[-1][0] == "Against other:"
     assert "no difference is seen in average precision" in words[-1][1]
-    assert np.all(report_tables(both)["comparison"]["Difference"][:4] == 0)
+    table = report_tables(both)["comparison"]
+    assert np.all(table["Difference"][:4] == 0)
+    assert "about 5% of the rows is called real by chance" in table.meta["about"]
 
 
 def test_words_stand_on_the_page(run, tmp_path, plain):
