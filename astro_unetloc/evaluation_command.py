@@ -47,9 +47,9 @@ _OF_CATALOGS = ("catalog", "truth")
                  help="Folder for tables, figures, page (index.html), scores.json, pictures of "
                  "cases and predictions.h5."),
     click.option("--patches", "n_patches", type=click.IntRange(1), default=1000, show_default=True,
-                 help="Patches of predictions.h5; of a patch set those that are searched."),
+                 help="Patches of predictions.h5 (with -o); of a set those that are searched."),
     click.option("--case", "codes", multiple=True, metavar="CODE",
-                 help="Show this patch too, such as sky000000-p123; may be given again."),
+                 help="Show this patch too, such as sky002000-p123; may be given again."),
 )  # fmt: skip
 @click.pass_context
 def evaluate(context, folder, threshold, codes, overwrite, quiet, debug, **chosen):
@@ -64,7 +64,8 @@ def evaluate(context, folder, threshold, codes, overwrite, quiet, debug, **chose
     place = Workplace()
     if folder:
         check_folder(folder, overwrite=overwrite)
-        place = Workplace(Path(folder) / "parts", overwrite)
+        if not chosen["catalog"]:
+            place = Workplace(Path(folder) / ".unetloc-parts", overwrite)
     run = _run(threshold=threshold, codes=codes, place=place, quiet=quiet, **chosen)
     if not folder:
         _echo(report_words(run, {}))
@@ -104,6 +105,8 @@ def _check_ways(context, chosen, folder, codes):
         raise click.UsageError("--catalog goes with --truth TABLE; give the true sources")
     if codes and not folder:
         raise click.UsageError("--case goes with -o FOLDER, where its picture is written; give it")
+    if "n_patches" in given and way == "--skies" and not folder:
+        raise click.UsageError("--patches goes with -o FOLDER or --data SET.h5; give one")
 
 
 def _wanted(option):

@@ -18,6 +18,9 @@ __all__ = ["check_folder", "report_tables", "report_words", "summary_lines", "wr
 # Files of which one says that there is a finished report.
 _FINISHED = ("index.html", "scores.json", "predictions.h5")
 
+# Each difference has an interval of its own, whatever their number.
+_BY_CHANCE = "Of two that are alike a share of about {:.0%} of the rows is called real by chance."
+
 
 def check_folder(folder, *, overwrite=False):
     """Raise now what would keep the report from being written later.
@@ -98,7 +101,10 @@ def report_tables(run):
 
 def _comparison(run):
     thresholds = run.threshold, run.rival_threshold
-    return compare(run.judgement, run.rival, thresholds=thresholds)
+    table = compare(run.judgement, run.rival, thresholds=thresholds)
+    about = table.meta["about"]
+    table.meta["about"] = f"{about} {_BY_CHANCE.format(1 - table.meta['level'])}"
+    return table
 
 
 def report_words(run, tables):
@@ -146,7 +152,7 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
     command : str
         The command that was given.
     overwrite : bool
-        Whether files that exist may be replaced.
+        Whether files that exist may be replaced, and those of the report before removed.
 
     Returns
     -------
@@ -162,9 +168,11 @@ def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=
         for name, table in tables.items()
     }
     meta = {"command": command} if command else {}
+    listed = run.threshold if np.isfinite(run.threshold) else "none"
     paths = write_report(
         folder, tables, figures, cases=_cases(run, codes, n_cases), overwrite=overwrite,
-        meta=meta | run.about | {"threshold": run.threshold},
+        more=[run.predictions.name] if run.predictions is not None else [],
+        meta=meta | run.about | {"threshold": listed},
         about="\n\n".join("\n".join(map(_prose, lines)) for lines in words),
     )  # fmt: skip
     if run.predictions is not None:

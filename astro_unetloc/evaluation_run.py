@@ -1,5 +1,7 @@
 """Evaluation runs: from skies, a patch set or a catalogue to a judgement of all that was found."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,10 @@ from astro_unetloc.evaluation_skies import (
     narrowed,
     predict_sky,
 )
+from astro_unetloc.geometry import lonlat_from_vectors
 from astro_unetloc.judgement import Judgement, judge, patch_parts
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import galactic_vectors
 from astro_unetloc.training_skies import file_digest
 from astro_unetloc.workplace import Workplace
 
@@ -59,12 +63,18 @@ class EvaluationRun:
     source_free: Judgement | None = None
     rival: Judgement | None = None
     rival_name: str = ""
-    rival_threshold: float = 0.0
+    rival_threshold: float = -np.inf
     predictions: Path | None = None
 
 
-def _threshold(model, threshold):
-    return model.threshold if threshold is None else float(threshold)
+def _thresholds(threshold, *models):
+    """Smallest ``Score`` that is listed of each model, -inf where there is none (None)."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(
+            f"threshold of a model must be a Score from 0 to 1; got {threshold}; choose another"
+        )
+    own = [-np.inf if model is None else model.threshold for model in models]
+    return own if threshold is None else [float(threshold)] * len(models)
 
 
 def _recipe(model, **others):
@@ -72,10 +82,17 @@ def _recipe(model, **others):
     values = {
         "model": model.name,
         "model_sha256": model.sha256,
+        "card_sha256": _card_digest(model),
         "band_edges_gev": model.band_edges.tolist(),
         "version": __version__,
     }
     return values | {name: value for name, value in others.items() if value is not None}
+
+
+def _card_digest(model):
+    """Twelve digits of all that the card says: presets, thresholds and calibration count too."""
+    card = json.dumps(model.card, sort_keys=True)
+    return hashlib.sha256(card.encode()).hexdigest()[:12]
 
 
 def run_on_skies(
@@ -128,10 +145,12 @@ def run_on_skies(
     Raises
     ------
     ValueError
-        If unfinished skies are there that were made otherwise, or as `astro_unetloc.find_sources`.
+        If the threshold is not within 0 and 1, if unfinished skies are there that were made
+        otherwise, or as `astro_unetloc.find_sources`.
     """
     model, place, seeds = load_model(model), place or Workplace(), list(seeds)
     against = None if against is None else load_model(against)
+    thresholds = _thresholds(threshold, model, against)
     edges = narrowed(model.band_edges, energy_range)
     sky = {
         "years": float(years), "template": template, "variant": variant, "band_edges": edges
@@ -165,12 +184,12 @@ def run_on_skies(
         rival = place.beside("against").judged(bare, jobs)
     return EvaluationRun(
         judgement=judgement,
-        threshold=_threshold(model, threshold),
+        threshold=thresholds[0],
         about={"seeds": seeds} | {n: v for n, v in recipe.items() if n != "codes"},
         source_free=empty,
         rival=rival,
         rival_name=against.name if against else "",
-        rival_threshold=_threshold(against, threshold) if against else 0.0,
+        rival_threshold=thresholds[1],
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
@@ -200,7 +219,7 @@ def run_on_set(
     n_patches : int
         At most so many.
     codes : sequence of str
-        Code names of patches to take in any case.
+        Code names of patches to keep in any case; those that were not drawn do not count.
     all_skies : bool
         Whether patches that a model may have been trained on are taken too.
     against : str, path or Model, optional
@@ -217,15 +236,17 @@ def run_on_set(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the set cannot be read, has other bands than a model or no sky to validate on.
+        If the set cannot be read, has other bands than a model or no sky to validate on, or if the
+        threshold is not within 0 and 1.
     """
     model, place = load_model(model), place or Workplace()
     against = None if against is None else load_model(against)
+    thresholds = _thresholds(threshold, model, against)
     rival = None
     with open_patch_set(path) as patch_set:
         for each in filter(None, (model, against)):
             check_bands(patch_set, each)
-        rows = chosen_rows(patch_set, n_patches, codes=codes, everything=all_skies)
+        rows, named = chosen_rows(patch_set, n_patches, codes=codes, everything=all_skies)
         told = {
             "patch_set": Path(path).name,
             "patch_set_checksum": _checksum(patch_set),
@@ -242,27 +263,27 @@ def run_on_set(
                 for i, chunk in enumerate(chunks)
             }
 
-        recipe = _recipe(model, **told)
+        recipe, mine = _recipe(model, **told), jobs(model)
+        if len(named) and place.folder:
+            mine["named"] = partial(predict_rows, patch_set, named, model, judged=False)
         joined = "predictions.h5" if place.folder else None
-        judgement = place.judged(recipe, jobs(model), joined=joined, progress=progress)
+        judgement = place.judged(recipe, mine, joined=joined, progress=progress)
         if against is not None:
             beside, bare = place.beside("against"), _recipe(against, **told)
             rival = beside.judged(bare, jobs(against), progress=progress)
     return EvaluationRun(
         judgement=judgement,
-        threshold=_threshold(model, threshold),
+        threshold=thresholds[0],
         about={n: v for n, v in recipe.items() if n != "codes"},
         rival=rival,
         rival_name=against.name if against else "",
-        rival_threshold=_threshold(against, threshold) if against else 0.0,
+        rival_threshold=thresholds[1],
         predictions=place.folder and place.folder / "predictions.h5",
     )
 
 
 def _checksum(patch_set):
     """Twelve digits that tell one set from another: of the checksums of its skies."""
-    import hashlib
-
     return hashlib.sha256(patch_set.skies.tobytes()).hexdigest()[:12]
 
 
@@ -272,10 +293,11 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     Parameters
     ----------
     catalog, truth : str or path
-        Files that `astro_unetloc.read_catalog` reads; the truth as `astro_unetloc.simulate_sky`
-        gives it.
+        Files that `astro_unetloc.read_catalog` reads, with positions as
+        `astro_unetloc.references.sky_positions` takes them. The catalogue has a column ``Score``,
+        the truth is as `astro_unetloc.simulate_sky` gives it.
     threshold : float, optional
-        Smallest score of a detection; all are taken by default.
+        Smallest score of a detection, on the scale of the catalogue; all are taken by default.
     against : str or path, optional
         Another catalogue of the same sky.
 
@@ -286,20 +308,38 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        If a file cannot be read or lacks a column.
+        If a file cannot be read, lacks a column or has rows without a position.
     """
-    tables = [read_catalog(path) for path in (catalog, truth)]
+    # scores of other programs may be negative
+    cut = -np.inf if threshold is None else float(threshold)
+    tables = [_read_placed(path) for path in (catalog, truth)]
     options = {"part": patch_parts(Path(truth).name)}
     options["brightest"] = float(tables[0].meta.get("EMIN", np.inf)) < BRIGHTEST_BELOW_GEV
-    rival = None if against is None else judge(read_catalog(against), tables[1], **options)
+    rival = None if against is None else judge(_read_placed(against), tables[1], **options)
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {ours: tables[0].meta[name] for name, ours in names.items() if name in tables[0].meta}
     return EvaluationRun(
         judgement=judge(*tables, **options),
-        threshold=threshold or 0.0,
+        threshold=cut,
         about=about,
         rival=rival,
         rival_name=Path(against).name if against else "",
-        rival_threshold=threshold or 0.0,
+        rival_threshold=cut,
     )
+
+
+def _read_placed(path):
+    """The catalogue in a file, with ``GLON`` and ``GLAT`` whatever positions it has."""
+    import astropy.units as u
+
+    table = read_catalog(path)
+    vectors = galactic_vectors(table)
+    n_unknown = int(np.sum(~np.isfinite(vectors).all(axis=1)))
+    if n_unknown:
+        raise ValueError(
+            f"{path}: expected a position in each row; got {n_unknown} rows without; remove them"
+        )
+    if not {"GLON", "GLAT"} <= set(table.colnames):
+        table["GLON"], table["GLAT"] = (angle * u.deg for angle in lonlat_from_vectors(vectors))
+    return table

@@ -58,14 +58,17 @@ def chosen_rows(patch_set, n, *, codes=(), everything=False):
     n : int
         At most so many, drawn at random, always the same.
     codes : iterable of str
-        Code names of patches to take in any case.
+        Code names of patches to show in any case, of the same skies.
     everything : bool
         Whether patches that a model may have been trained on are taken too.
 
     Returns
     -------
-    ndarray of int
-        In ascending order.
+    drawn : ndarray of int
+        In ascending order, whatever names are given: scores of what a person picks out would
+        be no measure.
+    named : ndarray of int
+        Those of these names that were not drawn, in ascending order.
 
     Raises
     ------
@@ -80,25 +83,30 @@ def chosen_rows(patch_set, n, *, codes=(), everything=False):
             f"{patch_set.path}: expected skies to validate on, whose seeds five divides; got "
             "none; make a set with such a sky, or evaluate on all with --all-skies"
         )
-    drawn = np.random.default_rng(20270).permutation(rows)[:n]
-    return np.union1d(drawn, _named(patch_set, codes))
+    drawn = np.sort(np.random.default_rng(20270).permutation(rows)[:n])
+    return drawn, np.setdiff1d(_named(patch_set, codes, rows), drawn)
 
 
-def _named(patch_set, codes):
-    """Rows of patches by their code names."""
+def _named(patch_set, codes, rows):
+    """Rows of patches by their code names, which must be among some rows."""
     if not codes:
         return np.zeros(0, int)
     known = {code.decode(): row for row, code in enumerate(patch_set.read(names=["code"])["code"])}
-    unknown = [code for code in codes if code not in known]
-    if unknown:
+    allowed = set(rows.tolist())
+    wrong = [code for code in codes if known.get(code) not in allowed]
+    if wrong:
+        kind, cure = "its patches", "name others"
+        if wrong[0] in known:
+            kind, cure = "patches of its skies to validate on", "name others, or add --all-skies"
+        example = next(code for code, row in known.items() if row in allowed)
         raise ValueError(
-            f"{patch_set.path}: expected code names of its patches, such as {next(iter(known))}; "
-            f"got {unknown[0]!r}; name others"
+            f"{patch_set.path}: expected code names of {kind}, such as {example}; "
+            f"got {wrong[0]!r}; {cure}"
         )
     return np.array([known[code] for code in codes])
 
 
-def predict_rows(patch_set, rows, model, *, progress=None):
+def predict_rows(patch_set, rows, model, *, judged=True, progress=None):
     """Search some patches of a set and judge what was found.
 
     Parameters
@@ -109,6 +117,8 @@ def predict_rows(patch_set, rows, model, *, progress=None):
         Which patches.
     model : Model
         The model.
+    judged : bool
+        Whether they count; if not, the judgement is of nothing.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
 
@@ -136,7 +146,10 @@ def predict_rows(patch_set, rows, model, *, progress=None):
     judgement = _judgement(catalog, truth, planes, codes, coverage[..., 0], brightest)
     kept = {name: values for name, values in columns.items() if name != "validation"}
     kept["probability"] = probability.astype(np.float16)
-    return PredictedPatches(kept, *_inside(judgement, planes, codes)), judgement
+    predicted = PredictedPatches(kept, *_inside(judgement, planes, codes))
+    if not judged:
+        judgement = Judgement(judgement.catalog[:0], judgement.truth[:0], area_deg2=0.0)
+    return predicted, judgement
 
 
 def _catalog(candidates, patches, planes, model):

@@ -6,7 +6,7 @@ patches of simulated skies or of a set, with what a model made of them:
 ===============  ========================  =====================================================
 ``image``        (n, ny, nx, n_band) u2    photons
 ``coverage``     (n, ny, nx, 1) u1         1 where observed
-``mask``         (n, ny, nx, n_class) u1   1 within the mask radius of a true source that counts
+``mask``         (n, ny, nx, n_class) u1   discs of true sources, see below
 ``probability``  (n, ny, nx) f2            of a source, by the network
 ``bands``        (n, n_band, 4) f4         see `astro_unetloc.patches.band_inputs`
 ``center``       (n, 3) f8                 Galactic longitude, latitude and rotation in deg
@@ -17,6 +17,10 @@ patches of simulated skies or of a set, with what a model made of them:
 ``catalog``      table                     all detections of the skies, each judged
 ``truth``        table                     all true sources of the skies
 ===============  ========================  =====================================================
+
+``mask`` is 1 within the mask radius of the true sources that count (of simulated skies: point-like,
+with N >= 8) or that the label rule chose (of a patch set, as it is there). In the two tables
+``<column>.mask`` is true where a column is unknown, and strings are bytes.
 
 A source near the border of a patch lies in its neighbours too; the two tables have it once, see
 `astro_unetloc.judgement.Judgement`. Attributes: ``area_deg2``, the sky that was searched, and the

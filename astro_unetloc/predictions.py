@@ -69,7 +69,8 @@ class Case:
     counts : ndarray (ny, nx, n_band)
         Photons.
     mask, probability : ndarray (ny, nx)
-        What the network should say, of any class, and what it said.
+        Discs of the true sources that count (of a set: that are labelled), of any class, and what
+        the network said.
     sources : ndarray of `SOURCE_DTYPE`
         True sources.
     found : ndarray of `FOUND_DTYPE`

@@ -25,6 +25,8 @@ _PAGES = Path(__file__).parent / "data" / "pages"
 _DPI, _CSS_DPI = 150, 96
 # Longer tables are folded, and left out of print.
 _LONGEST = 40
+# What files of a report are called.
+_FILE_NAME = r"[A-Za-z0-9_-]+\.(ecsv|png|json|html|h5)"
 _UNKNOWN = "\N{EN DASH}"
 
 
@@ -52,7 +54,7 @@ class _Cell:
 
 
 def write_report(
-    folder, tables, figures, *, cases=(), meta, about, title="Evaluation", overwrite=False
+    folder, tables, figures, *, cases=(), meta, about, title="Evaluation", more=(), overwrite=False
 ):
     """Write the tables, the figures, a JSON of all numbers and the page: all files or none.
 
@@ -75,8 +77,11 @@ def write_report(
         Summary in words; empty lines part paragraphs.
     title : str
         Title of the page.
+    more : iterable of str
+        Names of other files of the report in the folder, which are not written here.
     overwrite : bool
-        Whether files that exist may be replaced.
+        Whether files that exist may be replaced. Those of the report before, as ``files`` of its
+        ``scores.json`` names them, are removed if this one has no such file.
 
     Returns
     -------
@@ -110,9 +115,27 @@ def write_report(
         if name in contents:
             raise ValueError(f"each case must have a name of its own; got {name!r} twice; drop one")
         contents[name] = case["picture"].png
-    contents["scores.json"] = _json_bytes(title, about, meta, tables)
+    files = [*contents, "scores.json", "index.html", *more]
+    contents["scores.json"] = _json_bytes(title, about, meta, tables, files)
     contents["index.html"] = _page(title, about, meta, tables, pictures, cases).encode()
-    return _write(folder, contents, overwrite)
+    former = _former(folder) if overwrite else []
+    paths = _write(folder, contents, overwrite)
+    for name in set(former) - set(files):
+        (folder / name).unlink(missing_ok=True)
+    return paths
+
+
+def _former(folder):
+    """Names of the files of the report that a folder holds; nothing else may be removed."""
+    try:
+        content = json.loads((folder / "scores.json").read_bytes())
+        is_ours = str(content["creator"]).startswith("astro_unetloc ")
+        names = [str(name) for name in content["files"]] if is_ours else []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    # a path in the list could lead out of the folder
+    plain = [name for name in names if re.fullmatch(_FILE_NAME, name)]
+    return [name for name in plain if not (folder / name).is_dir()]
 
 
 def _checked(name):
@@ -165,13 +188,14 @@ def _title(name, table):
     return str(table.meta.get("title") or _words(name).capitalize())
 
 
-def _json_bytes(title, about, meta, tables):
-    """All tables and what made them; NaN and infinity, which JSON does not know, are null."""
+def _json_bytes(title, about, meta, tables, files):
+    """All tables, files and what made them; NaN and infinity, unknown to JSON, are null."""
     content = {
         "title": title,
         "about": about,
         "creator": f"astro_unetloc {__version__}",
         "meta": _plain(meta),
+        "files": files,
         "tables": {name: _json_table(name, table) for name, table in tables.items()},
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -3,8 +3,7 @@
 A run that was killed goes on where it was.
 """
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from astro_unetloc.judgement import join
@@ -29,14 +28,17 @@ class Workplace:
         Their folder; None to keep nothing.
     overwrite : bool
         Whether parts that were made otherwise may be replaced.
+    files : set of Path
+        The files of the parts so far, those of the places within this one too.
     """
 
     folder: Path | None = None
     overwrite: bool = False
+    files: set = field(default_factory=set, repr=False, compare=False)
 
     def beside(self, name):
         """A workplace within this one."""
-        return Workplace(self.folder and self.folder / name, self.overwrite)
+        return Workplace(self.folder and self.folder / name, self.overwrite, self.files)
 
     def judged(self, recipe, jobs, *, joined=None, progress=None):
         """Do what is not done, and join everything.
@@ -69,6 +71,7 @@ class Workplace:
         paths = {name: self.folder / f"{name}.h5" for name in jobs}
         for path in paths.values():
             self._check(path, recipe)
+        self.files.update(paths.values(), [self.folder / joined] if joined else [])
         for name in names:
             if not paths[name].exists():
                 patches, judgement = jobs[name]()
@@ -93,6 +96,11 @@ class Workplace:
             path.unlink()
 
     def clear(self):
-        """Remove all parts."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the files of all parts, and the folders that are empty without them."""
+        for path in self.files:
+            path.unlink(missing_ok=True)
+        # the deepest first; a folder with files of others stays
+        folders = {path.parent for path in self.files}
+        for folder in sorted(folders, key=lambda path: -len(path.parts)):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()

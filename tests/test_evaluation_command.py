@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from made_predictions import made_predictions
 
 import astro_unetloc
 from astro_unetloc import cli, evaluation_report, evaluation_run
+from astro_unetloc.evaluation_skies import check_codes
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.training_sets import make_patch_set
 
@@ -72,7 +74,7 @@ def test_report_holds_tables_figures_page_cases_and_predictions(run, searches):
         path.name for path in folder.iterdir()
     }
     assert (folder / "case-sky000008-p001.png").exists()
-    assert not (folder / "parts").exists()
+    assert not (folder / ".unetloc-parts").exists()
     assert searches[2] == (7, 0, False)
     assert "A sky without sources: " in stdout
     line = stdout.splitlines()[0].replace("all sky       ", "all sky: ")
@@ -96,9 +98,16 @@ def test_killed_run_goes_on(run, searches, plain, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_report, "write_report", killed)
         assert run("-o", "out", "--seed", 7)[0] == 1
-    assert Path("out/parts/sky000007.h5").exists()
+    assert Path("out/.unetloc-parts/sky000007.h5").exists()
     assert run("-o", "out", "--seed", 7)[0] == 0
     assert len(searches) == 2
+
+
+def test_case_that_the_help_names_is_on_the_first_sky(run):
+    code, stdout, _ = run("--help")
+    assert code == 0
+    check_codes(re.findall("sky[0-9]+-p[0-9]+", stdout), [2000])
+    assert "such as sky002000-p123" in " ".join(stdout.split())
 
 
 def test_unknown_case_is_refused_before_the_search(run, searches):
@@ -141,6 +150,10 @@ def test_patch_set_is_evaluated(run, set_path, monkeypatch):
 def test_catalog_is_evaluated(run, plain):
     find_sources(EXAMPLE / "map.fits.gz", measure=False).write("found.ecsv")
     words = ("--catalog", "found.ecsv", "--truth", EXAMPLE / "truth.ecsv")
+    mine = [Path("out", name, "notes.txt") for name in ("parts", ".unetloc-parts")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.touch()
     code, stdout, _ = run(*words)
     assert code == 0
     assert [line.split(" ")[0] for line in stdout.splitlines()] == SKIES
@@ -150,6 +163,7 @@ def test_catalog_is_evaluated(run, plain):
     assert "Against found.ecsv:" in again
     assert not Path("out/predictions.h5").exists()
     assert Path("out/index.html").exists()
+    assert all(path.exists() for path in mine)
 
 
 # Wrong usage
@@ -166,6 +180,7 @@ def test_catalog_is_evaluated(run, plain):
         (["--truth", "t.fits"], "--truth goes with --catalog CATALOG, which is not given"),
         (["--all-skies"], "--all-skies goes with --data SET.h5, which is not given"),
         (["--case", "sky000000-p001"], "--case goes with -o FOLDER"),
+        (["--patches", "10"], "--patches goes with -o FOLDER or --data SET.h5; give one"),
         (["--catalog", "c.fits", "--truth", "t.fits", "--case", "c"], "--case cannot go with"),
         (["--data", "none.h5"], "no such patch set: none.h5"),
         (["-o", "no/out"], "output directory must exist"),

@@ -72,7 +72,9 @@ def test_rival_is_compared(run):
     words = report_words(both, {})
     assert words[-1][0] == "Against other:"
     assert "no difference is seen in average precision" in words[-1][1]
-    assert np.all(report_tables(both)["comparison"]["Difference"][:4] == 0)
+    table = report_tables(both)["comparison"]
+    assert np.all(table["Difference"][:4] == 0)
+    assert "about 5% of the rows is called real by chance" in table.meta["about"]
 
 
 def test_words_stand_on_the_page(run, tmp_path, plain):
@@ -85,6 +87,15 @@ def test_words_stand_on_the_page(run, tmp_path, plain):
     assert meta == {
         "command": "astro-unetloc evaluate", "model": "made", "seeds": [0, 1], "threshold": 0.5
     }  # fmt: skip
+
+
+def test_report_without_a_threshold_lists_all(run, tmp_path, plain):
+    every = replace(run, threshold=-np.inf)
+    write_evaluation(every, tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["meta"]["threshold"] == "none"
+    listed = scores["tables"]["summary_table"]["columns"]["N_Listed"]["values"][0]
+    assert listed == len(run.judgement.catalog)
 
 
 def test_cases_are_the_worst_and_those_asked_for(run, tmp_path, plain):
@@ -101,6 +112,10 @@ def test_cases_are_the_worst_and_those_asked_for(run, tmp_path, plain):
     assert paths[0].exists()
     assert not path.exists()
     assert "false" in paths[-1].read_text()
+    write_evaluation(run, tmp_path / "out", overwrite=True)
+    left = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "predictions.h5" not in left
+    assert not any(name.startswith("case-") for name in left)
 
 
 @pytest.mark.parametrize("name", ["index.html", "scores.json", "predictions.h5"])

@@ -1,17 +1,21 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from made_predictions import made_judgement, made_predictions
 
 import astro_unetloc
 from astro_unetloc import evaluation_run
 from astro_unetloc.catalog import read_catalog
 from astro_unetloc.evaluation import evaluate
+from astro_unetloc.evaluation_report import summary_lines
 from astro_unetloc.evaluation_run import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.pipeline import find_sources
-from astro_unetloc.prediction_files import read_judgement, read_recipe
+from astro_unetloc.prediction_files import read_case, read_judgement, read_recipe
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import sky_positions
 from astro_unetloc.training_sets import make_patch_set
 from astro_unetloc.workplace import Workplace
 
@@ -81,6 +85,18 @@ def test_parts_of_another_run_are_refused_or_replaced(searches, tmp_path):
     assert len(searches) == 2
 
 
+def test_parts_of_a_changed_card_are_refused(searches, tmp_path, monkeypatch):
+    run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    model = load_model()
+    other = {n: model.card[n] for n in reversed(model.card)}
+    monkeypatch.setattr(evaluation_run, "load_model", lambda name: replace(model, card=other))
+    run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    other["clustering"] = other["clustering"] | {"max_clusters": 7}
+    with pytest.raises(ValueError, match="unfinished evaluation .* got card_sha256 '"):
+        run_on_skies(seeds=[10], place=Workplace(tmp_path))
+    assert len(searches) == 1
+
+
 def test_parts_do_not_depend_on_the_threshold(searches, tmp_path):
     run_on_skies(seeds=[10], place=Workplace(tmp_path))
     run = run_on_skies(seeds=[10], threshold=0.8, place=Workplace(tmp_path))
@@ -125,6 +141,18 @@ def test_set_is_searched_in_parts(set_path, tmp_path, monkeypatch):
     assert run.about["n_patches"] == 5
 
 
+def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
+    codes = [f"sky001010-{i:04d}" for i in range(5)]
+    plain = run_on_set(set_path, n_patches=2)
+    run = run_on_set(set_path, n_patches=2, codes=codes, place=Workplace(tmp_path))
+    assert run.judgement.evaluation().summary() == plain.judgement.evaluation().summary()
+    assert run.judgement.area_deg2 == pytest.approx(plain.judgement.area_deg2)
+    assert run.about["n_patches"] == 2
+    assert len(set(run.judgement.truth["Part"])) == 2
+    for code in codes:
+        assert len(read_case(run.predictions, code).sources) > 0, code
+
+
 def test_parts_of_another_set_are_refused(set_path, tmp_path):
     run_on_set(set_path, place=Workplace(tmp_path))
     make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=5, first_seed=1015)
@@ -147,9 +175,52 @@ def test_catalog_is_judged_by_the_truth(catalog):
     expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
     assert run.judgement.evaluation().summary() == expected.summary()
     assert run.rival.evaluation().summary() == expected.summary()
-    assert run.threshold == 0.0
+    assert run.threshold == run.rival_threshold == -np.inf
     assert run.about["model"] == "lat-10gev"
     assert len(set(run.judgement.truth["Part"])) > 3
+
+
+def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_path):
+    table = read_catalog(catalog)
+    table["Score"] = table["Score"] - 5.0
+    table.write(tmp_path / "other.ecsv")
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", against=catalog)
+    assert len(run.judgement.select(run.threshold).catalog) == len(table)
+    lines = summary_lines(run)
+    assert lines == summary_lines(replace(run, judgement=run.rival))
+    cut = float(np.median(table["Score"]))
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", threshold=cut)
+    assert run.threshold == cut
+
+
+@pytest.mark.parametrize("suffix", ["fits", "ecsv", "csv"])
+def test_catalogs_of_other_programs_have_positions_of_their_own(catalog, tmp_path, suffix):
+    found, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("found", "truth")]
+    for path, table, columns in zip(paths, (found, truth), (["Score"], ["Npred", "Radius"])):
+        position = sky_positions(table)
+        other = Table({"RAJ2000": position.ra.deg, "DEJ2000": position.dec.deg})
+        for name in columns:
+            other[name] = np.asarray(table[name], float)
+        other.write(path)
+    run = run_on_catalog(paths[0], paths[1], against=paths[0])
+    expected = evaluate(found, truth).summary()
+    assert run.judgement.evaluation().summary() == expected
+    assert run.rival.evaluation().summary() == expected
+
+
+def test_rows_without_a_position_are_refused(tmp_path):
+    path = tmp_path / "found.fits"
+    Table({"RAJ2000": [1.0, np.nan], "DEJ2000": [1.0, 2.0], "Score": [1.0, 1.0]}).write(path)
+    with pytest.raises(ValueError, match=r"found.fits: .* got 1 rows without; remove them"):
+        run_on_catalog(path, EXAMPLE / "truth.ecsv")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
+def test_threshold_of_a_model_is_a_score(searches, threshold):
+    with pytest.raises(ValueError, match=f"a Score from 0 to 1; got {threshold}; choose another"):
+        run_on_skies(seeds=[10], threshold=threshold)
+    assert searches == []
 
 
 def test_catalog_without_truth_is_refused(catalog):

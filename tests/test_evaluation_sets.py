@@ -25,18 +25,27 @@ def predicted(patch_set):
 
 
 def test_only_skies_to_validate_on_are_taken(patch_set):
-    assert chosen_rows(patch_set, 100).tolist() == [0, 1, 2, 3, 4, 5]
-    assert chosen_rows(patch_set, 100, everything=True).tolist() == list(range(12))
-    drawn = chosen_rows(patch_set, 4)
-    assert len(drawn) == 4
-    np.testing.assert_array_equal(drawn, chosen_rows(patch_set, 4))
+    assert chosen_rows(patch_set, 100)[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert chosen_rows(patch_set, 100, everything=True)[0].tolist() == list(range(12))
+    drawn, named = chosen_rows(patch_set, 4)
+    assert (len(drawn), len(named)) == (4, 0)
+    np.testing.assert_array_equal(drawn, chosen_rows(patch_set, 4)[0])
     assert np.all(np.diff(drawn) > 0)
 
 
-def test_named_patches_are_taken_in_any_case(patch_set):
-    rows = chosen_rows(patch_set, 2, codes=["sky001011-0003", "sky001010-0001"])
-    assert {1, 9} <= set(rows.tolist()) <= {0, 1, 2, 3, 4, 5, 9}
-    assert len(rows) <= 4
+def test_names_do_not_change_what_is_drawn(patch_set):
+    drawn, _ = chosen_rows(patch_set, 2)
+    codes = [f"sky001010-{i:04d}" for i in range(6)]
+    again, named = chosen_rows(patch_set, 2, codes=codes)
+    np.testing.assert_array_equal(again, drawn)
+    assert sorted([*again, *named]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_names_of_training_patches_and_of_none_are_refused(patch_set):
+    with pytest.raises(ValueError, match=r"to validate on, such as sky001010-0000; .*--all-skies"):
+        chosen_rows(patch_set, 2, codes=["sky001011-0003"])
+    rows = chosen_rows(patch_set, 1, codes=["sky001011-0003"], everything=True)
+    assert 9 in np.concatenate(rows)
     with pytest.raises(ValueError, match="code names of its patches, such as sky001010-0000; got"):
         chosen_rows(patch_set, 2, codes=["sky5"])
 

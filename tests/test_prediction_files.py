@@ -123,6 +123,14 @@ with h5py.File({str(joined)!r}) as file:
     assert done.stdout.split("\n")[0] == f"(32, 32, 5) True {n} True float64 made False"
 
 
+def test_tables_have_the_columns_that_are_promised(joined):
+    with h5py.File(joined) as file:
+        catalog, truth = file["catalog"][:], file["truth"][:]
+    assert catalog["Npred.mask"].dtype == bool
+    assert set(catalog["Verdict"]) <= {b"right", b"wrong", b"ignored"}
+    assert {"Sep_Counted", "Sep_Extended"} <= set(truth.dtype.names)
+
+
 def test_case_is_one_patch_with_its_sources(joined):
     case, (patches, _) = read_case(joined, "sky000040-p001"), made_predictions(40)
     np.testing.assert_array_equal(case.counts, patches.columns["counts"][1])

@@ -92,6 +92,45 @@ def test_json_holds_numbers_as_numbers_and_null_for_unknown(folder):
     assert summary["Median_Offset"] == {"unit": "deg", "values": [0.0171, 0.0169, 0.0181]}
 
 
+def test_cases_say_what_the_mask_shows(folder, tmp_path):
+    said = "on simulated skies at those that count"
+    assert said in (folder / "index.html").read_text()
+    paths = write(tmp_path / "none", ["summary_table"], with_cases=False)
+    assert said not in paths[-1].read_text()
+
+
+def test_json_names_all_files(folder):
+    content = json.loads((folder / "scores.json").read_text())
+    assert sorted(content["files"]) == sorted(path.name for path in folder.iterdir())
+
+
+def test_files_of_the_report_before_are_removed_and_no_others(tmp_path):
+    out = tmp_path / "out"
+    write(out, more=["predictions.h5"])
+    mine = [out / "notes.txt", out / "by_flux.png", out / "parts.h5", tmp_path / "outside.png"]
+    (out / "folder.png").mkdir()
+    for path in [*mine, out / "predictions.h5"]:
+        path.touch()
+    content = json.loads((out / "scores.json").read_text())
+    content["files"] += ["../outside.png", str(mine[-1]), "notes.txt", "folder.png", ".", "", 3]
+    (out / "scores.json").write_text(json.dumps(content))
+    write(out, ["summary_table"], with_cases=False, overwrite=True)
+    names = ["summary_table.ecsv", "summary_table.png", "odd.ecsv", "scores.json", "index.html"]
+    kept = [out / name for name in (*names, "folder.png")]
+    assert sorted(out.iterdir()) == sorted([*kept, *mine[:-1]])
+    assert mine[-1].exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"creator": "other 1", "files": ["mine.png"]}', '{"creator": "x"}']
+)
+def test_another_scores_json_names_nothing_to_remove(tmp_path, text):
+    (tmp_path / "scores.json").write_text(text)
+    (tmp_path / "mine.png").touch()
+    write_report(tmp_path, {}, {}, meta={}, about="", overwrite=True)
+    assert (tmp_path / "mine.png").exists()
+
+
 def test_what_a_table_says_of_itself_is_in_the_json(tmp_path):
     tables = make_tables(["reliability"])
     write_report(tmp_path / "s", tables, {}, meta={}, about="")

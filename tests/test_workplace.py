@@ -68,9 +68,20 @@ def test_progress_is_told_of_parts(jobs):
     assert said == ["parts"]
 
 
-def test_a_cleared_place_is_gone(tmp_path):
+def test_a_cleared_place_is_gone(jobs, tmp_path):
     place = Workplace(tmp_path / "parts")
-    place.beside("against").folder.mkdir(parents=True)
+    place.judged(RECIPE, jobs[0], joined="all.h5")
+    place.beside("against").judged(RECIPE, jobs[0])
     place.clear()
     Workplace().clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_others_stay_when_a_place_is_cleared(jobs, tmp_path):
+    place = Workplace(tmp_path / "parts")
+    place.judged(RECIPE, jobs[0], joined="all.h5")
+    mine = [tmp_path / "parts" / "notes.txt", tmp_path / "parts" / "sky.h5"]
+    for path in mine:
+        path.touch()
+    place.clear()
+    assert sorted((tmp_path / "parts").iterdir()) == mine
