@@ -9,7 +9,7 @@ import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
-from astro_unetloc.references import degrees
+from astro_unetloc.references import degrees, numbers
 from astro_unetloc.truth_matches import (
     BELOW_RADIUS_DEG,
     MIN_PHOTONS_BELOW,
@@ -170,7 +170,7 @@ class Judgement:
             vectors, true_vectors = _vectors(self.catalog), _vectors(self.truth)
             here &= region(self._placed(vectors, true_vectors))
             true_here &= region(true_vectors)
-        score, is_right = np.asarray(self.catalog["Score"], float), self.is_right
+        score, is_right = numbers(self.catalog["Score"]), self.is_right
         judged = np.flatnonzero(here & self.is_listed)
         judged = judged[np.argsort(-score[judged], kind="stable")]
         return Evaluation(
@@ -183,7 +183,7 @@ class Judgement:
 
     def select(self, threshold):
         """The judgement of the detections with ``Score >= threshold``; the same as judging them."""
-        rows = np.flatnonzero(np.asarray(self.catalog["Score"], float) >= threshold)
+        rows = np.flatnonzero(numbers(self.catalog["Score"]) >= threshold)
         return self._take(rows, np.arange(len(self.truth)))
 
     def by_part(self):
@@ -249,7 +249,7 @@ def judge(
     Raises
     ------
     ValueError
-        If a table lacks a column.
+        If a table lacks a column, or a detection its ``Score``.
 
     Examples
     --------
@@ -264,7 +264,7 @@ def judge(
     from astropy.units import Quantity
 
     role, n_photons, radius = roles(catalog, truth)
-    catalog = catalog[np.argsort(-np.asarray(catalog["Score"], float), kind="stable")]
+    catalog = catalog[np.argsort(-numbers(catalog["Score"]), kind="stable")]
     truth, vectors, true_vectors = truth.copy(), _vectors(catalog), _vectors(truth)
     point = np.flatnonzero((role == "counted") | (role == "faint"))
     choice = -n_photons[point] if brightest else None

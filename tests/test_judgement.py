@@ -1,6 +1,8 @@
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.table import MaskedColumn
+from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured
@@ -24,6 +26,33 @@ def test_each_true_source_has_its_role():
     truth = make_truth([0] * 7, range(7), [8, 7.9, 3, 2.9, 3, 2.9, np.nan], [0, 0, 0, 0, 1, 1, 0])
     role = judge(make_catalog([], []), truth).truth["Role"]
     assert role.tolist() == ["counted", "faint", "faint", "below", "extended", "below", "below"]
+
+
+def test_unknown_photons_or_radius_are_no_truth():
+    truth = make_truth([0, 10, 20], [0] * 3, [50, 50, 50])
+    truth["Npred"] = MaskedColumn(truth["Npred"], mask=[True, False, False])
+    truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
+    judged = judge(make_catalog([0, 10, 20], [0] * 3), truth)
+    assert judged.truth["Role"].tolist() == ["below", "below", "counted"]
+    assert judged.catalog["Verdict"].tolist() == ["wrong", "wrong", "right"]
+    assert not judged.catalog["Is_Below"].any()
+
+
+@pytest.mark.parametrize(
+    "score", [[0.9, np.nan], [0.9, np.inf], MaskedColumn([0.9, 0.8], mask=[False, True])]
+)
+def test_detection_without_score_is_refused(score):
+    catalog = make_catalog([0, 1], [0, 0])
+    catalog["Score"] = score
+    with pytest.raises(ValueError, match="1 of 2 have none; leave these rows out"):
+        judge(catalog, TRUTH)
+
+
+def test_column_that_could_be_masked_is_judged_as_any():
+    catalog = CATALOG.copy()
+    catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
+    judged = [judge(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
+    np.testing.assert_array_equal(judged[0].score, judged[1].score)
 
 
 def test_each_detection_has_its_verdict():
