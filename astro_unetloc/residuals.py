@@ -177,8 +177,8 @@ def true_index(judgement, rows):
     Parameters
     ----------
     judgement : Judgement
-        Its catalogue says the energies of its photons in GeV as ``EMIN`` and ``EMAX`` of its
-        ``meta``.
+        Its catalogue says the energies of the photons that were fitted in GeV as ``FITEMIN`` and
+        ``FITEMAX`` of its ``meta``, or without these as ``EMIN`` and ``EMAX``, those of its map.
     rows : ndarray (k,) of int
         The true sources.
 
@@ -189,7 +189,8 @@ def true_index(judgement, rows):
         unknown, ``Spectral_Index`` of the truth.
     """
     truth = judgement.truth[rows]
-    energies = _energies(judgement.catalog, "EMIN", "EMAX")
+    energies = _energies(judgement.catalog, "FITEMIN", "FITEMAX")
+    energies = energies or _energies(judgement.catalog, "EMIN", "EMAX")
     given = numbers_of(truth, "Spectral_Index")
     if energies is None:
         return given

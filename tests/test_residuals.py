@@ -163,3 +163,8 @@ def test_true_index_is_what_a_fit_finds():
     assert index[0] == pytest.approx(2.3, abs=1e-4)
     assert 2 + 0.2 * np.log(10 / 5) < index[1] < 2 + 0.2 * np.log(50 / 5)
     assert index[2] == 2.8
+    # a map from 1 GeV that a model of 10 GeV and more searched
+    catalog.meta |= {"EMIN": 1.0, "FITEMIN": 10.0, "FITEMAX": 2000.0}
+    assert true_index(judge(catalog, truth), rows).tolist() == index.tolist()
+    del catalog.meta["FITEMIN"]
+    assert true_index(judge(catalog, truth), rows)[1] < index[1]
