@@ -131,7 +131,7 @@ def by_threshold(judgement):
 
 
 def numbers_per_part(judgement):
-    """True and found numbers of sources in each part, such as a patch.
+    """Numbers of true sources and of listed detections in each part, such as a patch.
 
     Parameters
     ----------
@@ -141,27 +141,27 @@ def numbers_per_part(judgement):
     Returns
     -------
     QTable
-        ``Part``, ``N_True`` and ``N_Found``; ``meta`` has their ``correlation``, the ``bias`` (mean
-        of found minus true) and the ``scatter`` (standard deviation of it).
+        ``Part``, ``N_True`` and ``N_Listed``; ``meta`` has their ``correlation``, the ``bias``
+        (mean of listed minus true) and the ``scatter`` (standard deviation of it).
     """
     used = judgement.has_role("counted")
     parts = [np.asarray(table["Part"], str) for table in (judgement.truth, judgement.catalog)]
     names = np.unique(np.concatenate(parts))
-    n_true, n_found = (
+    n_true, n_listed = (
         np.bincount(np.searchsorted(names, part[rows]), minlength=len(names))
         for part, rows in zip(parts, (used, judgement.is_listed))
     )
-    difference = n_found - n_true
-    varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_found) > 0
+    difference = n_listed - n_true
+    varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_listed) > 0
     meta = {
-        "correlation": float(np.corrcoef(n_true, n_found)[0, 1]) if varied else np.nan,
+        "correlation": float(np.corrcoef(n_true, n_listed)[0, 1]) if varied else np.nan,
         "bias": float(difference.mean()) if len(names) else np.nan,
         "scatter": float(difference.std()) if len(names) else np.nan,
     }
     return score_table(
         "Numbers of sources",
         "True sources with at least 8 expected photons and listed detections in each patch.",
-        {"Part": names, "N_True": n_true, "N_Found": n_found},
+        {"Part": names, "N_True": n_true, "N_Listed": n_listed},
         meta=meta,
     )
 

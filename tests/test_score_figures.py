@@ -105,8 +105,8 @@ def test_number_of_sources_figure_has_the_line_and_what_says_how_good_it_is():
     assert list(x) == list(y)
     counts = np.ma.filled(figure.axes[0].collections[0].get_array(), 0)
     assert np.nansum(counts) == len(table)
-    true, found = table["N_True"][0], table["N_Found"][0]
-    assert counts[found, true] >= 1
+    true, listed = table["N_True"][0], table["N_Listed"][0]
+    assert counts[listed, true] >= 1
 
 
 def test_width_of_a_few_pulls_is_not_drawn():

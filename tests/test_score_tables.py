@@ -126,7 +126,7 @@ def test_numbers_per_part_by_hand():
     table = numbers_per_part(judged)
     assert table["Part"].tolist() == ["east", "west"]
     assert table["N_True"].tolist() == [1, 3]
-    assert table["N_Found"].tolist() == [3, 2]  # the match to the faint one is ignored
+    assert table["N_Listed"].tolist() == [3, 2]  # the match to the faint one is ignored
     assert table.meta["correlation"] == pytest.approx(-1)
     assert (table.meta["bias"], table.meta["scatter"]) == (0.5, 1.5)
 
@@ -312,7 +312,7 @@ def test_tables_agree_about_the_numbers(seed, threshold):
     whole = row(tables["summary_table"])
     n_true, n_listed = whole["N_True"], whole["N_Listed"]
     assert tables["numbers_per_part"]["N_True"].sum() == n_true
-    assert tables["numbers_per_part"]["N_Found"].sum() == n_listed
+    assert tables["numbers_per_part"]["N_Listed"].sum() == n_listed
     assert tables["by_latitude"]["N_True"].sum() == n_true
     assert tables["by_latitude"]["N_Listed"].sum() == n_listed
     counted = tables["by_photons"]["Low"] >= 8
