@@ -190,7 +190,8 @@ def _numbers(name, table):
     figure, (axes,) = panels(width=5.6, height=4.9)
     true, listed = (numbers_of(table, column) for column in ("N_True", "N_Listed"))
     top = max(true.max(), listed.max(), 1)
-    edges = np.arange(-0.5, top + 1.5, max(1, round(top / 50)))
+    step = max(1, round(top / 50))
+    edges = np.arange(-0.5, top + 0.5 + step, step)
     counts = np.histogram2d(true, listed, bins=(edges, edges))[0].T
     norm = LogNorm(1, counts.max()) if counts.max() > 20 else Normalize(1, max(counts.max(), 2))
     shown = np.where(counts > 0, counts, np.nan)
