@@ -199,6 +199,7 @@ def _case(run, code):
         np.stack([sources["x"], sources["y"]], axis=-1),
         np.stack([found["x"], found["y"]], axis=-1),
         code=code, about=about, center=case.center[:2], roles=sources["role"].astype(str),
-        verdicts=found["verdict"].astype(str), pixel_deg=case.pixel_deg,
+        radius_deg=sources["radius"], verdicts=found["verdict"].astype(str),
+        pixel_deg=case.pixel_deg,
     )  # fmt: skip
     return code, figure, about
