@@ -44,7 +44,7 @@ def by_photons(judgement):
         ("counted", "faint"),
         title="By photons",
         about="Completeness in bins of the expected photons of the true sources, from 3 on, though "
-        "only those of 8 or more count elsewhere; purity in bins of the measured photons.",
+        "only those of 8 or more count in the summary; purity in bins of the measured photons.",
     )
 
 
@@ -69,9 +69,9 @@ def by_flux(judgement):
         ("counted", "faint"),
         unit=FLUX_UNIT,
         title="By flux",
-        about="Completeness in bins of true flux of every true source with at least 3 expected "
-        "photons, so that a bin lacks none that the exposure made faint; purity in bins of the "
-        "measured flux.",
+        about="Completeness in bins of the flux of the true sources, of which a bin lacks only "
+        "those of fewer than 3 expected photons, though the summary lacks those of fewer than 8; "
+        "purity in bins of the measured flux.",
     )
 
 
@@ -197,8 +197,8 @@ def flux_limits(judgement):
     return score_table(
         "Flux limits",
         "Fluxes at which 50 and 90 % of the true sources are found, by a logistic curve in the "
-        "logarithm of the flux with a plateau; every true source with at least 3 expected photons "
-        "counts.",
+        "logarithm of the flux with a plateau; true sources count from 3 expected photons on, as "
+        "in the bins of flux.",
         {"Sky": list(SKIES), **columns},
         units=dict.fromkeys(("Flux_50", "Flux_90"), FLUX_UNIT),
     )
