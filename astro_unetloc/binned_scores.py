@@ -9,7 +9,7 @@ import numpy as np
 
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.judgement import SKIES
-from astro_unetloc.references import numbers_of
+from astro_unetloc.references import numbers_of, texts_of
 from astro_unetloc.residuals import FLUX_UNIT, PHOTON_EDGES, true_flux
 from astro_unetloc.shares import edges_around, score_table, share_columns
 
@@ -140,10 +140,10 @@ def by_class(judgement):
         catalogue gives a class, ``N_Class_Right`` and their share ``Class_Right``.
     """
     truth, counted, found = judgement.truth, judgement.has_role("counted"), judgement.is_found
-    true_class = _words(truth, "Class")
+    true_class = texts_of(truth, "Class")
     given = np.full(len(truth), "", object)
     row = np.asarray(truth["Found_Row"], int)
-    given[row >= 0] = _words(judgement.catalog, "Class")[row[row >= 0]]
+    given[row >= 0] = texts_of(judgement.catalog, "Class")[row[row >= 0]]
     names = np.unique(true_class[counted & (true_class != "")])
     of_class = [counted & (true_class == name) for name in names]
     n_true, n_found, n_given, n_same = (
@@ -234,10 +234,3 @@ def _by(judgement, ladder, values, roles, *, title, about, unit=None):
         units=dict.fromkeys(("Low", "High"), unit),
     )
     return table[(n_true > 0) | (n_listed > 0)]
-
-
-def _words(table, name):
-    """Strings (n,) of a column; empty where masked, or without the column."""
-    if name not in table.colnames:
-        return np.full(len(table), "")
-    return np.ma.filled(np.ma.asarray(table[name]), "").astype(str)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
-from astro_unetloc.references import degrees, numbers
+from astro_unetloc.geometry import PatchGrid, separation_deg
+from astro_unetloc.references import degrees, glon_glat_vectors, numbers
 from astro_unetloc.truth_matches import (
     BELOW_RADIUS_DEG,
     MIN_PHOTONS_BELOW,
@@ -167,7 +167,7 @@ class Judgement:
         here = (latitude >= min_latitude) & (latitude < max_latitude)
         true_here = (true_latitude >= min_latitude) & (true_latitude < max_latitude)
         if region is not None:
-            vectors, true_vectors = _vectors(self.catalog), _vectors(self.truth)
+            vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
             here &= region(self._placed(vectors, true_vectors))
             true_here &= region(true_vectors)
         score, is_right = numbers(self.catalog["Score"]), self.is_right
@@ -265,7 +265,8 @@ def judge(
 
     role, n_photons, radius = roles(catalog, truth)
     catalog = catalog[np.argsort(-numbers(catalog["Score"]), kind="stable")]
-    truth, vectors, true_vectors = truth.copy(), _vectors(catalog), _vectors(truth)
+    truth = truth.copy()
+    vectors, true_vectors = glon_glat_vectors(catalog), glon_glat_vectors(truth)
     point = np.flatnonzero((role == "counted") | (role == "faint"))
     choice = -n_photons[point] if brightest else None
     true_row, near = match_in_order(vectors, true_vectors[point], radius_deg, choice)
@@ -354,7 +355,3 @@ def _names(part, vectors):
     if not callable(part):
         return np.full(len(vectors), str(part))
     return np.asarray(part(vectors), str) if len(vectors) else np.zeros(0, "U1")
-
-
-def _vectors(table):
-    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))

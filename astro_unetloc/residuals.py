@@ -6,13 +6,9 @@ that holds any.
 
 import numpy as np
 
-from astro_unetloc.geometry import (
-    tangent_axes,
-    tangent_offsets,
-    vectors_from_lonlat,
-)
+from astro_unetloc.geometry import tangent_axes, tangent_offsets
 from astro_unetloc.judgement import SKIES
-from astro_unetloc.references import degrees, numbers_of
+from astro_unetloc.references import degrees, glon_glat_vectors, numbers_of
 from astro_unetloc.response import SurveyExposure
 from astro_unetloc.shares import edges_around, score_table, share_columns
 from astro_unetloc.spectra import KINDS, Spectra, fitted_index
@@ -255,10 +251,7 @@ def normalized_offset(judgement, rows, true_rows, level):
         numbers_of(catalog, f"Conf_{level}_{name}", "deg")[rows]
         for name in ("SemiMajor", "SemiMinor", "PosAng")
     )
-    center, true = (
-        vectors_from_lonlat(degrees(table["GLON"])[some], degrees(table["GLAT"])[some])
-        for table, some in ((catalog, rows), (truth, true_rows))
-    )
+    center, true = glon_glat_vectors(catalog)[rows], glon_glat_vectors(truth)[true_rows]
     east, north = tangent_axes(center)
     x, y = tangent_offsets(center, east, north, true)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
