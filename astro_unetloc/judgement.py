@@ -19,10 +19,19 @@ from astro_unetloc.truth_matches import (
     separation_of_others,
 )
 
-__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts"]
+__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts", "score_words"]
 
 # The parts of the sky that are scored apart: least and largest |b| in degrees, this one excluded.
 SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
+
+
+def score_words(n_true, n_listed, completeness, purity, average_precision, offset_deg):
+    """Scores in one line."""
+    return (
+        f"{n_true} true sources, {n_listed} detections: "
+        f"completeness {completeness:.3f}, purity {purity:.3f}, "
+        f"average precision {average_precision:.3f}, median offset {offset_deg:.4f} deg"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,8 @@ class Evaluation:
     def summary(self):
         """The scores in one line."""
         offset = np.median(self.offset_deg) if len(self.offset_deg) else np.nan
-        return (
-            f"{self.n_true} true sources, {len(self.correct)} detections: "
-            f"completeness {self.completeness:.3f}, purity {self.purity:.3f}, "
-            f"average precision {self.average_precision:.3f}, median offset {offset:.4f} deg"
-        )
+        shares = self.completeness, self.purity, self.average_precision
+        return score_words(self.n_true, len(self.correct), *shares, offset)
 
 
 @dataclass(frozen=True)
@@ -185,20 +191,6 @@ class Judgement:
         """The judgement of the detections with ``Score >= threshold``; the same as judging them."""
         rows = np.flatnonzero(numbers(self.catalog["Score"]) >= threshold)
         return self._take(rows, np.arange(len(self.truth)))
-
-    def by_part(self):
-        """The `Judgement` of each part: a dict by their names, sorted."""
-        parts = [np.asarray(table["Part"], str) for table in (self.catalog, self.truth)]
-        names, number = np.unique(np.concatenate(parts), return_inverse=True)
-        of_catalog, of_truth = np.split(number, [len(parts[0])])
-        area = self.area_deg2 if len(names) == 1 else np.nan
-        return {
-            str(name): replace(
-                self._take(np.flatnonzero(of_catalog == i), np.flatnonzero(of_truth == i)),
-                area_deg2=area,
-            )
-            for i, name in enumerate(names)
-        }
 
     def _take(self, rows, true_rows):
         """Some rows (in ascending order) of both tables; a match needs both of its rows."""
