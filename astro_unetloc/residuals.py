@@ -19,6 +19,7 @@ __all__ = [
     "flux_errors",
     "index_errors",
     "normalized_offset",
+    "offset_over_ellipse",
     "position_errors",
     "true_flux",
     "true_index",
@@ -254,7 +255,22 @@ def normalized_offset(judgement, rows, true_rows, level):
     center, true = glon_glat_vectors(catalog)[rows], glon_glat_vectors(truth)[true_rows]
     east, north = tangent_axes(center)
     x, y = tangent_offsets(center, east, north, true)
-    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return offset_over_ellipse(x, y, major, minor, angle)
+
+
+def offset_over_ellipse(x, y, major, minor, angle_deg):
+    """Distances (n,) from the centres of ellipses in units of these: 1 on them, NaN without one.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Offsets to the east and to the north.
+    major, minor : ndarray (n,)
+        Semi-axes in the unit of the offsets.
+    angle_deg : ndarray (n,)
+        Position angle of the major axis, from north to east.
+    """
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return np.hypot(_over(x * sin + y * cos, major), _over(x * cos - y * sin, minor))
 
 
