@@ -9,7 +9,7 @@ import numpy as np
 
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.judgement import SKIES
-from astro_unetloc.references import numbers_of
+from astro_unetloc.references import numbers_of, texts_of
 from astro_unetloc.residuals import FLUX_UNIT, PHOTON_EDGES, true_flux
 from astro_unetloc.shares import edges_around, score_table, share_columns
 
@@ -44,7 +44,7 @@ def by_photons(judgement):
         ("counted", "faint"),
         title="By photons",
         about="Completeness in bins of the expected photons of the true sources, from 3 on, though "
-        "only those of 8 or more count elsewhere; purity in bins of the measured photons.",
+        "only those of 8 or more count in the summary; purity in bins of the measured photons.",
     )
 
 
@@ -69,9 +69,9 @@ def by_flux(judgement):
         ("counted", "faint"),
         unit=FLUX_UNIT,
         title="By flux",
-        about="Completeness in bins of true flux of every true source with at least 3 expected "
-        "photons, so that a bin lacks none that the exposure made faint; purity in bins of the "
-        "measured flux.",
+        about="Completeness in bins of the flux of the true sources, of which a bin lacks only "
+        "those of fewer than 3 expected photons, though the summary lacks those of fewer than 8; "
+        "purity in bins of the measured flux.",
     )
 
 
@@ -140,10 +140,10 @@ def by_class(judgement):
         catalogue gives a class, ``N_Class_Right`` and their share ``Class_Right``.
     """
     truth, counted, found = judgement.truth, judgement.has_role("counted"), judgement.is_found
-    true_class = _words(truth, "Class")
+    true_class = texts_of(truth, "Class")
     given = np.full(len(truth), "", object)
     row = np.asarray(truth["Found_Row"], int)
-    given[row >= 0] = _words(judgement.catalog, "Class")[row[row >= 0]]
+    given[row >= 0] = texts_of(judgement.catalog, "Class")[row[row >= 0]]
     names = np.unique(true_class[counted & (true_class != "")])
     of_class = [counted & (true_class == name) for name in names]
     n_true, n_found, n_given, n_same = (
@@ -197,8 +197,8 @@ def flux_limits(judgement):
     return score_table(
         "Flux limits",
         "Fluxes at which 50 and 90 % of the true sources are found, by a logistic curve in the "
-        "logarithm of the flux with a plateau; every true source with at least 3 expected photons "
-        "counts.",
+        "logarithm of the flux with a plateau; true sources count from 3 expected photons on, as "
+        "in the bins of flux.",
         {"Sky": list(SKIES), **columns},
         units=dict.fromkeys(("Flux_50", "Flux_90"), FLUX_UNIT),
     )
@@ -234,10 +234,3 @@ def _by(judgement, ladder, values, roles, *, title, about, unit=None):
         units=dict.fromkeys(("Low", "High"), unit),
     )
     return table[(n_true > 0) | (n_listed > 0)]
-
-
-def _words(table, name):
-    """Strings (n,) of a column; empty where masked, or without the column."""
-    if name not in table.colnames:
-        return np.full(len(table), "")
-    return np.ma.filled(np.ma.asarray(table[name]), "").astype(str)

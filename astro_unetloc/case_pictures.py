@@ -24,7 +24,7 @@ _SMOOTHING_PIX = 1.3
 
 def draw_case(
     counts, mask, probability, true_xy, found_xy, *, code, about="", center=None, roles=None,
-    verdicts=None, pixel_deg=None,
+    radius_deg=None, verdicts=None, pixel_deg=None,
 ):  # fmt: skip
     """A patch in four panels: counts, mask, probability, and the sources on the counts.
 
@@ -46,7 +46,10 @@ def draw_case(
         Galactic longitude and latitude of the centre in deg, for the title.
     roles : sequence of str (n_true,), optional
         "counted" (a circle, the default), "faint" (dashed), "extended" (dotted); others are left
-        out. The circles have the radius within which a detection counts.
+        out.
+    radius_deg : sequence of float (n_true,), optional
+        Radii of extended sources. No circle is smaller than the radius within which a detection
+        counts, which is the default.
     verdicts : sequence of str (n_found,), optional
         "right" (+, the default), "wrong" (x) or "ignored" (another colour).
     pixel_deg : float, optional
@@ -60,7 +63,7 @@ def draw_case(
     Raises
     ------
     ValueError
-        If images differ in shape, or there is not one role or verdict for each position.
+        If images differ in shape, or there is not one role, radius or verdict for each position.
 
     Examples
     --------
@@ -78,22 +81,27 @@ def draw_case(
             "counts, mask and probability must have one shape; got "
             f"{', '.join(str(image.shape) for image in images)}; cut them to the same patch"
         )
-    truth = _marks(true_xy, roles, "roles", "counted", images[0].shape)
-    found = _marks(found_xy, verdicts, "verdicts", "right", images[0].shape)
+    shape, least = images[0].shape, MATCH_RADIUS_DEG
+    truth = _marks(true_xy, shape, roles=(roles, "counted"), radius_deg=(radius_deg, least))
+    found = _marks(found_xy, shape, verdicts=(verdicts, "right"))
     return _picture(images, truth, found, _title(code, center, about), pixel_deg)
 
 
-def _marks(xy, kinds, what, default, shape):
-    """Positions (n, 2) inside the image, and the kind of each."""
+def _marks(xy, shape, **values):
+    """Positions (n, 2) inside the image, and values of each, all the default where None."""
     xy = np.asarray(xy, dtype=float).reshape(-1, 2)
-    kinds = np.full(len(xy), default) if kinds is None else np.asarray(kinds).astype(str)
-    if kinds.shape != (len(xy),):
-        raise ValueError(
-            f"{what} must be one for each position; got {kinds.size} for {len(xy)}; give as many"
-        )
     half = np.array(shape[::-1]) / 2
     inside = np.all(np.abs(xy + 0.5 - half) <= half, axis=1)
-    return xy[inside], kinds[inside]
+    marks = [xy[inside]]
+    for what, (given, default) in values.items():
+        given = np.full(len(xy), default) if given is None else np.asarray(given)
+        if given.shape != (len(xy),):
+            raise ValueError(
+                f"{what} must be one for each position; got {given.size} for {len(xy)}; give as "
+                "many"
+            )
+        marks.append(given[inside])
+    return marks
 
 
 def _title(code, center, about):
@@ -130,7 +138,7 @@ def _picture(images, truth, found, title, pixel_deg):
         each.set_xlabel("x (pixel)")
     axes[0].set_ylabel("y (pixel)")
     pixel_deg = GridConfig().pixel_deg if pixel_deg is None else pixel_deg
-    _draw_true(axes[3], *truth, MATCH_RADIUS_DEG / pixel_deg)
+    _draw_true(axes[3], *truth, pixel_deg)
     _draw_found(axes[3], *found)
     _draw_scale(axes[0], 2.0 / pixel_deg)
     figure.suptitle(title, fontsize=11)
@@ -155,13 +163,15 @@ def _legend(figure, axes):
         )  # fmt: skip
 
 
-def _draw_true(axes, xy, roles, radius_pix):
+def _draw_true(axes, xy, roles, radius_deg, pixel_deg):
     from matplotlib.patches import Circle
 
+    radius_pix = np.fmax(radius_deg, MATCH_RADIUS_DEG) / pixel_deg
     for role, (style, label) in _ROLES.items():
-        for number, center in enumerate(xy[roles == role]):
-            look = {"edgecolor": _TRUE_COLOR, "facecolor": "none", "linewidth": 1.1, **style}
-            axes.add_patch(Circle(center, radius_pix, label=label if number == 0 else None, **look))
+        look = {"edgecolor": _TRUE_COLOR, "facecolor": "none", "linewidth": 1.1, **style}
+        for number, row in enumerate(np.flatnonzero(np.asarray(roles, str) == role)):
+            name = label if number == 0 else None
+            axes.add_patch(Circle(xy[row], radius_pix[row], label=name, **look))
 
 
 def _draw_found(axes, xy, verdicts):

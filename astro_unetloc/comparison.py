@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from astro_unetloc.judgement import SKIES
-from astro_unetloc.references import degrees
+from astro_unetloc.references import degrees, numbers
 from astro_unetloc.score_tables import PURITY
 from astro_unetloc.shares import score_table
 
@@ -174,7 +174,7 @@ def _finder(judgement, names, threshold, limits):
     """The `_Finder` of a part of the sky, its parts numbered as in ``names``."""
     low, high = limits
     latitude, true_latitude = judgement.latitude, judgement.true_latitude
-    score = np.asarray(judgement.catalog["Score"], float)
+    score = numbers(judgement.catalog["Score"])
     rows = np.flatnonzero(judgement.is_listed & (latitude >= low) & (latitude < high))
     rows = rows[np.argsort(-score[rows], kind="stable")]
     offset = degrees(judgement.catalog["Offset"])[rows]

@@ -4,6 +4,7 @@ import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.judgement import Evaluation, judge
+from astro_unetloc.references import numbers
 
 __all__ = ["Evaluation", "combine", "evaluate", "found_scores", "paired_interval"]
 
@@ -41,7 +42,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        If a table lacks a column.
+        If a table lacks a column, or a detection its ``Score``.
 
     Examples
     --------
@@ -80,12 +81,12 @@ def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, brightest=False
     Raises
     ------
     ValueError
-        If a table lacks a column.
+        If a table lacks a column, or a detection its ``Score``.
     """
     judged = judge(catalog, truth, radius_deg=radius_deg, brightest=brightest)
     row = np.asarray(judged.truth["Found_Row"])
     found = np.full(len(truth), np.nan)
-    found[row >= 0] = np.asarray(judged.catalog["Score"], float)[row[row >= 0]]
+    found[row >= 0] = numbers(judged.catalog["Score"])[row[row >= 0]]
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from astro_unetloc.comparison import compare, compare_words
 from astro_unetloc.export import check_place
+from astro_unetloc.judgement import score_words
 from astro_unetloc.prediction_files import read_case, worst_patches
 from astro_unetloc.score_figures import draw, draw_case
 from astro_unetloc.score_page import write_report
@@ -62,12 +63,11 @@ def summary_lines(run, table=None):
     """
     if table is None:
         table = summary_table(run.judgement, threshold=run.threshold)
+    names = ("N_True", "N_Listed", "Completeness", "Purity", "Average_Precision")
+    offsets = table["Median_Offset"].to_value("deg")
     return [
-        f"{row['Sky']:<14}{row['N_True']} true sources, {row['N_Listed']} detections: "
-        f"completeness {row['Completeness']:.3f}, purity {row['Purity']:.3f}, "
-        f"average precision {row['Average_Precision']:.3f}, "
-        f"median offset {row['Median_Offset'].to_value('deg'):.4f} deg"
-        for row in table
+        f"{row['Sky']:<14}{score_words(*(row[name] for name in names), offset)}"
+        for row, offset in zip(table, offsets)
     ]
 
 
@@ -207,6 +207,7 @@ def _case(run, code):
         np.stack([sources["x"], sources["y"]], axis=-1),
         np.stack([found["x"], found["y"]], axis=-1),
         code=code, about=about, center=case.center[:2], roles=sources["role"].astype(str),
-        verdicts=found["verdict"].astype(str), pixel_deg=case.pixel_deg,
+        radius_deg=sources["radius"], verdicts=found["verdict"].astype(str),
+        pixel_deg=case.pixel_deg,
     )  # fmt: skip
     return code, figure, about

@@ -314,7 +314,8 @@ def run_on_catalog(catalog, truth, *, threshold=None, against=None):
     cut = -np.inf if threshold is None else float(threshold)
     tables = [_read_placed(path) for path in (catalog, truth)]
     options = {"part": patch_parts(Path(truth).name)}
-    options["brightest"] = float(tables[0].meta.get("EMIN", np.inf)) < BRIGHTEST_BELOW_GEV
+    lowest = tables[0].meta.get("FITEMIN", tables[0].meta.get("EMIN", np.inf))
+    options["brightest"] = float(lowest) < BRIGHTEST_BELOW_GEV
     rival = None if against is None else judge(_read_placed(against), tables[1], **options)
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}

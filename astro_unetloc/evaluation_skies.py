@@ -7,7 +7,7 @@ import numpy as np
 from astro_unetloc.config import GridConfig, TrainingConfig
 from astro_unetloc.datasets import COLUMNS
 from astro_unetloc.energies import parse_energy_range
-from astro_unetloc.geometry import PatchGrid, TangentPlane, lonlat_from_vectors
+from astro_unetloc.geometry import SKY_DEG2, PatchGrid, TangentPlane, lonlat_from_vectors
 from astro_unetloc.judgement import judge, patch_parts
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.observation import source_mask
@@ -34,7 +34,6 @@ __all__ = [
 BRIGHTEST_BELOW_GEV = 10.0
 # 0.23 deg: finer than the point-spread function below 10 GeV.
 _NSIDE = 256
-_SKY_DEG2 = 4 * np.pi * np.degrees(1) ** 2
 
 
 def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11", with_sources=True):
@@ -189,7 +188,7 @@ def predict_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **op
     run = detect(sky_map, model=model, threshold=0.0, progress=progress)
     judgement = judge(
         run.catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV),
-        part=patch_parts(seed), area_deg2=_SKY_DEG2,
+        part=patch_parts(seed), area_deg2=SKY_DEG2,
     )  # fmt: skip
     patches = sky_patches(run, judgement, seed, numbers) if len(numbers) else None
     return patches, judgement

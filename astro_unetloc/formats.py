@@ -27,6 +27,8 @@ KEYWORDS = {
     "INSHA256": "sha256 of the input map",
     "EMIN": "[GeV] lower edge of the photons used",
     "EMAX": "[GeV] upper edge of the photons used",
+    "FITEMIN": "[GeV] lower edge of the photons of the fit",
+    "FITEMAX": "[GeV] upper edge of the photons of the fit",
     "FLUXEMIN": "[GeV] lower edge of Flux",
     "FLUXEMAX": "[GeV] upper edge of Flux",
     "THRESH": "smallest Score listed",

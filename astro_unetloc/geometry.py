@@ -12,6 +12,7 @@ import numpy as np
 from astro_unetloc.config import GridConfig
 
 __all__ = [
+    "SKY_DEG2",
     "PatchGrid",
     "TangentPlane",
     "chord",
@@ -24,6 +25,9 @@ __all__ = [
     "tangent_offsets",
     "vectors_from_lonlat",
 ]
+
+# The whole sky in square degrees.
+SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
 
 
 def vectors_from_lonlat(lon_deg, lat_deg):

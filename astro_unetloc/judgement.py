@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.geometry import PatchGrid, separation_deg, vectors_from_lonlat
-from astro_unetloc.references import degrees
+from astro_unetloc.geometry import PatchGrid, separation_deg
+from astro_unetloc.references import degrees, glon_glat_vectors, numbers
 from astro_unetloc.truth_matches import (
     BELOW_RADIUS_DEG,
     MIN_PHOTONS_BELOW,
@@ -19,10 +19,19 @@ from astro_unetloc.truth_matches import (
     separation_of_others,
 )
 
-__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts"]
+__all__ = ["SKIES", "Evaluation", "Judgement", "join", "judge", "patch_parts", "score_words"]
 
 # The parts of the sky that are scored apart: least and largest |b| in degrees, this one excluded.
 SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
+
+
+def score_words(n_true, n_listed, completeness, purity, average_precision, offset_deg):
+    """Scores in one line."""
+    return (
+        f"{n_true} true sources, {n_listed} detections: "
+        f"completeness {completeness:.3f}, purity {purity:.3f}, "
+        f"average precision {average_precision:.3f}, median offset {offset_deg:.4f} deg"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,8 @@ class Evaluation:
     def summary(self):
         """The scores in one line."""
         offset = np.median(self.offset_deg) if len(self.offset_deg) else np.nan
-        return (
-            f"{self.n_true} true sources, {len(self.correct)} detections: "
-            f"completeness {self.completeness:.3f}, purity {self.purity:.3f}, "
-            f"average precision {self.average_precision:.3f}, median offset {offset:.4f} deg"
-        )
+        shares = self.completeness, self.purity, self.average_precision
+        return score_words(self.n_true, len(self.correct), *shares, offset)
 
 
 @dataclass(frozen=True)
@@ -167,10 +173,10 @@ class Judgement:
         here = (latitude >= min_latitude) & (latitude < max_latitude)
         true_here = (true_latitude >= min_latitude) & (true_latitude < max_latitude)
         if region is not None:
-            vectors, true_vectors = _vectors(self.catalog), _vectors(self.truth)
+            vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
             here &= region(self._placed(vectors, true_vectors))
             true_here &= region(true_vectors)
-        score, is_right = np.asarray(self.catalog["Score"], float), self.is_right
+        score, is_right = numbers(self.catalog["Score"]), self.is_right
         judged = np.flatnonzero(here & self.is_listed)
         judged = judged[np.argsort(-score[judged], kind="stable")]
         return Evaluation(
@@ -183,22 +189,8 @@ class Judgement:
 
     def select(self, threshold):
         """The judgement of the detections with ``Score >= threshold``; the same as judging them."""
-        rows = np.flatnonzero(np.asarray(self.catalog["Score"], float) >= threshold)
+        rows = np.flatnonzero(numbers(self.catalog["Score"]) >= threshold)
         return self._take(rows, np.arange(len(self.truth)))
-
-    def by_part(self):
-        """The `Judgement` of each part: a dict by their names, sorted."""
-        parts = [np.asarray(table["Part"], str) for table in (self.catalog, self.truth)]
-        names, number = np.unique(np.concatenate(parts), return_inverse=True)
-        of_catalog, of_truth = np.split(number, [len(parts[0])])
-        area = self.area_deg2 if len(names) == 1 else np.nan
-        return {
-            str(name): replace(
-                self._take(np.flatnonzero(of_catalog == i), np.flatnonzero(of_truth == i)),
-                area_deg2=area,
-            )
-            for i, name in enumerate(names)
-        }
 
     def _take(self, rows, true_rows):
         """Some rows (in ascending order) of both tables; a match needs both of its rows."""
@@ -249,7 +241,7 @@ def judge(
     Raises
     ------
     ValueError
-        If a table lacks a column.
+        If a table lacks a column, or a detection its ``Score``.
 
     Examples
     --------
@@ -264,8 +256,9 @@ def judge(
     from astropy.units import Quantity
 
     role, n_photons, radius = roles(catalog, truth)
-    catalog = catalog[np.argsort(-np.asarray(catalog["Score"], float), kind="stable")]
-    truth, vectors, true_vectors = truth.copy(), _vectors(catalog), _vectors(truth)
+    catalog = catalog[np.argsort(-numbers(catalog["Score"]), kind="stable")]
+    truth = truth.copy()
+    vectors, true_vectors = glon_glat_vectors(catalog), glon_glat_vectors(truth)
     point = np.flatnonzero((role == "counted") | (role == "faint"))
     choice = -n_photons[point] if brightest else None
     true_row, near = match_in_order(vectors, true_vectors[point], radius_deg, choice)
@@ -354,7 +347,3 @@ def _names(part, vectors):
     if not callable(part):
         return np.full(len(vectors), str(part))
     return np.asarray(part(vectors), str) if len(vectors) else np.zeros(0, "U1")
-
-
-def _vectors(table):
-    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))

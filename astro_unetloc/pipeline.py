@@ -123,6 +123,7 @@ def _source_probability(patches, model, progress):
 
 def _provenance(sky_map, model, threshold, seed, n_failed):
     """What made a catalogue, as FITS keywords."""
+    edges, bands = sky_map.energy_edges, model.band_edges
     return {
         "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         "MODEL": model.name,
@@ -132,8 +133,11 @@ def _provenance(sky_map, model, threshold, seed, n_failed):
         "INFILE": sky_map.name,
         "INSHA256": sky_map.checksum,
         "NPHOTONS": sky_map.n_photons,
-        "EMIN": float(sky_map.energy_edges[0]),
-        "EMAX": float(sky_map.energy_edges[-1]),
+        "EMIN": float(edges[0]),
+        "EMAX": float(edges[-1]),
+        # the model sees and the fit measures no others of them
+        "FITEMIN": float(max(edges[0], bands[0])),
+        "FITEMAX": float(min(edges[-1], bands[-1])),
         "NFAILED": n_failed,
         # what made the map did not make the catalogue
         **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},

@@ -9,7 +9,7 @@ from astro_unetloc.config import PHOTON_INDEX
 from astro_unetloc.geometry import frame_rotation, vectors_from_lonlat
 from astro_unetloc.messages import warn
 from astro_unetloc.population import CLASSES, GAUSSIAN_68, SHAPES, Sources
-from astro_unetloc.references import degrees, numbers, sky_positions, texts
+from astro_unetloc.references import degrees, numbers, sky_positions, texts_of
 from astro_unetloc.source_library import format_source_library
 from astro_unetloc.spectra import power_laws
 
@@ -101,21 +101,14 @@ def point_models(catalog):
         flux_err=_numbers(rows, "Unc_Flux", "cm-2 s-1"),
         index=np.where(np.isfinite(index), index, PHOTON_INDEX),
         index_err=_numbers(rows, "Unc_Spectral_Index"),
-        classes=_texts(rows, "Class"),
+        classes=texts_of(rows, "Class"),
         flux_range=_flux_range(catalog),
     )
 
 
 def _names(catalog):
-    names = [name or "source" for name in _texts(catalog, "Source_Name")]
+    names = [name or "source" for name in texts_of(catalog, "Source_Name")]
     return [str(name) for name in unique_names(names)]
-
-
-def _texts(table, name):
-    """Strings of a column; empty where masked or where there is no such column."""
-    if name not in table.colnames:
-        return np.full(len(table), "", "U1")
-    return texts(table[name])
 
 
 def _numbers(table, name, unit=""):

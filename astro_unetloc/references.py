@@ -13,10 +13,12 @@ __all__ = [
     "degrees",
     "flux_column",
     "galactic_vectors",
+    "glon_glat_vectors",
     "numbers",
     "numbers_of",
     "sky_positions",
     "texts",
+    "texts_of",
     "within_sky",
 ]
 
@@ -102,6 +104,11 @@ def galactic_vectors(table):
     return directions.to_cartesian().xyz.value.T
 
 
+def glon_glat_vectors(table):
+    """Galactic unit vectors (n, 3) of ``GLON`` and ``GLAT`` of a table of ours."""
+    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))
+
+
 def _position_names(table):
     """Names of longitude and latitude and their frame, as usual or by their UCDs."""
     names = {name.lower(): name for name in table.colnames}
@@ -161,6 +168,11 @@ def texts(column):
     """
     values = np.asarray(np.ma.getdata(column)).astype(str)
     return np.where(getattr(column, "mask", False), "", values)
+
+
+def texts_of(table, name):
+    """Strings (n,) of a column of a table, see `texts`; empty if it has no such column."""
+    return texts(table[name]) if name in table.colnames else np.full(len(table), "", "U1")
 
 
 def numbers(column, unit=None):

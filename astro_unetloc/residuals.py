@@ -6,13 +6,9 @@ that holds any.
 
 import numpy as np
 
-from astro_unetloc.geometry import (
-    tangent_axes,
-    tangent_offsets,
-    vectors_from_lonlat,
-)
+from astro_unetloc.geometry import tangent_axes, tangent_offsets
 from astro_unetloc.judgement import SKIES
-from astro_unetloc.references import degrees, numbers_of
+from astro_unetloc.references import degrees, glon_glat_vectors, numbers_of
 from astro_unetloc.response import SurveyExposure
 from astro_unetloc.shares import edges_around, score_table, share_columns
 from astro_unetloc.spectra import KINDS, Spectra, fitted_index
@@ -23,6 +19,7 @@ __all__ = [
     "flux_errors",
     "index_errors",
     "normalized_offset",
+    "offset_over_ellipse",
     "position_errors",
     "true_flux",
     "true_index",
@@ -177,8 +174,8 @@ def true_index(judgement, rows):
     Parameters
     ----------
     judgement : Judgement
-        Its catalogue says the energies of its photons in GeV as ``EMIN`` and ``EMAX`` of its
-        ``meta``.
+        Its catalogue says the energies of the photons that were fitted in GeV as ``FITEMIN`` and
+        ``FITEMAX`` of its ``meta``, or without these as ``EMIN`` and ``EMAX``, those of its map.
     rows : ndarray (k,) of int
         The true sources.
 
@@ -189,7 +186,8 @@ def true_index(judgement, rows):
         unknown, ``Spectral_Index`` of the truth.
     """
     truth = judgement.truth[rows]
-    energies = _energies(judgement.catalog, "EMIN", "EMAX")
+    energies = _energies(judgement.catalog, "FITEMIN", "FITEMAX")
+    energies = energies or _energies(judgement.catalog, "EMIN", "EMAX")
     given = numbers_of(truth, "Spectral_Index")
     if energies is None:
         return given
@@ -254,13 +252,25 @@ def normalized_offset(judgement, rows, true_rows, level):
         numbers_of(catalog, f"Conf_{level}_{name}", "deg")[rows]
         for name in ("SemiMajor", "SemiMinor", "PosAng")
     )
-    center, true = (
-        vectors_from_lonlat(degrees(table["GLON"])[some], degrees(table["GLAT"])[some])
-        for table, some in ((catalog, rows), (truth, true_rows))
-    )
+    center, true = glon_glat_vectors(catalog)[rows], glon_glat_vectors(truth)[true_rows]
     east, north = tangent_axes(center)
     x, y = tangent_offsets(center, east, north, true)
-    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return offset_over_ellipse(x, y, major, minor, angle)
+
+
+def offset_over_ellipse(x, y, major, minor, angle_deg):
+    """Distances (n,) from the centres of ellipses in units of these: 1 on them, NaN without one.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Offsets to the east and to the north.
+    major, minor : ndarray (n,)
+        Semi-axes in the unit of the offsets.
+    angle_deg : ndarray (n,)
+        Position angle of the major axis, from north to east.
+    """
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return np.hypot(_over(x * sin + y * cos, major), _over(x * cos - y * sin, minor))
 
 

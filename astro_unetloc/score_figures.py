@@ -184,14 +184,15 @@ def _flux_limits(name, table):
 
 
 def _numbers(name, table):
-    """How many sources were found where how many are, as numbers of patches."""
+    """How many detections are listed where how many sources are, as numbers of patches."""
     from matplotlib.colors import LogNorm, Normalize
 
     figure, (axes,) = panels(width=5.6, height=4.9)
-    true, found = (numbers_of(table, column) for column in ("N_True", "N_Found"))
-    top = max(true.max(), found.max(), 1)
-    edges = np.arange(-0.5, top + 1.5, max(1, round(top / 50)))
-    counts = np.histogram2d(true, found, bins=(edges, edges))[0].T
+    true, listed = (numbers_of(table, column) for column in ("N_True", "N_Listed"))
+    top = max(true.max(), listed.max(), 1)
+    step = max(1, round(top / 50))
+    edges = np.arange(-0.5, top + 0.5 + step, step)
+    counts = np.histogram2d(true, listed, bins=(edges, edges))[0].T
     norm = LogNorm(1, counts.max()) if counts.max() > 20 else Normalize(1, max(counts.max(), 2))
     shown = np.where(counts > 0, counts, np.nan)
     picture = axes.pcolormesh(edges, edges, shown, cmap="viridis_r", norm=norm)
@@ -199,7 +200,7 @@ def _numbers(name, table):
     for key in ("correlation", "bias", "scatter"):
         if key in table.meta:
             axes.plot([], [], " ", label=f"{key} {float(table.meta[key]):.3g}")
-    axes.set(xlabel="True sources in a patch", ylabel="Sources found in it", aspect="equal")
+    axes.set(xlabel="True sources in a patch", ylabel="Detections listed in it", aspect="equal")
     axes.legend(loc="upper left", frameon=False)
     bar = figure.colorbar(picture, ax=axes, shrink=0.85)
     if counts.max() > 20:

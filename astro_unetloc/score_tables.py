@@ -16,6 +16,7 @@ from astro_unetloc.binned_scores import (
     by_sqrt_ts,
     flux_limits,
 )
+from astro_unetloc.geometry import SKY_DEG2
 from astro_unetloc.judgement import SKIES
 from astro_unetloc.references import numbers_of
 from astro_unetloc.residuals import flux_errors, index_errors, position_errors
@@ -23,19 +24,10 @@ from astro_unetloc.shares import score_table, share_columns
 
 __all__ = [
     "all_tables",
-    "by_class",
-    "by_flux",
-    "by_latitude",
-    "by_photons",
-    "by_sqrt_ts",
     "by_threshold",
     "false_alarms",
-    "flux_errors",
-    "flux_limits",
-    "index_errors",
     "misses",
     "numbers_per_part",
-    "position_errors",
     "reliability",
     "summary_table",
 ]
@@ -47,7 +39,6 @@ _N_THRESHOLDS = 200
 _N_RELIABILITY, _LEAST_SCORE = 15, 0.05
 # Where misses lie: deg, deg, photons.
 _BLENDED_DEG, _PLANE_DEG, _FAINT = 0.5, 5.0, 15.0
-_WHOLE_SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
 
 
 def summary_table(judgement, *, threshold=None):
@@ -131,7 +122,7 @@ def by_threshold(judgement):
 
 
 def numbers_per_part(judgement):
-    """True and found numbers of sources in each part, such as a patch.
+    """Numbers of true sources and of listed detections in each part, such as a patch.
 
     Parameters
     ----------
@@ -141,27 +132,27 @@ def numbers_per_part(judgement):
     Returns
     -------
     QTable
-        ``Part``, ``N_True`` and ``N_Found``; ``meta`` has their ``correlation``, the ``bias`` (mean
-        of found minus true) and the ``scatter`` (standard deviation of it).
+        ``Part``, ``N_True`` and ``N_Listed``; ``meta`` has their ``correlation``, the ``bias``
+        (mean of listed minus true) and the ``scatter`` (standard deviation of it).
     """
     used = judgement.has_role("counted")
     parts = [np.asarray(table["Part"], str) for table in (judgement.truth, judgement.catalog)]
     names = np.unique(np.concatenate(parts))
-    n_true, n_found = (
+    n_true, n_listed = (
         np.bincount(np.searchsorted(names, part[rows]), minlength=len(names))
         for part, rows in zip(parts, (used, judgement.is_listed))
     )
-    difference = n_found - n_true
-    varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_found) > 0
+    difference = n_listed - n_true
+    varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_listed) > 0
     meta = {
-        "correlation": float(np.corrcoef(n_true, n_found)[0, 1]) if varied else np.nan,
+        "correlation": float(np.corrcoef(n_true, n_listed)[0, 1]) if varied else np.nan,
         "bias": float(difference.mean()) if len(names) else np.nan,
         "scatter": float(difference.std()) if len(names) else np.nan,
     }
     return score_table(
         "Numbers of sources",
         "True sources with at least 8 expected photons and listed detections in each patch.",
-        {"Part": names, "N_True": n_true, "N_Found": n_found},
+        {"Part": names, "N_True": n_true, "N_Listed": n_listed},
         meta=meta,
     )
 
@@ -232,7 +223,7 @@ def false_alarms(judgement):
     wrong = np.asarray(judgement.catalog["Verdict"]) == "wrong"
     duplicate, below = (np.asarray(judgement.catalog[n]) for n in ("Is_Duplicate", "Is_Below"))
     latitude = judgement.latitude
-    skies = judgement.area_deg2 / _WHOLE_SKY_DEG2
+    skies = judgement.area_deg2 / SKY_DEG2
     is_whole = skies > 0.5 and abs(skies - round(skies)) < 1e-3
     number, area = [], []
     for least, most in SKIES.values():
@@ -309,7 +300,7 @@ _TABLES = (
 
 
 def all_tables(judgement, *, threshold=None):
-    """Every table of this module.
+    """Every table of this module, of `binned_scores` and of `residuals`.
 
     Parameters
     ----------

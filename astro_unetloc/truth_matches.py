@@ -9,7 +9,7 @@ Detections inside extended sources are listed apart.
 import numpy as np
 
 from astro_unetloc.geometry import chord, separation_deg
-from astro_unetloc.references import degrees
+from astro_unetloc.references import degrees, numbers
 
 __all__ = ["beyond_edge", "match_in_order", "roles", "separation_of_others"]
 
@@ -31,17 +31,23 @@ def roles(catalog, truth):
     Returns
     -------
     role : ndarray (n_true,) of str
-        "counted", "faint", "extended" or "below".
+        "counted", "faint", "extended" or "below", as those of unknown photons or radius.
     n_photons, radius_deg : ndarray (n_true,)
 
     Raises
     ------
     ValueError
-        If a table lacks a column.
+        If a table lacks a column, or a detection its ``Score``.
     """
     _check_columns(catalog, "catalog", ("GLON", "GLAT", "Score"))
     _check_columns(truth, "truth", ("GLON", "GLAT", "Npred", "Radius"))
-    n_photons, radius = np.asarray(truth["Npred"], float), degrees(truth["Radius"])
+    n_unknown = int(np.sum(~np.isfinite(numbers(catalog["Score"]))))
+    if n_unknown:
+        raise ValueError(
+            f"every detection must have a Score; {n_unknown} of {len(catalog)} have none; leave "
+            "these rows out"
+        )
+    n_photons, radius = numbers(truth["Npred"]), degrees(truth["Radius"])
     is_truth = (n_photons >= MIN_PHOTONS_TRUTH) & (radius >= 0)  # unknown ones are none
     role = np.select(
         [~is_truth, radius > 0, n_photons < MIN_PHOTONS_COUNTED],

@@ -30,6 +30,7 @@ from astro_unetloc.photons import bin_shares
 from astro_unetloc.pipeline import detect
 from astro_unetloc.psf_profiles import make_profiles
 from astro_unetloc.references import numbers
+from astro_unetloc.residuals import offset_over_ellipse
 from astro_unetloc.response import KingPSF
 from astro_unetloc.simulation import simulate_photons
 from astro_unetloc.source_model import SourceModel, SourcesFit
@@ -165,10 +166,8 @@ def match(found, true):
 
 def held(ellipse, x, y):
     """Whether ellipses hold offsets east and north in degrees."""
-    angle = np.radians(ellipse.position_angle)
-    along = (x * np.sin(angle) + y * np.cos(angle)) / ellipse.semi_major
-    across = (x * np.cos(angle) - y * np.sin(angle)) / ellipse.semi_minor
-    return along**2 + across**2 < 1
+    axes = ellipse.semi_major, ellipse.semi_minor
+    return offset_over_ellipse(x, y, *axes, ellipse.position_angle) < 1
 
 
 def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):

@@ -44,3 +44,12 @@ def make_sky(seed, n=40):
     n_found = rng.integers(0, 2 * n)
     lon, lat = rng.uniform(-2, 2, (2, n_found))
     return make_catalog(lon % 360, lat, np.round(rng.random(n_found), 2)), truth
+
+
+def by_part(judged):
+    """The judgement of each part, by their names."""
+    parts = [np.asarray(table["Part"], str) for table in (judged.catalog, judged.truth)]
+    return {
+        str(name): judged._take(*(np.flatnonzero(part == name) for part in parts))
+        for name in np.unique(np.concatenate(parts))
+    }

@@ -75,7 +75,7 @@ def make_columns():
                         "Flux_90": np.array([3.5, 3.0, np.inf]) * 1e-11,
                         "Plateau": [0.99, 0.995, 0.89]},
         "numbers_per_part": {"Part": part, "N_True": n_true,
-                             "N_Found": np.clip(n_true + rng.integers(-1, 2, 60), 0, None)},
+                             "N_Listed": np.clip(n_true + rng.integers(-1, 2, 60), 0, None)},
         "position_errors": by_sky({**photons, "N": np.arange(5, 0, -1) * 100,
                                    "Median_Offset": 0.05 / np.sqrt(np.arange(1, 6)),
                                    **share("In_68", np.linspace(0.66, 0.7, 5)),

@@ -52,6 +52,14 @@ def test_roles_are_drawn_each_in_its_way_and_others_not_at_all():
     assert len({str(circle.get_linestyle()) for circle in circles(figure)}) == 3
 
 
+def test_extended_sources_are_as_wide_as_they_are_and_no_circle_is_narrower_than_a_match():
+    xy, radius = [(-9, 5), (3, 5), (9, 5), (15, 5), (20, 5)], [3.0, 0.0, 0.1, 1.5, np.nan]
+    roles = ["extended", "counted", "extended", "extended", "extended"]
+    figure = case(xy, roles=roles, radius_deg=radius, pixel_deg=0.1)
+    drawn = [(circle.center[0], circle.radius) for circle in circles(figure)]
+    assert drawn == [(x, pytest.approx(r)) for x, r in [(3, 3), (9, 3), (15, 15), (20, 3)]]
+
+
 def test_sources_outside_the_patch_are_left_out_and_do_not_stretch_it():
     # pixels reach half a pixel beyond their centres
     figure = case([(-0.4, 3), (-0.6, 3), (31.4, 23.4), (3, 23.6), (np.nan, 3)], [(1e9, 0)])
@@ -80,7 +88,7 @@ def test_images_of_different_shape_are_an_error():
         draw_case(image, image, image.T, [], [], code=CODE)
 
 
-@pytest.mark.parametrize("what", ["roles", "verdicts"])
+@pytest.mark.parametrize("what", ["roles", "radius_deg", "verdicts"])
 def test_one_kind_for_each_position_or_an_error(what):
     with pytest.raises(ValueError, match=f"{what} must be one for each position; got 2 for 1"):
         case([(1, 1)], [(1, 1)], **{what: ["right", "faint"]})

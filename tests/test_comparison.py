@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_judgements import make_catalog, make_sky, make_truth
+from made_judgements import by_part, make_catalog, make_sky, make_truth
 
 from astro_unetloc.comparison import compare, compare_words
 from astro_unetloc.evaluation import paired_interval
@@ -63,7 +63,7 @@ def test_intervals_are_those_of_the_slow_bootstrap(thresholds):
             parts = [
                 [
                     part.evaluation(min_latitude=low, max_latitude=high)
-                    for part in judged.select(cut).by_part().values()
+                    for part in by_part(judged.select(cut)).values()
                 ]
                 for judged, cut in zip((first, second), cuts)
             ]

@@ -118,6 +118,21 @@ def test_cases_are_the_worst_and_those_asked_for(run, tmp_path, plain):
     assert not any(name.startswith("case-") for name in left)
 
 
+def test_true_sources_of_a_case_are_drawn_with_their_radii(run, tmp_path, monkeypatch):
+    patches, judgement = made_predictions(3)
+    patches.sources["radius"] = patches.sources["x"]
+    path, recipe = tmp_path / "predictions.h5", {"model": "made", "pixel_deg": 10 / 32}
+    write_whole(path, predictions_bytes(patches, judgement, recipe=recipe))
+    drawn = []
+    monkeypatch.setattr(
+        evaluation_report, "draw_case", lambda *args, **kwargs: drawn.append((args, kwargs))
+    )
+    evaluation_report._case(replace(run, predictions=path), "sky000003-p000")
+    (((*_, true_xy, _), options),) = drawn
+    assert len(true_xy) > 3
+    assert options["radius_deg"].tolist() == true_xy[:, 0].tolist()
+
+
 @pytest.mark.parametrize("name", ["index.html", "scores.json", "predictions.h5"])
 def test_finished_report_is_kept(tmp_path, name):
     check_folder(tmp_path)

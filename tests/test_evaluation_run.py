@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
+from made_judgements import make_catalog, make_truth
 from made_predictions import made_judgement, made_predictions
 
 import astro_unetloc
@@ -226,3 +227,15 @@ def test_threshold_of_a_model_is_a_score(searches, threshold):
 def test_catalog_without_truth_is_refused(catalog):
     with pytest.raises(ValueError, match="truth must have the columns"):
         run_on_catalog(catalog, catalog)
+
+
+@pytest.mark.parametrize(
+    ("meta", "taken"), [({}, 0), ({"EMIN": 1.0}, 1), ({"EMIN": 1.0, "FITEMIN": 10.0}, 0)]
+)
+def test_brightest_source_near_is_taken_by_the_energies_of_the_fit(tmp_path, meta, taken):
+    truth, found = make_truth([0, 0.2], [0, 0], [9, 90]), make_catalog([0.05], [0])
+    found.meta |= meta
+    for table, name in ((truth, "truth.ecsv"), (found, "found.ecsv")):
+        table.write(tmp_path / name)
+    run = run_on_catalog(tmp_path / "found.ecsv", tmp_path / "truth.ecsv")
+    assert run.judgement.catalog["True_Row"].tolist() == [taken]

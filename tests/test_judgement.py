@@ -1,10 +1,12 @@
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.table import MaskedColumn
+from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured
-from made_judgements import make_catalog, make_sky, make_truth
+from made_judgements import by_part, make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation import combine, evaluate
 from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
@@ -24,6 +26,33 @@ def test_each_true_source_has_its_role():
     truth = make_truth([0] * 7, range(7), [8, 7.9, 3, 2.9, 3, 2.9, np.nan], [0, 0, 0, 0, 1, 1, 0])
     role = judge(make_catalog([], []), truth).truth["Role"]
     assert role.tolist() == ["counted", "faint", "faint", "below", "extended", "below", "below"]
+
+
+def test_unknown_photons_or_radius_are_no_truth():
+    truth = make_truth([0, 10, 20], [0] * 3, [50, 50, 50])
+    truth["Npred"] = MaskedColumn(truth["Npred"], mask=[True, False, False])
+    truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
+    judged = judge(make_catalog([0, 10, 20], [0] * 3), truth)
+    assert judged.truth["Role"].tolist() == ["below", "below", "counted"]
+    assert judged.catalog["Verdict"].tolist() == ["wrong", "wrong", "right"]
+    assert not judged.catalog["Is_Below"].any()
+
+
+@pytest.mark.parametrize(
+    "score", [[0.9, np.nan], [0.9, np.inf], MaskedColumn([0.9, 0.8], mask=[False, True])]
+)
+def test_detection_without_score_is_refused(score):
+    catalog = make_catalog([0, 1], [0, 0])
+    catalog["Score"] = score
+    with pytest.raises(ValueError, match="1 of 2 have none; leave these rows out"):
+        judge(catalog, TRUTH)
+
+
+def test_column_that_could_be_masked_is_judged_as_any():
+    catalog = CATALOG.copy()
+    catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
+    judged = [judge(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
+    np.testing.assert_array_equal(judged[0].score, judged[1].score)
 
 
 def test_each_detection_has_its_verdict():
@@ -81,7 +110,7 @@ def test_empty_tables_have_all_columns(n_true, n_found):
     assert {"Role", "Found_Row", "Part"} < set(judged.truth.colnames)
     assert judged.evaluation().n_true == n_true
     assert judged.select(0.8).evaluation().n_true == n_true
-    assert len(judged.by_part()) == max(n_true, n_found)
+    assert len(by_part(judged)) == max(n_true, n_found)
 
 
 def test_match_belongs_to_the_part_of_its_true_source():
@@ -102,7 +131,7 @@ def test_match_belongs_to_the_part_of_its_true_source():
     names = {f"7/{i}" for i in PatchGrid().owner(vectors_from_lonlat(lon, lat))}
     assert {here, there} <= names
     assert here != there
-    parts = judged.by_part()
+    parts = by_part(judged)
     assert parts[here].evaluation().completeness == 1
     assert parts[there].evaluation().n_true == 0
     assert parts[there].evaluation().purity == 0
@@ -112,7 +141,6 @@ def test_match_belongs_to_the_part_of_its_true_source():
 def test_area_is_kept_and_added():
     judged = judge(CATALOG, TRUTH, area_deg2=30)
     assert judged.area_deg2 == judged.select(0.6).area_deg2 == 30
-    assert judged.by_part()[""].area_deg2 == 30
     assert join([judged, judged]).area_deg2 == 60
     assert np.isnan(join([judged, judge(CATALOG, TRUTH)]).area_deg2)
 
@@ -170,7 +198,7 @@ def test_joined_judgements_give_the_combined_evaluation(seed, band):
     np.testing.assert_array_equal(one.score, other.score)
     np.testing.assert_array_equal(one.correct, other.correct)
     np.testing.assert_array_equal(np.sort(one.offset_deg), np.sort(other.offset_deg))
-    for part, sky in both.by_part().items():
+    for part, sky in by_part(both).items():
         alone = judge(*skies[int(part)])
         np.testing.assert_array_equal(sky.catalog["True_Row"], alone.catalog["True_Row"])
         np.testing.assert_array_equal(sky.truth["Found_Row"], alone.truth["Found_Row"])

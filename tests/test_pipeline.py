@@ -205,6 +205,15 @@ def test_sources_are_measured_unless_that_is_not_wanted(sky, from_events):
     assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (10.0, 1000.0)
 
 
+def test_catalog_says_the_energies_that_the_model_saw(sky):
+    wide = replace(sky, energy_edges=np.array([1.0, 1500.0]))
+    for measure in (False, True):
+        options = {"model": "lat-10gev", "region": (CENTER, 1 * u.deg)}
+        meta = find_sources(wide, measure=measure, **options).meta
+        assert (meta["EMIN"], meta["EMAX"]) == (1, 1500)
+        assert (meta["FITEMIN"], meta["FITEMAX"]) == (10, 1500)
+
+
 def test_an_exposure_gives_fluxes(sky):
     with_exposure = replace(sky, exposure=SurveyExposure(12))
     catalog = find_sources(with_exposure, threshold=SURE, region=(CENTER, 6 * u.deg))

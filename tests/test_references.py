@@ -21,6 +21,7 @@ from astro_unetloc.references import (
     numbers_of,
     sky_positions,
     texts,
+    texts_of,
 )
 
 
@@ -241,6 +242,9 @@ def test_masked_text_is_empty(dtype):
     assert texts(column.data.data).tolist() == ["a ", "b"]
     assert texts(column[:0]).tolist() == []
     assert texts(MaskedColumn([1, 2], mask=[True, False])).tolist() == ["", "2"]
+    table = QTable({"a": column})
+    assert texts_of(table, "a").tolist() == ["a ", ""]
+    assert texts_of(table, "b").tolist() == ["", ""]
 
 
 def test_letter_e_at_the_end_means_extended_only_in_fermi_names():

@@ -10,6 +10,7 @@ from astro_unetloc.judgement import judge
 from astro_unetloc.residuals import (
     flux_errors,
     index_errors,
+    offset_over_ellipse,
     position_errors,
     true_flux,
     true_index,
@@ -122,6 +123,14 @@ def test_flux_and_index_errors_by_hand():
     assert index["Pull_Width"][0] == pytest.approx((1.68 - 0.32) / 2)
 
 
+def test_offsets_in_units_of_ellipses():
+    # the major axis points north, east, and half way; the last one has none
+    x, y = np.array([0.0, 0.2, 0.3, 1.0]), np.array([0.4, 0.1, 0.3, 0.0])
+    major, minor = np.array([0.4, 0.2, np.sqrt(0.18), 0.0]), np.array([0.1, 0.1, 0.1, 0.0])
+    found = offset_over_ellipse(x, y, major, minor, np.array([0.0, 90.0, 45.0, 0.0]))
+    np.testing.assert_allclose(found, [1, np.sqrt(2), 1, np.nan])
+
+
 def test_true_flux_is_in_the_range_of_the_catalogue():
     shape = {
         "Flux": [3.0] * FLUX,
@@ -163,3 +172,8 @@ def test_true_index_is_what_a_fit_finds():
     assert index[0] == pytest.approx(2.3, abs=1e-4)
     assert 2 + 0.2 * np.log(10 / 5) < index[1] < 2 + 0.2 * np.log(50 / 5)
     assert index[2] == 2.8
+    # a map from 1 GeV that a model of 10 GeV and more searched
+    catalog.meta |= {"EMIN": 1.0, "FITEMIN": 10.0, "FITEMAX": 2000.0}
+    assert true_index(judge(catalog, truth), rows).tolist() == index.tolist()
+    del catalog.meta["FITEMIN"]
+    assert true_index(judge(catalog, truth), rows)[1] < index[1]

@@ -105,8 +105,15 @@ def test_number_of_sources_figure_has_the_line_and_what_says_how_good_it_is():
     assert list(x) == list(y)
     counts = np.ma.filled(figure.axes[0].collections[0].get_array(), 0)
     assert np.nansum(counts) == len(table)
-    true, found = table["N_True"][0], table["N_Found"][0]
-    assert counts[found, true] >= 1
+    true, listed = table["N_True"][0], table["N_Listed"][0]
+    assert counts[listed, true] >= 1
+
+
+@pytest.mark.parametrize("top", [50, 76, 150, 151, 152])
+def test_patch_of_most_sources_is_in_the_figure(top):
+    table = QTable({"Part": ["a", "b"], "N_True": [0, top - 1], "N_Listed": [1, top]})
+    axes = draw("numbers_per_part", table).axes[0]
+    assert np.nansum(np.ma.filled(axes.collections[0].get_array(), 0)) == 2
 
 
 def test_width_of_a_few_pulls_is_not_drawn():

@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import astropy.units as u
@@ -126,7 +127,7 @@ def test_numbers_per_part_by_hand():
     table = numbers_per_part(judged)
     assert table["Part"].tolist() == ["east", "west"]
     assert table["N_True"].tolist() == [1, 3]
-    assert table["N_Found"].tolist() == [3, 2]  # the match to the faint one is ignored
+    assert table["N_Listed"].tolist() == [3, 2]  # the match to the faint one is ignored
     assert table.meta["correlation"] == pytest.approx(-1)
     assert (table.meta["bias"], table.meta["scatter"]) == (0.5, 1.5)
 
@@ -312,7 +313,7 @@ def test_tables_agree_about_the_numbers(seed, threshold):
     whole = row(tables["summary_table"])
     n_true, n_listed = whole["N_True"], whole["N_Listed"]
     assert tables["numbers_per_part"]["N_True"].sum() == n_true
-    assert tables["numbers_per_part"]["N_Found"].sum() == n_listed
+    assert tables["numbers_per_part"]["N_Listed"].sum() == n_listed
     assert tables["by_latitude"]["N_True"].sum() == n_true
     assert tables["by_latitude"]["N_Listed"].sum() == n_listed
     counted = tables["by_photons"]["Low"] >= 8
@@ -327,3 +328,22 @@ def test_tables_agree_about_the_numbers(seed, threshold):
     if len(below):
         assert below["Purity"][-1] == pytest.approx(whole["Purity"])
         assert below["Completeness"][-1] == pytest.approx(whole["Completeness"])
+
+
+def test_tables_that_count_fainter_sources_than_the_summary_say_so():
+    # one that counts and one of five photons
+    truth = make_truth([0, 10], [20, 20], [50, 5], Class=["AGN", "AGN"])
+    truth["Flux"] = np.array([1e-10, 2e-11]) * u.Unit("ph cm-2 s-1")
+    tables = all_tables(judge(make_catalog([0], [20]), truth))
+    for name, table in tables.items():
+        if name in ("by_photons", "by_flux"):
+            assert table["N_True"].sum() == 2
+            about = table.meta["about"]
+            assert re.search(
+                "of the true sources, .*(from 3 on|3 expected photons).* summary", about
+            )
+            assert "every" not in about
+        elif name in ("by_latitude", "by_class", "numbers_per_part"):
+            assert table["N_True"].sum() == 1
+            assert " 3 " not in table.meta["about"]
+    assert row(tables["summary_table"])["N_True"] == 1
