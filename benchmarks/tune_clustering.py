@@ -10,6 +10,7 @@ Seeds from 1000 are for validation: the skies whose scores are reported have see
 """
 
 import argparse
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,9 @@ from astro_unetloc.pretrained import load_model
 from astro_unetloc.simulation import simulate_sky
 
 SCAN = {
-    "cut": (0.003, 0.01, 0.03, 0.1, 0.3),
+    "cut": (0.01, 0.03, 0.1, 0.3),
     "radius_pix": (1.5, 2.0, 2.5, 3.0),
-    "overlap_penalty": (0.0, -3.0, -10.0, -30.0),
+    "overlap_penalty": (-3.0, -10.0, -30.0),
 }
 PARTS = {"|b|>10": (10, 91), "|b|<10": (0, 10)}
 
@@ -61,6 +62,7 @@ def main():
         for preset in presets(model.clustering):
             sources = localize(find_clusters(run.probability, config=preset), run.patches)
             catalog = make_catalog(sources)
+            print(f"sky {seed}, {preset}: {len(catalog)} candidates", file=sys.stderr, flush=True)
             for name, (low, high) in PARTS.items():
                 limits = {"min_latitude": low, "max_latitude": high}
                 parts.setdefault((name, preset), []).append(evaluate(catalog, truth, **limits))
