@@ -61,10 +61,12 @@ def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0
 
     Parameters
     ----------
-    sky_map, vectors, sources, index, energy_range
+    sky_map, vectors
         As `detection_limits`.
     counts : ndarray (n,)
         Expected counts of each source in the energy range.
+    sources, index, energy_range
+        As `detection_limits`.
 
     Returns
     -------

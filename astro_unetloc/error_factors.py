@@ -49,7 +49,7 @@ class ErrorFactors:
         Returns
         -------
         Measurement
-
+            What was measured stays.
         """
         counts, index, size = (
             self.at(name, latitude_deg) for name in ("counts", "index", "ellipse_68")

@@ -187,6 +187,7 @@ def _middle(vectors):
 
 
 def canvas(width, height):
+    """Figure of a width and height in inches that is drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

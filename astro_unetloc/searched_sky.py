@@ -164,14 +164,14 @@ def limit_map_bytes(patches, sky_map, sqrt_ts, *, flux_range, cone=None, keyword
     ----------
     patches : Patches
         The patches that were searched.
-    sky_map : SkyMap
-        The map.
-    sqrt_ts, sources, flux_range, progress
+    sky_map, sqrt_ts, flux_range
         As `astro_unetloc.detection_limits.detection_limits` takes them.
     cone : DiscFootprint, optional
         The region that was asked for.
     keywords : dict, optional
         Provenance.
+    **options
+        What else `astro_unetloc.detection_limits.detection_limits` takes.
 
     Returns
     -------
