@@ -95,6 +95,23 @@ def _card_digest(model):
     return hashlib.sha256(card.encode()).hexdigest()[:12]
 
 
+def _told(recipe):
+    """What a report says of a recipe."""
+    return {name: value for name, value in recipe.items() if name != "codes"}
+
+
+def _of_models(judgement, rival, against, thresholds, place):
+    """What an `EvaluationRun` of a model, and of another one, holds."""
+    return {
+        "judgement": judgement,
+        "threshold": thresholds[0],
+        "rival": rival,
+        "rival_name": against.name if against else "",
+        "rival_threshold": thresholds[1],
+        "predictions": place.folder and place.folder / "predictions.h5",
+    }
+
+
 def run_on_skies(
     model=None,
     *,
@@ -183,14 +200,9 @@ def run_on_skies(
         bare = _recipe(against, **told | {"sky_band_edges_gev": edges.tolist()})
         rival = place.beside("against").judged(bare, jobs)
     return EvaluationRun(
-        judgement=judgement,
-        threshold=thresholds[0],
-        about={"seeds": seeds} | {n: v for n, v in recipe.items() if n != "codes"},
+        **_of_models(judgement, rival, against, thresholds, place),
+        about={"seeds": seeds} | _told(recipe),
         source_free=empty,
-        rival=rival,
-        rival_name=against.name if against else "",
-        rival_threshold=thresholds[1],
-        predictions=place.folder and place.folder / "predictions.h5",
     )
 
 
@@ -272,13 +284,7 @@ def run_on_set(
             beside, bare = place.beside("against"), _recipe(against, **told)
             rival = beside.judged(bare, jobs(against), progress=progress)
     return EvaluationRun(
-        judgement=judgement,
-        threshold=thresholds[0],
-        about={n: v for n, v in recipe.items() if n != "codes"},
-        rival=rival,
-        rival_name=against.name if against else "",
-        rival_threshold=thresholds[1],
-        predictions=place.folder and place.folder / "predictions.h5",
+        **_of_models(judgement, rival, against, thresholds, place), about=_told(recipe)
     )
 
 

@@ -18,6 +18,7 @@ from astro_unetloc.judgement import Judgement, join, judge
 from astro_unetloc.localization import SkySources, local_coverage, nearest_other_deg
 from astro_unetloc.patches import Patches
 from astro_unetloc.predictions import PredictedPatches, SkyRows
+from astro_unetloc.references import glon_glat_vectors
 
 __all__ = ["check_bands", "chosen_rows", "predict_rows"]
 
@@ -233,10 +234,7 @@ def _judgement(catalog, truth, planes, codes, coverage, brightest):
 
 def _may_be_of_outside(catalog, plane, margin_pix):
     """Which detections, judged wrong, are so near the border that their source may lie outside."""
-    from astro_unetloc.geometry import vectors_from_lonlat
-
-    vectors = vectors_from_lonlat(np.asarray(catalog["GLON"]), np.asarray(catalog["GLAT"]))
-    x, y = plane.pixel_from_vectors(vectors)
+    x, y = plane.pixel_from_vectors(glon_glat_vectors(catalog))
     low, high = margin_pix - 0.5, plane.n_pix - 0.5 - margin_pix
     inside = (x >= low) & (x < high) & (y >= low) & (y < high)
     wrong = (catalog["Verdict"] == "wrong") & ~catalog["Is_Duplicate"]

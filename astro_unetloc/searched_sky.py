@@ -76,7 +76,7 @@ def probability_image(patches, probability, pixels):
     image = np.full(pixels.n_pixels, np.nan, np.float32)
     for start in range(0, pixels.n_pixels, _CHUNK):
         index = np.arange(start, min(start + _CHUNK, pixels.n_pixels))
-        image[index] = _probability_at(patches, probability, pixels.centers(index))
+        image[index] = _values_at(patches, probability, pixels.centers(index))
     if pixels.pixel_size_deg > patches.grid.config.pixel_deg:
         for row, patch in enumerate(patches.index):
             vectors = patches.grid.plane(patch).pixel_vectors
@@ -86,8 +86,8 @@ def probability_image(patches, probability, pixels):
     return image.reshape(pixels.shape)
 
 
-def _probability_at(patches, probability, vectors):
-    """Probability (n,) at directions (n, 3); NaN where nothing was searched or off the sky."""
+def _values_at(patches, images, vectors):
+    """Values (n,) of images of patches at directions (n, 3); NaN where nothing was searched."""
     values = np.full(len(vectors), np.nan, np.float32)
     on_sky = np.flatnonzero(np.isfinite(vectors[:, 0]))
     rows = np.full(patches.grid.n_patches, -1)
@@ -96,7 +96,7 @@ def _probability_at(patches, probability, vectors):
     for row in np.unique(owner[owner >= 0]):
         here = on_sky[owner == row]
         y, x, seen = _place(patches, row, vectors[here])
-        values[here[seen]] = probability[row, y[seen], x[seen]]
+        values[here[seen]] = images[row, y[seen], x[seen]]
     return values
 
 
@@ -186,7 +186,7 @@ def limit_map_bytes(patches, sky_map, sqrt_ts, *, flux_range, cone=None, keyword
     nside = 2**_LIMIT_ORDER
     cells = np.arange(12 * nside**2)
     vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
-    seen = _probability_at(patches, patches.coverage[..., 0], vectors) > 0
+    seen = _values_at(patches, patches.coverage[..., 0], vectors) > 0
     if cone is not None:
         seen &= cone.covers(vectors)
     counts, flux = detection_limits(
