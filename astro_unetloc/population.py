@@ -108,7 +108,8 @@ class _Counts:
 # Counts distributions of each population in the bands in which sources can be counted (GeV),
 # down to a tenth of what is detected. Above 10 GeV: 3FHL (arXiv:1702.00664), 682 sources above
 # 4e-11 and 245 above 1e-10 ph cm-2 s-1 at |b| > 10 deg, and nearer the plane those of its classes.
-# In 1-100 GeV: 4FGL-DR3 (arXiv:2201.11184) and the pulsars in it.
+# In 1-100 GeV: 4FGL-DR3 (arXiv:2201.11184) and the pulsars in it. "SGU" are its soft Galactic
+# unassociated sources, faint ones between 2 and 20 deg from the plane and towards the inner Galaxy.
 _COUNTS = {
     (10.0, 2000.0): {
         "AGN": _Counts(12000, 2e-12, 2.5e-11, 0.85, 1.15, 2e-8),
@@ -121,11 +122,14 @@ _COUNTS = {
         "AGN": _Counts(32000, 1.5e-11, 1e-9, 0.95, 1.2, 1.5e-6),
         "PSR": _Counts(1030, 1.5e-11, 3e-9, 0.45, 1.0, 1.5e-6),
         "MSP": _Counts(750, 1.5e-11, 1e-9, 0.5, 1.0, 1.5e-6),
-        "GAL": _Counts(1900, 1e-10, 2e-9, 0.7, 1.45, 1.5e-6),
+        "GAL": _Counts(610, 1e-10, 2e-9, 0.35, 1.45, 1.5e-6),
         "EXT": _Counts(60, 1e-9, 1e-8, 0.8, 1.5, 1.5e-6),
+        "SGU": _Counts(1700, 2e-10, 6e-10, 1.3, 2.5, 2e-8),
     },
 }
-_CLASS_OF = {"AGN": "AGN", "PSR": "PSR", "MSP": "PSR", "GAL": "GAL", "EXT": "GAL"}
+_CLASS_OF = {
+    "AGN": "AGN", "PSR": "PSR", "MSP": "PSR", "GAL": "GAL", "EXT": "GAL", "SGU": "GAL",
+}  # fmt: skip
 # Complexes along the plane in which half of the other Galactic sources gather, as in spiral arms.
 _N_CLUMPS = 60
 _CLUMP_DEG = (1.2, 0.25)
@@ -174,11 +178,12 @@ def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0
     if counts is None:
         known = " or ".join(f"{low:g}-{high:g}" for low, high in _COUNTS)
         raise ValueError(f"band must be {known} GeV; got {band}; choose one of them")
-    factors = {"AGN": agn, "PSR": pulsars, "MSP": pulsars, "GAL": galactic, "EXT": extended}
+    factors = {"AGN": agn, "PSR": pulsars, "GAL": galactic}
     clumps = _draw_clumps(rng)
     parts = []
     for name, distribution in counts.items():
-        n = rng.poisson(distribution.number * factors[name])
+        factor = extended if name == "EXT" else factors[_CLASS_OF[name]]
+        n = rng.poisson(distribution.number * factor)
         shapes = draw_shapes("GAL" if name == "EXT" else name, n, rng, band=band)
         spectra = shapes.scaled(distribution.draw(n, rng), *band)
         kind, size = _draw_extension(n, rng) if name == "EXT" else _points(n)
@@ -217,6 +222,8 @@ def _draw_positions(name, n, rng, clumps):
     if name == "AGN":
         vectors = rng.normal(size=(n, 3))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    if name == "SGU":
+        return vectors_from_lonlat(rng.normal(0, 40, n), np.clip(rng.laplace(0, 4, n), -80, 80))
     lon = _draw_longitude(n, rng)
     if name == "MSP":  # a thick disc seen from inside: half of them beyond 17 deg
         lat = rng.laplace(0, 25, n)

@@ -33,6 +33,7 @@ _NORMAL = {
     # Supernova remnants, wind nebulae and sources without a name: by hand, so that indices near
     # the plane are those of 4FGL-DR3 in 1-100 GeV and of 3FHL above 10 GeV (tested).
     "GAL": ((2.45, -2.8, 0.9), ((0.14, 0.0, 0.0), (0.0, 0.8, 0.0), (0.0, 0.0, 0.16))),
+    "SGU": ((2.6, -2.8, 0.9), ((0.05, 0.0, 0.0), (0.0, 0.8, 0.0), (0.0, 0.0, 0.16))),
 }
 _CUT_OFF = ("PSR", "MSP")
 # Less curvature than this is not seen even in the brightest AGN: such spectra are power laws.
@@ -56,8 +57,8 @@ def draw_shapes(population, n, rng, *, band=_SELECTED_IN):
     Parameters
     ----------
     population : str
-        "AGN", "PSR" (pulsars along the plane), "MSP" (millisecond pulsars) or "GAL" (others in
-        the Galaxy).
+        "AGN", "PSR" (pulsars along the plane), "MSP" (millisecond pulsars), "GAL" (others in
+        the Galaxy) or "SGU" (faint soft ones without a name, counted in 1-100 GeV only).
     n : int
         How many.
     rng : numpy.random.Generator

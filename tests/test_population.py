@@ -70,6 +70,27 @@ def test_numbers_in_1_100_gev_are_those_of_4fgl(faint_populations, real_data, fl
     assert found == pytest.approx(real, rel=0.12, abs=2 * np.sqrt(real))
 
 
+@pytest.mark.parametrize(("low", "high"), [(2, 5), (5, 10), (10, 20), (20, 45), (45, 90)])
+def test_faint_sources_lie_at_the_latitudes_of_those_of_4fgl(
+    faint_populations, real_data, low, high
+):
+    """Where 4FGL is complete: not within 2 deg of the plane."""
+    from astropy.coordinates import SkyCoord
+    from astropy.io import fits
+
+    def count(glat, flux):
+        return np.sum(
+            (np.abs(glat) >= low) & (np.abs(glat) < high) & (flux > 4.5e-10) & (flux < 2e-9)
+        )
+
+    with fits.open(real_data / "catalogs/4fgl_dr3_reduced.fits") as hdus:
+        table = hdus[1].data
+        where = SkyCoord(table["RA"], table["Dec"], unit="deg").galactic
+        real = count(where.b.deg, table["Flux"])
+    found = [count(latitude(s), s.spectra.flux(1, 100)) for s in faint_populations]
+    assert np.mean(found) == pytest.approx(real, rel=0.2, abs=2 * np.sqrt(real))
+
+
 def test_sources_counted_in_1_100_gev_shine_above_10_gev_as_those_of_3fhl(faint_populations):
     for flux, expected in ((4e-11, 682), (1e-10, 245)):
         found = [np.sum((latitude(s) > 10) & (s.flux > flux)) for s in faint_populations]
