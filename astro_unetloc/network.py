@@ -3,11 +3,16 @@
 The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
 """
 
+import os
+import subprocess
+import sys
+
 __all__ = [
     "CLASSES",
     "LOSSES",
     "build_unet",
     "dice_loss",
+    "export_litert",
     "focal_loss",
     "keras_backend",
     "masked_cross_entropy",
@@ -205,3 +210,42 @@ def keras_backend():
     return (
         f"keras {keras.__version__}, {keras.backend.backend()} {version(keras.backend.backend())}"
     )
+
+
+def export_litert(keras_file, path):
+    """Write the LiteRT twin of a saved network.
+
+    TensorFlow does it, whatever Keras backend trained the network: in a process of its own if that
+    is another one, since a process has one backend.
+
+    Parameters
+    ----------
+    keras_file : str or path
+        The network, ``.keras``.
+    path : str or path
+        File to write, ``.tflite``.
+
+    Raises
+    ------
+    RuntimeError
+        If that process fails.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        network = keras.saving.load_model(keras_file, compile=False)
+        network.export(path, format="litert", verbose=False)
+        return
+    names = f"{export_litert.__module__} import {export_litert.__name__}"
+    code = f"import sys; from {names} as export; export(*sys.argv[1:])"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(keras_file), str(path)],
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(
+            f"TensorFlow must turn {keras_file} into {path}; got {last}; install tensorflow"
+        )

@@ -23,6 +23,7 @@ import numpy as np
 from astro_unetloc.calibration import Calibration
 from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, ClusteringConfig
 from astro_unetloc.error_factors import ErrorFactors
+from astro_unetloc.network import export_litert
 
 __all__ = ["Model", "list_models", "load_model", "save_model", "select_model"]
 
@@ -371,7 +372,7 @@ def save_model(folder, network, card, *, probe):
     folder : str or path
         Folder to write; made if absent.
     network : keras.Model
-        The trained network; TensorFlow must be the Keras backend.
+        The trained network.
     card : dict
         The card without its hashes.
     probe : dict of str to ndarray
@@ -383,13 +384,12 @@ def save_model(folder, network, card, *, probe):
     """
     import keras
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     # a copy that was never compiled: the file holds no optimizer and names no loss
     plain = keras.Model.from_config(network.get_config())
     plain.set_weights(network.get_weights())
     plain.save(folder / "unet.keras")
-    network.export(folder / "unet.tflite", format="litert", verbose=False)
+    export_litert(folder / "unet.keras", folder / "unet.tflite")
     inputs = {k: np.asarray(probe[k], dtype=np.float32) for k in ("counts", "coverage", "bands")}
     answer = network.predict(inputs, verbose=0)
     np.savez_compressed(folder / "probe.npz", **inputs, probability=answer)

@@ -6,6 +6,7 @@ from astro_unetloc.network import (
     LOSSES,
     build_unet,
     dice_loss,
+    export_litert,
     focal_loss,
     keras_backend,
     masked_cross_entropy,
@@ -151,6 +152,32 @@ def test_what_was_not_observed_costs_nothing(name):
     first = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.1, 0.9]], LOSSES[name])
     second = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.8, 0.2]], LOSSES[name])
     np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_twin_of_a_network_of_another_backend_is_the_same(network, tmp_path, monkeypatch):
+    import keras
+    from ai_edge_litert.interpreter import Interpreter
+
+    network.save(tmp_path / "unet.keras")
+    export_litert(tmp_path / "unet.keras", tmp_path / "here.tflite")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    export_litert(str(tmp_path / "unet.keras"), str(tmp_path / "there.tflite"))
+    answers = []
+    for name in ("here", "there"):
+        run = Interpreter(str(tmp_path / f"{name}.tflite"))
+        rng = np.random.default_rng(0)
+        for inputs in run.get_input_details():
+            shape = [1] + [64 if n < 0 else int(n) for n in inputs["shape_signature"][1:]]
+            run.resize_tensor_input(inputs["index"], shape)
+        run.allocate_tensors()
+        for inputs in run.get_input_details():
+            run.set_tensor(inputs["index"], rng.random(inputs["shape"], dtype=np.float32))
+        run.invoke()
+        answers.append(run.get_tensor(run.get_output_details()[0]["index"]))
+    np.testing.assert_array_equal(*answers)
+    with pytest.raises(RuntimeError, match="must turn .*gone.keras into .*; install tensorflow"):
+        export_litert(tmp_path / "gone.keras", tmp_path / "gone.tflite")
 
 
 def test_backend_is_named_with_its_versions():
