@@ -2,9 +2,11 @@
 
 A logistic regression on the logit of the network's probability, the likelihood's sqrt(TS) and how
 dense the field is, fitted to candidates of simulated skies that no training has seen
-(``benchmarks/calibrate.py``). Its coefficients travel in the card of the model.
+(``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
+`astro_unetloc.judgement.Judgement.explained`. The coefficients travel in the card of the model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +54,17 @@ class Calibration:
 
     Attributes
     ----------
-    measured : tuple of float
+    measured : sequence of float
         Constant and factors of ``FEATURES``, for candidates whose sqrt(TS) is known.
-    unmeasured : tuple of float
+    unmeasured : sequence of float
         The same for the others; factors of terms with sqrt(TS) are zero.
+    least_probability : float
+        Of the network, among the candidates that it was fitted to; those below are not listed.
     """
 
-    measured: tuple
-    unmeasured: tuple
+    measured: Sequence
+    unmeasured: Sequence
+    least_probability: float = 0.0
 
     def score(self, probability, sqrt_ts, latitude_deg):
         """Probability that candidates are real.

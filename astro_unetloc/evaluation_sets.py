@@ -13,10 +13,11 @@ from astro_unetloc.catalog import make_catalog
 from astro_unetloc.clustering import find_clusters
 from astro_unetloc.config import MATCH_RADIUS_DEG, LocalizationConfig
 from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV
-from astro_unetloc.geometry import PatchGrid, TangentPlane, lonlat_from_vectors
+from astro_unetloc.geometry import PatchGrid, TangentPlane
 from astro_unetloc.judgement import Judgement, join, judge
 from astro_unetloc.localization import SkySources, local_coverage, nearest_other_deg
 from astro_unetloc.patches import Patches
+from astro_unetloc.pipeline import source_probability
 from astro_unetloc.predictions import PredictedPatches, SkyRows
 from astro_unetloc.references import glon_glat_vectors
 
@@ -132,14 +133,13 @@ def predict_rows(patch_set, rows, model, *, judged=True, progress=None):
     """
     columns = patch_set.read(rows)
     counts, coverage = (columns[n].astype(np.float32) for n in ("counts", "coverage"))
-    answer = model.predict(counts, coverage, columns["bands"], views=model.views, progress=progress)
-    probability = answer[..., :-1].sum(axis=-1) * coverage[..., 0]
     pixel_deg, n_pix = patch_set.recipe["pixel_deg"], counts.shape[1]
     planes = [
         TangentPlane(*map(float, center[:2]), n_pix, pixel_deg, float(center[2]))
         for center in columns["center"]
     ]
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
+    probability, _ = source_probability(patches, model, progress)
     catalog = _catalog(find_clusters(probability, config=model.clustering), patches, planes, model)
     truth = _truth(patch_set, rows)
     codes = columns["code"].astype(str)
@@ -160,21 +160,16 @@ def _catalog(candidates, patches, planes, model):
         here = candidates.row == row
         vectors[here] = planes[row].vectors_from_pixel(candidates.x[here], candidates.y[here])
         nearest[here] = nearest_other_deg(vectors[here])
-    score = candidates.probability
-    if model.calibration is not None:
-        latitude = lonlat_from_vectors(vectors)[1]
-        score = model.calibration.score(score, np.full(len(score), np.nan), latitude)
-    return make_catalog(
-        SkySources(
-            vectors=vectors,
-            probability=candidates.probability,
-            score=score,
-            patch=candidates.row,
-            coverage=local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg),
-            flags=np.zeros(len(candidates), np.int16),
-            separation_deg=nearest,
-        )
+    sources = SkySources(
+        vectors=vectors,
+        probability=candidates.probability,
+        score=candidates.probability,
+        patch=candidates.row,
+        coverage=local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg),
+        flags=np.zeros(len(candidates), np.int16),
+        separation_deg=nearest,
     )
+    return make_catalog(sources.calibrated(model.calibration))
 
 
 def _truth(patch_set, rows):
@@ -229,7 +224,7 @@ def _judgement(catalog, truth, planes, codes, coverage, brightest):
             if name not in ("Row", *whole.colnames):
                 table[name] = part[name]
         tables.append(table)
-    return Judgement(*tables, area_deg2=area)
+    return Judgement(*tables, area_deg2=area, brightest=brightest)
 
 
 def _may_be_of_outside(catalog, plane, margin_pix):

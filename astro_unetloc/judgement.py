@@ -9,10 +9,11 @@ import numpy as np
 
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.geometry import PatchGrid, separation_deg
-from astro_unetloc.references import degrees, glon_glat_vectors, numbers
+from astro_unetloc.references import degrees, glon_glat_vectors, numbers, numbers_of
 from astro_unetloc.truth_matches import (
     BELOW_RADIUS_DEG,
     MIN_PHOTONS_BELOW,
+    MOST_TIMES,
     beyond_edge,
     match_in_order,
     roles,
@@ -115,11 +116,14 @@ class Judgement:
         negative inside); NaN without one.
     area_deg2 : float
         Searched sky in square degrees; NaN where unknown.
+    brightest : bool
+        Whether the brightest true source within the radius took a detection, as below 10 GeV.
     """
 
     catalog: object
     truth: object
     area_deg2: float = np.nan
+    brightest: bool = False
 
     @property
     def latitude(self):
@@ -191,6 +195,27 @@ class Judgement:
         """The judgement of the detections with ``Score >= threshold``; the same as judging them."""
         rows = np.flatnonzero(numbers(self.catalog["Score"]) >= threshold)
         return self._take(rows, np.arange(len(self.truth)))
+
+    def explained(self):
+        """The judgement of what ``Score`` is the probability of.
+
+        Where the brightest source within the radius takes a detection, so many faint ones are true
+        that every fourth random position has one: there a detection is wrong if even the brightest
+        has less than a third of its measured counts.
+
+        Returns
+        -------
+        Judgement
+            The same one where the nearest source takes a detection, or nothing was measured.
+        """
+        if not self.brightest:
+            return self
+        row = np.asarray(self.catalog["True_Row"])
+        expected = np.append(numbers(self.truth["Npred"]), np.nan)[row]  # the last one is for -1
+        other = numbers_of(self.catalog, "Npred") > MOST_TIMES * expected
+        catalog = self.catalog.copy()
+        catalog["Verdict"] = np.where(other, "wrong", catalog["Verdict"])
+        return replace(self, catalog=catalog)
 
     def _take(self, rows, true_rows):
         """Some rows (in ascending order) of both tables; a match needs both of its rows."""
@@ -286,7 +311,7 @@ def judge(
     nearest = separation_of_others(true_vectors, np.flatnonzero(role == "counted"))
     truth["Sep_Counted"] = Quantity(nearest, "deg")
     truth["Sep_Extended"] = Quantity(beyond_edge(true_vectors, *discs), "deg")
-    return Judgement(catalog, truth, float(area_deg2))
+    return Judgement(catalog, truth, float(area_deg2), brightest)
 
 
 def patch_parts(name):
@@ -339,7 +364,8 @@ def join(judgements):
         rows = [np.where(row >= 0, row + first, -1) for row, first in zip(rows, before)]
         tables[name] = vstack(parts, join_type="inner", metadata_conflicts="silent")
         tables[name][column] = np.concatenate(rows)
-    return Judgement(**tables, area_deg2=float(sum(j.area_deg2 for j in judgements)))
+    area_deg2 = float(sum(j.area_deg2 for j in judgements))
+    return Judgement(**tables, area_deg2=area_deg2, brightest=any(j.brightest for j in judgements))
 
 
 def _names(part, vectors):

@@ -1,6 +1,6 @@
 """From candidates in patches to sources on the sky, each owned by one patch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -49,6 +49,26 @@ class SkySources:
     def select(self, mask):
         """The sources of a mask or index array."""
         return SkySources(*(getattr(self, f.name)[mask] for f in fields(self)))
+
+    def calibrated(self, calibration, sqrt_ts=None):
+        """The sources with the score of a calibration.
+
+        Parameters
+        ----------
+        calibration : Calibration or None
+            Without one they stay as they are.
+        sqrt_ts : ndarray (n,), optional
+            Of a likelihood fit.
+
+        Returns
+        -------
+        SkySources
+        """
+        if calibration is None:
+            return self
+        sqrt_ts = np.full(len(self), np.nan) if sqrt_ts is None else sqrt_ts
+        latitude = lonlat_from_vectors(np.reshape(self.vectors, (-1, 3)))[1]
+        return replace(self, score=calibration.score(self.probability, sqrt_ts, latitude))
 
 
 def near_owned_cell(patches, rows, x, y, margin_deg):

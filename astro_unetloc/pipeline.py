@@ -21,7 +21,7 @@ from astro_unetloc.messages import warn
 from astro_unetloc.patches import Patches, project
 from astro_unetloc.pretrained import Model, load_model, select_model
 
-__all__ = ["Detection", "detect", "find_sources"]
+__all__ = ["Detection", "detect", "find_sources", "source_probability"]
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,25 @@ def _cone(region):
     return DiscFootprint(axis, radius_deg)
 
 
-def _source_probability(patches, model, progress):
-    """Probability of any source class, (n, ny, nx), and the number of patches that failed."""
+def source_probability(patches, model, progress=None):
+    """What the network of a model says of patches.
+
+    Parameters
+    ----------
+    patches : Patches
+        The patches.
+    model : Model
+        The model.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    probability : ndarray (n, ny, nx)
+        Of any source class; zero in patches that failed.
+    n_failed : int
+        Patches without a finite answer.
+    """
     probability = model.predict(
         patches.counts, patches.coverage, patches.bands, views=model.views, progress=progress
     )
@@ -191,7 +208,7 @@ def detect(
     if cone is not None and not _touched(patches, cone):
         warn("the region lies outside the map; nothing can be found there")
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
-    probability, n_failed = _source_probability(patches, model, progress)
+    probability, n_failed = source_probability(patches, model, progress)
     grid = patches.grid.config
     reach_deg = grid.border_deg + 3 * model.clustering.radius_pix * grid.pixel_deg
     candidates = find_clusters(
@@ -209,7 +226,8 @@ def detect(
         measurement = measure_sources(sources, sky_map, **ranges)
         measurement = _with_factors(measurement, model.error_factors)
         sources = measurement.refine(sources, patches.grid)
-    sources = _calibrated(sources, measurement, model.calibration)
+    sqrt_ts = None if measurement is None else measurement.sqrt_ts
+    sources = sources.calibrated(model.calibration, sqrt_ts)
     listed = sources.score >= threshold
     neighbors = sources.vectors[listed]
     if cone is not None:
@@ -240,18 +258,8 @@ def _flagged_inside(sources, extended):
 def _lowest_probability(model, threshold, measure):
     """Smallest probability of the network with which a candidate is looked at more closely."""
     if model.calibration is not None:
-        return 0.0
+        return model.calibration.least_probability
     return min(threshold, model.threshold) if measure else threshold
-
-
-def _calibrated(sources, measurement, calibration):
-    """The sources with a calibrated score, where the model has a calibration."""
-    if calibration is None:
-        return sources
-    unknown = np.full(len(sources), np.nan)
-    sqrt_ts = unknown if measurement is None else measurement.sqrt_ts
-    latitude = lonlat_from_vectors(np.reshape(sources.vectors, (-1, 3)))[1]
-    return replace(sources, score=calibration.score(sources.probability, sqrt_ts, latitude))
 
 
 def _with_factors(measurement, factors):

@@ -83,7 +83,7 @@ class Model:
     def calibration(self):
         """How ``Score`` follows from what is known of a candidate; None if it was not fitted."""
         stored = self.card.get("calibration")
-        return stored and Calibration(tuple(stored["measured"]), tuple(stored["unmeasured"]))
+        return stored and Calibration(*(stored[f.name] for f in fields(Calibration)))
 
     @property
     def error_factors(self):

@@ -160,6 +160,8 @@ def numbers_per_part(judgement):
 def reliability(judgement):
     """Whether of the candidates of a ``Score`` so many are real.
 
+    Those are real that a true source explains, see `astro_unetloc.judgement.Judgement.explained`.
+
     Parameters
     ----------
     judgement : Judgement
@@ -172,7 +174,7 @@ def reliability(judgement):
         ``Mean_Score``, ``N``, ``N_Right`` and ``Share``; ``meta["ece"]`` is the expected
         calibration error of each part of the sky, the mean distance of both over the candidates.
     """
-    bins = {}
+    bins, judgement = {}, judgement.explained()
     for sky, limits in zip(SKIES, _limits()):
         scores = judgement.evaluation(**limits)
         kept = scores.score >= _LEAST_SCORE
@@ -197,8 +199,9 @@ def reliability(judgement):
     whole = bins[next(iter(SKIES))]
     return score_table(
         "Reliability",
-        "Share of the candidates that are real, in bins of equal numbers by their Score; the "
-        "expected calibration error is their mean distance.",
+        "Share of the candidates that are real, in bins of equal numbers by their Score (below 10 "
+        "GeV not those with more than three times the counts of their true source); the expected "
+        "calibration error is their mean distance.",
         whole | share_columns("Share", whole["N_Right"], whole["N"]),
         meta={"ece": error},
     )

@@ -15,6 +15,8 @@ __all__ = ["beyond_edge", "match_in_order", "roles", "separation_of_others"]
 
 MIN_PHOTONS_COUNTED = 8.0
 MIN_PHOTONS_TRUTH = 3.0
+# A detection of more than so many times the photons of its true source is something else.
+MOST_TIMES = 3.0
 # A wrong detection this near to a true source of fewer photons, but so many, is a fluctuation of
 # that rather than of the background.
 MIN_PHOTONS_BELOW, BELOW_RADIUS_DEG = 0.3, 0.1

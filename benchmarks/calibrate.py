@@ -1,45 +1,37 @@
 """Calibrate the score of a model on validation skies, and check it on others.
 
-    python benchmarks/calibrate.py --seeds 1003 1004 1005 1006 --check 1007 1008 \
-        [--model FOLDER] [--template SHAPES] [--write]
+    python benchmarks/calibrate.py --seeds 1003 1004 1005 1006 --check 1007 1008
+        [--model FOLDER] [--template SHAPES] [--least PROBABILITY] [--write]
 
 Every candidate of the simulated skies (the network's probability, sqrt(TS), latitude) is judged by
 the truth; a logistic regression of `astro_unetloc.calibration.FEATURES` gives the probability that
-it is real. Prints average precision, completeness and threshold at 95 % purity, and the expected
-calibration error (15 bins of equal counts, Score >= 0.05). --write puts the coefficients and the
-threshold of 95 % purity at |b| > 10 deg on the skies of --seeds into the card of the model folder;
-the threshold listed by default stays.
+it is real: below 10 GeV its true source must have a third of its counts. Prints average precision,
+completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
+counts, Score >= 0.05). --write puts the coefficients and the threshold of 95 % purity at
+|b| > 10 deg on the skies of --seeds into the card of the model; the threshold listed by default
+stays. --least leaves out candidates below a probability of the network, also from the catalogues of
+the model: below 10 GeV there are so many that their fits would take most of the time.
 Interstellar models and exposures (4, 7, 12 years) take turns.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from astro_unetloc.calibration import Calibration, features
 from astro_unetloc.diffuse import TEMPLATE_SETS
-from astro_unetloc.evaluation import Evaluation, evaluate
-from astro_unetloc.pipeline import detect
+from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV, observed_sky
+from astro_unetloc.judgement import SKIES, join, judge
+from astro_unetloc.pipeline import find_sources
 from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import numbers
-from astro_unetloc.simulation import simulate_sky
+from astro_unetloc.references import degrees, numbers
+from astro_unetloc.score_tables import reliability
 
 YEARS = (7.0, 12.0, 4.0)
 PURITY = 0.95
-N_BINS, MIN_SCORE = 15, 0.05
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """n judged candidates: what is known of them, whether they are real, and the true sources."""
-
-    probability: np.ndarray
-    sqrt_ts: np.ndarray
-    latitude: np.ndarray
-    real: np.ndarray
-    n_true: dict
+OFF_PLANE = "|b| > 10 deg"
 
 
 def template_options(seed, template):
@@ -49,45 +41,35 @@ def template_options(seed, template):
     return {"variant": variant, "template": template} if variant and template else {}
 
 
-def judged_candidates(model, seed, template):
-    """Candidates of a simulated sky; those of faint or extended true sources are left out."""
+def validation_sky(band_edges, seed, template):
+    """Map and truth of a simulated sky; interstellar models and exposures take turns."""
     options = template_options(seed, template)
-    sky_map, truth = simulate_sky(rng=seed, years=YEARS[seed % len(YEARS)], **options)
-    catalog = detect(sky_map, model=model, threshold=0.0).catalog
-    ranked = catalog.copy()
-    ranked["Score"] = np.arange(len(catalog), 0.0, -1.0)  # so that a score tells its row
-    whole = evaluate(ranked, truth)
-    rows = (len(catalog) - whole.score).astype(int)
-    limits = {"hi": (10, 91), "lo": (0, 10)}
-    n_true = {
-        name: evaluate(ranked, truth, min_latitude=low, max_latitude=high).n_true
-        for name, (low, high) in limits.items()
-    }
-    return Candidates(
-        np.asarray(catalog["Probability"], float)[rows],
-        numbers(catalog["Sqrt_TS"])[rows],
-        catalog["GLAT"].to_value("deg")[rows],
-        whole.correct,
-        n_true,
-    )
+    return observed_sky(band_edges, seed, years=YEARS[seed % len(YEARS)], **options)
 
 
-def join(parts):
-    """The candidates of several skies."""
-    names = ("probability", "sqrt_ts", "latitude", "real")
-    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return Candidates(*arrays, {k: sum(p.n_true[k] for p in parts) for k in ("hi", "lo")})
+def judged_candidates(model, seed, template):
+    """Judgement of the candidates of a simulated sky."""
+    sky_map, truth = validation_sky(model.band_edges, seed, template)
+    catalog = find_sources(sky_map, model=model, threshold=model.threshold)
+    return judge(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
 
 
-def fit(candidates):
+def known_of(judgement):
+    """Probability of the network, sqrt(TS) and latitude of the candidates."""
+    catalog = judgement.catalog
+    return numbers(catalog["Probability"]), numbers(catalog["Sqrt_TS"]), degrees(catalog["GLAT"])
+
+
+def fit(judgement, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
-    terms = features(candidates.probability, candidates.sqrt_ts, candidates.latitude)
-    known = np.isfinite(candidates.sqrt_ts)
+    judgement = judgement.explained()
+    probability, sqrt_ts, latitude = (v[judgement.is_listed] for v in known_of(judgement))
+    real = judgement.is_right[judgement.is_listed]
+    known = np.isfinite(sqrt_ts)
+    terms = features(probability, sqrt_ts, latitude)[known]
     # without sqrt(TS) its terms are zero for all
-    blind = features(candidates.probability, np.full(len(terms), np.nan), candidates.latitude)
-    return Calibration(
-        _regression(terms[known], candidates.real[known]), _regression(blind, candidates.real)
-    )
+    blind = features(probability, np.full(len(real), np.nan), latitude)
+    return Calibration(_regression(terms, real[known]), _regression(blind, real), least)
 
 
 def _regression(terms, real):
@@ -101,37 +83,30 @@ def _regression(terms, real):
     return (float(found.intercept_[0] - factors @ mean), *map(float, factors))
 
 
-def calibration_error(score, real):
-    """Mean distance of score and share of real ones in bins of equal counts."""
-    kept = score >= MIN_SCORE
-    order = np.argsort(score[kept])
-    bins = np.array_split(order, N_BINS)
-    gaps = [abs(score[kept][b].mean() - real[kept][b].mean()) * len(b) for b in bins]
-    return float(np.sum(gaps) / max(kept.sum(), 1)), int(kept.sum())
+def scored(judgement, score):
+    """The judgement with another ``Score`` of each candidate."""
+    catalog = judgement.catalog.copy()
+    catalog["Score"] = score
+    return replace(judgement, catalog=catalog)
 
 
-def scores(score, real, n_true):
-    """Average precision, completeness and threshold at 95 % purity."""
-    order = np.argsort(-score, kind="stable")
-    judged = Evaluation(n_true, score[order], real[order], 0, np.zeros(0))
-    return judged.average_precision, *judged.completeness_at(PURITY)
+def parts_of(judgement):
+    """Scores of each part of the sky but the whole."""
+    limits = list(SKIES.items())[1:]
+    return {n: judgement.evaluation(min_latitude=a, max_latitude=b) for n, (a, b) in limits}
 
 
-def report(candidates, score, name):
+def report(judgement, name):
     """Print one line for each part of the sky."""
-    for part, here in parts_of(candidates.latitude):
-        real, n_true = candidates.real[here], candidates.n_true[part]
-        average, complete, threshold = scores(score[here], real, n_true)
-        error, number = calibration_error(score[here], real)
+    errors = reliability(judgement).meta["ece"]
+    for part, scores in parts_of(judgement.explained()).items():
+        complete, threshold = scores.completeness_at(PURITY)
         print(
-            f"{name:<12} {part}  AP {average:.4f}  completeness {complete:.3f} at Score "
-            f"{threshold:.3f}  calibration error {error:.4f} ({number} candidates)"
+            f"{name:<12} {part}  AP {scores.average_precision:.4f}  completeness {complete:.3f} at "
+            f"Score {threshold:.3f}  calibration error {errors[part]:.4f} "
+            f"({len(scores.score)} candidates)",
+            flush=True,
         )
-
-
-def parts_of(latitude):
-    """High and low latitudes: name and mask."""
-    return ("hi", np.abs(latitude) >= 10), ("lo", np.abs(latitude) < 10)
 
 
 def main():
@@ -141,35 +116,45 @@ def main():
     parser.add_argument("--template")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1003, 1004, 1005, 1006])
     parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser.add_argument("--least", type=float, default=0.0)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
     model.card.pop("calibration", None)
-    model.card["threshold"] = 0.0
-    train, check = (
-        [judged_candidates(model, seed, options.template) for seed in seeds]
+    model.card["threshold"] = options.least
+    known, *check = (
+        join([judged_candidates(model, seed, options.template) for seed in seeds])
         for seeds in (options.seeds, options.check)
+        if seeds
     )
-    known = join(train)
-    calibration = fit(known)
-    card = json.loads((model.folder / "card.json").read_text())
-    for name, found in (("fitted on", known), *[("checked on", join(check))] * bool(check)):
-        report(found, found.probability, "network")
-        unmeasured = np.full(len(found.real), np.nan)
-        blind = calibration.score(found.probability, unmeasured, found.latitude)
-        report(found, blind, "not measured")
-        score = calibration.score(found.probability, found.sqrt_ts, found.latitude)
-        report(found, score, name)
-    high = dict(parts_of(known.latitude))["hi"]
-    score = calibration.score(known.probability, known.sqrt_ts, known.latitude)
-    threshold = scores(score[high], known.real[high], known.n_true["hi"])[2]
-    print(f"threshold of {PURITY:.0%} purity at |b| > 10 deg: {threshold:.3f}")
+    calibration = fit(known, options.least)
+
+    def score(found, measured=True):
+        probability, sqrt_ts, latitude = known_of(found)
+        sqrt_ts = sqrt_ts if measured else np.full(len(sqrt_ts), np.nan)
+        return scored(found, calibration.score(probability, sqrt_ts, latitude))
+
+    for name, found in zip(("fitted on", "checked on"), (known, *check)):
+        report(scored(found, known_of(found)[0]), "network")
+        report(score(found, measured=False), "not measured")
+        report(score(found), name)
+    whole = score(known)
+    thresholds = [
+        parts_of(judged)[OFF_PLANE].completeness_at(PURITY)[1]
+        for judged in (whole.explained(), whole)
+    ]
+    print(
+        f"threshold of {PURITY:.0%} purity at {OFF_PLANE}: {thresholds[0]:.3f}; where any true "
+        f"source within the match radius will do: {thresholds[1]:.3f}"
+    )
     if options.write:
+        path = model.folder / "card.json"
+        card = json.loads(path.read_text())
         card["calibration"] = vars(calibration) | {
             "seeds": options.seeds,
-            "threshold_95_purity": round(float(threshold), 3),
+            "threshold_95_purity": round(float(thresholds[0]), 3),
         }
-        (model.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        path.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,32 +12,24 @@ curve is a logistic in log flux with a plateau; a detection counts for the brigh
 alone gives. 8.2 years of the built-in exposure are 9.5 years of UltracleanVeto: 2.2, 2.9, 3.6 and
 3.6 x 1e11 cm2 s in 0.5-1, 1-2, 2-7 and 7-20 GeV, and 10 % less than its 4.1 above.
 Interstellar models take turns when there is a template file. With --no-measure the network alone
-ranks the candidates.
+ranks the candidates. A model without a calibration is slow: all of its candidates are measured.
 """
 
 import argparse
 import time
 
-import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
 from calibrate import template_options
-from measure_errors import held, width
 
 from astro_unetloc.completeness import fit_completeness
-from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.error_ellipses import Ellipses
 from astro_unetloc.evaluation import combine, evaluate, found_scores
 from astro_unetloc.evaluation_skies import observed_sky
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import numbers
 from astro_unetloc.truth_matches import MIN_PHOTONS_TRUTH
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0
-# Score of the sources whose errors are judged, and how many make a row.
-MIN_SCORE, MIN_ROWS = 0.46, 20
 
 
 def chance(catalog, truth):
@@ -54,9 +46,7 @@ def search(model, seed, options):
     sky = template_options(seed, options.template)
     sky_map, truth = observed_sky(model.band_edges, seed, years=options.years, **sky)
     between = time.perf_counter()
-    # what is fitted costs most: only what may be listed
-    threshold = 0.3 if options.measure else 0.0
-    run = detect(sky_map, model=model, threshold=threshold, measure=options.measure, rng=0)
+    run = detect(sky_map, model=model, threshold=0.0, measure=options.measure, rng=0)
     catalog = run.catalog
     print(
         f"sky {seed}: {sky_map.n_photons} photons, {len(truth)} true sources, {len(catalog)} "
@@ -98,55 +88,6 @@ def report(skies):
     return curves
 
 
-def report_errors(skies):
-    """Ellipses and counts of the measured sources, by their sqrt(TS) and half of the sky."""
-    rows = np.concatenate([matched_errors(*sky) for sky in skies])
-    rows = rows[np.isfinite(rows).all(axis=1)]
-    for name, (low, high, _) in PARTS.items():
-        print(
-            f"{name}: sqrt(TS)      n   held by 68 % 95 %   offset (deg)   counts/true  pull width"
-        )
-        for least, most in ((0, 10), (10, 30), (30, np.inf)):
-            latitude, sqrt_ts = rows[:, 0], rows[:, 1]
-            here = rows[(latitude >= low) & (latitude < high) & (sqrt_ts >= least)]
-            here = here[here[:, 1] < most]
-            if len(here) < MIN_ROWS:
-                continue
-            held_68, held_95, offset, ratio, pull = here[:, 2:].T
-            print(
-                f"  {least:12}-{most:<6} {len(here):5}   {held_68.mean():11.3f} "
-                f"{held_95.mean():.3f} {np.median(offset):14.4f} {np.median(ratio):13.3f} "
-                f"{np.median(pull):5.2f} {width(pull):5.2f}",
-                flush=True,
-            )
-
-
-def matched_errors(catalog, truth):
-    """Of each listed source: latitude, sqrt(TS), whether the ellipses hold the true position,
-    offset, counts over true ones, pull. The true source is the brightest one within 0.3 deg.
-    """
-    catalog = catalog[catalog["Score"] >= MIN_SCORE]
-    point = truth[truth["Radius"].to_value("deg") == 0]
-    where = SkyCoord(point["GLON"], point["GLAT"], frame="galactic").icrs
-    mine, theirs, *_ = where.search_around_sky(catalog["skycoord"], MATCH_RADIUS_DEG * u.deg)
-    order = np.lexsort((-point["Npred"][theirs], mine))
-    mine, first = np.unique(mine[order], return_index=True)
-    listed, true = catalog[mine], point[theirs[order][first]]
-    center, where = listed["skycoord"].icrs, where[theirs[order][first]]
-    offset, angle = center.separation(where).deg, center.position_angle(where).rad
-    names = ("SemiMajor", "SemiMinor", "PosAng")
-    ellipses = (
-        Ellipses(*(numbers(listed[f"Conf_{level}_{name}"]) for name in names)) for level in (68, 95)
-    )
-    inside = [held(e, offset * np.sin(angle), offset * np.cos(angle)) for e in ellipses]
-    counts, error = numbers(listed["Npred"]), numbers(listed["Unc_Npred"])
-    expected = np.asarray(true["Npred"], float)
-    inside = [np.where(np.isfinite(counts), i, np.nan) for i in inside]
-    latitude = np.abs(listed["GLAT"].to_value("deg"))
-    columns = [latitude, numbers(listed["Sqrt_TS"]), *inside, offset, counts / expected]
-    return np.stack([*columns, (counts - expected) / error], axis=1)
-
-
 def draw(curves, path):
     """Completeness against flux: shares in bins, and the fitted curves."""
     from matplotlib.figure import Figure
@@ -180,8 +121,6 @@ def main():
     model = load_model(options.model)
     skies = [search(model, seed, options) for seed in options.seeds]
     curves = report(skies)
-    if options.measure:
-        report_errors(skies)
     if options.figure:
         draw(curves, options.figure)
 

@@ -1,7 +1,7 @@
 """Fit the detection limit of a model: the expected sqrt(TS) at which half of the sources are found.
 
     python benchmarks/fit_limits.py --seeds 1003 1004 --check 1008 [--model FOLDER]
-        [--template SHAPES] [--write]
+        [--template SHAPES] [--thresholds 0.3 0.6 0.9] [--write]
 
 Searches simulated skies in the energies of the model, gives every true point source of three or
 more expected photons the sqrt(TS) that these would have on the background and the found sources
@@ -16,14 +16,14 @@ import argparse
 import json
 
 import numpy as np
-from calibrate import YEARS, template_options
+from calibrate import validation_sky
 from scipy.spatial import KDTree
 
 from astro_unetloc.completeness import fit_completeness
 from astro_unetloc.config import MATCH_RADIUS_DEG
 from astro_unetloc.detection_limits import detection_limits, significances
 from astro_unetloc.evaluation import found_scores
-from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV, observed_sky
+from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV
 from astro_unetloc.geometry import chord, vectors_from_lonlat
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.pretrained import load_model
@@ -40,8 +40,7 @@ class SearchedSky:
     """A simulated sky and what was found: true point sources, their photons, latitude and Score."""
 
     def __init__(self, model, seed, template):
-        sky = template_options(seed, template) | {"years": YEARS[seed % len(YEARS)]}
-        self.sky_map, truth = observed_sky(model.band_edges, seed, **sky)
+        self.sky_map, truth = validation_sky(model.band_edges, seed, template)
         catalog = find_sources(self.sky_map, model=model, threshold=0.0)
         brightest = model.band_edges[0] < BRIGHTEST_BELOW_GEV
         score = np.nan_to_num(found_scores(catalog, truth, brightest=brightest))
@@ -78,6 +77,7 @@ def main():
     parser.add_argument("--template")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1003, 1004])
     parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
@@ -88,11 +88,11 @@ def main():
     )
     print(f"{len(score)} true sources\nthreshold   all sky   |b|>10   |b|<10")
     plane = np.abs(latitude) < 10
-    for threshold in THRESHOLDS:
+    for threshold in options.thresholds:
         halves = [half_at(sqrt_ts[k], score[k], threshold) for k in (plane | True, ~plane, plane)]
         print(f"{threshold:9.2f} " + " ".join(f"{half:9.2f}" for half in halves), flush=True)
-    curve = [round(half_at(sqrt_ts, score, threshold), 2) for threshold in THRESHOLDS]
-    half = float(np.interp(model.threshold, THRESHOLDS, curve))
+    curve = [round(half_at(sqrt_ts, score, threshold), 2) for threshold in options.thresholds]
+    half = float(np.interp(model.threshold, options.thresholds, curve))
     for seed in options.check:
         sky = SearchedSky(model, seed, options.template)
         limit, _ = detection_limits(sky.sky_map, sky.vectors, half)
@@ -108,7 +108,7 @@ def main():
         path = model.folder / "card.json"
         card = json.loads(path.read_text())
         card["half_found"] = {
-            "threshold": list(THRESHOLDS),
+            "threshold": list(options.thresholds),
             "sqrt_ts": curve,
             "seeds": options.seeds,
         }

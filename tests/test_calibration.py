@@ -1,9 +1,15 @@
+import importlib
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_judgements import make_catalog, make_truth
 
 from astro_unetloc.calibration import FEATURES, Calibration, features
+from astro_unetloc.judgement import judge
 from astro_unetloc.pretrained import list_models, load_model
 
 IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
@@ -38,10 +44,10 @@ def test_no_candidates_have_no_scores():
     assert Calibration(IDENTITY, IDENTITY).score(*np.zeros((3, 0))).shape == (0,)
 
 
-def test_default_model_is_calibrated_and_others_say_so():
-    assert load_model().calibration is not None
+def test_shipped_models_are_calibrated_and_say_so():
     for model in map(load_model, list_models()):
-        assert model.calibration or "not calibrated" in model.card["description"]
+        assert model.calibration is not None
+        assert "calibrated on simulated skies" in model.card["description"]
 
 
 @pytest.mark.parametrize("latitude", [0.0, 3.0, 60.0])
@@ -54,3 +60,40 @@ def test_scores_of_the_default_model_grow_with_the_evidence(latitude):
     assert calibration.score(probability, sqrt_ts, lat)[0] < 0.3
     assert calibration.score(probability, sqrt_ts, lat)[-1] > 0.95
     assert np.all(np.diff(calibration.score(probability, np.full(30, np.nan), lat)) > -0.02)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("calibrate")
+    finally:
+        sys.path.remove(folder)
+
+
+def test_fitted_calibration_is_the_share_of_explained_candidates(benchmark):
+    """Of candidates of probability p a share of p**2 is real, as many are near a fainter source."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    lon, lat = np.arange(n) % 100 * 3.0, 20 + np.arange(n) // 100 * 1.5
+    probability = rng.uniform(0.1, 0.99, n)
+    draw = rng.random(n)
+    is_real, is_near = draw < probability**2, draw > 1 - 0.5 * (1 - probability**2)
+    npred = np.where(is_real, 50.0, 10.0)
+    near = is_real | is_near
+    counts = np.full(n, 45.0)
+    sqrt_ts = np.where(np.arange(n) % 10, 5.0, np.nan)  # some were not measured
+    counts[np.isnan(sqrt_ts)] = np.nan
+    catalog = make_catalog(
+        lon, lat, probability, Probability=probability, Sqrt_TS=sqrt_ts, Npred=counts
+    )
+    judged = judge(catalog, make_truth(lon[near], lat[near], npred[near]), brightest=True)
+    fitted = benchmark.fit(judged, 0.1)
+    assert fitted.least_probability == 0.1
+    p = np.array([0.3, 0.5, 0.7, 0.9])
+    found = fitted.score(p, np.full(4, 5.0), np.full(4, 40.0))
+    np.testing.assert_allclose(found, p**2, atol=0.04)
+    known = benchmark.known_of(judged)
+    table = benchmark.reliability(benchmark.scored(judged, fitted.score(*known)))
+    assert table.meta["ece"]["|b| > 10 deg"] < 0.06  # a tenth of them is not known to be another

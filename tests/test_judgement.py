@@ -89,6 +89,21 @@ def test_inputs_stay_as_they_were():
     assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
 
 
+def test_detection_of_far_more_photons_than_its_source_is_not_explained():
+    truth = make_truth([0, 10, 20, 30, 40], [0] * 5, [10, 10, 5, 5, 5])
+    counts = [30.0, 31.0, 15.0, 16.0, np.nan, 1000.0]
+    catalog = make_catalog([0, 10, 20, 30, 40, 60], [0] * 6, Npred=counts)
+    judged = join([judge(catalog, truth, brightest=True)])
+    assert columns(judged.catalog, "Verdict")[0] == ["right"] * 2 + ["ignored"] * 3 + ["wrong"]
+    explained = judged.explained().catalog
+    assert columns(explained, "Verdict")[0] == [
+        "right", "wrong", "ignored", "wrong", "ignored", "wrong",
+    ]  # fmt: skip
+    for same in (judge(catalog, truth), judge(CATALOG, TRUTH, brightest=True)):
+        verdicts = columns(same.catalog, "Verdict")
+        assert columns(same.explained().catalog, "Verdict") == verdicts
+
+
 def test_brightest_source_takes_the_detection():
     truth = make_truth([0, 0.2], [0, 0], [9, 90])
     catalog = make_catalog([0.05], [0])

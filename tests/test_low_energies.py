@@ -61,8 +61,12 @@ def test_sources_of_a_map_from_half_a_gev_on_are_found(field):
     catalog = find_sources(sky_map)
     assert catalog.meta["MODEL"] == "lat-500mev"
     assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (1, 100)
-    np.testing.assert_array_equal(catalog["Score"], catalog["Probability"])  # not calibrated
-    assert evaluate(catalog, truth).purity > 0.9
+    assert catalog["Score"].min() >= load_model("lat-500mev").threshold
+    assert catalog["Probability"].min() >= load_model("lat-500mev").calibration.least_probability
+    # what lies beyond the border is no truth
+    center = np.array(CENTER.cartesian.xyz)
+    within = evaluate(catalog, truth, region=lambda v: separation_deg(v, center) < 8.4)
+    assert within.purity > 0.85  # of 28; 0.95 on whole skies
     found = np.isfinite(found_scores(catalog, truth, brightest=True))
     places = SkyCoord(truth["GLON"], truth["GLAT"], frame="galactic")
     inside = places.separation(CENTER) < 8.5 * u.deg
@@ -91,7 +95,7 @@ def test_real_photons_of_2_to_20_gev_come_from_known_sources(real_data):
     )
     region = SkyCoord(0 * u.deg, 90 * u.deg, frame="galactic"), 25 * u.deg
     with pytest.warns(UserWarning, match="lie across the model's band edges"):
-        catalog = find_sources(sky_map, region=region, threshold=0.8, measure=False)
+        catalog = find_sources(sky_map, region=region, threshold=0.9, measure=False)
     assert len(catalog) > 40
     known = read_catalog(real_data / "catalogs/4fgl_dr3_reduced.fits")
     result = match_catalogs(catalog, known, radius=0.5)
