@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from astro_unetloc.energies import column_gev
-from astro_unetloc.geometry import chord, frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.geometry import (
+    SKY_DEG2,
+    chord,
+    frame_rotation,
+    separation_deg,
+    vectors_from_lonlat,
+)
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import rotate
 
@@ -19,7 +25,6 @@ _VOID_MARGIN = 8.0  # expected number of wrong holes is about exp(-margin)
 _MIN_RADIUS_DEG, _MAX_RADIUS_DEG = 0.4, 20.0
 _MIN_ORDER, _MAX_ORDER = 5, 9  # of the HEALPix grid of a footprint
 _MAX_GRID = 1_000_000  # pixels of that grid
-_SKY_DEG2 = 41252.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +185,7 @@ def _closing_radius_deg(number):
         cells = cells[cells > 0]
         if np.median(cells) >= _CELL_PHOTONS:
             break
-    density = np.quantile(cells, _LOW_DENSITY) / (_SKY_DEG2 / (12 * 4**order))
+    density = np.quantile(cells, _LOW_DENSITY) / (SKY_DEG2 / (12 * 4**order))
     radius = np.sqrt((np.log(number.sum()) + _VOID_MARGIN) / (np.pi * density))
     radius = float(np.clip(radius, _MIN_RADIUS_DEG, _MAX_RADIUS_DEG))
     # A disc that rolls along a straight border sinks in until its cap holds a photon: of height

@@ -159,7 +159,7 @@ def nearest_other_deg(vectors):
     return separation_deg(vectors, vectors[nearest])
 
 
-def localize(candidates, patches, *, threshold=0.0, wanted=None, sky_map=None, config=None):
+def localize(candidates, patches, *, threshold=0.0, sky_map=None, config=None):
     """Sources on the sky from candidates in patches.
 
     Candidates up to the grid's border outside the cell of their patch are kept, those of
@@ -174,9 +174,6 @@ def localize(candidates, patches, *, threshold=0.0, wanted=None, sky_map=None, c
         The patches they were found in.
     threshold : float
         Smallest score that makes a source.
-    wanted : callable, optional
-        Takes unit vectors (n, 3), returns which directions are asked for; all by default. Sources
-        outside are not returned, but still count as neighbours.
     sky_map : SkyMap, optional
         Tells whether the map's pixels are coarse and its energies assumed.
     config : LocalizationConfig, optional
@@ -195,9 +192,6 @@ def localize(candidates, patches, *, threshold=0.0, wanted=None, sky_map=None, c
     keep = _strongest(vectors, candidates.probability, candidates.row, config.merge_radius_deg)
     candidates, vectors = candidates.select(keep), vectors[keep]
     separation = nearest_other_deg(vectors)
-    if wanted is not None:
-        keep = wanted(vectors)
-        candidates, vectors, separation = candidates.select(keep), vectors[keep], separation[keep]
     coverage = local_coverage(candidates, patches, config.edge_radius_deg)
     flags = np.where(coverage < config.edge_coverage, _BIT["edge"], 0)
     flags |= np.where(separation < config.blend_radius_deg, _BIT["blended"], 0)

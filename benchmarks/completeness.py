@@ -1,7 +1,7 @@
 """Completeness of a model on whole simulated skies, given as HEALPix counts cubes.
 
     python benchmarks/completeness.py --model FOLDER [--seeds 2000 2001] [--years 8.2]
-        [--template SHAPES] [--figure FILE] [--no-measure]
+        [--template SHAPES] [--figure FILE] [--no-measure] [--bound]
 
 Simulates skies in the energies of the model, below 10 GeV as cubes, searches them, and prints for
 each half of the sky the flux (in the range of the model's catalogues, for lat-500mev 1-100 GeV) at
@@ -13,6 +13,9 @@ alone gives. 8.2 years of the built-in exposure are 9.5 years of UltracleanVeto:
 3.6 x 1e11 cm2 s in 0.5-1, 1-2, 2-7 and 7-20 GeV, and 10 % less than its 4.1 above.
 Interstellar models take turns when there is a template file. With --no-measure the network alone
 ranks the candidates. A model without a calibration is slow: all of its candidates are measured.
+--bound searches nothing: it prints the flux at which the expected sqrt(TS) of 50 and 90 % of the
+true sources reaches 5 when each of them is alone on the sky, with the diffuse emission as it is
+seen around it. Faint neighbours and blends, which a search has, are not in that.
 """
 
 import argparse
@@ -22,14 +25,18 @@ import numpy as np
 from calibrate import template_options
 
 from astro_unetloc.completeness import fit_completeness
+from astro_unetloc.detection_limits import significances
 from astro_unetloc.evaluation import combine, evaluate, found_scores
 from astro_unetloc.evaluation_skies import observed_sky
 from astro_unetloc.pipeline import detect
 from astro_unetloc.pretrained import load_model
+from astro_unetloc.references import glon_glat_vectors
 from astro_unetloc.truth_matches import MIN_PHOTONS_TRUTH
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0
+# True sources of each half of the sky, their expected sqrt(TS) and least flux, of the bound.
+N_BOUND, SQRT_TS_BOUND, FAINT_BOUND = 1500, 5.0, 5e-11
 
 
 def chance(catalog, truth):
@@ -40,11 +47,42 @@ def chance(catalog, truth):
     return np.isfinite(found_scores(turned, truth)).sum() / max(len(catalog), 1)
 
 
+def sky_of(model, seed, options, **more):
+    """Map and truth of a sky."""
+    sky = template_options(seed, options.template)
+    return observed_sky(model.band_edges, seed, years=options.years, **sky, **more)
+
+
+def is_counted(truth, low, high):
+    """The point sources with enough photons at some latitudes."""
+    latitude = np.abs(truth["GLAT"].to_value("deg"))
+    counted = (truth["Radius"].to_value("deg") == 0) & (latitude >= low) & (latitude < high)
+    return counted & (truth["Npred"] >= MIN_PHOTONS_TRUTH)
+
+
+def bound(model, seed, options):
+    """Print what photons alone allow on one sky."""
+    truth = sky_of(model, seed, options)[1]
+    diffuse = sky_of(model, seed, options, with_sources=False)[0]
+    rng = np.random.default_rng(seed)
+    for name, (low, high, _) in PARTS.items():
+        # far fainter ones are never seen, and most of all
+        rows = np.flatnonzero(is_counted(truth, low, high) & (truth["Flux"].value > FAINT_BOUND))
+        rows = np.sort(rng.permutation(rows)[:N_BOUND])
+        counts = np.asarray(truth["Npred"], float)[rows]
+        sqrt_ts = significances(diffuse, glon_glat_vectors(truth[rows]), counts)
+        curve = fit_completeness(truth["Flux"].value[rows], sqrt_ts >= SQRT_TS_BOUND)
+        print(
+            f"{name}: sky {seed}: alone, 50 % reach sqrt(TS) {SQRT_TS_BOUND:g} at "
+            f"{curve.flux_at(0.5):.3g}, 90 % at {curve.flux_at(0.9):.3g} ph cm-2 s-1",
+            flush=True,
+        )
+
+
 def search(model, seed, options):
     """Catalogue with every candidate and the truth of one sky; prints how long it took."""
     started = time.perf_counter()
-    sky = template_options(seed, options.template)
-    sky_map, truth = observed_sky(model.band_edges, seed, years=options.years, **sky)
+    sky_map, truth = sky_of(model, seed, options)
     between = time.perf_counter()
     run = detect(sky_map, model=model, threshold=0.0, measure=options.measure, rng=0)
     catalog = run.catalog
@@ -66,9 +104,7 @@ def report(skies):
         share, threshold = whole.completeness_at(purity)
         flux, found = [], []
         for catalog, truth in skies:
-            latitude = np.abs(truth["GLAT"].to_value("deg"))
-            counted = (truth["Radius"].to_value("deg") == 0) & (latitude >= low) & (latitude < high)
-            counted &= truth["Npred"] >= MIN_PHOTONS_TRUTH
+            counted = is_counted(truth, low, high)
             listed = catalog[catalog["Score"] >= threshold]
             scores = found_scores(listed, truth, brightest=True)
             flux.append(truth["Flux"].value[counted])
@@ -116,9 +152,14 @@ def main():
     parser.add_argument("--years", type=float, default=8.2)
     parser.add_argument("--template")
     parser.add_argument("--figure")
+    parser.add_argument("--bound", action="store_true")
     parser.add_argument("--no-measure", dest="measure", action="store_false")
     options = parser.parse_args()
     model = load_model(options.model)
+    if options.bound:
+        for seed in options.seeds:
+            bound(model, seed, options)
+        return
     skies = [search(model, seed, options) for seed in options.seeds]
     curves = report(skies)
     if options.figure:

@@ -4,7 +4,6 @@ import pytest
 from astro_unetloc.clustering import PixelSources
 from astro_unetloc.columns import FLAGS
 from astro_unetloc.config import LocalizationConfig
-from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import (
     PatchGrid,
     lonlat_from_vectors,
@@ -200,19 +199,6 @@ def test_the_threshold_is_the_smallest_score_listed():
     found = candidates_at(patches, (FIRST, center, 0.5), (FIRST, on_border(-0.5), 0.49))
     np.testing.assert_array_equal(localize(found, patches, threshold=0.5).score, [0.5])
     np.testing.assert_array_equal(localize(found, patches, threshold=0.4).score, [0.5, 0.49])
-
-
-def test_sources_outside_the_region_are_neighbours_but_not_listed():
-    patches = patches_of(FIRST)
-    center = GRID.centers[FIRST]
-    found = candidates_at(
-        patches, (FIRST, center, 0.9), (FIRST, towards(center, GRID.centers[SECOND], 0.4), 0.8)
-    )
-    region = DiscFootprint(center, 0.3)
-    sources = localize(found, patches, wanted=region.covers)
-    np.testing.assert_array_equal(sources.score, [0.9])
-    np.testing.assert_allclose(sources.separation_deg, [0.4])
-    np.testing.assert_array_equal(sources.flags, [BIT["blended"]])
 
 
 def test_sources_at_the_edge_of_coverage_are_flagged():
