@@ -1,15 +1,16 @@
 """Fit the detection limit of a model: the expected sqrt(TS) at which half of the sources are found.
 
     python benchmarks/fit_limits.py --seeds 1003 1004 --check 1008 [--model FOLDER]
-        [--template SHAPES] [--thresholds 0.3 0.6 0.9] [--write]
+        [--template SHAPES] [--thresholds 0.3 0.6 0.9] [--photons 3] [--write]
 
 Searches simulated skies in the energies of the model, gives every true point source of three or
-more expected photons the sqrt(TS) that these would have on the background and the found sources
-around it, as a map of limits does, and fits the share that is found at several thresholds of Score
-by a logistic curve. A source of which these counts would stand out by far is found anyway; what was
-found of the others does not shine on them. On the skies of --check it prints how many of the
-sources near the limit (0.8 to 1.25 of its counts) are found at the default threshold: half of them
-should be. --write puts the curve into the card of the model.
+more expected photons (--photons; below 10 GeV most of these are far too faint) the sqrt(TS) that
+these would have on the background and the found sources around it, as a map of limits does, and
+fits the share that is found at several thresholds of Score by a logistic curve. A source of which
+these counts would stand out by far is found anyway; what was found of the others does not shine on
+them. On the skies of --check it prints how many of the sources near the limit (0.8 to 1.25 of its
+counts) are found at the default threshold: half of them should be. --write puts the curve into the
+card of the model.
 """
 
 import argparse
@@ -30,7 +31,6 @@ from astro_unetloc.pretrained import load_model
 from astro_unetloc.references import galactic_vectors
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9)
-MIN_PHOTONS = 3.0
 NEAR = (0.8, 1.25)
 # Sources of a larger expected sqrt(TS) are found anyway.
 FAR = 8.0
@@ -39,12 +39,12 @@ FAR = 8.0
 class SearchedSky:
     """A simulated sky and what was found: true point sources, their photons, latitude and Score."""
 
-    def __init__(self, model, seed, template):
-        self.sky_map, truth = validation_sky(model.band_edges, seed, template)
+    def __init__(self, model, seed, options):
+        self.sky_map, truth = validation_sky(model.band_edges, seed, options.template)
         catalog = find_sources(self.sky_map, model=model, threshold=0.0)
         brightest = model.band_edges[0] < BRIGHTEST_BELOW_GEV
         score = np.nan_to_num(found_scores(catalog, truth, brightest=brightest))
-        kept = (truth["Radius"].value == 0) & (truth["Npred"] >= MIN_PHOTONS)
+        kept = (truth["Radius"].value == 0) & (truth["Npred"] >= options.photons)
         lon, lat = (truth[name].to_value("deg")[kept] for name in ("GLON", "GLAT"))
         self.vectors, self.latitude = vectors_from_lonlat(lon, lat), lat
         self.photons, self.score = np.asarray(truth["Npred"][kept], float), score[kept]
@@ -77,11 +77,12 @@ def main():
     parser.add_argument("--template")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1003, 1004])
     parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser.add_argument("--photons", type=float, default=3.0)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
-    skies = [SearchedSky(model, seed, options.template) for seed in options.seeds]
+    skies = [SearchedSky(model, seed, options) for seed in options.seeds]
     sqrt_ts = np.concatenate([sky.significances() for sky in skies])
     latitude, score = (
         np.concatenate([getattr(s, n) for s in skies]) for n in ("latitude", "score")
@@ -94,7 +95,7 @@ def main():
     curve = [round(half_at(sqrt_ts, score, threshold), 2) for threshold in options.thresholds]
     half = float(np.interp(model.threshold, options.thresholds, curve))
     for seed in options.check:
-        sky = SearchedSky(model, seed, options.template)
+        sky = SearchedSky(model, seed, options)
         limit, _ = detection_limits(sky.sky_map, sky.vectors, half)
         rows = np.flatnonzero(sky.photons < 2 * limit)
         limit, _ = detection_limits(sky.sky_map, sky.vectors[rows], half, sources=sky.around(rows))
