@@ -50,6 +50,23 @@ class SkySources:
         """The sources of a mask or index array."""
         return SkySources(*(getattr(self, f.name)[mask] for f in fields(self)))
 
+    def separated(self, config=None):
+        """The sources with the distances between them, flagged where they blend.
+
+        Parameters
+        ----------
+        config : LocalizationConfig, optional
+            Says how near that is.
+
+        Returns
+        -------
+        SkySources
+        """
+        separation = nearest_other_deg(self.vectors)
+        blended = separation < (config or LocalizationConfig()).blend_radius_deg
+        flags = (self.flags & ~_BIT["blended"]) | np.where(blended, _BIT["blended"], 0)
+        return replace(self, separation_deg=separation, flags=flags.astype(np.int16))
+
     def calibrated(self, calibration, sqrt_ts=None):
         """The sources with the score of a calibration.
 
@@ -191,10 +208,8 @@ def localize(candidates, patches, *, threshold=0.0, sky_map=None, config=None):
     vectors = _sky_vectors(candidates, patches)
     keep = _strongest(vectors, candidates.probability, candidates.row, config.merge_radius_deg)
     candidates, vectors = candidates.select(keep), vectors[keep]
-    separation = nearest_other_deg(vectors)
     coverage = local_coverage(candidates, patches, config.edge_radius_deg)
     flags = np.where(coverage < config.edge_coverage, _BIT["edge"], 0)
-    flags |= np.where(separation < config.blend_radius_deg, _BIT["blended"], 0)
     latitude = np.abs(lonlat_from_vectors(vectors)[1])
     flags |= np.where(latitude < config.plane_latitude_deg, _BIT["low_latitude"], 0)
     if sky_map is not None and sky_map.pixel_size_deg > config.coarse_pixel_deg:
@@ -208,5 +223,5 @@ def localize(candidates, patches, *, threshold=0.0, sky_map=None, config=None):
         patch=patches.grid.owner(vectors) if len(vectors) else np.zeros(0, dtype=int),
         coverage=coverage,
         flags=flags.astype(np.int16),
-        separation_deg=separation,
-    )
+        separation_deg=np.full(len(vectors), np.nan),
+    ).separated(config)

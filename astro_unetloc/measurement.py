@@ -12,7 +12,6 @@ from astro_unetloc.config import LocalizationConfig, MeasurementConfig
 from astro_unetloc.error_ellipses import Ellipses
 from astro_unetloc.field_fit import FieldFit, FieldSetup
 from astro_unetloc.geometry import lonlat_from_vectors
-from astro_unetloc.localization import nearest_other_deg
 from astro_unetloc.neighborhoods import gather_counts
 from astro_unetloc.response import KingPSF
 
@@ -123,11 +122,9 @@ class Measurement:
         SkySources
         """
         config = LocalizationConfig()
-        separation = nearest_other_deg(self.vectors)
         latitude = np.abs(lonlat_from_vectors(self.vectors)[1])
-        flags = sources.flags & ~(_BIT["blended"] | _BIT["low_latitude"])
+        flags = sources.flags & ~_BIT["low_latitude"]
         for name, where in (
-            ("blended", separation < config.blend_radius_deg),
             ("low_latitude", latitude < config.plane_latitude_deg),
             ("fit_failed", self.failed),
             ("wide", self.wide),
@@ -138,9 +135,8 @@ class Measurement:
             sources,
             vectors=self.vectors,
             patch=grid.owner(self.vectors) if len(self) else sources.patch,
-            separation_deg=separation,
             flags=flags.astype(np.int16),
-        )
+        ).separated()
 
 
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):

@@ -228,11 +228,13 @@ def detect(
         sources = measurement.refine(sources, patches.grid)
     sqrt_ts = None if measurement is None else measurement.sqrt_ts
     sources = sources.calibrated(model.calibration, sqrt_ts)
-    listed = sources.score >= threshold
-    neighbors = sources.vectors[listed]
+    listed = np.flatnonzero(sources.score >= threshold)
+    sources = sources.select(listed).separated()
+    neighbors = sources.vectors
     if cone is not None:
-        listed &= cone.covers(sources.vectors)
-    sources = _flagged_inside(sources.select(listed), extended)
+        inside = cone.covers(neighbors)
+        listed, sources = listed[inside], sources.select(inside)
+    sources = _flagged_inside(sources, extended)
     log.info("%d sources with Score >= %g", len(sources), threshold)
     meta = _provenance(sky_map, model, threshold, seed, n_failed)
     values = None

@@ -10,6 +10,7 @@ from conftest import make_wcs
 
 from astro_unetloc import find_sources
 from astro_unetloc.columns import COLUMNS, FLAGS
+from astro_unetloc.config import LocalizationConfig
 from astro_unetloc.event_lists import DiscFootprint
 from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
 from astro_unetloc.maps import SkyMap
@@ -231,6 +232,15 @@ def test_sources_below_the_threshold_are_fitted_too(sky, from_events):
     np.testing.assert_array_equal(few["Score"], many["Score"])
     close = np.isclose(np.array(few["Npred"]), np.array(many["Npred"]), rtol=0.02)
     assert close.mean() > 0.9  # the run of the fixture knows of some fainter ones
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_nearest_source_is_one_that_is_listed(sky, measure):
+    catalog = find_sources(sky, measure=measure)
+    nearest = catalog["skycoord"].match_to_catalog_sky(catalog["skycoord"], 2)[1]
+    np.testing.assert_allclose(catalog["Sep_Nearest"].value, nearest.deg, atol=1e-4)
+    blended = catalog["Sep_Nearest"].value < LocalizationConfig().blend_radius_deg
+    np.testing.assert_array_equal((catalog["Flags"] & FLAGS["blended"][0]) > 0, blended)
 
 
 def test_sources_lie_where_the_network_saw_it(sky, from_events):
