@@ -23,7 +23,7 @@ with N >= 8) or that the label rule chose (of a patch set, as it is there). In t
 ``<column>.mask`` is true where a column is unknown, and strings are bytes.
 
 A source near the border of a patch lies in its neighbours too; the two tables have it once, see
-`astro_unetloc.judgement.Judgement`. Attributes: ``area_deg2``, the sky that was searched, and the
+`astro_unetloc.judgement.Judgement`. Attributes: its ``area_deg2`` and ``brightest``, and the
 recipe: what made the file, such as ``model``, ``model_sha256``, ``band_edges_gev``, ``pixel_deg``.
 """
 
@@ -53,6 +53,8 @@ _DTYPES = {
 _IMAGES = ("counts", "coverage", "mask", "probability")
 _ROWS = {"sources": SOURCE_DTYPE, "found": FOUND_DTYPE}
 _TABLES = ("catalog", "truth")
+# Other fields of a `Judgement`.
+_OF_JUDGEMENT = ("area_deg2", "brightest")
 
 
 def predictions_bytes(patches, judgement, *, recipe):
@@ -103,7 +105,8 @@ def _write_rows(file, name, rows):
 def _write_judgement(file, judgement):
     from astropy.io.misc.hdf5 import write_table_hdf5
 
-    file.attrs["area_deg2"] = judgement.area_deg2
+    for name in _OF_JUDGEMENT:
+        file.attrs[name] = getattr(judgement, name)
     for name in _TABLES:
         table = getattr(judgement, name)
         # read back from its longitude and latitude
@@ -123,7 +126,7 @@ def _open(path):
 def read_recipe(path):
     """What a file of predictions was made with, a dict of plain values."""
     with _open(path) as file:
-        values = {name: value for name, value in file.attrs.items() if name != "area_deg2"}
+        values = {name: value for name, value in file.attrs.items() if name not in _OF_JUDGEMENT}
     return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
 
 
@@ -147,12 +150,12 @@ def read_judgement(path):
     from astropy.table import QTable
 
     with _open(path) as file:
-        area = float(file.attrs["area_deg2"])
+        values = {name: file.attrs[name].item() for name in _OF_JUDGEMENT}
         tables = [
             QTable.read(file, path=name, format="hdf5", character_as_bytes=False)
             for name in _TABLES
         ]
-    return Judgement(*tables, area_deg2=area)
+    return Judgement(*tables, **values)
 
 
 def join_predictions(parts, path, *, recipe):

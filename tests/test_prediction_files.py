@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -67,6 +68,16 @@ def test_judgement_comes_back_as_it_was(parts):
     assert found.catalog["Npred"].mask[0] == expected.catalog["Npred"].mask[0]
     assert found.catalog["Offset"].unit == "deg"
     assert found.select(0.6).evaluation().n_true == expected.select(0.6).evaluation().n_true
+
+
+def test_which_source_took_a_detection_comes_back(tmp_path):
+    patches, judgement = made_predictions(3)
+    for brightest in (False, True):
+        path = tmp_path / f"{brightest}.h5"
+        told = replace(judgement, brightest=brightest)
+        write_whole(path, predictions_bytes(patches, told, recipe=RECIPE))
+        assert read_judgement(path).brightest is brightest
+        assert read_recipe(path) == RECIPE
 
 
 def test_sky_of_nothing_comes_back(tmp_path):
