@@ -136,7 +136,7 @@ class Measurement:
             vectors=self.vectors,
             patch=grid.owner(self.vectors) if len(self) else sources.patch,
             flags=flags.astype(np.int16),
-        ).separated()
+        )
 
 
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):

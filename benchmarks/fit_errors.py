@@ -15,12 +15,9 @@ import argparse
 import json
 
 import numpy as np
-from calibrate import validation_sky
+from calibrate import judged_candidates
 
 from astro_unetloc.error_factors import ErrorFactors
-from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV
-from astro_unetloc.judgement import judge
-from astro_unetloc.pipeline import find_sources
 from astro_unetloc.pretrained import load_model
 from astro_unetloc.references import numbers_of
 from astro_unetloc.residuals import normalized_offset, true_index
@@ -31,10 +28,7 @@ NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
 
 def residuals(model, seed, options):
     """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
-    sky_map, truth = validation_sky(model.band_edges, seed, options.template)
-    catalog = find_sources(sky_map, model=model)
-    judged = judge(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
-    judged = judged.explained()
+    judged = judged_candidates(model, seed, options.template).explained()
     rows = np.flatnonzero(judged.is_right)
     true = np.asarray(judged.catalog["True_Row"])[rows]
 

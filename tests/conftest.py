@@ -1,6 +1,8 @@
 """What all tests share: where real data lie, and tiny worlds to test on."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ def real_data():
     if not REAL_DATA.is_dir():
         skip_unless_in_ci("real Fermi-LAT data not present")
     return REAL_DATA
+
+
+@pytest.fixture(scope="module")
+def import_benchmark():
+    """Function that imports a module of the benchmarks, which may import others of them."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(folder)
 
 
 @pytest.fixture

@@ -1,7 +1,3 @@
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,13 +59,8 @@ def test_scores_of_the_default_model_grow_with_the_evidence(latitude):
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("calibrate")
-    finally:
-        sys.path.remove(folder)
+def benchmark(import_benchmark):
+    return import_benchmark("calibrate")
 
 
 def test_fitted_calibration_is_the_share_of_explained_candidates(benchmark):

@@ -1,10 +1,7 @@
 """The peers find what is there, and benchmarks/compare_peers.py scores all by one rule."""
 
-import importlib
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -29,14 +26,9 @@ NAMES = ["ts-true", "ts-fit", "dao", "log"]
 
 
 @pytest.fixture(scope="module")
-def benchmarks():
+def benchmarks(import_benchmark):
     """The two modules of the benchmark."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        yield [importlib.import_module(name) for name in ("peers", "compare_peers")]
-    finally:
-        sys.path.remove(folder)
+    return [import_benchmark(name) for name in ("peers", "compare_peers")]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,5 @@
 """The simulated sky is that of Fermi-LAT, as benchmarks/compare_with_real.py compares them."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,13 +7,8 @@ from astro_unetloc.diffuse import interstellar
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("compare_with_real")
-    finally:
-        sys.path.remove(folder)
+def benchmark(import_benchmark):
+    return import_benchmark("compare_with_real")
 
 
 @pytest.fixture(scope="module")

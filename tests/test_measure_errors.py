@@ -1,9 +1,5 @@
 """The benchmark of the measurement's errors, on a small part of a sky."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,13 +11,8 @@ from astro_unetloc.spectra import power_laws
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("measure_errors")
-    finally:
-        sys.path.remove(folder)
+def benchmark(import_benchmark):
+    return import_benchmark("measure_errors")
 
 
 def test_the_best_index_of_a_power_law_is_its_own(benchmark):
