@@ -1,11 +1,12 @@
 """Time and memory of whole runs of ``astro-unetloc``, from process start to written catalogue.
 
-    python benchmarks/run_time.py [--runs 3]
+    python benchmarks/run_time.py [--runs 3] [--network]
 
 Makes three maps in a temporary folder, all simulated with seed 5, and runs the command on each:
 a 10 x 10 deg cube, an all-sky list of about 700 000 photons above 10 GeV, and an all-sky HEALPix
 cube of nside 256 and 17 bins with 40 million photons above 0.5 GeV. Prints the median wall time and
-the largest peak memory.
+the largest peak memory. With --network instead the time of the network of each shipped model alone,
+loaded and run once before, on the 768 padded patches of a sky: photons drawn with the same seed.
 """
 
 import argparse
@@ -18,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.config import GridConfig
+from astro_unetloc.geometry import PatchGrid
+from astro_unetloc.patches import band_inputs
+from astro_unetloc.pretrained import list_models, load_model
 from astro_unetloc.simulation import simulate_cube, simulate_sky
 from astro_unetloc.sky_files import (
     counts_cube_bytes,
@@ -28,6 +33,7 @@ from astro_unetloc.sky_files import (
 
 SEED = 5
 NSIDE, N_BINS = 256, 17  # of the cube
+COUNTS = 0.2  # photons in each pixel and band of the patches that the network alone is timed on
 
 
 def write_small_cube(path):
@@ -63,11 +69,33 @@ def run_once(path):
     return time.perf_counter() - started, usage.ru_maxrss / scale, message.splitlines()[-1]
 
 
+def print_network_times(n_runs):
+    """One line for each shipped model: seconds for the patches of a sky, with the views it uses."""
+    shape = (PatchGrid().n_patches, GridConfig().read_pixels, GridConfig().read_pixels)
+    for name in list_models():
+        model = load_model(name)
+        n_band = len(model.band_edges) - 1
+        counts = np.random.default_rng(SEED).poisson(COUNTS, (*shape, n_band)).astype(np.float32)
+        bands = band_inputs(model.band_edges, model.band_edges[[0, -1]], events=True)
+        seconds = []
+        for _ in range(n_runs):
+            started = time.perf_counter()
+            model.predict(counts, np.ones((*shape, 1), np.float32), bands, views=model.views)
+            seconds.append(time.perf_counter() - started)
+        print(f"network of {name}: {shape[0]} patches, views {model.views}, "
+              f"{np.median(seconds):.1f} s", flush=True)  # fmt: skip
+
+
 def main():
     """Make the maps, run, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
-    n_runs = parser.parse_args().runs
+    parser.add_argument("--network", action="store_true")
+    options = parser.parse_args()
+    n_runs = options.runs
+    if options.network:
+        print_network_times(n_runs)
+        return
     cases = {
         "10 x 10 deg cube": write_small_cube,
         "all-sky events": write_all_sky_events,
