@@ -150,6 +150,17 @@ class Judgement:
         """Which true sources (n_true,) a detection was matched to."""
         return np.asarray(self.truth["Found_Row"]) >= 0
 
+    @property
+    def is_source(self):
+        """Which detections (n,) are a true point source, however faint.
+
+        Those are that were matched to one of at least 3 expected photons, and those within 0.1 deg
+        of one of 0.3 to 3 (not below 10 GeV, where such a one is near any position).
+        """
+        verdict = np.asarray(self.catalog["Verdict"])
+        matched = (np.asarray(self.catalog["True_Row"]) >= 0) & (verdict != "wrong")
+        return matched | (np.asarray(self.catalog["Is_Below"]) & (not self.brightest))
+
     def has_role(self, *roles):
         """Which true sources (n_true,) have one of some roles."""
         return np.isin(np.asarray(self.truth["Role"]), roles)

@@ -278,6 +278,22 @@ def _reliability(name, table):
     return figure
 
 
+def _real_by_score(name, table):
+    """The share of true sources of any brightness in ranges of Score."""
+    figure, (axes,) = panels(width=5.4)
+    parts = sky_parts(table)
+    for number, (sky, rows, style) in enumerate(parts):
+        place = np.arange(len(rows)) + 0.12 * (number - (len(parts) - 1) / 2)
+        points(axes, place, numbers_of(rows, "Share_Real"), style, label=sky or None,
+                yerr=interval(rows, "Share_Real"))  # fmt: skip
+    low, high = (numbers_of(parts[0][1], end) for end in ("Low", "High"))
+    axes.set_xticks(range(len(low)), [f"{a:g}-\n{b:g}" for a, b in zip(low, high)])
+    axes.set(xlabel="Score", ylabel="Share that is a true source")
+    share_axis(axes)
+    legend(figure, axes)
+    return figure
+
+
 def _false_alarms(name, table):
     """Wrong detections, those beside a source that another took apart."""
     figure, (axes,) = panels(height=1.7 + 0.4 * len(table))
@@ -369,6 +385,7 @@ _DRAWERS = {
     "flux_errors": _fit_errors,
     "index_errors": _fit_errors,
     "reliability": _reliability,
+    "real_by_score": _real_by_score,
     "false_alarms": _false_alarms,
     "misses": _misses,
     "comparison": _comparison,

@@ -28,6 +28,7 @@ __all__ = [
     "false_alarms",
     "misses",
     "numbers_per_part",
+    "real_by_score",
     "reliability",
     "summary_table",
 ]
@@ -37,6 +38,8 @@ PURITY = 0.95
 _N_THRESHOLDS = 200
 # Bins of the reliability diagram, and the least score in them.
 _N_RELIABILITY, _LEAST_SCORE = 15, 0.05
+# Ranges of Score in which true sources of any brightness are counted.
+_SCORE_RANGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
 # Where misses lie: deg, deg, photons.
 _BLENDED_DEG, _PLANE_DEG, _FAINT = 0.5, 5.0, 15.0
 
@@ -207,6 +210,58 @@ def reliability(judgement):
     )
 
 
+def real_by_score(judgement):
+    """Of candidates in ranges of ``Score``, how many are true sources, however faint.
+
+    ``Score`` is calibrated to sources of at least 8 expected photons. Fainter ones are found too,
+    where their photons fluctuated upwards, and are real to whoever reads the catalogue.
+
+    Parameters
+    ----------
+    judgement : Judgement
+        Of all candidates.
+
+    Returns
+    -------
+    QTable
+        For each part of the sky and range of scores from ``Low`` to below ``High``: ``N``
+        candidates outside extended sources, ``N_Counted`` of sources with at least 8 expected
+        photons, ``N_Real`` of point sources of any brightness (see
+        `astro_unetloc.judgement.Judgement.is_source`) and their ``Share_Real``; ``Real_Above`` is
+        the same share of all candidates from ``Low`` on.
+    """
+    judgement = judgement.explained()
+    real, counted = judgement.is_source, judgement.is_right
+    score, latitude = numbers_of(judgement.catalog, "Score"), judgement.latitude
+    known = real | judgement.is_listed  # the others lie inside extended sources
+    low, high = np.array(_SCORE_RANGES[:-1]), np.array([*_SCORE_RANGES[1:-1], np.inf])
+    numbers, above = [], []
+    for least, most in SKIES.values():
+        here = known & (latitude >= least) & (latitude < most)
+        within = here & (score >= low[:, None]) & (score < high[:, None])
+        numbers.append([(within & rows).sum(axis=1) for rows in (here, counted, real)])
+        n, n_real = (np.cumsum(numbers[-1][i][::-1])[::-1] for i in (0, 2))
+        above.append(n_real / np.where(n > 0, n, np.nan))
+    n, n_counted, n_real = np.concatenate(numbers, axis=1)
+    return score_table(
+        "Real by score",
+        "Candidates of a range of Score; those of true sources with at least 8 expected photons, "
+        "for which Score is made; those of true point sources of any brightness, and their share, "
+        "in the range and of all that a list from its lower end on would hold. Inside extended "
+        "sources none are counted.",
+        {
+            "Sky": np.repeat(list(SKIES), len(low)),
+            "Low": np.tile(low, len(SKIES)),
+            "High": np.tile(_SCORE_RANGES[1:], len(SKIES)),
+            "N": n,
+            "N_Counted": n_counted,
+            "N_Real": n_real,
+            **share_columns("Share_Real", n_real, n),
+            "Real_Above": np.concatenate(above),
+        },
+    )
+
+
 def false_alarms(judgement):
     """Wrong detections, and how many there are per area.
 
@@ -294,11 +349,11 @@ def misses(judgement):
 
 
 # What is asked of all candidates; the others of those that are listed.
-_OF_ALL = (by_threshold, reliability)
+_OF_ALL = (by_threshold, reliability, real_by_score)
 _TABLES = (
     summary_table, by_threshold, by_photons, by_flux, by_sqrt_ts, by_latitude, by_class,
     flux_limits, numbers_per_part, position_errors, flux_errors, index_errors, reliability,
-    false_alarms, misses,
+    real_by_score, false_alarms, misses,
 )  # fmt: skip
 
 

@@ -91,6 +91,12 @@ def make_columns():
         "reliability": {"Low": edges[:-1], "High": edges[1:], "Mean_Score": middle,
                         "N": np.full(15, 300), "N_Right": (300 * middle).astype(int),
                         **share("Share", middle)},
+        "real_by_score": by_sky(
+            {"Low": edges[:-1:5], "High": edges[5::5], "N": np.full(3, 100),
+             "N_Counted": np.array([10, 50, 90]), "N_Real": np.array([60, 90, 99]),
+             **share("Share_Real", [0.6, 0.9, 0.99]), "Real_Above": [0.83, 0.945, 0.99]},
+            SKIES,
+        ),
         "false_alarms": {"Sky": SKIES, "N_Wrong": [120, 60, 60], "N_Duplicates": [12, 2, 10],
                          "Area": np.array([41253.0, 34000.0, 7253.0]) * u.deg**2,
                          "Per_100_Deg2": [0.29, 0.18, 0.83]},

@@ -16,6 +16,7 @@ from astro_unetloc.score_tables import (
     false_alarms,
     misses,
     numbers_per_part,
+    real_by_score,
     reliability,
     summary_table,
 )
@@ -24,7 +25,7 @@ FLUX = u.Unit("ph cm-2 s-1")
 NAMES = [
     "summary_table", "by_threshold", "by_photons", "by_flux", "by_sqrt_ts", "by_latitude",
     "by_class", "flux_limits", "numbers_per_part", "position_errors", "flux_errors",
-    "index_errors", "reliability", "false_alarms", "misses",
+    "index_errors", "reliability", "real_by_score", "false_alarms", "misses",
 ]  # fmt: skip
 # Four counted sources, two of them below 10 deg.
 TRUTH = make_truth([0, 10, 20, 30], [0, 0, 50, 50])
@@ -152,6 +153,40 @@ def test_honest_scores_are_reliable():
     bold = judge(make_catalog(lon, lat, np.sqrt(score)), make_truth(lon[right], lat[right]))
     expected = np.mean(np.sqrt(score) - score)
     assert reliability(bold).meta["ece"]["|b| > 10 deg"] == pytest.approx(expected)
+
+
+def test_sources_are_real_however_faint():
+    # of 10, 5 and 1 expected photons, an extended one, and nothing
+    truth = make_truth([0, 10, 20, 30], [50] * 4, [10, 5, 1, 10], [0, 0, 0, 0.5])
+    places, scores = [0, 10, 20, 30, 40, 20], [0.9, 0.85, 0.25, 0.84, 0.22, 0.04]
+    table = real_by_score(judge(make_catalog(places, [50] * 6, scores), truth))
+    table = table[np.asarray(table["Sky"]) == "|b| > 10 deg"]
+    rows = dict(zip(table["Low"].tolist(), table["N", "N_Counted", "N_Real"].as_array().tolist()))
+    assert rows[0.8] == (2, 1, 2)
+    assert rows[0.2] == (2, 0, 1)
+    assert table["N"].sum() == 4  # neither the one in the extended source nor that of Score 0.04
+    above = dict(zip(table["Low"].tolist(), table["Real_Above"].tolist()))
+    assert above[0.8] == above[0.5] == above[0.3] == 1
+    assert above[0.2] == above[0.05] == 0.75
+
+
+def test_below_10_gev_a_source_of_three_photons_is_no_detection():
+    truth = make_truth([0, 10], [50, 50], [30, 1])
+    catalog = make_catalog([0, 10], [50, 50], [0.9, 0.9], Npred=[100.0, 4.0])
+    for brightest, n_real in ((False, 2), (True, 0)):
+        table = real_by_score(judge(catalog, truth, brightest=brightest))
+        assert row(table[np.asarray(table["Low"]) == 0.8])["N_Real"] == n_real
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_what_counts_is_real_and_what_is_real_was_found(seed):
+    table = real_by_score(judge(*make_sky(seed)))
+    n, n_counted, n_real = (np.asarray(table[name]) for name in ("N", "N_Counted", "N_Real"))
+    assert np.all((n_counted <= n_real) & (n_real <= n))
+    known = n > 0
+    above = table["Real_Above"][known]
+    assert np.all((above >= 0) & (above <= 1))
 
 
 def test_candidates_of_low_score_are_not_in_the_reliability():
