@@ -24,8 +24,9 @@ class _Commands(click.Group):
     def parse_args(self, ctx, args):
         if not args:
             raise click.UsageError("expected a MAP or a COMMAND; got nothing")
+        is_name = not args[0].startswith("-") and not os.path.exists(args[0])
         similar = get_close_matches(args[0], COMMANDS, 1, 0.7)
-        if args[0] not in COMMANDS and similar and not os.path.exists(args[0]):
+        if is_name and args[0] not in COMMANDS and similar:
             raise click.UsageError(f"no map or command {args[0]!r}; did you mean {similar[0]!r}?")
         if args[0] not in ("--help", "-h", "--version", *COMMANDS):
             args = ["find", *args] if {"--help", "-h"}.isdisjoint(args) else ["--help"]

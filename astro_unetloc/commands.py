@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from astro_unetloc.network import LOSSES
-from astro_unetloc.options import check_apart, options, sky_cone
+from astro_unetloc.options import (
+    check_apart,
+    check_variant,
+    flags,
+    given,
+    options,
+    sky_cone,
+)
 from astro_unetloc.run_files import write_run
 from astro_unetloc.terminal import progress_bar, say
 
@@ -18,6 +25,18 @@ __all__ = [
     "simulate",
     "train",
 ]
+
+# What each kind of output of `simulate` takes beside its place, its seed and the template.
+_OF_SKIES = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "center", "width",
+             "pixel"}  # fmt: skip
+_OF_KINDS = {
+    "a cube (.fits, .fits.gz)": _OF_SKIES | {"truth"},
+    "a folder (sky/)": _OF_SKIES | {"nside"},
+    "a patch set (.h5)": {
+        "skies", "patches_per_sky", "workers", "append", "by_class", "mask_radius", "min_photons",
+        "min_significance", "components", "bands",
+    },
+}  # fmt: skip
 
 
 @click.command()
@@ -66,7 +85,7 @@ def demo(folder, overwrite, quiet, debug):
     click.option("--nside", type=int, help="Of a folder: HEALPix cubes of the whole sky instead."),
     click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
-    click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
+    click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
     click.option("--isotropic", type=click.Path(), help="Isotropic spectrum (official text)."),
     click.option("--exposure", type=click.Path(), help="Exposure cube instead of --years."),
     click.option("--psf", type=click.Path(), help="PSF table of gtpsf, not the built-in one."),
@@ -95,30 +114,46 @@ def demo(folder, overwrite, quiet, debug):
                  help="Of a patch set: smallest significance of a labelled source."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
-def simulate(output, overwrite, quiet, debug, **options):
+@click.pass_context
+def simulate(context, output, overwrite, quiet, debug, **options):
     """Simulate a counts cube, a patch set to train on (-o set.h5), or a folder of products."""
     if output.endswith(("/", os.sep)) or Path(output).is_dir():
-        _simulate_folder(output, overwrite, quiet, **options)
-    elif options["nside"] is not None:
-        raise click.UsageError(f"--nside goes with a folder, such as -o sky/; got {output!r}")
+        kind, make = "a folder (sky/)", _simulate_folder
     elif output.endswith(".h5"):
-        _simulate_patches(output, overwrite, quiet, **options)
-    elif not output.endswith((".fits", ".fits.gz")):
+        kind, make = "a patch set (.h5)", _simulate_patches
+    elif output.endswith((".fits", ".fits.gz")):
+        kind, make = "a cube (.fits, .fits.gz)", _simulate_cube
+    else:
         raise click.UsageError(
             f"output must end in .fits, .fits.gz or .h5, or in / for a folder; got {output!r}"
         )
-    else:
-        _simulate_cube(output, overwrite, quiet, **options)
+    _check_kind(context, kind, options)
+    make(output, overwrite, quiet, **options)
 
 
-def _sky_options(
-    years, template, variant, isotropic, exposure, psf, energy_range, bands, components, **_
-):
+def _check_kind(context, kind, options):
+    """Refuse options that say nothing of the kind of output that is asked for."""
+    chosen = given(context)
+    wrong = (chosen & set().union(*_OF_KINDS.values())) - _OF_KINDS[kind]
+    if wrong:
+        first = min(wrong)
+        kinds = " or ".join(name for name, of in _OF_KINDS.items() if first in of)
+        raise click.UsageError(
+            f"{', '.join(flags(context, wrong))} cannot go with {kind}; got "
+            f"{context.params['output']!r}; {flags(context, [first])[0]} goes with {kinds}"
+        )
+    check_variant(chosen, **options)
+    if {"years", "exposure"} <= chosen:
+        raise click.UsageError("--exposure stands instead of --years; got both; drop one")
+    if "nside" in chosen and chosen & {"center", "width", "pixel"}:
+        raise click.UsageError(
+            "--nside makes cubes of the whole sky; --center, --width and --pixel go with an image; "
+            "drop them"
+        )
+
+
+def _sky_options(years, template, variant, isotropic, exposure, psf, energy_range, **_):
     """Options of `astro_unetloc.simulate_sky`."""
-    if bands:
-        raise click.UsageError(f"--bands goes with a patch set; got {bands!r}; say --energy-range")
-    if components:
-        raise click.UsageError(f"--components goes with a patch set; got {components[0]!r}")
     chosen = {"energy_range": energy_range} if energy_range else {}
     return chosen | {
         "years": years, "template": template, "variant": variant, "isotropic": isotropic,
@@ -126,13 +161,9 @@ def _sky_options(
     }  # fmt: skip
 
 
-def _simulate_folder(
-    output, overwrite, quiet, *, truth, center, width, pixel, nside, seed, **others
-):
+def _simulate_folder(output, overwrite, quiet, *, center, width, pixel, nside, seed, **others):
     from astro_unetloc.components import simulate_components
 
-    if truth:
-        raise click.UsageError(f"a folder holds its own truth.fits; got --truth {truth!r}; drop it")
     n_photons, n_sources = simulate_components(
         output, center=center, width_deg=width, pixel_deg=pixel, nside=nside, rng=seed,
         overwrite=overwrite, **_sky_options(**others),
@@ -142,8 +173,7 @@ def _simulate_folder(
 
 def _simulate_patches(
     output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
-    min_photons, min_significance, seed, template, components, bands, isotropic, exposure, psf,
-    energy_range, **_,
+    min_photons, min_significance, seed, template, components, bands, **_,
 ):  # fmt: skip
     from astro_unetloc.config import TrainingConfig
     from astro_unetloc.datasets import open_patch_set
@@ -152,12 +182,6 @@ def _simulate_patches(
     from astro_unetloc.shards import process_pool
     from astro_unetloc.training_sets import make_patch_set
 
-    given = {"--isotropic": isotropic, "--exposure": exposure, "--psf": psf}
-    given = [name for name, value in (given | {"--energy-range": energy_range}).items() if value]
-    if given:
-        raise click.UsageError(
-            f"a patch set draws its own responses for --bands; got {', '.join(given)}; drop them"
-        )
     check_place(output, overwrite=True)  # an unfinished set is continued
     rule = {"mask_radius_pix": mask_radius, "min_photons": min_photons}
     rule["min_significance"] = min_significance
@@ -187,7 +211,7 @@ def _band_edges(bands):
         ) from err
 
 
-def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, years, seed, **others):
+def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, seed, **others):
     from astro_unetloc.export import check_outputs, check_place, write_outputs
     from astro_unetloc.simulation import simulate_cube
     from astro_unetloc.sky_files import counts_cube_bytes
@@ -198,9 +222,11 @@ def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, yea
     check_outputs(truths, overwrite=overwrite)
     *cube, sources = simulate_cube(
         center=center, width_deg=width, pixel_deg=pixel, rng=seed,
-        **_sky_options(years=years, **others),
+        **_sky_options(**others),
     )  # fmt: skip
-    header = {"OBJECT": "simulated sky", "SEED": seed, "YEARS": years}
+    header = {"OBJECT": "simulated sky", "SEED": seed}
+    if not others["exposure"]:
+        header["YEARS"] = others["years"]
     content = counts_cube_bytes(*cube, keywords=header, compress=output.endswith(".gz"))
     write_outputs(sources, truths, overwrite=overwrite, others={output: content})
     counts, where = cube[0].sum(), ", ".join([output, *truths])

@@ -126,7 +126,9 @@ def simulate_components(
         cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg)
     sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
     seed = rng if isinstance(rng, int) else -1
-    keywords = {"OBJECT": "simulated sky", "SEED": seed, "YEARS": float(years)}
+    keywords = {"OBJECT": "simulated sky", "SEED": seed}
+    if options.get("exposure") is None:
+        keywords["YEARS"] = float(years)
     keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
     edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
     image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}

@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from astro_unetloc.options import options
+from astro_unetloc.options import check_variant, flags, given, options
 from astro_unetloc.terminal import progress_bar, say
 
 __all__ = ["evaluate"]
@@ -28,7 +27,7 @@ _OF_CATALOGS = ("catalog", "truth")
                  "seeds below 1000 and tuned on those below 2000."),
     click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
-    click.option("--variant", default="P6V11", show_default=True, help="Set of templates."),
+    click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Only photons of these energies: quantities, or numbers in GeV.  [default: "
                  "those of the model]"),
@@ -84,28 +83,24 @@ def _echo(paragraphs):
 
 def _check_ways(context, chosen, folder, codes):
     """Refuse options of two ways to evaluate at once."""
-    given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    chosen_names = given(context)
     ways = {"--data": _OF_SETS, "--catalog": _OF_CATALOGS, "--skies": _OF_SKIES}
     way = next((way for way, of in ways.items() if chosen[of[0]] and way != "--skies"), "--skies")
     allowed = {*ways[way], *(() if way == "--catalog" else ("model", "n_patches", "codes"))}
     others = {"model", "n_patches", "codes"}.union(*ways.values()) - allowed
-    names = {"n_patches": "patches", "codes": "case"}
-    wrong = [f"--{names.get(n, n).replace('_', '-')}" for n in sorted(given & others)]
+    wrong = flags(context, chosen_names & others)
     if wrong:
         raise click.UsageError(
             f"{', '.join(wrong)} cannot go with {way}"
             if way != "--skies"
             else f"{', '.join(wrong)} goes with {_wanted(wrong[0])}, which is not given"
         )
+    check_variant(chosen_names, **chosen)
     if way == "--catalog" and not chosen["truth"]:
         raise click.UsageError("--catalog goes with --truth TABLE; give the true sources")
     if codes and not folder:
         raise click.UsageError("--case goes with -o FOLDER, where its picture is written; give it")
-    if "n_patches" in given and way == "--skies" and not folder:
+    if "n_patches" in chosen_names and way == "--skies" and not folder:
         raise click.UsageError("--patches goes with -o FOLDER or --data SET.h5; give one")
 
 

@@ -12,7 +12,8 @@ from astro_unetloc.config import LocalizationConfig, MeasurementConfig
 from astro_unetloc.error_ellipses import Ellipses
 from astro_unetloc.field_fit import FieldFit, FieldSetup
 from astro_unetloc.geometry import lonlat_from_vectors
-from astro_unetloc.neighborhoods import gather_counts
+from astro_unetloc.messages import warn
+from astro_unetloc.neighborhoods import fitted_energies, gather_counts
 from astro_unetloc.response import KingPSF
 
 __all__ = ["Measurement", "fit_groups", "measure_sources", "neighbor_margin_deg"]
@@ -164,6 +165,13 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     if not n:
         return _unknown(np.zeros((0, 3)))
     counts = gather_counts(sky_map, *energy_range)
+    if not len(fitted_energies(sky_map, *energy_range)):
+        low, high = sky_map.energy_edges[[0, -1]]
+        warn(
+            "sources are not measured: no energy bin of the map has its middle within the model's "
+            f"{energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} GeV); give a "
+            "map with finer bins"
+        )
     if not len(counts.number):
         return _unknown(sources.vectors)
     setup = FieldSetup(sky_map, counts, sources.vectors, config)

@@ -11,6 +11,7 @@ from astro_unetloc.pairs import Pairs, SplitPairs, find_pairs, split_pixels
 __all__ = [
     "Counts",
     "Neighborhoods",
+    "fitted_energies",
     "gather_counts",
     "make_neighborhoods",
 ]
@@ -140,6 +141,34 @@ class Neighborhoods:
         return np.concatenate([self.core.entry, self.tail.entry[self.in_region]])
 
 
+def fitted_energies(sky_map, emin, emax):
+    """Edges of the energies of a map that are fitted between two energies.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+        Counts in pixels, or events.
+    emin, emax : float
+        In GeV; of a map the bins whose middle lies between them are taken, whole.
+
+    Returns
+    -------
+    ndarray (k + 1,)
+        In GeV: the ends for events, of a map the edges of its bins; empty if there are none.
+    """
+    edges = np.asarray(sky_map.energy_edges, dtype=float)
+    if sky_map.events is not None:
+        return np.array([max(edges[0], emin), min(edges[-1], emax)])
+    kept = _bins_between(edges, emin, emax)
+    return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
+
+
+def _bins_between(edges, emin, emax):
+    """Numbers of the bins whose middle lies between two energies."""
+    middle = np.sqrt(edges[:-1] * edges[1:])
+    return np.flatnonzero((middle > emin) & (middle < emax))
+
+
 def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     """The counts of a map between two energies.
 
@@ -148,7 +177,7 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     sky_map : SkyMap
         Counts in pixels, or events.
     emin, emax : float
-        In GeV; of a map the bins whose middle lies between them are taken.
+        See `fitted_energies`.
     bins_per_decade : int
         Into how many bins events are sorted at least.
 
@@ -156,14 +185,13 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     -------
     Counts
     """
-    edges = np.asarray(sky_map.energy_edges, dtype=float)
+    edges = fitted_energies(sky_map, emin, emax)
     if sky_map.events is not None:
-        low, high = max(edges[0], emin), min(edges[-1], emax)
+        low, high = edges
         n_bins = max(int(np.ceil(bins_per_decade * np.log10(high / low))), 1)
         return _gather_events(sky_map, np.geomspace(low, high, n_bins + 1))
-    middle = np.sqrt(edges[:-1] * edges[1:])
-    kept = np.flatnonzero((middle > emin) & (middle < emax))
-    edges = edges[kept[0] : kept[-1] + 2] if len(kept) else np.array([emin, emax])
+    edges = edges if len(edges) else np.array([emin, emax])
+    kept = _bins_between(np.asarray(sky_map.energy_edges, float), emin, emax)
     counts = sky_map.counts[kept] if len(kept) else np.zeros((1, sky_map.pixels.n_pixels))
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)

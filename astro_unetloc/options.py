@@ -3,8 +3,9 @@
 import os
 
 import click
+from click.core import ParameterSource
 
-__all__ = ["check_apart", "options", "sky_cone"]
+__all__ = ["check_apart", "check_variant", "flags", "given", "options", "sky_cone"]
 
 _common = [
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
@@ -22,6 +23,27 @@ def options(*own):
         return function
 
     return decorate
+
+
+def given(context):
+    """Names of the parameters of a command that its user has given."""
+    source = context.get_parameter_source
+    return {name for name in context.params if source(name) is ParameterSource.COMMANDLINE}
+
+
+def flags(context, names):
+    """How parameters of a command are written, in the order of their names."""
+    spelled = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+    return [spelled[name] for name in sorted(names)]
+
+
+def check_variant(chosen, *, variant, template, **_):
+    """Refuse a set of templates that is chosen without their file."""
+    if "variant" in chosen and not template:
+        raise click.UsageError(
+            f"--variant chooses among the templates of --template FILE; got {variant!r} without; "
+            "give the file too"
+        )
 
 
 def check_apart(path, others):

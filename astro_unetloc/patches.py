@@ -22,6 +22,8 @@ _SAMPLE_NSIDES = (256, 1024)
 # Patches this far outside a region still run: their candidates reach over their border by 0.3 deg
 # and may be merged with one inside it.
 _REGION_MARGIN_DEG = 1.0
+# More than this share of the photons outside the bands of a model is worth a warning.
+_MAX_SHARE_OUTSIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Patches:
         1 where the sky was observed, 0 where not.
     bands : ndarray (n_band, 4) of float32
         See `band_inputs`.
+    n_photons : int
+        Photons of the whole map inside the bands.
     """
 
     grid: PatchGrid
@@ -47,6 +51,7 @@ class Patches:
     counts: np.ndarray
     coverage: np.ndarray
     bands: np.ndarray
+    n_photons: int = 0
 
     def __len__(self):
         return len(self.index)
@@ -292,8 +297,12 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
             rows = nearby.near(plane.basis[2], plane.half_diagonal_deg)
             cells = _cells(plane, nearby.photons.select(rows), band_edges)
             np.add.at(image.reshape(-1), cells, np.float32(1))
-    log.info("%d photons read, %d outside the model's bands dropped", n_all, n_all - n_used)
-    return Patches(grid, index, counts, coverage, bands)
+    if n_all - n_used > _MAX_SHARE_OUTSIDE * n_all:
+        warn(
+            f"{n_all - n_used:,} of {n_all:,} photons lie outside "
+            f"{band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of the model, and are not used"
+        )
+    return Patches(grid, index, counts, coverage, bands, n_used)
 
 
 def _full_chunks(chunks, size):

@@ -18,6 +18,7 @@ from astro_unetloc.maps import SkyMap, read_map
 from astro_unetloc.matching import inside_extended
 from astro_unetloc.measurement import Measurement, measure_sources, neighbor_margin_deg
 from astro_unetloc.messages import warn
+from astro_unetloc.neighborhoods import fitted_energies
 from astro_unetloc.patches import Patches, project
 from astro_unetloc.pretrained import Model, load_model, select_model
 
@@ -72,12 +73,12 @@ class Detection:
 
     def summary(self):
         """What was found, in one line."""
-        low, high = self.sky_map.energy_edges[[0, -1]]
+        low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.band_edges[[0, -1]])
         n_sure = int((self.sources.score >= _SURE).sum())
         return (
             f"{len(self.catalog)} sources with Score >= {self.catalog.meta['THRESH']:g} "
             f"({n_sure} of them >= {_SURE:g}) in "
-            f"{self.sky_map.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
+            f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
             f"({len(self.patches)} patches, model {self.model.name})"
         )
 
@@ -140,7 +141,7 @@ def source_probability(patches, model, progress=None):
 
 def _provenance(sky_map, model, threshold, seed, n_failed):
     """What made a catalogue, as FITS keywords."""
-    edges, bands = sky_map.energy_edges, model.band_edges
+    edges, fitted = sky_map.energy_edges, fitted_energies(sky_map, *model.band_edges[[0, -1]])
     return {
         "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         "MODEL": model.name,
@@ -152,9 +153,7 @@ def _provenance(sky_map, model, threshold, seed, n_failed):
         "NPHOTONS": sky_map.n_photons,
         "EMIN": float(edges[0]),
         "EMAX": float(edges[-1]),
-        # the model sees and the fit measures no others of them
-        "FITEMIN": float(max(edges[0], bands[0])),
-        "FITEMAX": float(min(edges[-1], bands[-1])),
+        **dict(zip(("FITEMIN", "FITEMAX"), map(float, fitted[[0, -1]]))),
         "NFAILED": n_failed,
         # what made the map did not make the catalogue
         **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},
@@ -325,8 +324,8 @@ def find_sources(
     map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
         Counts as `astro_unetloc.read_map` takes them.
     model : str, path or Model, optional
-        A shipped model or a model folder; by default the shipped model that covers most of the
-        map's energy range.
+        A shipped model or a model folder; by default the shipped model for the map's
+        energies, see `astro_unetloc.pretrained.select_model`.
     exposure, background, psf : path or gammapy object, optional
         What goes with the map. Without an exposure there are counts but no fluxes and indices;
         without a background it is estimated around each source; without a PSF that of the LAT is

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.calibration import Calibration
-from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, ClusteringConfig
+from astro_unetloc.config import DEFAULT_MODEL, MAX_FLUX_GEV, PHOTON_INDEX, ClusteringConfig
 from astro_unetloc.error_factors import ErrorFactors
 from astro_unetloc.network import export_litert
 
@@ -338,11 +338,10 @@ def _read_card(path):
 
 
 def select_model(energy_edges):
-    """The shipped model whose energies are most like those of a map.
+    """The shipped model for the energies of a map.
 
-    Likeness is the log-energy range that both have, over that which one of them has: a map from
-    8 GeV on is given to a model from 10 GeV on rather than to one from 0.5 GeV on, most of whose
-    bands would be empty.
+    The default one if its bands hold half of the map's photons or more, else the one whose bands
+    hold most, on ties the default: maps from 8 GeV on go to that of 10 GeV, from 5 GeV on not.
 
     Parameters
     ----------
@@ -353,15 +352,16 @@ def select_model(energy_edges):
     -------
     Model
     """
-    low, high = np.log(energy_edges[0]), np.log(energy_edges[-1])
+    ends = np.asarray(energy_edges, float)[[0, -1]]
 
-    def both_and_either(name):
-        edges = np.log(_read_card(_SHIPPED / name / "card.json")["band_edges_gev"])
-        both = max(0.0, min(high, edges[-1]) - max(low, edges[0]))
-        return both, max(high, edges[-1]) - min(low, edges[0])
+    def photons(name):
+        """Of a power law, up to a factor: those of the map in the bands of a model."""
+        edges = np.array(_read_card(_SHIPPED / name / "card.json")["band_edges_gev"])
+        return -np.diff(np.clip(edges[[0, -1]], *ends) ** (1 - PHOTON_INDEX))[0]
 
-    models = sorted(list_models(), key=DEFAULT_MODEL.__ne__)  # the default one wins on ties
-    return load_model(max(models, key=lambda name: np.divide(*both_and_either(name))))
+    if photons(DEFAULT_MODEL) >= -np.diff(ends ** (1 - PHOTON_INDEX))[0] / 2:
+        return load_model(DEFAULT_MODEL)
+    return load_model(max(sorted(list_models(), key=DEFAULT_MODEL.__ne__), key=photons))
 
 
 def save_model(folder, network, card, *, probe):

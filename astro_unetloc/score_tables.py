@@ -279,7 +279,8 @@ def false_alarms(judgement):
         were searched) and ``Per_100_Deg2``, wrong ones.
     """
     wrong = np.asarray(judgement.catalog["Verdict"]) == "wrong"
-    duplicate, below = (np.asarray(judgement.catalog[n]) for n in ("Is_Duplicate", "Is_Below"))
+    duplicate = np.asarray(judgement.catalog["Is_Duplicate"])
+    below = judgement.is_source & wrong
     latitude = judgement.latitude
     skies = judgement.area_deg2 / SKY_DEG2
     is_whole = skies > 0.5 and abs(skies - round(skies)) < 1e-3
@@ -295,7 +296,8 @@ def false_alarms(judgement):
         "False alarms",
         "Detections that are no true source; those of them that are a second detection of one; "
         "those within 0.1 deg of a point source of 0.3 to 3 expected photons, which are real but "
-        "do not count; and wrong ones per 100 square degrees.",
+        "do not count (below 10 GeV, where such a one is near any position, none); and wrong ones "
+        "per 100 square degrees.",
         {
             "Sky": list(SKIES),
             "N_Wrong": n_wrong,

@@ -60,9 +60,12 @@ def write_small_map(path="map.fits", edges=(10, 20, 50, 150, 500, 2000.0), **hea
 # The map and its outputs
 
 
-@pytest.mark.parametrize("first", ["map", "options"])
+OPTIONS = [["-o", "c.ecsv"], ["--threshold", "0.4"], ["--model", "lat-10gev"]]
+
+
+@pytest.mark.parametrize("first", ["map", "-o", "--model"])
 def test_map_may_stand_before_or_after_its_options(run, first):
-    words = ["-o", "c.ecsv", "--threshold", "0.4"]
+    words = sum(sorted(OPTIONS, key=lambda option: option[0] != first), [])
     code, stdout, stderr = run(*([MAP, *words] if first == "map" else [*words, MAP]))
     assert code == 0, stderr
     assert stdout == ""
@@ -315,13 +318,26 @@ def test_models_are_written_of_a_map_with_an_exposure(run):
         (("simulate", "-o", "sky.txt"), "output must end in .fits, .fits.gz or .h5"),
         (("simulate", "-o", "sky.fits", "--years", "-1"), "years must be a positive number"),
         (("simulate", "-o", "sky.fits", "--width", "0"), "pixel <= width"),
-        (("simulate", "-o", "sky.fits", "--variant", "X"), "variant must be one of"),
+        (("simulate", "-o", "sky.fits", "--variant", "X"), "--variant chooses among"),
         (("simulate", "-o", "sky.fits", "--template", "no.fits"), "no such file: no.fits"),
         (("simulate", "-o", "s.fits", "--truth", "s.fits"), "must be a file of its own"),
         (("simulate", "-o", "s.fits", "--energy-range", "0.1", "10"), "lie within 0.3-2000 GeV"),
-        (("simulate", "-o", "s.fits", "--bands", "1,10"), "--bands goes with a patch set"),
+        (("simulate", "-o", "s.fits", "--bands", "1,10"), "--bands goes with a patch set (.h5)"),
         (("simulate", "-o", "s.h5", "--bands", "1;10"), "--bands must be numbers in GeV"),
-        (("simulate", "-o", "s.h5", "--psf", "p.fits"), "draws its own responses"),
+        (("simulate", "-o", "s.h5", "--psf", "p.fits"), "--psf cannot go with a patch set (.h5)"),
+        (
+            ("simulate", "-o", "s.h5", "--truth", "t.fits", "--years", "4"),
+            "--truth, --years",
+        ),
+        (("simulate", "-o", "s.fits", "--skies", "2"), "--skies goes with a patch set (.h5)"),
+        (
+            ("simulate", "-o", "s/", "--nside", "64", "--width", "4"),
+            "the whole sky",
+        ),
+        (
+            ("simulate", "-o", "s.fits", "--exposure", "e", "--years", "4"),
+            "instead of --years",
+        ),
         (("simulate", "-o", "s.h5", "--components", "no"), "components must be a folder; got 'no'"),
         (("simulate", "-o", "s.fits", "--components", "sky"), "--components goes with a patch set"),
         (("simulate", "-o", "s.fits", "--exposure", "no.fits"), "no such file: no.fits"),
@@ -517,7 +533,7 @@ def test_simulated_folder_holds_components_and_truth(run):
         path.name for path in Path("sky").iterdir()
     }
     assert_refused(run(*words), "output must not exist", "--overwrite")
-    assert_refused(run(*words, "--truth", "t.fits"), "a folder holds its own truth.fits")
+    assert_refused(run(*words, "--truth", "t.fits"), "--truth goes with a cube")
     assert_refused(run("simulate", "-o", "s.fits", "--nside", "64"), "--nside goes with a folder")
 
 

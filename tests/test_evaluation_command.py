@@ -182,6 +182,7 @@ def test_catalog_is_evaluated(run, plain):
         (["--case", "sky000000-p001"], "--case goes with -o FOLDER"),
         (["--patches", "10"], "--patches goes with -o FOLDER or --data SET.h5; give one"),
         (["--catalog", "c.fits", "--truth", "t.fits", "--case", "c"], "--case cannot go with"),
+        (["--variant", "PIBREM+ICS"], "--variant chooses among the templates of --template FILE"),
         (["--data", "none.h5"], "no such patch set: none.h5"),
         (["-o", "no/out"], "output directory must exist"),
         (["--model", "none", "-o", "out"], "expected one of the models"),

@@ -26,6 +26,7 @@ from astro_unetloc.geometry import (
 )
 from astro_unetloc.maps import SkyMap
 from astro_unetloc.measurement import measure_sources, neighbor_margin_deg
+from astro_unetloc.messages import UnetlocWarning
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.response import KingPSF, SurveyExposure
@@ -239,6 +240,16 @@ def test_a_map_without_counts_near_any_source_is_answered():
     result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
     assert np.all(np.isfinite(result.vectors))
     assert np.all(result.sqrt_ts < 1)
+
+
+def test_a_map_whose_bins_do_not_fit_the_model_is_not_measured_and_says_so():
+    pixels = image_pixelization(make_wcs((60, 60), pixel_deg=0.1), (60, 60))
+    counts = np.ones((1, 3600), dtype=np.int32)
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([2.0, 20.0]))
+    sources = sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5]))
+    with pytest.warns(UnetlocWarning, match="no energy bin of the map .*bins of 2-20 GeV"):
+        result = measured(sky_map, sources)
+    assert np.all(result.failed & np.isnan(result.npred))
 
 
 def test_columns_are_those_of_the_catalogue():

@@ -14,7 +14,7 @@ from astro_unetloc.geometry import (
     vectors_from_lonlat,
 )
 from astro_unetloc.maps import SkyMap
-from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
+from astro_unetloc.neighborhoods import fitted_energies, gather_counts, make_neighborhoods
 from astro_unetloc.photons import Photons
 from astro_unetloc.pixelization import HealpixPixelization
 from astro_unetloc.wcs_maps import image_pixelization
@@ -38,6 +38,23 @@ def test_events_are_sorted_into_fine_bins():
     edges, bins = counts.energy_edges, counts.energy_bin
     assert np.all(np.diff(np.log10(edges)) <= 1 / 8)
     assert np.all((energy[:5] >= edges[bins]) & (energy[:5] <= edges[bins + 1]))
+
+
+@pytest.mark.parametrize(
+    ("edges", "fitted"),
+    [
+        ([5, 2000], [5, 2000]),
+        ([8, 12.6, 20, 3000], [8, 12.6, 20, 3000]),
+        ([5, 12, 2000], [12, 2000]),
+        ([2, 20], []),
+    ],
+)
+def test_bins_are_fitted_whole_and_said_so(edges, fitted):
+    pixels = image_pixelization(make_wcs((4, 4)), (4, 4))
+    counts = np.ones((len(edges) - 1, 16), dtype=np.int32)
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array(edges, float))
+    np.testing.assert_array_equal(fitted_energies(sky_map, 10, 2000), fitted)
+    assert gather_counts(sky_map, 10, 2000).number.sum() == 16 * max(len(fitted) - 1, 0)
 
 
 def test_counts_of_a_map_are_its_filled_pixels_and_bins():
