@@ -113,7 +113,7 @@ def plot_history(history, folder):
     for name, label in (("loss", "training skies"), ("val_loss", "validation skies")):
         axes.plot(history["epoch"] + 1, history[name], ".-", label=label)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("cross-entropy per pixel")
+    axes.set_ylabel("loss per pixel")
     axes.set_yscale("log")
     axes.legend()
     figure.savefig(folder / "history.png", dpi=120)

@@ -1,5 +1,6 @@
 """Training: models from patch sets."""
 
+import json
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -17,6 +18,10 @@ from astro_unetloc.population import counted_band
 from astro_unetloc.pretrained import save_model
 
 __all__ = ["fit_network", "model_card", "train"]
+
+# Steps over which weights are averaged: at most so many, and this share of a short training, whose
+# average would hold the random weights of its start.
+_MAX_AVERAGED, _SHARE_AVERAGED = 500, 0.1
 
 
 def _augment(columns, rng):
@@ -99,7 +104,7 @@ def fit_network(
     *,
     widths=(32, 48, 64, 96),
     initial=None,
-    epochs=36,
+    epochs=38,
     steps_per_epoch=200,
     batch_size=8,
     learning_rate=2e-3,
@@ -145,16 +150,23 @@ def fit_network(
     Returns
     -------
     keras.Model
-        The trained network with averaged weights; also in ``folder/unet.keras``. The losses of
-        every epoch are in ``folder/history.csv`` and drawn in ``folder/history.png``.
+        The trained network with averaged weights; also in ``folder/unet.keras``. Losses and
+        seconds of every epoch are in ``folder/history.csv``, the losses drawn in
+        ``folder/history.png``, and what makes the training is in ``folder/recipe.json``.
 
     Raises
     ------
     ValueError
-        If the file is not a patch set, has no sky to train or to validate on, or the loss is
-        unknown.
+        If the file is not a patch set, has no sky to train or to validate on, the loss is
+        unknown, or an interrupted training in the folder is another one.
     """
     folder = Path(folder)
+    recipe = {
+        "patch_set": Path(path).name, "widths": widths, "initial": initial and str(initial),
+        "epochs": epochs, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size,
+        "learning_rate": learning_rate, "patience": patience, "loss": loss,
+        "mixed_precision": mixed_precision, "seed": rng,
+    }  # fmt: skip
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}; choose one")
     with open_patch_set(path) as patch_set:
@@ -166,7 +178,7 @@ def fit_network(
         import keras  # seconds: only when the patch set is known to be good
 
         keras.utils.set_random_seed(rng)
-        folder.mkdir(parents=True, exist_ok=True)
+        _begin(folder, recipe)
         n_band, n_class = len(patch_set.recipe["band_edges_gev"]) - 1, len(patch_set.classes) + 1
         network = partial(build_unet, n_band=n_band, n_class=n_class, widths=widths)
         with _precision("mixed_bfloat16" if mixed_precision else "float32"):
@@ -181,8 +193,9 @@ def fit_network(
             warmup_target=learning_rate,
             warmup_steps=min(200, steps_per_epoch),
         )
+        averaged = min(_MAX_AVERAGED, max(_SHARE_AVERAGED * epochs * steps_per_epoch, 1))
         optimizer = keras.optimizers.AdamW(
-            schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
+            schedule, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=1 - 1 / averaged
         )
         model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
         batches = _batches(*reads[0], batch_size, seed=rng, n_batches=steps_per_epoch)
@@ -199,6 +212,24 @@ def fit_network(
         trained.save(folder / "unet.keras")
         plot_history(np.genfromtxt(folder / "history.csv", delimiter=",", names=True), folder)
         return trained
+
+
+def _begin(folder, recipe):
+    """Write down what makes a training; an interrupted one is only gone on with by the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, recipe = folder / "recipe.json", json.loads(json.dumps(recipe))
+    if not any((folder / "backup").glob("*")):
+        (folder / "history.csv").unlink(missing_ok=True)
+    elif path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in recipe if begun.get(name) != recipe[name]]
+        if other:
+            was, now = (", ".join(f"{n} {r.get(n)}" for n in other) for r in (begun, recipe))
+            raise ValueError(
+                f"the interrupted training in {folder} must be gone on with as it was begun, with "
+                f"{was}; got {now}; give the same, or remove the folder"
+            )
+    path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -219,9 +250,18 @@ def _callbacks(folder, batches, patience):
     from keras import callbacks
 
     stop = [callbacks.EarlyStopping("val_loss", patience=patience)] if patience else []
+    started = []
+
+    def begin(epoch, _):
+        batches.start(epoch)
+        started.append(time.time())
+
+    def end(_, logs):
+        logs["seconds"] = round(time.time() - started[-1], 1)
+
     return [
         callbacks.BackupAndRestore(folder / "backup"),
-        callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.start(epoch)),
+        callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
         callbacks.CSVLogger(folder / "history.csv", append=True),
         callbacks.ModelCheckpoint(folder / "last.keras"),
         *stop,
@@ -265,19 +305,13 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
             f"model folder must not hold a model; got {str(folder)!r}; choose another name or "
             "allow overwriting"
         )
-    started = time.time()
     network = fit_network(path, folder / "training", rng=rng, **options)
     with open_patch_set(path) as found:
         patch_set = found.recipe | found.read(slice(-2, None))
-    record = {
-        "patch_set": Path(path).name,
-        "seed": rng,
-        "hours": round((time.time() - started) / 3600, 2),
-        **{key: value for key, value in options.items() if key not in ("verbose", "initial")},
-        "initial": str(options["initial"]) if options.get("initial") else None,
-    }
     card = model_card(network, patch_set, name=name or folder.name, threshold=threshold)
-    card["training"] |= record
+    history = np.genfromtxt(folder / "training" / "history.csv", delimiter=",", names=True)
+    card["training"] |= json.loads((folder / "training" / "recipe.json").read_text())
+    card["training"]["hours"] = round(float(np.sum(history["seconds"])) / 3600, 2)
     return save_model(folder, network, card, probe=patch_set)
 
 

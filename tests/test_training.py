@@ -6,7 +6,7 @@ from made_sets import write_made_set
 from made_skies import made_patches
 
 from astro_unetloc.datasets import open_patch_set, read_patch_set
-from astro_unetloc.training import _batches, _subsets, _targets, fit_network, train
+from astro_unetloc.training import _batches, _begin, _subsets, _targets, fit_network, train
 
 
 def allow_foreign_warnings(test):
@@ -114,6 +114,22 @@ def history(folder):
     return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
+def test_interrupted_training_is_gone_on_with_by_the_same_only(tmp_path):
+    folder, log = tmp_path / "training", tmp_path / "training" / "history.csv"
+    recipe = {"patch_set": "set.h5", "widths": (4, 4), "epochs": 2}
+    _begin(folder, recipe)
+    log.write_text("of a finished training\n")
+    _begin(folder, recipe | {"epochs": 3})
+    assert not log.exists()
+    (folder / "backup").mkdir()
+    (folder / "backup" / "latest.weights.h5").touch()
+    log.write_text("of an interrupted training\n")
+    with pytest.raises(ValueError, match="begun, with epochs 3; got epochs 2; give the same"):
+        _begin(folder, recipe)
+    _begin(folder, recipe | {"epochs": 3})
+    assert log.exists()
+
+
 @pytest.mark.slow
 @allow_foreign_warnings
 def test_training_is_reproducible_and_resumed_as_if_never_stopped(tmp_path, monkeypatch):
@@ -153,6 +169,8 @@ def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path):
     assert model.card["training"]["seed"] == 1
     assert model.card["training"]["patch_set"] == "set.h5"
     assert model.card["training"]["widths"] == [4, 4]
+    assert model.card["training"]["learning_rate"] == 2e-3  # also what was not given
+    assert model.card["training"]["hours"] >= 0
     assert model.flux_range == (10, 1000)
     assert model.clustering.radius_pix == 2
     assert {p.name for p in (tmp_path / "model").iterdir()} == {
