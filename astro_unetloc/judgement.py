@@ -211,7 +211,7 @@ class Judgement:
         """The judgement of what ``Score`` is the probability of.
 
         Where the brightest source within the radius takes a detection, so many faint ones are true
-        that every fourth random position has one: there a detection is wrong if even the brightest
+        that every fifth random position has one: there a detection is wrong if even the brightest
         has less than a third of its measured counts.
 
         Returns

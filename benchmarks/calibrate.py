@@ -7,15 +7,18 @@ Every candidate of the simulated skies (the network's probability, sqrt(TS), lat
 the truth; a logistic regression of `astro_unetloc.calibration.FEATURES` gives the probability that
 it is real: below 10 GeV its true source must have a third of its counts. Prints average precision,
 completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
-counts, Score >= 0.05). --write puts the coefficients and the threshold of 95 % purity at
-|b| > 10 deg on the skies of --seeds into the card of the model; the threshold listed by default
-stays. --least leaves out candidates below a probability of the network, also from the catalogues of
-the model: below 10 GeV there are so many that their fits would take most of the time.
+counts, Score >= 0.05), of the coefficients in the card of the model too (as shipped). --write puts
+the new ones, the command, the errors on the skies of --check and the threshold of 95 % purity at
+|b| > 10 deg on those of --seeds into the card; the threshold listed by default stays. --least
+leaves out candidates below a probability of the network, also from the catalogues of the model:
+below 10 GeV there are so many that their fits would take most of the time.
 Interstellar models and exposures (4, 7, 12 years) take turns.
 """
 
 import argparse
 import json
+import shlex
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +123,7 @@ def main():
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
+    shipped = model.calibration
     model.card.pop("calibration", None)
     model.card["threshold"] = options.least
     known, *check = (
@@ -129,13 +133,15 @@ def main():
     )
     calibration = fit(known, options.least)
 
-    def score(found, measured=True):
+    def score(found, measured=True, by=calibration):
         probability, sqrt_ts, latitude = known_of(found)
         sqrt_ts = sqrt_ts if measured else np.full(len(sqrt_ts), np.nan)
-        return scored(found, calibration.score(probability, sqrt_ts, latitude))
+        return scored(found, by.score(probability, sqrt_ts, latitude))
 
     for name, found in zip(("fitted on", "checked on"), (known, *check)):
         report(scored(found, known_of(found)[0]), "network")
+        if shipped is not None:
+            report(score(found, by=shipped), "as shipped")
         report(score(found, measured=False), "not measured")
         report(score(found), name)
     whole = score(known)
@@ -152,6 +158,15 @@ def main():
         card = json.loads(path.read_text())
         card["calibration"] = vars(calibration) | {
             "seeds": options.seeds,
+            "command": shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]]),
+            "errors": {
+                "seeds": options.check,
+                **{
+                    s: round(e, 4)
+                    for c in check
+                    for s, e in reliability(score(c)).meta["ece"].items()
+                },
+            },
             "threshold_95_purity": round(float(thresholds[0]), 3),
         }
         path.write_text(json.dumps(card, indent=1) + "\n")

@@ -39,8 +39,10 @@ CHANCE_DEG = 3.0
 N_BOUND, SQRT_TS_BOUND, FAINT_BOUND = 1500, 5.0, 5e-11
 
 
-def chance(catalog, truth):
-    """Share of the detections that match a true source after a turn in longitude."""
+def chance(catalog, truth, low, high):
+    """Share of the detections at some latitudes that match a true source turned in longitude."""
+    latitude = np.abs(catalog["GLAT"].to_value("deg"))
+    catalog = catalog[(latitude >= low) & (latitude < high)]
     turned = catalog.copy()
     turned["GLON"] = np.mod(catalog["GLON"].to_value("deg") + CHANCE_DEG, 360.0)
     turned["GLAT"] = catalog["GLAT"].to_value("deg")
@@ -111,7 +113,7 @@ def report(skies):
             found.append(np.isfinite(scores)[counted])
         flux, found = np.concatenate(flux), np.concatenate(found)
         curve = fit_completeness(flux, found)
-        by_chance = np.mean([chance(c[c["Score"] >= threshold], t) for c, t in skies])
+        by_chance = np.mean([chance(c[c["Score"] >= threshold], t, low, high) for c, t in skies])
         print(
             f"{name}: {whole.n_true} true sources with 8 photons, average precision "
             f"{whole.average_precision:.3f}; purity {purity} at Score {threshold:.3f}, where "

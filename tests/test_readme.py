@@ -37,6 +37,20 @@ def lines(text):
     return [line.strip() for line in text.splitlines()]
 
 
+def test_scores_of_the_documents_are_those_of_the_card():
+    folder = Path(astro_unetloc.__file__).parent / "data" / "models" / "lat-10gev"
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    accuracy = (ROOT / "docs" / "accuracy.rst").read_text(encoding="utf-8")
+    scores, errors = card["scores"]["average_precision"], card["calibration"]["errors"]
+    parts = ("|b| > 10 deg", "|b| < 10 deg")
+    for part in parts:
+        said = [line for line in accuracy.splitlines() if part in line]
+        assert any(f"average precision {scores[part]:.3f}" in line for line in said), part
+        error = f"calibration error {errors[part]:.4f}"
+        assert any("as shipped" in line and error in line for line in said), part
+    assert "{:.3f} at |b| > 10° and\n{:.3f} below".format(*map(scores.get, parts)) in README
+
+
 @pytest.mark.parametrize("command", [INSTALL, TESTS])
 def test_readme_command_is_what_ci_runs(command):
     assert command in lines(README)
