@@ -153,7 +153,7 @@ def _provenance(sky_map, model, threshold, seed, n_failed):
         "NPHOTONS": sky_map.n_photons,
         "EMIN": float(edges[0]),
         "EMAX": float(edges[-1]),
-        **dict(zip(("FITEMIN", "FITEMAX"), map(float, fitted[[0, -1]]))),
+        **({"FITEMIN": float(fitted[0]), "FITEMAX": float(fitted[-1])} if len(fitted) else {}),
         "NFAILED": n_failed,
         # what made the map did not make the catalogue
         **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},

@@ -74,6 +74,20 @@ def test_map_may_stand_before_or_after_its_options(run, first):
     assert "-> c.ecsv" in stderr
 
 
+def test_a_map_whose_bins_do_not_fit_the_model_is_searched_and_says_what_is_not_used(run):
+    write_small_map("low.fits", edges=(1, 2, 2.5, 3, 4, 20.0))
+    options = ("--model", "lat-10gev", "--threshold", "0", "-o", "c.fits")
+    code, _, stderr = run("low.fits", *options)
+    assert code == 0, stderr
+    assert "photons lie outside 10-2000 GeV, the bands of the model" in stderr
+    assert " photons of 10-20 GeV" in stderr
+    header = fits.getheader("c.fits", 1)
+    assert (header["EMIN"], header["EMAX"]) == (1, 20)
+    assert "FITEMIN" not in header
+    assert header["NAXIS2"] > 0
+    assert "sources are not measured: no energy bin of the map" in stderr
+
+
 def test_lone_fits_catalog_comes_with_regions(run):
     assert run(MAP, "-o", "c.fits", "--quiet") == (0, "", "")
     assert files() == ["c.fits", "c.reg"]
