@@ -47,7 +47,8 @@ def test_lonely_sources_on_a_flat_background_are_measured_within_their_errors(ph
     found = measure_sources(sources_at(true), sky_map, energy_range=band, flux_range=(1.0, 100.0))
     assert np.median(found.npred) == pytest.approx(photons_each, rel=0.03)
     pull = (found.npred - photons_each) / found.npred_err
-    assert 0.8 < np.diff(np.percentile(pull, [16, 84]))[0] / 2 < 1.2
+    # below 1: the errors allow for structure that a flat background does not have
+    assert 0.7 < np.diff(np.percentile(pull, [16, 84]))[0] / 2 < 1.2
     offset = separation_deg(found.vectors, true)
     for ellipse, share in ((found.ellipse_68, 0.68), (found.ellipse_95, 0.95)):
         # nearly circles: the area tells what they hold
