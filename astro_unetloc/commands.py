@@ -7,14 +7,7 @@ from pathlib import Path
 import click
 
 from astro_unetloc.network import LOSSES
-from astro_unetloc.options import (
-    check_apart,
-    check_variant,
-    flags,
-    given,
-    options,
-    sky_cone,
-)
+from astro_unetloc.options import check_apart, check_variant, flags, given, options, sky_cone
 from astro_unetloc.run_files import write_run
 from astro_unetloc.terminal import progress_bar, say
 

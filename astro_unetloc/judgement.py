@@ -161,6 +161,12 @@ class Judgement:
         matched = (np.asarray(self.catalog["True_Row"]) >= 0) & (verdict != "wrong")
         return matched | (np.asarray(self.catalog["Is_Below"]) & (not self.brightest))
 
+    def of_any_brightness(self):
+        """The judgement by which every detection of a true point source is right."""
+        catalog = self.catalog.copy()
+        catalog["Verdict"] = np.where(self.is_source, "right", catalog["Verdict"])
+        return replace(self, catalog=catalog)
+
     def has_role(self, *roles):
         """Which true sources (n_true,) have one of some roles."""
         return np.isin(np.asarray(self.truth["Role"]), roles)

@@ -164,7 +164,6 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     n = len(sources)
     if not n:
         return _unknown(np.zeros((0, 3)))
-    counts = gather_counts(sky_map, *energy_range)
     if not len(fitted_energies(sky_map, *energy_range)):
         low, high = sky_map.energy_edges[[0, -1]]
         warn(
@@ -172,6 +171,8 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
             f"{energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} GeV); give a "
             "map with finer bins"
         )
+        return _unknown(sources.vectors)
+    counts = gather_counts(sky_map, *energy_range)
     if not len(counts.number):
         return _unknown(sources.vectors)
     setup = FieldSetup(sky_map, counts, sources.vectors, config)

@@ -159,14 +159,9 @@ def fitted_energies(sky_map, emin, emax):
     edges = np.asarray(sky_map.energy_edges, dtype=float)
     if sky_map.events is not None:
         return np.array([max(edges[0], emin), min(edges[-1], emax)])
-    kept = _bins_between(edges, emin, emax)
-    return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
-
-
-def _bins_between(edges, emin, emax):
-    """Numbers of the bins whose middle lies between two energies."""
     middle = np.sqrt(edges[:-1] * edges[1:])
-    return np.flatnonzero((middle > emin) & (middle < emax))
+    kept = np.flatnonzero((middle > emin) & (middle < emax))
+    return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
 
 
 def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
@@ -190,9 +185,11 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
         low, high = edges
         n_bins = max(int(np.ceil(bins_per_decade * np.log10(high / low))), 1)
         return _gather_events(sky_map, np.geomspace(low, high, n_bins + 1))
-    edges = edges if len(edges) else np.array([emin, emax])
-    kept = _bins_between(np.asarray(sky_map.energy_edges, float), emin, emax)
-    counts = sky_map.counts[kept] if len(kept) else np.zeros((1, sky_map.pixels.n_pixels))
+    if len(edges):
+        first = np.searchsorted(sky_map.energy_edges, edges[0])
+        counts = sky_map.counts[first : first + len(edges) - 1]
+    else:
+        edges, counts = np.array([emin, emax]), np.zeros((1, sky_map.pixels.n_pixels))
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)
     return Counts(

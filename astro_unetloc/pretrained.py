@@ -353,15 +353,12 @@ def select_model(energy_edges):
     Model
     """
     ends = np.asarray(energy_edges, float)[[0, -1]]
-
-    def photons(name):
-        """Of a power law, up to a factor: those of the map in the bands of a model."""
-        edges = np.array(_read_card(_SHIPPED / name / "card.json")["band_edges_gev"])
-        return -np.diff(np.clip(edges[[0, -1]], *ends) ** (1 - PHOTON_INDEX))[0]
-
-    if photons(DEFAULT_MODEL) >= -np.diff(ends ** (1 - PHOTON_INDEX))[0] / 2:
-        return load_model(DEFAULT_MODEL)
-    return load_model(max(sorted(list_models(), key=DEFAULT_MODEL.__ne__), key=photons))
+    names = sorted(list_models(), key=DEFAULT_MODEL.__ne__)
+    bands = [_read_card(_SHIPPED / name / "card.json")["band_edges_gev"] for name in names]
+    ranges = np.clip([ends, *([edges[0], edges[-1]] for edges in bands)], *ends)
+    # of a power law, up to a factor
+    whole, *seen = -np.diff(ranges ** (1 - PHOTON_INDEX))[:, 0]
+    return load_model(names[0 if seen[0] >= whole / 2 else int(np.argmax(seen))])
 
 
 def save_model(folder, network, card, *, probe):

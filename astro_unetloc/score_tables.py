@@ -231,15 +231,12 @@ def real_by_score(judgement):
         the same share of all candidates from ``Low`` on.
     """
     judgement = judgement.explained()
-    real, counted = judgement.is_source, judgement.is_right
-    score, latitude = numbers_of(judgement.catalog, "Score"), judgement.latitude
-    known = real | judgement.is_listed  # the others lie inside extended sources
-    low, high = np.array(_SCORE_RANGES[:-1]), np.array([*_SCORE_RANGES[1:-1], np.inf])
+    every = judgement.of_any_brightness()
     numbers, above = [], []
-    for least, most in SKIES.values():
-        here = known & (latitude >= least) & (latitude < most)
-        within = here & (score >= low[:, None]) & (score < high[:, None])
-        numbers.append([(within & rows).sum(axis=1) for rows in (here, counted, real)])
+    for limits in _limits():
+        counted, real = (j.evaluation(**limits) for j in (judgement, every))
+        scores = real.score, counted.score[counted.correct], real.score[real.correct]
+        numbers.append([np.histogram(score, _SCORE_RANGES)[0] for score in scores])
         n, n_real = (np.cumsum(numbers[-1][i][::-1])[::-1] for i in (0, 2))
         above.append(n_real / np.where(n > 0, n, np.nan))
     n, n_counted, n_real = np.concatenate(numbers, axis=1)
@@ -250,8 +247,8 @@ def real_by_score(judgement):
         "in the range and of all that a list from its lower end on would hold. Inside extended "
         "sources none are counted.",
         {
-            "Sky": np.repeat(list(SKIES), len(low)),
-            "Low": np.tile(low, len(SKIES)),
+            "Sky": np.repeat(list(SKIES), len(_SCORE_RANGES) - 1),
+            "Low": np.tile(_SCORE_RANGES[:-1], len(SKIES)),
             "High": np.tile(_SCORE_RANGES[1:], len(SKIES)),
             "N": n,
             "N_Counted": n_counted,

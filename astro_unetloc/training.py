@@ -210,8 +210,13 @@ def fit_network(
         trained = network()
         trained.set_weights(model.get_weights())
         trained.save(folder / "unet.keras")
-        plot_history(np.genfromtxt(folder / "history.csv", delimiter=",", names=True), folder)
+        plot_history(_history(folder), folder)
         return trained
+
+
+def _history(folder):
+    """Losses and seconds of each epoch."""
+    return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
 def _begin(folder, recipe):
@@ -309,9 +314,9 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
     with open_patch_set(path) as found:
         patch_set = found.recipe | found.read(slice(-2, None))
     card = model_card(network, patch_set, name=name or folder.name, threshold=threshold)
-    history = np.genfromtxt(folder / "training" / "history.csv", delimiter=",", names=True)
     card["training"] |= json.loads((folder / "training" / "recipe.json").read_text())
-    card["training"]["hours"] = round(float(np.sum(history["seconds"])) / 3600, 2)
+    seconds = _history(folder / "training")["seconds"]
+    card["training"]["hours"] = round(float(np.sum(seconds)) / 3600, 2)
     return save_model(folder, network, card, probe=patch_set)
 
 

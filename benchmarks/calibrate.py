@@ -156,17 +156,11 @@ def main():
     if options.write:
         path = model.folder / "card.json"
         card = json.loads(path.read_text())
+        errors = reliability(score(check[0])).meta["ece"] if check else {}
         card["calibration"] = vars(calibration) | {
             "seeds": options.seeds,
             "command": shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]]),
-            "errors": {
-                "seeds": options.check,
-                **{
-                    s: round(e, 4)
-                    for c in check
-                    for s, e in reliability(score(c)).meta["ece"].items()
-                },
-            },
+            "errors": {"seeds": options.check} | {s: round(e, 4) for s, e in errors.items()},
             "threshold_95_purity": round(float(thresholds[0]), 3),
         }
         path.write_text(json.dumps(card, indent=1) + "\n")
