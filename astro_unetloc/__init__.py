@@ -1,31 +1,30 @@
 """Gamma-ray source catalogues from counts maps: a U-Net and k-means.
 
 Read map -> project patches -> predict -> cluster -> localize -> measure -> catalogue:
-`find_sources` does all of it. Names are loaded from their modules when they are first used
-(PEP 562), so that importing the package costs nothing.
+`find_sources` does all of it. Names are loaded when they are first used (PEP 562), so that
+importing the package costs nothing.
 """
 
-from importlib import import_module
+import lazy_loader
 
-_MODULE_OF = {
-    "MatchResult": "match_results",
-    "evaluate": "evaluation",
-    "find_sources": "pipeline",
-    "list_models": "pretrained",
-    "load_model": "pretrained",
-    "match_catalogs": "matching",
-    "read_catalog": "catalog",
-    "read_components": "components",
-    "read_map": "maps",
-    "read_source_library": "source_library",
-    "simulate_sky": "simulation",
-    "to_gammapy_models": "export",
-    "to_regions": "export",
-    "train": "training",
-    "upper_limits": "limits",
-}
-
-__all__ = ["__version__", *_MODULE_OF]
+_load, _, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "catalog.match": ["MatchResult", "match_catalogs"],
+        "catalog.models": ["read_source_library"],
+        "catalog.read": ["read_catalog"],
+        "catalog.write": ["to_gammapy_models", "to_regions"],
+        "evaluation.metrics": ["evaluate"],
+        "maps.read": ["read_map"],
+        "measurement.limits": ["upper_limits"],
+        "pipeline": ["find_sources"],
+        "simulation.files": ["read_components"],
+        "simulation.sky": ["simulate_sky"],
+        "training.train": ["train"],
+        "unet.model": ["list_models", "load_model"],
+    },
+)
+__all__ = ["__version__", *__all__]
 
 
 def __getattr__(name):
@@ -33,15 +32,10 @@ def __getattr__(name):
     if name == "__version__":
         from importlib.metadata import version
 
-        value = version("astro_unetloc")
-    elif name in _MODULE_OF:
-        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+        return version("astro_unetloc")
+    return _load(name)
 
 
 def __dir__():
     """Public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -6,28 +6,66 @@ from importlib.metadata import version
 
 import numpy as np
 
-from astro_unetloc.catalog import make_catalog, read_extended
-from astro_unetloc.clustering import find_clusters
-from astro_unetloc.columns import FLAGS
-from astro_unetloc.config import DEFAULT_SEED
-from astro_unetloc.domain import check_domain
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
-from astro_unetloc.localization import SkySources, localize, near_owned_cell
-from astro_unetloc.maps import SkyMap, read_map
-from astro_unetloc.matching import inside_extended
-from astro_unetloc.measurement import Measurement, measure_sources, neighbor_margin_deg
-from astro_unetloc.messages import warn
-from astro_unetloc.neighborhoods import fitted_energies
-from astro_unetloc.patches import Patches, project
-from astro_unetloc.pretrained import Model, load_model, select_model
+from astro_unetloc.catalog.columns import FLAGS
+from astro_unetloc.catalog.match import inside_extended
+from astro_unetloc.catalog.read import read_extended
+from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.detection.clustering import find_clusters
+from astro_unetloc.detection.localization import SkySources, localize, near_owned_cell
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.irf.spectra import PHOTON_INDEX
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import Patches, project
+from astro_unetloc.maps.photons import DEFAULT_SEED
+from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.selection import check_domain
+from astro_unetloc.maps.skymap import SkyMap
+from astro_unetloc.measurement.data import fitted_energies
+from astro_unetloc.measurement.fit import Measurement, measure_sources, neighbor_margin_deg
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
+from astro_unetloc.unet.model import (
+    _SHIPPED,
+    DEFAULT_MODEL,
+    Model,
+    _read_card,
+    list_models,
+    load_model,
+)
 
-__all__ = ["Detection", "detect", "find_sources", "source_probability"]
+__all__ = ["Detection", "detect", "find_sources", "select_model", "source_probability"]
+
+
+def select_model(energy_edges):
+    """The shipped model for the energies of a map.
+
+    The default one if its bands hold half of the map's photons or more, else the one whose bands
+    hold most, on ties the default: maps from 8 GeV on go to that of 10 GeV, from 5 GeV on not.
+
+    Parameters
+    ----------
+    energy_edges : ndarray (n_energy + 1,)
+        Edges of a map in GeV.
+
+    Returns
+    -------
+    Model
+    """
+    ends = np.asarray(energy_edges, float)[[0, -1]]
+    names = sorted(list_models(), key=DEFAULT_MODEL.__ne__)
+    bands = [_read_card(_SHIPPED / name / "card.json")["band_edges_gev"] for name in names]
+    ranges = np.clip([ends, *([edges[0], edges[-1]] for edges in bands)], *ends)
+    # of a power law, up to a factor
+    whole, *seen = -np.diff(ranges ** (1 - PHOTON_INDEX))[:, 0]
+    return load_model(names[0 if seen[0] >= whole / 2 else int(np.argmax(seen))])
+
 
 log = logging.getLogger(__name__)
 
+
 # The summary counts the sources above this Score apart.
 _SURE = 0.5
+
+
 _VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
 
 
@@ -100,7 +138,7 @@ def _cone(region):
             "give a centre and a radius"
         ) from err
     if axis.shape != (3,) or not 0 < radius_deg <= 180:
-        raise ValueError(
+        raise InputError(
             f"region must have one centre and a radius of up to 180 deg; got {region!r}; "
             "give another"
         )
@@ -197,7 +235,7 @@ def detect(
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
     threshold = model.threshold if threshold is None else float(threshold)
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
+        raise InputError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
     seed = _seed(rng)
     cone = _cone(region)
     patches = project(
@@ -296,7 +334,7 @@ def _seed(rng):
         return int(np.random.default_rng(rng).integers(2**31))
     if isinstance(rng, int | np.integer) and 0 <= rng < 2**64:
         return int(rng)
-    raise ValueError(
+    raise InputError(
         f"rng must be an int from 0 to 2**64 - 1, a Generator or None; got {rng!r}; give an int"
     )
 
@@ -325,7 +363,7 @@ def find_sources(
         Counts as `astro_unetloc.read_map` takes them.
     model : str, path or Model, optional
         A shipped model or a model folder; by default the shipped model for the map's
-        energies, see `astro_unetloc.pretrained.select_model`.
+        energies, see `astro_unetloc.pipeline.select_model`.
     exposure, background, psf : path or gammapy object, optional
         What goes with the map. Without an exposure there are counts but no fluxes and indices;
         without a background it is estimated around each source; without a PSF that of the LAT is
@@ -354,7 +392,7 @@ def find_sources(
     -------
     QTable
         One row per source by descending ``Score``, all columns of
-        `astro_unetloc.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
+        `astro_unetloc.catalog.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
 
     Raises
     ------

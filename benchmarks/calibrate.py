@@ -4,7 +4,7 @@
         [--model FOLDER] [--template SHAPES] [--least PROBABILITY] [--write]
 
 Every candidate of the simulated skies (the network's probability, sqrt(TS), latitude) is judged by
-the truth; a logistic regression of `astro_unetloc.calibration.FEATURES` gives the probability that
+the truth; a logistic regression of `FEATURES` gives the probability that
 it is real: below 10 GeV its true source must have a third of its counts. Prints average precision,
 completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
 counts, Score >= 0.05), of the coefficients in the card of the model too (as shipped). --write puts
@@ -23,14 +23,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from astro_unetloc.calibration import Calibration, features
-from astro_unetloc.diffuse import TEMPLATE_SETS
-from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV, observed_sky
-from astro_unetloc.judgement import SKIES, join, judge
+from astro_unetloc.catalog.table import degrees, numbers
+from astro_unetloc.evaluation.metrics import reliability
+from astro_unetloc.evaluation.runs import BRIGHTEST_BELOW_GEV, observed_sky
+from astro_unetloc.evaluation.truth import SKIES, join, judge
 from astro_unetloc.pipeline import find_sources
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import degrees, numbers
-from astro_unetloc.score_tables import reliability
+from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
+from astro_unetloc.unet.calibration import Calibration, features
+from astro_unetloc.unet.model import load_model
 
 YEARS = (7.0, 12.0, 4.0)
 PURITY = 0.95

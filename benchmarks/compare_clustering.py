@@ -17,12 +17,10 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from astro_unetloc.clustering import find_clusters
-from astro_unetloc.config import PRESETS
-from astro_unetloc.islands import circle_score
-from astro_unetloc.localization import near_owned_cell
+from astro_unetloc.detection.clustering import PRESETS, circle_score, find_clusters
+from astro_unetloc.detection.localization import near_owned_cell
 from astro_unetloc.pipeline import detect
-from astro_unetloc.simulation import simulate_sky
+from astro_unetloc.simulation.sky import simulate_sky
 
 N_PIX = 128
 

@@ -7,7 +7,7 @@
 Simulates whole skies above 10 GeV with seeds that no training used, takes patches of the package's
 grid (half of them centred within 10 deg of the Galactic plane), lets every finder search them, and
 prints one table. A source counts where it lies in the cell of its patch and 0.5 deg or more inside
-the image, for all finders alike; what counts as found is defined in `astro_unetloc.evaluation`.
+the image, for all finders alike; what counts as found is defined in `metrics`.
 
 network   astro_unetloc on the whole sky, blind
 ts-true   gammapy's TSMapEstimator, told the true diffuse emission, PSF and exposure
@@ -34,23 +34,20 @@ import peers
 from astropy.table import QTable
 from found import Found, Store
 
-from astro_unetloc.config import GridConfig
-from astro_unetloc.diffuse import ENERGY_EDGES, TEMPLATE_SETS, interstellar
-from astro_unetloc.diffuse_photons import expected_density
-from astro_unetloc.evaluation import combine, evaluate, paired_interval
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import (
-    PatchGrid,
-    lonlat_from_vectors,
-    separation_deg,
-    vectors_from_lonlat,
-)
-from astro_unetloc.maps import SkyMap
-from astro_unetloc.patches import SortedPhotons
+from astro_unetloc.evaluation.metrics import combine, evaluate, paired_interval
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.simulation import simulate_photons
-from astro_unetloc.truth import truth_table
+from astro_unetloc.simulation.diffuse import (
+    ENERGY_EDGES,
+    TEMPLATE_SETS,
+    expected_density,
+    interstellar,
+)
+from astro_unetloc.simulation.sky import simulate_photons, truth_table
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
+from astro_unetloc.unet.model import load_model
 
 GRID = PatchGrid(GridConfig(read_pixels=GridConfig().patch_pixels))
 LOW_LATITUDE = 10.0

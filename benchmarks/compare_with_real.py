@@ -18,14 +18,14 @@ import numpy as np
 from astropy.io import fits
 from fit_diffuse import BRIGHT, LAT_EDGES, N_CELLS, PROFILES, bright_counts, cell_of
 
-from astro_unetloc.diffuse import ENERGY_EDGES, interstellar, perturb
-from astro_unetloc.geometry import frame_rotation, separation_deg, vectors_from_lonlat
-from astro_unetloc.maps import read_map
-from astro_unetloc.pixelization import HealpixPixelization, rotate
-from astro_unetloc.population import draw_sources
-from astro_unetloc.realization import draw_photons
-from astro_unetloc.response import KingPSF
-from astro_unetloc.response_files import read_exposure
+from astro_unetloc.irf.exposure import read_exposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.skymap import HealpixPixelization, rotate
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar, perturb
+from astro_unetloc.simulation.population import draw_sources
+from astro_unetloc.simulation.sky import draw_photons
+from astro_unetloc.sphere import frame_rotation, separation_deg, vectors_from_lonlat
 
 SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
 PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5

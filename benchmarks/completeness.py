@@ -24,14 +24,13 @@ import time
 import numpy as np
 from calibrate import template_options
 
-from astro_unetloc.completeness import fit_completeness
-from astro_unetloc.detection_limits import significances
-from astro_unetloc.evaluation import combine, evaluate, found_scores
-from astro_unetloc.evaluation_skies import observed_sky
+from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.evaluation.metrics import combine, evaluate, fit_completeness, found_scores
+from astro_unetloc.evaluation.runs import observed_sky
+from astro_unetloc.evaluation.truth import MIN_PHOTONS_TRUTH
+from astro_unetloc.measurement.limits import significances
 from astro_unetloc.pipeline import detect
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import glon_glat_vectors
-from astro_unetloc.truth_matches import MIN_PHOTONS_TRUTH
+from astro_unetloc.unet.model import load_model
 
 PARTS = {"|b| > 10 deg": (10.0, 91.0, 0.98), "|b| < 10 deg": (0.0, 10.0, 0.95)}
 CHANCE_DEG = 3.0

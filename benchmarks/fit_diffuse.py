@@ -2,8 +2,8 @@
 
     python benchmarks/fit_diffuse.py ../shared/data [--template SHAPES]
 
-Prints the shape parameters of `astro_unetloc.galaxy.Galaxy` and the intensities of
-`astro_unetloc.diffuse`. First the shapes: counts of 10-47.5 GeV in cells of 10 deg longitude and
+Prints the shape parameters of `astro_unetloc.simulation.galaxy.Galaxy` and the intensities of
+`diffuse`. First the shapes: counts of 10-47.5 GeV in cells of 10 deg longitude and
 growing latitude; then the intensities, in every
 energy bin. To both belongs the mean of 100 simulated populations (seed 1), so that the whole
 simulated sky has the photons of the real one. Sources above 1e-9 ph cm-2 s-1 are left out on both
@@ -20,15 +20,14 @@ from astropy.io import fits
 from scipy.optimize import least_squares, nnls
 from scipy.sparse import coo_matrix, csr_matrix
 
-from astro_unetloc.diffuse import ENERGY_EDGES, TEMPLATE_SETS
-from astro_unetloc.galaxy import Galaxy, galaxy_shapes, tilt
-from astro_unetloc.geometry import lonlat_from_vectors, vectors_from_lonlat
-from astro_unetloc.maps import read_map
-from astro_unetloc.pixelization import HealpixPixelization
-from astro_unetloc.population import draw_sources
-from astro_unetloc.response_files import read_exposure
-from astro_unetloc.spectra import power_laws
-from astro_unetloc.templates import read_template_shapes
+from astro_unetloc.irf.exposure import read_exposure
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.skymap import HealpixPixelization
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES, TEMPLATE_SETS, read_template_shapes
+from astro_unetloc.simulation.galaxy import Galaxy, galaxy_shapes, tilt
+from astro_unetloc.simulation.population import draw_sources
+from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
 NSIDE = 256
 LAT_EDGES = np.array([0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 90.01])
@@ -203,7 +202,7 @@ def fit_shapes(counts, population, unsure, exposure):
 
 
 def fit_tilt(shapes, gas, counts, population, unsure, rate, cells):
-    """Weights of the windows of `astro_unetloc.galaxy.tilt`, the mean one 1, from two bins."""
+    """Weights of the windows of `tilt`, the mean one 1, from two bins."""
     data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
     error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure[:, :2].sum(axis=1) ** 2)
     weight = rate[:, 0] + 0.48 * rate[:, 1]

@@ -17,10 +17,10 @@ import json
 import numpy as np
 from calibrate import judged_candidates
 
-from astro_unetloc.error_factors import ErrorFactors
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import numbers_of
-from astro_unetloc.residuals import normalized_offset, true_index
+from astro_unetloc.catalog.table import numbers_of
+from astro_unetloc.evaluation.metrics import normalized_offset, true_index
+from astro_unetloc.unet.calibration import ErrorFactors
+from astro_unetloc.unet.model import load_model
 
 LATITUDES = (0.0, 3.0, 10.0, 90.0)
 NAMES = ("ellipse_68", "ellipse_95", "counts", "index")

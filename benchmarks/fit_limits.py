@@ -20,15 +20,14 @@ import numpy as np
 from calibrate import validation_sky
 from scipy.spatial import KDTree
 
-from astro_unetloc.completeness import fit_completeness
-from astro_unetloc.config import MATCH_RADIUS_DEG
-from astro_unetloc.detection_limits import detection_limits, significances
-from astro_unetloc.evaluation import found_scores
-from astro_unetloc.evaluation_skies import BRIGHTEST_BELOW_GEV
-from astro_unetloc.geometry import chord, vectors_from_lonlat
+from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
+from astro_unetloc.catalog.table import galactic_vectors
+from astro_unetloc.evaluation.metrics import fit_completeness, found_scores
+from astro_unetloc.evaluation.runs import BRIGHTEST_BELOW_GEV
+from astro_unetloc.measurement.limits import detection_limits, significances
 from astro_unetloc.pipeline import find_sources
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.references import galactic_vectors
+from astro_unetloc.sphere import chord, vectors_from_lonlat
+from astro_unetloc.unet.model import load_model
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9)
 NEAR = (0.8, 1.25)

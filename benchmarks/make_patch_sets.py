@@ -21,10 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.datasets import open_patch_set
-from astro_unetloc.manifest import verify_patch_set
-from astro_unetloc.shards import process_pool
-from astro_unetloc.training_sets import make_patch_set
+from astro_unetloc.training.make import make_patch_set, process_pool
+from astro_unetloc.training.patch_set import open_patch_set, verify_patch_set
 
 GOAL = 200_000
 # ru_maxrss is in bytes there, in kB elsewhere

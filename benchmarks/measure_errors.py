@@ -18,24 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.catalog import read_catalog
-from astro_unetloc.diffuse import ENERGY_EDGES
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import separation_deg, tangent_axes
-from astro_unetloc.likelihood import fit_sources
-from astro_unetloc.maps import SkyMap
-from astro_unetloc.measurement import measure_sources
-from astro_unetloc.neighborhoods import gather_counts, make_neighborhoods
-from astro_unetloc.photons import bin_shares
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.table import numbers
+from astro_unetloc.evaluation.metrics import offset_over_ellipse
+from astro_unetloc.irf.psf import KingPSF, make_profiles
+from astro_unetloc.irf.spectra import PowerLawShares, bin_shares, fitted_index
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.skymap import SkyMap
+from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
+from astro_unetloc.measurement.fit import measure_sources
+from astro_unetloc.measurement.likelihood import SourceModel, SourcesFit, fit_sources
 from astro_unetloc.pipeline import detect
-from astro_unetloc.psf_profiles import make_profiles
-from astro_unetloc.references import numbers
-from astro_unetloc.residuals import offset_over_ellipse
-from astro_unetloc.response import KingPSF
-from astro_unetloc.simulation import simulate_photons
-from astro_unetloc.source_model import SourceModel, SourcesFit
-from astro_unetloc.spectra import PowerLawShares, fitted_index
-from astro_unetloc.truth import expected_photons
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES
+from astro_unetloc.simulation.sky import expected_photons, simulate_photons
+from astro_unetloc.sphere import separation_deg, tangent_axes
 
 RANGE = (10.0, 2000.0)
 FLUX_RANGE = (10.0, 1000.0)

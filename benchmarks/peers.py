@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from astro_unetloc.config import PHOTON_INDEX, GridConfig
-from astro_unetloc.diffuse import ENERGY_EDGES
-from astro_unetloc.geometry import TangentPlane
-from astro_unetloc.patches import bin_photons
-from astro_unetloc.photons import bin_shares
-from astro_unetloc.response import KingPSF
-from astro_unetloc.training_sets import BAND_EDGES
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_shares
+from astro_unetloc.maps.patches import GridConfig, TangentPlane, bin_photons
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES
+from astro_unetloc.training.make import BAND_EDGES
 
 EDGES = np.array(BAND_EDGES)
 # The PSF maps reach this far; the tail beyond holds less than 1 % of the photons.

@@ -14,22 +14,18 @@ import argparse
 import healpy
 import numpy as np
 
-from astro_unetloc.config import GridConfig
-from astro_unetloc.diffuse import TEMPLATE_SETS, interstellar, perturb
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import (
-    lonlat_from_vectors,
-    move,
-    separation_deg,
-    tangent_axes,
-)
-from astro_unetloc.maps import SkyMap
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import GridConfig
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
-from astro_unetloc.population import SHAPES, Sources
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.realization import DEFAULT_RANGE, draw_photons
-from astro_unetloc.response import KingPSF, SurveyExposure
-from astro_unetloc.spectra import power_laws
+from astro_unetloc.simulation.diffuse import TEMPLATE_SETS, interstellar, perturb
+from astro_unetloc.simulation.population import SHAPES, Sources
+from astro_unetloc.simulation.sky import DEFAULT_RANGE, draw_photons
+from astro_unetloc.sphere import lonlat_from_vectors, move, separation_deg, tangent_axes
+from astro_unetloc.unet.model import load_model
 
 DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # deg
 PHOTONS = (30.0, 300.0)

@@ -19,17 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.config import GridConfig
-from astro_unetloc.geometry import PatchGrid
-from astro_unetloc.patches import band_inputs
-from astro_unetloc.pretrained import list_models, load_model
-from astro_unetloc.simulation import simulate_cube, simulate_sky
-from astro_unetloc.sky_files import (
-    counts_cube_bytes,
-    events_bytes,
-    healpix_cube,
-    healpix_cube_bytes,
-)
+from astro_unetloc.maps.patches import GridConfig, PatchGrid, band_inputs
+from astro_unetloc.simulation.files import counts_cube_bytes, events_bytes, healpix_cube_bytes
+from astro_unetloc.simulation.sky import healpix_cube, simulate_cube, simulate_sky
+from astro_unetloc.unet.model import list_models, load_model
 
 SEED = 5
 NSIDE, N_BINS = 256, 17  # of the cube
@@ -58,7 +51,15 @@ def write_large_cube(path):
 def run_once(path):
     """Wall seconds and peak memory in GB of one run, and its last line."""
     out = path.with_suffix(".out.fits")
-    command = [sys.executable, "-m", "astro_unetloc.cli", str(path), "-o", str(out), "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "astro_unetloc.cli.main",
+        str(path),
+        "-o",
+        str(out),
+        "--overwrite",
+    ]
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     message = process.stderr.read()

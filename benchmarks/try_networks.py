@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from astro_unetloc.config import TrainingConfig
-from astro_unetloc.evaluation import evaluate
+from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.pipeline import find_sources
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.simulation import simulate_sky
-from astro_unetloc.training import train
-from astro_unetloc.training_sets import make_patch_set
+from astro_unetloc.simulation.sky import simulate_sky
+from astro_unetloc.training.make import make_patch_set
+from astro_unetloc.training.observation import TrainingConfig
+from astro_unetloc.training.train import train
+from astro_unetloc.unet.model import load_model
 
 PATCHES_PER_SKY = 400
 BATCH_SIZE = 8

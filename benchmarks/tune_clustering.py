@@ -16,13 +16,13 @@ from dataclasses import replace
 import numpy as np
 from calibrate import template_options
 
-from astro_unetloc.catalog import make_catalog
-from astro_unetloc.clustering import find_clusters
-from astro_unetloc.evaluation import combine, evaluate
-from astro_unetloc.localization import localize
+from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.detection.clustering import find_clusters
+from astro_unetloc.detection.localization import localize
+from astro_unetloc.evaluation.metrics import combine, evaluate
 from astro_unetloc.pipeline import detect
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.simulation import simulate_sky
+from astro_unetloc.simulation.sky import simulate_sky
+from astro_unetloc.unet.model import load_model
 
 SCAN = {
     "cut": (0.01, 0.03, 0.1, 0.3),

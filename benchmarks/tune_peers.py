@@ -16,7 +16,7 @@ import numpy as np
 import peers
 from found import Found
 
-from astro_unetloc.evaluation import combine
+from astro_unetloc.evaluation.metrics import combine
 
 WIDTHS = {
     "smooth_pix": (1.0, 1.4, 2.0),

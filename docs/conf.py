@@ -1,7 +1,6 @@
 """Sphinx configuration; tables of columns, flags, defaults and commands are made from the code."""
 
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
@@ -55,16 +54,15 @@ def flags_table(flags):
     return list_table(("bit", "name", "the source is / was / has"), rows, "10 25 65")
 
 
-def defaults_table(config):
+def defaults_table(configs):
     """Table of the fields and defaults of all configurations."""
     rows = []
-    for name in config.__all__:
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            rows += [
-                (f"`~astro_unetloc.config.{name}`", f"``{field.name}``", f"``{field.default!r}``")
-                for field in dataclasses.fields(value)
-            ]
+    for config in configs:
+        name = f"{config.__module__}.{config.__name__}"
+        rows += [
+            (f"`~{name}`", f"``{field.name}``", f"``{field.default!r}``")
+            for field in dataclasses.fields(config)
+        ]
     return list_table(("configuration", "field", "default"), rows, "40 35 25")
 
 
@@ -78,11 +76,11 @@ def command_help():
     """What ``--help`` prints, for the program and each of its sub-commands."""
     import click
 
-    from astro_unetloc import cli
+    from astro_unetloc.cli import main as cli
 
     def run(*words):
         words = ["astro-unetloc", *words, "--help"]
-        code = f"import sys; from astro_unetloc.cli import main; sys.argv = {words!r}; main()"
+        code = f"import sys; from astro_unetloc.cli.main import main; sys.argv = {words!r}; main()"
         command = [sys.executable, "-c", code]
         environ = {**os.environ, "COLUMNS": "90"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
@@ -93,23 +91,24 @@ def command_help():
     return "\n".join([run(), *(run(name) for name in names)])
 
 
-def has(module):
-    """Whether the package holds a module."""
-    return importlib.util.find_spec(f"astro_unetloc.{module}") is not None
-
-
 def write_generated(app):
     """Write the included files, each only if it changed."""
-    from astro_unetloc import config
-    from astro_unetloc.columns import COLUMNS, FLAGS, LIMIT_COLUMNS, MATCH_COLUMNS
+    from astro_unetloc.catalog.columns import COLUMNS, FLAGS, LIMIT_COLUMNS, MATCH_COLUMNS
+    from astro_unetloc.detection.clustering import ClusteringConfig
+    from astro_unetloc.detection.localization import LocalizationConfig
+    from astro_unetloc.maps.patches import GridConfig
+    from astro_unetloc.measurement.data import MeasurementConfig
+    from astro_unetloc.training.observation import TrainingConfig
+
+    configs = GridConfig, ClusteringConfig, LocalizationConfig, MeasurementConfig, TrainingConfig
 
     texts = {
         "columns.rst": columns_table(COLUMNS),
         "match_columns.rst": columns_table(MATCH_COLUMNS),
         "limit_columns.rst": columns_table(LIMIT_COLUMNS),
         "flags.rst": flags_table(FLAGS),
-        "defaults.rst": defaults_table(config),
-        "commands.rst": command_help() if has("cli") else "",
+        "defaults.rst": defaults_table(configs),
+        "commands.rst": command_help(),
     }
     GENERATED.mkdir(exist_ok=True)
     for name, text in texts.items():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from made_skies import made_patches
 
-from astro_unetloc import patch_files, training_sets
+from astro_unetloc.training import make as training_sets
+from astro_unetloc.training import patch_set as patch_files
 
 OPTIONS = {"n_skies": 2, "patches_per_sky": 2, "first_seed": 4}
 APPENDED = OPTIONS | {"n_skies": 3, "append": True}

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from astro_unetloc.catalog import make_catalog
-from astro_unetloc.geometry import vectors_from_lonlat
+from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.sphere import vectors_from_lonlat
 
 META = {
     "MODEL": "lat-10gev",

@@ -3,9 +3,9 @@
 import numpy as np
 from astropy.table import MaskedColumn, QTable
 
-from astro_unetloc.geometry import TangentPlane
-from astro_unetloc.judgement import judge
-from astro_unetloc.predictions import FOUND_DTYPE, SOURCE_DTYPE, PredictedPatches, SkyRows
+from astro_unetloc.evaluation.runs import FOUND_DTYPE, SOURCE_DTYPE, PredictedPatches, SkyRows
+from astro_unetloc.evaluation.truth import judge
+from astro_unetloc.maps.patches import TangentPlane
 
 N_PIX = 32
 

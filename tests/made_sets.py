@@ -7,8 +7,13 @@ import h5py
 import numpy as np
 from made_skies import BAND_EDGES, made_patches
 
-from astro_unetloc.datasets import SOURCE_DTYPE, read_patch_set
-from astro_unetloc.patch_files import join_patch_sets, sky_file_bytes, write_whole
+from astro_unetloc.training.patch_set import (
+    SOURCE_DTYPE,
+    join_patch_sets,
+    read_patch_set,
+    sky_file_bytes,
+    write_whole,
+)
 
 RECIPE = {
     "band_edges_gev": BAND_EDGES,

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from astro_unetloc.datasets import SOURCE_DTYPE
-from astro_unetloc.diffuse import ENERGY_EDGES
-from astro_unetloc.geometry import vectors_from_lonlat
-from astro_unetloc.photons import Photons
-from astro_unetloc.population import SHAPES, Sources
-from astro_unetloc.realization import SimulatedSky
-from astro_unetloc.response import KingPSF
-from astro_unetloc.spectra import power_laws
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES
+from astro_unetloc.simulation.population import SHAPES, Sources
+from astro_unetloc.simulation.sky import SimulatedSky
+from astro_unetloc.sphere import vectors_from_lonlat
+from astro_unetloc.training.patch_set import SOURCE_DTYPE
 
 BAND_EDGES = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
 NSIDE = 8

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.localization import SkySources
-from astro_unetloc.maps import SkyMap
-from astro_unetloc.photons import Photons, draw_energy
-from astro_unetloc.response import KingPSF, SurveyExposure
-from astro_unetloc.spectra import power_laws
+from astro_unetloc.detection.localization import SkySources
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import draw_energy, power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import SkyMap
 
 RANGE = (10.0, 2000.0)
 

@@ -5,10 +5,10 @@ import pytest
 from astropy.coordinates import SkyCoord
 from made_catalogs import make_measured, make_sources
 
-from astro_unetloc.catalog import make_catalog
-from astro_unetloc.figures import FigureConfig, _gather, plot_sources
-from astro_unetloc.geometry import vectors_from_lonlat
-from astro_unetloc.photons import Photons
+from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.plot import FigureConfig, _gather, plot_sources
+from astro_unetloc.sphere import vectors_from_lonlat
 
 
 def make_photons(n=2000, *, lon=(-5.0, 5.0), lat=(-3.0, 3.0), seed=0):
@@ -120,7 +120,7 @@ def test_no_state_of_pyplot_is_touched():
 def test_real_field_is_drawn(real_data, tmp_path):
     from astropy.io import fits
 
-    from astro_unetloc.catalog import read_catalog
+    from astro_unetloc.catalog.read import read_catalog
 
     events = fits.getdata(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz", 1)
     vectors = vectors_from_lonlat(events["L"].astype(float), events["B"].astype(float))

@@ -3,9 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.geometry import (
-    PatchGrid,
-    TangentPlane,
+from astro_unetloc.maps.patches import PatchGrid, TangentPlane
+from astro_unetloc.sphere import (
     frame_rotation,
     lonlat_from_vectors,
     separation_deg,

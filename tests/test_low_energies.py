@@ -9,13 +9,12 @@ from astropy.io import fits
 from made_sources import photons_of, sources_at
 
 from astro_unetloc import find_sources, match_catalogs, read_catalog, simulate_sky
-from astro_unetloc.evaluation import evaluate, found_scores
-from astro_unetloc.geometry import separation_deg
-from astro_unetloc.maps import SkyMap
-from astro_unetloc.measurement import Measurement, measure_sources
-from astro_unetloc.pixelization import HealpixPixelization
-from astro_unetloc.pretrained import load_model
-from astro_unetloc.sky_files import healpix_cube
+from astro_unetloc.evaluation.metrics import evaluate, found_scores
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
+from astro_unetloc.measurement.fit import Measurement, measure_sources
+from astro_unetloc.simulation.sky import healpix_cube
+from astro_unetloc.sphere import separation_deg
+from astro_unetloc.unet.model import load_model
 
 CENTER = SkyCoord(75 * u.deg, 40 * u.deg, frame="galactic")
 EDGES = load_model("lat-500mev").band_edges

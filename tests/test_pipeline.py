@@ -9,19 +9,17 @@ from astropy.table import QTable
 from conftest import make_wcs
 
 from astro_unetloc import find_sources
-from astro_unetloc.columns import COLUMNS, FLAGS
-from astro_unetloc.config import LocalizationConfig
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import lonlat_from_vectors, separation_deg
-from astro_unetloc.maps import SkyMap
-from astro_unetloc.messages import UnetlocWarning
-from astro_unetloc.photons import Photons
+from astro_unetloc.catalog.columns import COLUMNS, FLAGS
+from astro_unetloc.detection.localization import LocalizationConfig
+from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
 from astro_unetloc.pipeline import detect
-from astro_unetloc.pixelization import HealpixPixelization
-from astro_unetloc.pretrained import Model, load_model
-from astro_unetloc.response import SurveyExposure
-from astro_unetloc.simulation import simulate_sky
-from astro_unetloc.wcs_maps import image_pixelization
+from astro_unetloc.simulation.sky import simulate_sky
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
+from astro_unetloc.unet.model import Model, load_model
 
 CENTER = SkyCoord(100 * u.deg, 35 * u.deg, frame="galactic")
 RADIUS_DEG = 20

@@ -11,18 +11,18 @@ from astropy.wcs import WCS
 from conftest import make_wcs
 from made_sources import as_events, background_around
 
-from astro_unetloc.detection_limits import detection_limits
-from astro_unetloc.event_lists import DiscFootprint
-from astro_unetloc.geometry import PatchGrid, vectors_from_lonlat
-from astro_unetloc.pixelization import HealpixPixelization
-from astro_unetloc.response import SurveyExposure
-from astro_unetloc.searched_sky import (
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import PatchGrid
+from astro_unetloc.maps.skymap import HealpixPixelization, image_pixelization
+from astro_unetloc.measurement.limits import detection_limits
+from astro_unetloc.products import (
     limit_map_bytes,
     moc_bytes,
     probability_image,
     probability_map_bytes,
 )
-from astro_unetloc.wcs_maps import image_pixelization
+from astro_unetloc.sphere import vectors_from_lonlat
 
 PROVENANCE = {"MODEL": "lat-10gev", "SEED": 3, "TTYPE1": "not this"}
 
@@ -249,7 +249,7 @@ def test_moc_ends_where_the_region_ends():
 
 
 def test_whole_sky_is_twelve_cells_and_nothing_is_none(monkeypatch):
-    from astro_unetloc import searched_sky
+    from astro_unetloc import products as searched_sky
 
     monkeypatch.setattr(searched_sky, "_ORDER", 4)
     everything = searched_sky._uniq_numbers(np.arange(12 * 4**4))

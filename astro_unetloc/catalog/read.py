@@ -1,0 +1,336 @@
+"""Catalogues that have a name: their files in the folder of gammapy's data.
+
+Catalogues of others: names, positions and extensions, whatever their columns are called.
+"""
+
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc.catalog.columns import (
+    COLUMNS,
+    LAYOUT_KEYWORDS,
+    MATCH_COLUMNS,
+)
+from astro_unetloc.catalog.table import (
+    _NAME_COLUMNS,
+    _conform,
+    _stripped,
+    _ucd,
+    degrees,
+    sky_positions,
+)
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.sphere import vectors_from_lonlat
+
+__all__ = [
+    "STANDARD_CATALOGS",
+    "as_reference",
+    "catalog_name",
+    "read_catalog",
+    "read_extended",
+    "standard_catalog_path",
+    "within_sky",
+]
+
+
+_FORMATS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+
+
+_FORMATS |= {".vot": "votable", ".xml": "votable"}
+
+
+def read_catalog(path):
+    """The catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any other.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz. Or the name of a
+        catalogue in ``$GAMMAPY_DATA``: 1fgl, ..., 4fgl, 1fhl, 2fhl, 3fhl, 2hwc, 3hwc, 1lhaaso,
+        gamma-cat or hgps.
+
+    Returns
+    -------
+    QTable
+        Ours: all of `COLUMNS` and ``skycoord``. Others: their columns and at least
+        ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius in
+        deg, masked where unknown) and ``skycoord``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of another format or has no positions.
+
+    Examples
+    --------
+    >>> from astro_unetloc import read_catalog
+    >>> catalog = read_catalog("gll_psch_v13.fit.gz")  # doctest: +SKIP
+    """
+    if str(path).lower() in STANDARD_CATALOGS and not Path(path).exists():
+        path = standard_catalog_path(str(path))
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"catalogue must be a file; got {str(path)!r}; check the path")
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in _FORMATS:
+        known = " ".join(_FORMATS)
+        raise InputError(f"catalogue must end in one of {known}; got {path.name!r}; convert it")
+    try:
+        table, extended = _read_tables(path, _FORMATS[suffix])
+    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise InputError(f"{path.name!r} must hold a table of sources; got: {reason}") from err
+    table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
+    if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
+        return _conform({name: table[name] for name in table.colnames}, table.meta)
+    table.meta.setdefault("FILENAME", path.name)
+    return as_reference(table, extended)
+
+
+def read_extended(reference):
+    """The extended sources of a catalogue, with a warning if it has none.
+
+    Parameters
+    ----------
+    reference : str, path or QTable
+        What `read_catalog` takes, or a table with positions.
+
+    Returns
+    -------
+    QTable
+        With ``Extended`` and ``Extension``, as from `read_catalog`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_catalog`.
+    """
+    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
+    table = as_reference(table)
+    if not table["Extended"].any():
+        warn("the catalogue of extended sources holds none; it flags nothing")
+    return table[table["Extended"]]
+
+
+def _read_tables(path, file_format):
+    """The table of sources and, from a Fermi catalogue, that of the extended ones (or None)."""
+    from astropy.table import QTable
+    from astropy.units import UnitsWarning
+
+    with warnings.catch_warnings():
+        # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
+        warnings.simplefilter("ignore", UnitsWarning)
+        if file_format == "fits":
+            return _read_fits(path)
+        if file_format == "votable":
+            return _read_votable(path), None
+        texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype.startswith("U")}
+        options = {"converters": texts} if file_format == "ascii.csv" else {}
+        return QTable.read(path, format=file_format, **options), None
+
+
+def _read_fits(path):
+    from astropy.io import fits
+    from astropy.table import QTable
+
+    with fits.open(path) as hdus:
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
+        if not tables:
+            raise InputError("a FITS file without a table")
+        extended = [
+            hdu for hdu in tables[1:] if hdu.name.replace(" ", "").upper() == "EXTENDEDSOURCES"
+        ]
+        table = QTable.read(tables[0])
+        return table, QTable.read(extended[0]) if extended else None
+
+
+def _read_votable(path):
+    from astropy.io.votable import parse_single_table
+    from astropy.table import QTable
+
+    votable = parse_single_table(path, verify="ignore")
+    table = QTable(votable.to_table(use_names_over_ids=True))
+    table.meta = {param.name: param.value for param in votable.params}
+    return table
+
+
+# Folder, and a pattern of the file name; a group is the version, of which the highest in the
+# bounds is taken. 1FGL to 4FGL share a name and differ in it, and so do 1FHL to 3FHL.
+_FERMI_CATALOGS = "catalogs/fermi"
+
+
+_FGL, _FHL = r"gll_psc_v(\d+)\.fits?(\.gz)?", r"gll_psch_v(\d+)\.fits?(\.gz)?"
+
+
+STANDARD_CATALOGS = {
+    "1fgl": (_FERMI_CATALOGS, _FGL, 1, 4),
+    "2fgl": (_FERMI_CATALOGS, _FGL, 5, 9),
+    "3fgl": (_FERMI_CATALOGS, _FGL, 13, 16),
+    "4fgl": (_FERMI_CATALOGS, _FGL, 17, 99),
+    "1fhl": (_FERMI_CATALOGS, _FHL, 1, 7),
+    "2fhl": (_FERMI_CATALOGS, _FHL, 8, 9),
+    "3fhl": (_FERMI_CATALOGS, _FHL, 10, 99),
+    "2hwc": ("catalogs", r"2HWC\.ecsv", 0, 0),
+    "3hwc": ("catalogs", r"3HWC\.ecsv", 0, 0),
+    "1lhaaso": ("catalogs", r"1LHAASO_catalog\.fits", 0, 0),
+    "gamma-cat": ("catalogs/gammacat", r"gammacat\.fits\.gz", 0, 0),
+    "hgps": ("catalogs", r"hgps_catalog_v(\d+)\.fits\.gz", 1, 99),
+}
+
+
+def standard_catalog_path(name):
+    """File of a catalogue in ``$GAMMAPY_DATA``, where `gammapy.catalog` reads it too.
+
+    Parameters
+    ----------
+    name : str
+        One of `STANDARD_CATALOGS`, such as ``4fgl`` or ``3fhl``; upper case too.
+
+    Returns
+    -------
+    Path
+        The newest version that is there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not set or has no such file.
+    """
+    data = os.environ.get("GAMMAPY_DATA")
+    if not data:
+        raise FileNotFoundError(
+            f"catalogue {name!r} is read from $GAMMAPY_DATA, which is not set; set it to the "
+            "folder of gammapy's data or give a file"
+        )
+    folder, pattern, first, last = STANDARD_CATALOGS[name.lower()]
+    folder = Path(data) / folder
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = re.fullmatch(pattern, path.name)
+        version = int(match[1]) if match and first else 0
+        if match and first <= version <= last:
+            found[version, path.name] = path
+    if not found:
+        raise FileNotFoundError(
+            f"catalogue {name!r} must be in {str(folder)!r}; got no such file there; "
+            "download gammapy's data or give a file"
+        )
+    return found[max(found)]
+
+
+# What the names of the Fermi-LAT catalogues begin with: 1FGL to 4FGL, 1FHL to 3FHL, FL8Y, FL16Y.
+_FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) J")
+
+
+def catalog_name(table):
+    """Name of a catalogue: what its header or its source names say, with the release of 4FGL."""
+    name = str(table.meta.get("CDS-NAME") or "")
+    if not name and len(table) and "Source_Name" in table.colnames:
+        first = str(table["Source_Name"][0])
+        name = first.split(" J")[0] if " J" in first else ""
+    if name == "4FGL" and "DataRelease" in table.colnames and len(table):
+        release = int(np.ma.max(np.ma.asarray(table["DataRelease"])))
+        name = f"4FGL-DR{release}" if release > 1 else name
+    return name or str(table.meta.get("FILENAME", "reference"))
+
+
+def as_reference(table, extended=None):
+    """A catalogue of others with the columns that matching needs, under the names we use.
+
+    Parameters
+    ----------
+    table : QTable
+        One row a source.
+    extended : QTable, optional
+        The table of extended sources of a Fermi-LAT catalogue.
+
+    Returns
+    -------
+    QTable
+        With ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius
+        in deg, masked where unknown) and ``skycoord`` besides its own columns.
+    """
+    import astropy.units as u
+    from astropy.utils.masked import Masked
+
+    positions = sky_positions(table)
+    names = _names_of_others(table)
+    is_extended, radius = _extensions(table, names, extended)
+    table = table.copy(copy_data=False)
+    table["Source_Name"] = names
+    table["RAJ2000"], table["DEJ2000"] = positions.ra.to(u.deg), positions.dec.to(u.deg)
+    table["Extended"] = is_extended
+    table["Extension"] = Masked(radius * u.deg, mask=~np.isfinite(radius))
+    table["skycoord"] = positions
+    return table
+
+
+def _names_of_others(table):
+    lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
+    for candidate in _NAME_COLUMNS:
+        if candidate in lower:
+            return _stripped(table[lower[candidate]])
+    for name in table.colnames:
+        if _ucd(table[name]) == "meta.id;meta.main":
+            return _stripped(table[name])
+    return np.array([str(i + 1) for i in range(len(table))], "U8")
+
+
+def _extensions(table, names, extended):
+    """Which sources are extended, and their radii in degrees (NaN where unknown)."""
+    if {"Extended", "Extension"} <= set(table.colnames):
+        return np.asarray(table["Extended"], bool), degrees(table["Extension"])
+    label = np.full(len(table), "", "U1")
+    if "Extended_Source_Name" in table.colnames:
+        label = _stripped(table["Extended_Source_Name"])
+    is_fermi = np.array([bool(_FERMI.match(name)) for name in names], bool)
+    is_extended = (label != "") | (is_fermi & np.char.endswith(names, "e"))
+    radius = np.full(len(table), np.nan)
+    if "size_x" in table.colnames:  # TeVCat
+        size = degrees(table["size_x"])
+        is_extended |= size > 0
+        radius = np.where(size > 0, size, np.nan)
+    if extended is not None and "Model_SemiMajor" in extended.colnames:
+        known = dict(zip(_stripped(extended["Source_Name"]), degrees(extended["Model_SemiMajor"])))
+        radius = np.array([known.get(a, known.get(b, np.nan)) for a, b in zip(label, names)], float)
+        is_extended |= np.isfinite(radius)
+    return is_extended, radius
+
+
+def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=None):
+    """The rows of a table that lie in a part of the sky.
+
+    Parameters
+    ----------
+    table : QTable
+        Table with positions.
+    min_latitude_deg : float
+        Smallest absolute Galactic latitude.
+    cone : tuple of (SkyCoord, Quantity), optional
+        Centre and radius.
+    box : tuple of float, optional
+        Galactic longitude and latitude of the centre, and full widths in both, in degrees.
+    footprint : SkyMap or the like, optional
+        Only what it covers; has a method ``covers`` of Galactic unit vectors (n, 3).
+
+    Returns
+    -------
+    QTable
+    """
+    position = sky_positions(table).galactic
+    lon, lat = position.l.deg, position.b.deg
+    keep = np.abs(lat) >= min_latitude_deg
+    if cone is not None:
+        keep &= position.separation(cone[0].galactic) <= cone[1]
+    if box is not None:
+        offset = (lon - box[0] + 180) % 360 - 180
+        keep &= (np.abs(offset) <= box[2] / 2) & (np.abs(lat - box[1]) <= box[3] / 2)
+    if footprint is not None:
+        keep &= footprint.covers(vectors_from_lonlat(lon, lat))
+    return table[keep]

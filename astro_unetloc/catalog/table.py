@@ -1,0 +1,505 @@
+"""The catalogue: its source names, making it, and reading it and other catalogues back.
+
+A catalogue is an `astropy.table.QTable` with one row a source. `COLUMNS` says once what each column
+holds (see `columns`); the table, every file format and the docs are made from it.
+"""
+
+import re
+from importlib import metadata
+
+import numpy as np
+
+from astro_unetloc.catalog.columns import (
+    COLUMNS,
+    LIMIT_COLUMNS,
+    MATCH_COLUMNS,
+)
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+
+__all__ = [
+    "confidence_ellipses",
+    "degrees",
+    "flux_column",
+    "galactic_vectors",
+    "glon_glat_vectors",
+    "make_catalog",
+    "numbers",
+    "numbers_of",
+    "sky_positions",
+    "source_names",
+    "texts",
+    "texts_of",
+    "unique_names",
+    "with_limit_columns",
+    "with_match_columns",
+]
+
+
+_POSITION_NAMES = (
+    ("raj2000", "dej2000", "icrs"),
+    ("raj2000", "decj2000", "icrs"),
+    ("ra", "dec", "icrs"),
+    ("_raj2000", "_dej2000", "icrs"),
+    ("ra_icrs", "de_icrs", "icrs"),
+    ("ra_deg", "dec_deg", "icrs"),
+    ("coord_ra", "coord_dec", "icrs"),
+    ("glon", "glat", "galactic"),
+)
+
+
+_POSITION_UCDS = (
+    ("pos.eq.ra", "pos.eq.dec", "icrs"),
+    ("pos.galactic.lon", "pos.galactic.lat", "galactic"),
+)
+
+
+# Names of 95 % ellipses: 1FGL to 4FGL, FL16Y, 1FHL, 3FHL and ours; the reduced 4FGL; 2FHL (circle).
+_ELLIPSE_NAMES = (
+    ("Conf_95_SemiMajor", "Conf_95_SemiMinor", "Conf_95_PosAng"),
+    ("SemiMajor", "SemiMinor", "PosAng"),
+    ("Pos_err_95", "Pos_err_95", None),
+)
+
+
+# The photon flux of the whole range of 3FHL, 1FHL and ours, above 1 GeV and above 50 GeV.
+_FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
+
+
+_NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
+
+
+def sky_positions(table):
+    """Positions of the rows of a table as `SkyCoord` (ICRS); NaN where they are unknown.
+
+    Parameters
+    ----------
+    table : Table
+        With ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
+        a like pair (any case; degrees where they have no unit, hours and degrees where they are
+        sexagesimal text), or columns whose UCDs say so.
+
+    Raises
+    ------
+    ValueError
+        If the table has none of them.
+    """
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    if "skycoord" in table.colnames:
+        return table["skycoord"].icrs
+    for lon_name, lat_name, frame in _position_names(table):
+        columns = table[lon_name], table[lat_name]
+        if frame == "icrs" and _is_sexagesimal(columns[0]):
+            return _from_text(*columns)
+        lon, lat = (degrees(column) for column in columns)
+        return SkyCoord(lon * u.deg, lat * u.deg, frame=frame).icrs
+    raise InputError(
+        "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
+        f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
+    )
+
+
+def galactic_vectors(table):
+    """Galactic unit vectors (n, 3) of the rows of a table; NaN where positions are unknown.
+
+    Parameters
+    ----------
+    table : Table
+        With positions as `sky_positions` takes them; distances in ``skycoord`` do not matter.
+
+    Returns
+    -------
+    ndarray (n, 3)
+
+    Raises
+    ------
+    ValueError
+        If the table has no positions.
+    """
+    from astropy.coordinates import UnitSphericalRepresentation
+
+    directions = sky_positions(table).galactic.data.represent_as(UnitSphericalRepresentation)
+    return directions.to_cartesian().xyz.value.T
+
+
+def glon_glat_vectors(table):
+    """Galactic unit vectors (n, 3) of ``GLON`` and ``GLAT`` of a table of ours."""
+    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))
+
+
+def _position_names(table):
+    """Names of longitude and latitude and their frame, as usual or by their UCDs."""
+    names = {name.lower(): name for name in table.colnames}
+    for lon, lat, frame in _POSITION_NAMES:
+        if lon in names and lat in names:
+            yield names[lon], names[lat], frame
+    ucds = {_ucd(table[name]): name for name in reversed(table.colnames)}
+    for lon, lat, frame in (
+        ("eq.ra", "eq.dec", "icrs"),
+        ("galactic.lon", "galactic.lat", "galactic"),
+    ):
+        for main in (";meta.main", ""):
+            if f"pos.{lon}{main}" in ucds and f"pos.{lat}{main}" in ucds:
+                yield ucds[f"pos.{lon}{main}"], ucds[f"pos.{lat}{main}"], frame
+
+
+def _ucd(column):
+    return str((column.info.meta or {}).get("ucd", "")).lower()
+
+
+def _is_sexagesimal(column):
+    """Whether a column holds text such as 05 34 31.9 or 5h34m31.9s, not numbers."""
+    text = np.ma.getdata(column)
+    return text.dtype.kind in "USO" and any(re.search(r"\d[ :hd]+\d", str(t)) for t in text[:100])
+
+
+def _from_text(ra, dec):
+    """Positions from hours and degrees in sexagesimal text; NaN where empty."""
+    import astropy.units as u
+    from astropy.coordinates import Angle, SkyCoord
+
+    values = []
+    for column, unit in ((ra, u.hourangle), (dec, u.deg)):
+        text = _stripped(column)
+        try:
+            values.append(Angle(np.where(text == "", "0", text), unit).deg)
+        except ValueError as err:
+            raise InputError(
+                f"coordinates must be degrees, or hours and degrees as text; got {text[:1]}"
+            ) from err
+    empty = (_stripped(ra) == "") | (_stripped(dec) == "")
+    ra_deg, dec_deg = (np.where(empty, np.nan, value) for value in values)
+    return SkyCoord(ra_deg * u.deg, dec_deg * u.deg)
+
+
+def texts(column):
+    """Strings of a column as they are; empty where masked.
+
+    Parameters
+    ----------
+    column : Column or MaskedColumn (n,)
+        Text, or what can be written as such.
+
+    Returns
+    -------
+    ndarray (n,) of str
+    """
+    values = np.asarray(np.ma.getdata(column)).astype(str)
+    return np.where(getattr(column, "mask", False), "", values)
+
+
+def texts_of(table, name):
+    """Strings (n,) of a column of a table, see `texts`; empty if it has no such column."""
+    return texts(table[name]) if name in table.colnames else np.full(len(table), "", "U1")
+
+
+def numbers(column, unit=None):
+    """Plain float64 numbers of a column; NaN where masked.
+
+    Parameters
+    ----------
+    column : Column, MaskedColumn, Quantity or Masked (n,), or one value of these
+        What has no unit counts as being in ``unit``.
+    unit : str or Unit, optional
+        Unit of the result; that of the column by default.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the column does not hold numbers, or has a unit of something else.
+    """
+    from astropy.units import Quantity
+
+    values = getattr(column, "unmasked", column)
+    if unit is not None and getattr(values, "unit", None):
+        values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
+    values = np.ma.getdata(getattr(values, "value", values)).astype(float)
+    return np.where(getattr(column, "mask", False), np.nan, values)
+
+
+def numbers_of(table, name, unit=None):
+    """Plain numbers (n,) of a column of a table, see `numbers`; NaN if it has no such column."""
+    return numbers(table[name], unit) if name in table.colnames else np.full(len(table), np.nan)
+
+
+def degrees(column):
+    """Plain float64 degrees of a column; NaN where masked."""
+    try:
+        return numbers(column, "deg")
+    except (TypeError, ValueError) as err:
+        raise InputError(f"coordinates must be numbers in degrees; got {column[:1]}") from err
+
+
+def confidence_ellipses(table):
+    """The 95 % error ellipses of the positions of a table.
+
+    Parameters
+    ----------
+    table : Table
+        With ``Conf_95_SemiMajor``, ``Conf_95_SemiMinor`` and ``Conf_95_PosAng``, as ours and the
+        Fermi-LAT catalogues have them, or ``Pos_err_95`` as 2FHL.
+
+    Returns
+    -------
+    ndarray (n, 3)
+        Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where
+        unknown.
+    """
+    for major, minor, angle in _ELLIPSE_NAMES:
+        if {major, minor, angle} - {None} <= set(table.colnames):
+            axes = np.stack([degrees(table[name]) for name in (major, minor)], axis=1)
+            turn = degrees(table[angle]) if angle else np.zeros(len(table))
+            # A circle needs no angle.
+            turn = np.where(np.isfinite(turn) | (axes[:, 0] != axes[:, 1]), turn, 0.0)
+            ellipse = np.column_stack([axes, turn])
+            known = np.isfinite(ellipse).all(axis=1) & (axes > 0).all(axis=1) & (axes[:, 0] < 90)
+            return np.where(known[:, None], ellipse, np.nan)
+    return np.full((len(table), 3), np.nan)
+
+
+def flux_column(table):
+    """Name of the column with the photon fluxes of a table; None without."""
+    shape = {name: np.shape(table[name]) for name in _FLUX_NAMES if name in table.colnames}
+    return next((name for name in shape if len(shape[name]) == 1), None)
+
+
+def _stripped(column):
+    """Strings of a column without spaces around; empty where masked."""
+    return np.char.strip(texts(column)) if len(column) else np.zeros(0, "U1")
+
+
+def source_names(ra_deg, dec_deg):
+    """Unique names ``UNL JHHMM.m+DDMM``, with the position truncated as the IAU asks.
+
+    Sources that share a name all get a letter, in the order of the list.
+
+    Parameters
+    ----------
+    ra_deg, dec_deg : array_like (n,)
+        ICRS coordinates in degrees.
+
+    Returns
+    -------
+    ndarray (n,) of str
+        The names.
+
+    Examples
+    --------
+    >>> from astro_unetloc.catalog.table import source_names
+    >>> print(*source_names([83.6331, 359.99], [22.0145, -0.51]))
+    UNL J0534.5+2200 UNL J2359.9-0030
+    """
+    ra, dec = np.atleast_1d(ra_deg).astype(float), np.atleast_1d(dec_deg).astype(float)
+    if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
+        raise InputError("coordinates must be finite with |dec| <= 90 deg; drop the other rows")
+    # 1e-9 keeps a value that is whole but for rounding of its last digit, such as 0.7 deg = 28.0.
+    tenths = np.floor((ra % 360) * 40 + 1e-9).astype(int) % 14400
+    minutes = np.floor(np.abs(dec) * 60 + 1e-9).astype(int)
+    names = [
+        f"UNL J{t // 600:02d}{t % 600 // 10:02d}.{t % 10}{sign}{m // 60:02d}{m % 60:02d}"
+        for t, m, sign in zip(tenths, minutes, np.where(dec < 0, "-", "+"))
+    ]
+    return np.array(unique_names(names), dtype=_spec("Source_Name").dtype)
+
+
+def unique_names(names):
+    """The names with a, b, ..., z, aa, ab, ... appended to those that occur more than once.
+
+    Parameters
+    ----------
+    names : sequence of str (n,)
+        Any names.
+
+    Returns
+    -------
+    list of str
+        No two the same.
+    """
+    unique, inverse, count = np.unique(
+        np.array(names, str), return_inverse=True, return_counts=True
+    )
+    if len(unique) == len(names):
+        return list(names)
+    seen, result = np.zeros(len(unique), int), []
+    for name, group in zip(names, inverse):
+        seen[group] += 1
+        result.append(name + _letters(seen[group]) if count[group] > 1 else name)
+    return unique_names(result)  # a name with its letter may have been there before
+
+
+def _letters(number):
+    """1 -> a, 26 -> z, 27 -> aa: bijective base 26."""
+    letters = ""
+    while number:
+        number, digit = divmod(int(number) - 1, 26)
+        letters = chr(ord("a") + digit) + letters
+    return letters
+
+
+def make_catalog(sources, *, values=None, meta=None):
+    """The catalogue of localized sources, by descending ``Score``.
+
+    Parameters
+    ----------
+    sources : SkySources
+        Sources with arrays ``vectors`` (n, 3; Galactic), ``probability``, ``score``, ``patch``,
+        ``coverage``, ``flags`` and ``separation_deg`` (n,).
+    values : dict of str to ndarray (n,), optional
+        Further columns of `COLUMNS` in their units; what is not finite is masked.
+    meta : dict, optional
+        Provenance: FITS keywords and their values.
+
+    Returns
+    -------
+    QTable
+        All of `COLUMNS`, masked where unknown, and ``skycoord`` (ICRS).
+
+    Raises
+    ------
+    ValueError
+        If ``values`` holds a name that is not in `COLUMNS`.
+    """
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    glon, glat = lonlat_from_vectors(np.reshape(sources.vectors, (-1, 3)))
+    icrs = SkyCoord(glon * u.deg, glat * u.deg, frame="galactic").icrs
+    known = dict(values or {})
+    known |= {"RAJ2000": icrs.ra.deg, "DEJ2000": icrs.dec.deg, "GLON": glon, "GLAT": glat}
+    known |= {"Score": sources.score, "Probability": sources.probability, "Patch": sources.patch}
+    known |= {"Coverage": sources.coverage, "Flags": sources.flags}
+    known |= {"Sep_Nearest": sources.separation_deg}
+    # Ties are broken by position, so that the order does not depend on the rest of the map.
+    order = np.lexsort((glat, glon, -np.asarray(sources.score, float)))
+    known = {name: np.asarray(value)[order] for name, value in known.items()}
+    known["Source_Name"] = source_names(known["RAJ2000"], known["DEJ2000"])
+    _check_names(known)
+    return _conform(known, {"CREATOR": f"astro_unetloc {_version()}", **(meta or {})})
+
+
+def _check_names(known):
+    unknown = sorted(set(known) - {spec.name for spec in COLUMNS})
+    if unknown:
+        raise InputError(f"values must be named as in catalog.COLUMNS; got {', '.join(unknown)}")
+
+
+def _version():
+    try:
+        return metadata.version("astro_unetloc")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _spec(name):
+    return next(spec for spec in COLUMNS + MATCH_COLUMNS if spec.name == name)
+
+
+def _conform(columns, meta):
+    """QTable with all of `COLUMNS` first, then the match columns and others that are there."""
+    from astropy.table import QTable
+
+    table = QTable(meta=dict(meta))
+    n_rows = len(columns["Source_Name"])
+    for spec in COLUMNS + tuple(s for s in MATCH_COLUMNS if s.name in columns):
+        table[spec.name] = _typed_column(spec, columns.get(spec.name), n_rows)
+    for name in columns:
+        if name not in table.colnames and name != "skycoord":
+            table[name] = columns[name]
+    table["skycoord"] = sky_positions(table)
+    return table
+
+
+def _typed_column(spec, column, n_rows):
+    """The column in the type of its spec: always masked where it may be unknown."""
+    import astropy.units as u
+    from astropy.table import Column, MaskedColumn
+    from astropy.utils.masked import Masked
+
+    values, mask = _values_and_mask(spec, column, n_rows)
+    about = {"description": spec.description, "meta": {"ucd": spec.ucd}}
+    if not spec.unit:
+        return (
+            Column(values, **about) if spec.required else MaskedColumn(values, mask=mask, **about)
+        )
+    quantity = u.Quantity(values, spec.unit, dtype=values.dtype)
+    quantity = quantity if spec.required else Masked(quantity, mask=mask)
+    quantity.info.description, quantity.info.meta = about["description"], about["meta"]
+    return quantity
+
+
+def _values_and_mask(spec, column, n_rows):
+    """Plain array in the unit and type of the spec, and where it is unknown."""
+    from astropy.units import Quantity
+
+    text = spec.dtype.startswith("U")
+    if column is None:
+        values = np.zeros(n_rows, spec.dtype) if text else np.full(n_rows, np.nan, spec.dtype)
+        return values, np.ones(n_rows, bool)
+    mask = np.array(np.broadcast_to(getattr(column, "mask", False), n_rows))
+    values = getattr(column, "unmasked", column)
+    if isinstance(values, Quantity) and spec.unit:
+        values = values.to_value(spec.unit)
+    values = np.ma.getdata(values)
+    if text:
+        values = np.where(mask, "", values.astype(str) if n_rows else np.zeros(0, "U1"))
+        values = np.array(values.tolist(), str)  # no wider than it needs to be
+        return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
+    if values.dtype.kind in "USO":  # a column of empty cells in a text file
+        values = np.where(mask | (values == ""), "nan", values)
+    if spec.required:
+        return values.astype(spec.dtype), mask
+    values = np.where(mask, np.nan, values.astype(float)).astype(spec.dtype)
+    return values, ~np.isfinite(values)
+
+
+def with_match_columns(catalog, values):
+    """A copy of the catalogue with `MATCH_COLUMNS` in the place of those that it has.
+
+    Parameters
+    ----------
+    catalog : QTable
+        From `make_catalog`, or any table of n sources.
+    values : dict of str to ndarray (n,)
+        The columns by name; empty or not finite where there is no match.
+
+    Returns
+    -------
+    QTable
+        The copy, with ``skycoord`` last if it has one.
+    """
+    table = catalog.copy()
+    for spec in MATCH_COLUMNS:
+        table[spec.name] = _typed_column(spec, values[spec.name], len(table))
+    others = [n for n in table.colnames if n not in values and n != "skycoord"]
+    ours = [spec.name for spec in COLUMNS if spec.name in others]
+    others = [name for name in others if name not in ours]
+    last = [name for name in ("skycoord",) if name in table.colnames]
+    return table[ours + [spec.name for spec in MATCH_COLUMNS] + others + last]
+
+
+def with_limit_columns(table, values):
+    """A copy of a table of n sources with `LIMIT_COLUMNS` at its end.
+
+    Parameters
+    ----------
+    table : QTable
+        Any table.
+    values : dict of str to ndarray (n,)
+        The columns by name; not finite where there is no limit.
+
+    Returns
+    -------
+    QTable
+        The copy, with ``skycoord`` last if it has one.
+    """
+    result = table.copy()
+    for spec in LIMIT_COLUMNS:
+        result[spec.name] = _typed_column(spec, values[spec.name], len(table))
+    last = [name for name in ("skycoord",) if name in result.colnames]
+    return result[[name for name in result.colnames if name not in last] + last]

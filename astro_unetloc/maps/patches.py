@@ -1,0 +1,502 @@
+"""Patches: photons binned on the tangent planes that the network reads, and what was not seen."""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
+from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+
+__all__ = [
+    "GridConfig",
+    "PatchGrid",
+    "Patches",
+    "TangentPlane",
+    "band_inputs",
+    "bin_photons",
+    "project",
+]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The patch grid: what the network is trained on and what it reads.
+
+    Attributes
+    ----------
+    nside : int
+        Patch centres are the HEALPix pixel centres of this nside (RING, Galactic).
+    patch_width_deg : float
+        Width of the image that the network is trained on.
+    patch_pixels : int
+        Its pixels per side.
+    read_pixels : int
+        Pixels per side of the padded image that is read at inference.
+    border_deg : float
+        Candidates up to this far outside the owned cell are kept until patches are merged.
+    """
+
+    nside: int = 8
+    patch_width_deg: float = 10.0
+    patch_pixels: int = 128
+    read_pixels: int = 160
+    border_deg: float = 0.3
+
+    @property
+    def pixel_deg(self):
+        """Pixel scale at the patch centre in degrees."""
+        return self.patch_width_deg / self.patch_pixels
+
+
+# A bin that straddles a band edge and is wider than this factor is warned about.
+MAX_STRADDLING_FACTOR = 1.6
+
+
+@dataclass(frozen=True)
+class TangentPlane:
+    """A gnomonic (TAN) image on the sky; pixels are 0-based with centres at integers.
+
+    Attributes
+    ----------
+    lon_deg, lat_deg : float
+        Galactic coordinates of the centre.
+    n_pix : int
+        Pixels per side.
+    pixel_deg : float
+        Pixel scale at the centre.
+    rotation_deg : float
+        Angle from the +y axis of the image to Galactic north, clockwise in the image (towards +x,
+        which is west where the angle is 0).
+    """
+
+    lon_deg: float
+    lat_deg: float
+    n_pix: int
+    pixel_deg: float
+    rotation_deg: float = 0.0
+
+    @cached_property
+    def basis(self):
+        """Rows: unit vectors along +x, +y and towards the centre, shape (3, 3)."""
+        lon, lat, angle = np.radians([self.lon_deg, self.lat_deg, self.rotation_deg])
+        east = np.array([-np.sin(lon), np.cos(lon), 0.0])
+        north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
+        center = vectors_from_lonlat(self.lon_deg, self.lat_deg)
+        x_axis = np.sin(angle) * north - np.cos(angle) * east
+        y_axis = np.cos(angle) * north + np.sin(angle) * east
+        return np.stack([x_axis, y_axis, center])
+
+    def pixel_from_vectors(self, vectors):
+        """Pixel coordinates x, y of directions (..., 3); NaN beyond 90 deg from the centre."""
+        # sums of products: BLAS takes nine times as long for a million rows of three, and its last
+        # bit depends on their number
+        u, v, w = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
+        xi, eta, depth = (a * u + b * v + c * w for a, b, c in self.basis)
+        depth = np.where(depth > 1e-9, depth, np.nan)
+        scale = 1.0 / np.radians(self.pixel_deg)
+        offset = (self.n_pix - 1) / 2
+        return xi / depth * scale + offset, eta / depth * scale + offset
+
+    def vectors_from_pixel(self, x, y):
+        """Unit vectors (..., 3) of pixel coordinates."""
+        scale, offset = np.radians(self.pixel_deg), (self.n_pix - 1) / 2
+        xi, eta = ((np.asarray(pixel, dtype=float) - offset) * scale for pixel in (x, y))
+        vectors = np.stack([a * xi + b * eta + c for a, b, c in self.basis.T], axis=-1)
+        return vectors / np.sqrt(1 + xi**2 + eta**2)[..., None]
+
+    @property
+    def half_diagonal_deg(self):
+        """Angle from the centre to the corners in degrees."""
+        return float(np.degrees(np.arctan(np.radians(self.pixel_deg * self.n_pix / np.sqrt(2)))))
+
+    @property
+    def pixel_vectors(self):
+        """Unit vectors of all pixel centres, shape (n_pix, n_pix, 3), indexed [y, x]."""
+        y, x = np.mgrid[: self.n_pix, : self.n_pix].astype(float)
+        return self.vectors_from_pixel(x, y)
+
+    @property
+    def wcs(self):
+        """The same projection as an `astropy.wcs.WCS`."""
+        from astropy.wcs import WCS
+
+        angle = np.radians(self.rotation_deg)
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
+        wcs.wcs.crval = [self.lon_deg, self.lat_deg]
+        wcs.wcs.crpix = [(self.n_pix + 1) / 2] * 2
+        wcs.wcs.cdelt = [-self.pixel_deg, self.pixel_deg]
+        wcs.wcs.lonpole = 180.0  # north is up at the very pole too, where FITS would turn it
+        wcs.wcs.pc = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        return wcs
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The patches that tile the sky; every direction is owned by its nearest centre."""
+
+    config: GridConfig = GridConfig()
+
+    @property
+    def n_patches(self):
+        """Number of patches on the sky."""
+        return 12 * self.config.nside**2
+
+    @property
+    def centers(self):
+        """Unit vectors of the patch centres, shape (n_patches, 3)."""
+        return _patch_centers(self.config.nside)
+
+    def owner(self, vectors):
+        """Patch index of each direction (..., 3): the nearest centre."""
+        return _center_tree(self.config.nside).query(vectors)[1]
+
+    def border_distance_deg(self, vectors, patch):
+        """How far directions (..., 3) lie outside the cell owned by ``patch`` (negative inside).
+
+        The distance in degrees to the farthest of the great circles that bound the cell; beyond a
+        corner of the cell the corner itself is farther.
+        """
+        tree = _center_tree(self.config.nside)
+        _, nearest = tree.query(vectors, k=8)
+        own = self.centers[patch]
+        towards = self.centers[nearest] - own
+        norm = np.linalg.norm(towards, axis=-1)
+        offset = np.einsum("...i,...ki->...k", vectors, towards) / np.where(norm > 0, norm, np.inf)
+        offset = np.where(norm > 0, offset, -1.0)
+        return np.degrees(np.arcsin(np.clip(offset.max(axis=-1), -1, 1)))
+
+    def plane(self, patch):
+        """The padded `TangentPlane` that is read for a patch."""
+        lon, lat = lonlat_from_vectors(self.centers[patch])
+        return TangentPlane(float(lon), float(lat), self.config.read_pixels, self.config.pixel_deg)
+
+
+@lru_cache(maxsize=4)
+def _patch_centers(nside):
+    import healpy
+
+    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    centers.flags.writeable = False  # they are shared by all callers
+    return centers
+
+
+@lru_cache(maxsize=4)
+def _center_tree(nside):
+    from scipy.spatial import KDTree
+
+    return KDTree(_patch_centers(nside))
+
+
+log = logging.getLogger(__name__)
+
+
+# Photons are sorted into HEALPix pixels of this nside to find those of a patch.
+_SORT_NSIDE = 32
+
+
+# The sky is sampled at directions 0.23 deg apart (nside); a map that none of them hits, finer.
+_SAMPLE_NSIDES = (256, 1024)
+
+
+# Patches this far outside a region still run: their candidates reach over their border by 0.3 deg
+# and may be merged with one inside it.
+_REGION_MARGIN_DEG = 1.0
+
+
+# More than this share of the photons outside the bands of a model is worth a warning.
+_MAX_SHARE_OUTSIDE = 0.01
+
+
+@dataclass(frozen=True)
+class Patches:
+    """n patches as the network reads them.
+
+    Attributes
+    ----------
+    grid : PatchGrid
+        The grid they belong to.
+    index : ndarray (n,) of int
+        Patch numbers.
+    counts : ndarray (n, ny, nx, n_band) of float32
+        Photons.
+    coverage : ndarray (n, ny, nx, 1) of float32
+        1 where the sky was observed, 0 where not.
+    bands : ndarray (n_band, 4) of float32
+        See `band_inputs`.
+    n_photons : int
+        Photons of the whole map inside the bands.
+    """
+
+    grid: PatchGrid
+    index: np.ndarray
+    counts: np.ndarray
+    coverage: np.ndarray
+    bands: np.ndarray
+    n_photons: int = 0
+
+    def __len__(self):
+        return len(self.index)
+
+
+def band_inputs(band_edges, energy_edges, *, events=False):
+    """What the network is told about its energy bands.
+
+    Parameters
+    ----------
+    band_edges : ndarray (n_band + 1,)
+        Edges of the model's bands in GeV.
+    energy_edges : ndarray (n_energy + 1,)
+        Edges of the map's energy bins in GeV; for events the range.
+    events : bool
+        Whether each photon's own energy is known.
+
+    Returns
+    -------
+    ndarray (n_band, 4) of float32
+        Whether the band holds data (0 or 1), log10 of its observed lower and upper energy in GeV,
+        and the width in dex of the widest input bin that contributes (0 for events).
+    """
+    band_edges, energy_edges = np.asarray(band_edges, float), np.asarray(energy_edges, float)
+    low = np.maximum(band_edges[:-1], energy_edges[0])
+    high = np.minimum(band_edges[1:], energy_edges[-1])
+    present = high > low * (1 + 1e-4)
+    log_edges = np.log10(energy_edges)
+    # float32 edges of files sit within 1e-6 of the model's: an overlap must be larger than that
+    overlap = np.minimum.outer(high, energy_edges[1:]) / np.maximum.outer(low, energy_edges[:-1])
+    width = np.where(overlap > 1 + 1e-4, np.diff(log_edges), 0.0).max(axis=1)
+    out = np.stack([present, np.log10(low), np.log10(high), 0 * width if events else width], axis=1)
+    return np.where(present[:, None], out, 0.0).astype(np.float32)
+
+
+def warn_of_straddling_bins(band_edges, energy_edges):
+    """Warn about wide bins of a map that lie across a band edge of the model.
+
+    Warns
+    -----
+    UnetlocWarning
+        If such a bin is wider than a factor ``MAX_STRADDLING_FACTOR``.
+    """
+    low, high = np.asarray(energy_edges[:-1]), np.asarray(energy_edges[1:])
+    edges = np.asarray(band_edges)
+    across = np.any((edges > low[:, None] * 1.0001) & (edges < high[:, None] / 1.0001), axis=1)
+    wide = across & (high / low > MAX_STRADDLING_FACTOR)
+    if wide.any():
+        names = ", ".join(f"{a:.4g}-{b:.4g}" for a, b in zip(low[wide], high[wide]))
+        warn(
+            f"the energy bins {names} GeV lie across the model's band edges; their photons draw "
+            "energies from a power law; finer bins or events find more"
+        )
+
+
+def bin_photons(plane, photons, band_edges):
+    """Counts image of photons on a tangent plane.
+
+    Parameters
+    ----------
+    plane : TangentPlane
+        Where to bin.
+    photons : Photons
+        Any photons; those outside the image or the bands are left out.
+    band_edges : ndarray (n_band + 1,)
+        Edges in GeV.
+
+    Returns
+    -------
+    ndarray (ny, nx, n_band) of int64
+    """
+    shape = (plane.n_pix, plane.n_pix, len(band_edges) - 1)
+    cells = _cells(plane, photons, band_edges)
+    return np.bincount(cells, minlength=np.prod(shape)).reshape(shape)
+
+
+def _cells(plane, photons, band_edges):
+    """Position in the flat image (ny, nx, n_band) of each photon that falls in it."""
+    n, n_band = plane.n_pix, len(band_edges) - 1
+    x, y = plane.pixel_from_vectors(photons.vectors)
+    band = np.searchsorted(band_edges, photons.energy, side="right") - 1
+    with np.errstate(invalid="ignore"):
+        inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)
+    inside &= (band >= 0) & (band < n_band)
+    ix, iy = (np.floor(c[inside] + 0.5).astype(np.int64) for c in (x, y))
+    return (iy * n + ix) * n_band + band[inside]
+
+
+class SortedPhotons:
+    """Photons sorted by sky position, to look up those near a direction quickly.
+
+    Parameters
+    ----------
+    photons : Photons
+        Any photons.
+
+    Attributes
+    ----------
+    photons : Photons
+        The same, sorted.
+    order : ndarray (n,) of int
+        Where each of them was before.
+    """
+
+    def __init__(self, photons):
+        import healpy
+
+        pixel = healpy.vec2pix(_SORT_NSIDE, *photons.vectors.T, nest=False)
+        # numbers of 16 bits are sorted by their digits, several times faster than by comparison
+        self.order = np.argsort(pixel.astype(np.uint16), kind="stable")
+        self.photons = photons.select(self.order)
+        counts = np.bincount(pixel, minlength=12 * _SORT_NSIDE**2)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+
+    def near(self, vector, radius_deg):
+        """Positions in ``self.photons`` of those within a radius of a direction, and few more."""
+        starts, stops = _pixel_runs(tuple(map(float, vector)), float(radius_deg))
+        first, last = self._first[starts], self._first[stops]
+        filled = last > first
+        runs = [np.arange(a, b) for a, b in zip(first[filled], last[filled])]
+        return np.concatenate(runs) if runs else np.zeros(0, dtype=int)
+
+
+@lru_cache(maxsize=1024)
+def _pixel_runs(vector, radius_deg):
+    """First and last + 1 of the runs of RING pixels that make up a disc, and few more."""
+    import healpy
+
+    pixels = healpy.query_disc(
+        _SORT_NSIDE, vector, np.radians(radius_deg), inclusive=True, fact=4, nest=False
+    )
+    breaks = np.flatnonzero(np.diff(pixels) > 1)
+    starts = pixels[np.append(0, breaks + 1)]
+    stops = pixels[np.append(breaks, len(pixels) - 1)] + 1
+    return starts, stops
+
+
+def touched_patches(grid, covers, region=None):
+    """Patches whose owned cell holds a covered direction, with the coverage of their pixels.
+
+    Parameters
+    ----------
+    grid : PatchGrid
+        The grid of patches.
+    covers : callable
+        Takes unit vectors (n, 3), returns whether each was observed.
+    region : DiscFootprint, optional
+        The part of the sky that is asked for; all of it by default. Patches just outside are
+        taken too, so that what is found inside does not depend on it.
+
+    Returns
+    -------
+    index : ndarray (n,) of int
+        Patch numbers.
+    coverage : ndarray (n, ny, nx, 1) of float32
+        Coverage of their pixels.
+    """
+    if region is not None:
+        region = replace(region, radius_deg=region.radius_deg + _REGION_MARGIN_DEG)
+    seen = _seen_directions(covers, region)
+    index = np.unique(grid.owner(seen)) if len(seen) else np.zeros(0, dtype=int)
+    n = grid.config.read_pixels
+    coverage = np.zeros((len(index), n, n, 1), dtype=np.float32)
+    for row, patch in enumerate(index):
+        coverage[row, ..., 0] = covers(grid.plane(patch).pixel_vectors)
+    return index, coverage
+
+
+def _seen_directions(covers, region):
+    """Unit vectors (n, 3) of a sample of the sky that was observed and is asked for."""
+    for nside in _SAMPLE_NSIDES:
+        seen = [points[covers(points)] for points in _sample_points(nside, region)]
+        seen = np.concatenate(seen)
+        if len(seen):
+            break
+    return seen
+
+
+def _sample_points(nside, region):
+    """Directions of a region or the whole sky, in blocks of a million or less."""
+    import healpy
+
+    pixels = np.arange(12 * nside**2)
+    if region is not None:
+        radius = np.radians(min(region.radius_deg, 180.0))
+        pixels = healpy.query_disc(nside, region.center, radius, nest=True)
+    for start in range(0, len(pixels), 2**20):
+        block = pixels[start : start + 2**20]
+        yield np.stack(healpy.pix2vec(nside, block, nest=True), axis=-1)
+
+
+def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=None):
+    """Bin a map's photons on every patch that it touches.
+
+    Parameters
+    ----------
+    sky_map : SkyMap
+        The map.
+    band_edges : array-like (n_band + 1,)
+        Edges of the model's bands in GeV; photons outside are dropped and logged.
+    grid : PatchGrid, optional
+        The grid of patches.
+    region : DiscFootprint, optional
+        The part of the sky that is asked for; all by default.
+    seed : int
+        Seed of the placement of counts inside their pixels.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    Patches
+
+    Raises
+    ------
+    ValueError
+        If the map holds no energy inside the bands.
+    """
+    grid = PatchGrid() if grid is None else grid
+    band_edges = np.asarray(band_edges, dtype=float)
+    bands = band_inputs(band_edges, sky_map.energy_edges, events=sky_map.events is not None)
+    if not bands[:, 0].any():
+        low, high = sky_map.energy_edges[[0, -1]]
+        raise InputError(
+            f"expected energies within the model's range {band_edges[0]:g}-{band_edges[-1]:g} GeV; "
+            f"got a map of {low:g}-{high:g} GeV; choose another model"
+        )
+    if sky_map.events is None:
+        warn_of_straddling_bins(band_edges, sky_map.energy_edges)
+    index, coverage = touched_patches(grid, sky_map.covers, region)
+    n = grid.config.read_pixels
+    counts = np.zeros((len(index), n, n, len(band_edges) - 1), dtype=np.float32)
+    planes = [grid.plane(patch) for patch in index]
+    n_used = n_all = 0
+    chunks = sky_map.photons(seed, CHUNK_PHOTONS)
+    chunks = progress(chunks, desc="photons") if progress else chunks
+    for photons in _full_chunks(chunks, CHUNK_PHOTONS):
+        n_all += len(photons)
+        used = (photons.energy >= band_edges[0]) & (photons.energy < band_edges[-1])
+        n_used += int(used.sum())
+        nearby = SortedPhotons(photons.select(used))
+        for image, plane in zip(counts, planes):
+            rows = nearby.near(plane.basis[2], plane.half_diagonal_deg)
+            cells = _cells(plane, nearby.photons.select(rows), band_edges)
+            np.add.at(image.reshape(-1), cells, np.float32(1))
+    if n_all - n_used > _MAX_SHARE_OUTSIDE * n_all:
+        warn(
+            f"{n_all - n_used:,} of {n_all:,} photons lie outside "
+            f"{band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of the model, and are not used"
+        )
+    return Patches(grid, index, counts, coverage, bands, n_used)
+
+
+def _full_chunks(chunks, size):
+    """Join small chunks of photons: each costs a pass over all patches."""
+    held = []
+    for photons in chunks:
+        if held and sum(map(len, held)) + len(photons) > size:
+            yield held[0] if len(held) == 1 else Photons.concatenate(held)
+            held = []
+        held.append(photons)
+    if held:
+        yield held[0] if len(held) == 1 else Photons.concatenate(held)

@@ -1,0 +1,218 @@
+"""Photons: the list that every map becomes, each count placed once at a point inside its pixel.
+
+The random stream is counter based: what a photon draws depends on the seed, the identity of its
+pixel and energy bin and its number inside that bin alone. A cut-out and the whole sky therefore
+place the same photon at the same point, in whatever order and in whatever chunks they are read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.irf.spectra import draw_energy
+
+__all__ = ["Photons", "hash_uniform", "place_counts", "whole_counts"]
+
+
+# Photons held in memory at once when a map is placed.
+CHUNK_PHOTONS = 2_000_000
+
+
+# A pixel value this close to an integer is a count.
+COUNT_TOLERANCE = 0.01
+
+
+DEFAULT_SEED = 0
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Photons:
+    """A list of n photons.
+
+    Attributes
+    ----------
+    vectors : ndarray (n, 3)
+        Unit vectors, Galactic.
+    energy : ndarray (n,)
+        Energies in GeV.
+    """
+
+    vectors: np.ndarray
+    energy: np.ndarray
+
+    def __len__(self):
+        return len(self.energy)
+
+    def select(self, mask):
+        """The photons of a mask or index array."""
+        return Photons(self.vectors[mask], self.energy[mask])
+
+    @classmethod
+    def concatenate(cls, parts):
+        """The photons of several lists, one after the other."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("vectors", "energy")))
+
+
+def _mix(x):
+    """Finalizer of SplitMix64 (Steele et al. 2014, doi:10.1145/2714064.2660195, figure 17)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _combine(state, value):
+    return _mix((state ^ np.asarray(value).astype(np.uint64)) + _GOLDEN)
+
+
+def hash_uniform(seed, *keys, n_draws):
+    """Uniform numbers in [0, 1) that depend on the seed and integer keys alone.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the stream, 0 to 2**64 - 1.
+    *keys : int or ndarray (n,) of int
+        What identifies each element, broadcast against each other.
+    n_draws : int
+        How many numbers each element draws.
+
+    Returns
+    -------
+    list of ndarray (n,)
+        ``n_draws`` arrays of float64.
+    """
+    state = _mix(np.atleast_1d(np.uint64(seed)) + _GOLDEN)
+    for key in keys:
+        state = _combine(state, np.asarray(key, dtype=np.int64))
+    return [(_combine(state, i) >> np.uint64(11)) * 2.0**-53 for i in range(1, n_draws + 1)]
+
+
+def _energy_key(energy_min, energy_max):
+    """Integer identity of an energy bin, the same for every map that holds this bin."""
+    return int(round(np.log10(energy_min) * 1e5)) * 10_000_019 + int(
+        round(np.log10(energy_max) * 1e5)
+    )
+
+
+def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTONS):
+    """Place every count at a random point inside its pixel and draw its energy inside its bin.
+
+    Parameters
+    ----------
+    pixels : pixelization
+        Object with ``key(index)`` and ``points(index, u, v)`` (see `astro_unetloc.maps.skymap`).
+    counts : ndarray (n_energy, n_pixels)
+        Whole, non-negative counts; NaN is not observed.
+    energy_edges : ndarray (n_energy + 1,)
+        Edges in GeV.
+    seed : int
+        Seed of the counter-based stream.
+    max_photons : int
+        Photons in one chunk.
+
+    Yields
+    ------
+    Photons
+        At most ``max_photons`` at a time.
+    """
+    for energy_min, energy_max, plane in zip(energy_edges[:-1], energy_edges[1:], counts):
+        index = np.flatnonzero(plane > 0)  # NaN compares false
+        number = np.rint(plane[index]).astype(np.int64)
+        last = np.cumsum(number)
+        total = int(last[-1]) if len(last) else 0
+        for start in range(0, total, max_photons):
+            stop = min(start + max_photons, total)
+            rows = slice(*np.searchsorted(last, [start, stop - 1], side="right") + [0, 1])
+            before = last[rows] - number[rows]  # photons before each pixel
+            taken = np.minimum(last[rows], stop) - np.maximum(before, start)
+            order = np.arange(start, stop) - np.repeat(before, taken)
+            pixel = np.repeat(index[rows], taken)
+            key = np.repeat(pixels.key(index[rows]), taken)
+            u, v, w = hash_uniform(seed, key, _energy_key(energy_min, energy_max), order, n_draws=3)
+            yield Photons(pixels.points(pixel, u, v), draw_energy(w, energy_min, energy_max))
+
+
+def whole_counts(counts, get_exposure=None):
+    """Counts as whole numbers, checked.
+
+    Parameters
+    ----------
+    counts : ndarray (n_energy, n_pixels)
+        Counts, NaN where not observed, or a flux in ph cm-2 s-1.
+    get_exposure : callable, optional
+        Gives the exposure in cm2 s, shape (n_energy, n_pixels), or None; called only when the
+        counts are not whole.
+
+    Returns
+    -------
+    ndarray (n_energy, n_pixels)
+        int32 or int64 where the input holds integers, else float32 (float64 where float32 could
+        not hold every count) with NaN.
+
+    Raises
+    ------
+    ValueError
+        If counts are negative, infinite, all NaN, or not within 0.01 of whole numbers.
+    """
+    counts = np.asarray(counts)
+    largest = _check_values(counts)
+    if counts.dtype.kind in "iub":
+        return counts.astype(np.int32 if largest < 2**31 else np.int64)
+    n_odd, example = _odd_values(counts)
+    exposure = get_exposure() if n_odd and get_exposure else None
+    if exposure is not None:
+        counts = counts * exposure
+        largest = _check_values(counts)
+        n_odd, example = _odd_values(counts)
+    if n_odd:
+        what = "flux x exposure" if exposure is not None else "counts"
+        raise InputError(
+            f"{what} must be whole numbers (within {COUNT_TOLERANCE}); got {n_odd} pixels such as "
+            f"{example:.4g}; give the counts themselves, or a flux map together with its exposure"
+        )
+    return np.rint(counts).astype(np.float32 if largest < 2**24 else np.float64)
+
+
+def _check_values(counts):
+    """Largest count, after refusing what is no count."""
+    if counts.dtype.kind not in "iubf":
+        raise InputError(f"counts must be real numbers; got {counts.dtype}; convert the map")
+    low, high = counts.min(initial=0), counts.max(initial=0)  # NaN if any is
+    if np.isnan(low):
+        seen = counts[~np.isnan(counts)]
+        if not seen.size:
+            raise InputError("counts must not be all NaN (not observed); got no other pixel")
+        low, high = seen.min(), seen.max()
+    if np.isinf(low) or np.isinf(high):
+        n_infinite = np.isinf(counts).sum()
+        raise InputError(
+            f"counts must be finite, or NaN where not observed; got {n_infinite} infinite pixels"
+        )
+    if low < 0:
+        raise InputError(
+            f"counts must not be negative; got {low:.4g} and {(counts < 0).sum()} negative pixels; "
+            "give the counts before any background is subtracted"
+        )
+    return high
+
+
+def _odd_values(counts):
+    """How many pixels are not whole numbers, and one of them.
+
+    Fluxes are all within 0.01 of zero; where nothing but zeros would be left, all of them are odd.
+    """
+    n_odd, n_filled, n_positive, example = 0, 0, 0, 0.0
+    for plane in counts:  # one plane at a time: cubes are large
+        whole = np.rint(plane)
+        odd, positive = np.abs(plane - whole) > COUNT_TOLERANCE, plane > 0
+        n_odd += np.count_nonzero(odd)
+        n_filled += np.count_nonzero(whole > 0)
+        n_positive += np.count_nonzero(positive)
+        if odd.any() or positive.any() and not example:
+            example = float(plane[odd if odd.any() else positive][0])
+    return (n_positive if n_positive and not n_filled else n_odd), example

@@ -1,0 +1,125 @@
+"""Directions, frames, tangent planes and the grid of patches, as plain arrays.
+
+Directions are unit vectors in Galactic coordinates with shape (..., 3) throughout the package;
+angles are degrees.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+__all__ = [
+    "SKY_DEG2",
+    "chord",
+    "circle_in_disc",
+    "frame_rotation",
+    "lonlat_from_vectors",
+    "move",
+    "ragged_ranges",
+    "separation_deg",
+    "tangent_axes",
+    "tangent_offsets",
+    "vectors_from_lonlat",
+]
+
+
+def ragged_ranges(first, last):
+    """The numbers ``first[i]`` to ``last[i]`` of all i, one after the other, and the i of each."""
+    n = last - first
+    which = np.repeat(np.arange(len(n)), n)
+    return np.arange(n.sum()) + np.repeat(first - np.cumsum(n) + n, n), which
+
+
+# The whole sky in square degrees.
+SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
+
+
+def vectors_from_lonlat(lon_deg, lat_deg):
+    """Unit vectors, shape (..., 3), of directions in degrees, broadcast against each other."""
+    lon, lat = np.broadcast_arrays(np.radians(lon_deg), np.radians(lat_deg))
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def lonlat_from_vectors(vectors):
+    """Longitude in [0, 360) and latitude in degrees of vectors (..., 3)."""
+    x, y, z = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
+    lon = np.degrees(np.arctan2(y, x)) % 360.0
+    lon = np.where(lon == 360.0, 0.0, lon)  # % rounds up to its divisor
+    return lon, np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def separation_deg(vectors_1, vectors_2):
+    """Angle in degrees between unit vectors; exact for small angles too."""
+    chord = np.linalg.norm(np.asarray(vectors_1) - np.asarray(vectors_2), axis=-1)
+    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+
+
+def chord(angle_deg):
+    """Distance of unit vectors at an angle of up to 180 degrees."""
+    return 2 * np.sin(np.radians(np.minimum(angle_deg, 180.0)) / 2)
+
+
+def circle_in_disc(offset, radius, disc):
+    """Part of circles of a radius around an offset point that lies inside a disc at the origin.
+
+    All in one unit, in a plane, and broadcast against each other.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = (offset**2 + radius**2 - disc**2) / (2 * offset * radius)
+    cosine = np.where(offset * radius > 0, cosine, np.where(offset + radius < disc, -1.0, 1.0))
+    return np.arccos(np.clip(cosine, -1.0, 1.0)) / np.pi
+
+
+@lru_cache(maxsize=8)
+def frame_rotation(frame):
+    """Matrix R of shape (3, 3) with ``v_galactic = v_frame @ R.T``; read-only.
+
+    Parameters
+    ----------
+    frame : str
+        Name of an astropy frame without time dependence: "galactic", "icrs", "fk5".
+
+    Returns
+    -------
+    ndarray (3, 3)
+
+    Raises
+    ------
+    ValueError
+        If astropy does not know the frame.
+    """
+    matrix = np.eye(3)
+    if frame != "galactic":
+        import astropy.units as u
+        from astropy.coordinates import SkyCoord
+
+        axes = SkyCoord([0, 90, 0] * u.deg, [0, 0, 90] * u.deg, frame=frame).galactic
+        matrix = np.array(axes.cartesian.xyz.value)
+    matrix.flags.writeable = False  # it is shared by all callers
+    return matrix
+
+
+def tangent_axes(vectors):
+    """Unit vectors towards ICRS east and north at directions (n, 3)."""
+    pole = frame_rotation("icrs")[:, 2]
+    east = np.cross(pole, vectors)
+    norm = np.linalg.norm(east, axis=1, keepdims=True)
+    # at a pole of the sky any direction is east
+    east = np.where(norm > 1e-9, east / np.maximum(norm, 1e-9), frame_rotation("icrs")[:, 1])
+    return east, np.cross(vectors, east)
+
+
+def tangent_offsets(center, east, north, vectors):
+    """Degrees east and north of centres on their tangent planes; arrays (..., 3)."""
+    depth = np.maximum(np.einsum("...i,...i->...", center, vectors), 1e-3)
+    scale = np.degrees(1.0) / depth
+    return (
+        np.einsum("...i,...i->...", east, vectors) * scale,
+        np.einsum("...i,...i->...", north, vectors) * scale,
+    )
+
+
+def move(vectors, east, north, x_deg, y_deg):
+    """Unit vectors (n, 3) of offsets in degrees on the tangent planes of directions (n, 3)."""
+    moved = vectors + np.radians(x_deg)[:, None] * east + np.radians(y_deg)[:, None] * north
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)

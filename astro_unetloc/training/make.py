@@ -1,0 +1,655 @@
+"""Shards: independent pieces of work, run here or over any executor, a few at a time.
+
+Skies to train on: simulated, each unlike any other, or read from folders of components.
+
+Patch sets to train on: simulated skies, each observed in many ways, written to HDF5.
+"""
+
+import hashlib
+import os
+import shutil
+import threading
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc import __version__
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.maps.patches import GridConfig, TangentPlane
+from astro_unetloc.simulation.diffuse import TEMPLATE_SETS, interstellar, perturb
+from astro_unetloc.simulation.files import read_components, sky_of
+from astro_unetloc.simulation.population import CLASSES, counted_band, draw_sources
+from astro_unetloc.simulation.sky import draw_photons
+from astro_unetloc.sphere import lonlat_from_vectors
+from astro_unetloc.training.observation import (
+    PatchObserver,
+    TrainingConfig,
+    draw_observation,
+    source_mask,
+)
+from astro_unetloc.training.patch_set import (
+    SCHEMA,
+    SOURCE_DTYPE,
+    join_patch_sets,
+    open_patch_set,
+    sky_file_bytes,
+    write_whole,
+)
+
+__all__ = [
+    "BAND_EDGES",
+    "YEARS",
+    "check_template",
+    "components_within",
+    "file_digest",
+    "folder_digest",
+    "make_patch_set",
+    "observed_directions",
+    "patches_of_sky",
+    "process_pool",
+    "random_plane",
+    "run_shards",
+    "simulated_sky",
+    "sky_of_folder",
+]
+
+
+def run_shards(job, keys, *, executor=None, n_pending=16):
+    """Results of a function for every key, in the order in which they come.
+
+    Parameters
+    ----------
+    job : callable
+        Takes one key; must not depend on anything else that changes.
+    keys : iterable
+        What to run it for.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Runs them; without it they run here, one after the other.
+    n_pending : int
+        Most shards submitted and not yet taken, which bounds the memory; no less than the workers.
+
+    Yields
+    ------
+    tuple
+        Key and result.
+
+    Raises
+    ------
+    ChildProcessError
+        If a process of the pool died; dask starts another one and goes on.
+    """
+    if executor is None:
+        for key in keys:
+            yield key, job(key)
+        return
+    if hasattr(executor, "get_executor"):  # a dask client
+        executor = executor.get_executor()
+    keys, pending = iter(keys), {}
+    try:
+        while True:
+            for key in islice(keys, n_pending - len(pending)):
+                pending[executor.submit(job, key)] = key
+            if not pending:
+                return
+            # one at a time: what is done and not taken counts as pending
+            future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+            key = pending.pop(future)
+            yield key, future.result()
+            del future
+    except BrokenExecutor as err:
+        raise ChildProcessError(
+            f"expected all workers to live; got {err}; run the same again with fewer workers, or "
+            "where there is more memory: what was finished is kept"
+        ) from err
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def process_pool(n_workers):
+    """A pool of processes that end when this one does, however it ends.
+
+    Processes are spawned: OpenMP, which healpy uses, hangs in a fork.
+
+    Parameters
+    ----------
+    n_workers : int
+        How many.
+
+    Returns
+    -------
+    concurrent.futures.ProcessPoolExecutor
+    """
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_follow_parent)
+
+
+def _follow_parent():
+    """End this process when its parent was killed: it would wait for work for ever."""
+    from multiprocessing import parent_process
+
+    def follow():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+# Exposure of a simulated sky; an observation takes a part of it.
+YEARS = 16.0
+
+
+# Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
+_CENTER_NSIDE = 256
+
+
+def simulated_sky(rng, template, energy_range):
+    """A sky with another interstellar model, populations and PSF than any other.
+
+    The photons of diffuse emission are drawn patch by patch, see `observation`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    template : str, path or None
+        File of interstellar templates, one set of which or the built-in shapes are taken.
+    energy_range : pair of float
+        In GeV.
+
+    Returns
+    -------
+    SimulatedSky
+    """
+    variant = str(rng.choice([*TEMPLATE_SETS, "built-in"]))
+    builtin = template is None or variant == "built-in"
+    diffuse = interstellar(None if builtin else template, variant="P6V11" if builtin else variant)
+    diffuse = perturb(
+        diffuse,
+        rng,
+        scatter=0.2,
+        small_scale=rng.uniform(0.1, 0.45),
+        slope=rng.uniform(2.2, 3.2),
+    )
+    sources = draw_sources(
+        rng,
+        band=counted_band(energy_range),
+        agn=rng.uniform(0.6, 1.4),
+        pulsars=rng.uniform(0.6, 2.5),
+        galactic=rng.uniform(0.6, 2.5),
+        extended=rng.uniform(0.5, 1.5),
+    )
+    psf = KingPSF(rng.uniform(0.92, 1.1))
+    return draw_photons(
+        diffuse,
+        sources,
+        exposure=SurveyExposure(YEARS),
+        psf=psf,
+        rng=rng,
+        energy_range=energy_range,
+        with_diffuse=False,
+    )
+
+
+def components_within(folder, energy_range):
+    """The components of a folder, whose cubes must cover an energy range.
+
+    Parameters
+    ----------
+    folder : str or path
+        See `astro_unetloc.simulation.files.read_components`.
+    energy_range : pair of float
+        In GeV.
+
+    Returns
+    -------
+    SkyComponents
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the folder is not complete, a file cannot be read, or the cubes do not cover the range.
+    """
+    components = read_components(folder)
+    (low, high), found = energy_range, components.maps["background"].energy_edges[[0, -1]]
+    if low < found[0] * 0.999 or high > found[1] * 1.001:
+        raise InputError(
+            f"{folder}: expected cubes of {low:g}-{high:g} GeV, the bands of the set; got "
+            f"{found[0]:g}-{found[1]:g} GeV; choose other bands or make other cubes"
+        )
+    return components
+
+
+def sky_of_folder(folder, energy_range, seed):
+    """The sky of a folder of components, limited to an energy range.
+
+    Parameters
+    ----------
+    folder, energy_range
+        See `components_within`, which raises the same errors.
+    seed : int
+        Of the places of the photons inside their pixels and of their origins.
+
+    Returns
+    -------
+    SimulatedSky
+    """
+    sky = sky_of(components_within(folder, energy_range), rng=seed)
+    low, high = energy_range
+    inside = (sky.photons.energy >= low) & (sky.photons.energy < high)
+    return replace(sky, photons=sky.photons.select(inside), origin=sky.origin[inside])
+
+
+def check_template(template):
+    """Read all that skies may take of a file here, where an error is seen, not in a worker."""
+    for variant in TEMPLATE_SETS if template else ():
+        interstellar(template, variant=variant)
+
+
+def file_digest(path):
+    """SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def folder_digest(folder):
+    """SHA-256 of the names and contents of all files of a folder of components."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    listing = "\n".join(f"{path.name} {file_digest(path)}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def observed_directions(sky):
+    """Directions in which a sky was observed.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        The sky.
+
+    Returns
+    -------
+    ndarray (n, 3) or None
+        Galactic unit vectors, 0.2 deg apart; None for the whole sky.
+
+    Raises
+    ------
+    ValueError
+        If nothing was observed.
+    """
+    if sky.footprint is None:
+        return None
+    import healpy
+
+    pixels = np.arange(12 * _CENTER_NSIDE**2)
+    centers = np.stack(healpy.pix2vec(_CENTER_NSIDE, pixels, nest=False), axis=-1)
+    seen = sky.footprint.covers(centers)
+    if not seen.any():
+        raise InputError("expected a sky that was observed somewhere; got none; check its cubes")
+    return None if seen.all() else centers[seen]
+
+
+def random_plane(rng, config, directions=None):
+    """A tangent plane at any rotation.
+
+    Half of the planes of a whole sky lie anywhere, half where it is crowded: along the Galactic
+    plane and around the Galactic centre. Those of a part of the sky are centred anywhere in it.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    config : GridConfig
+        Size and pixels of the plane.
+    directions : ndarray (n, 3), optional
+        Where it may be centred, from `observed_directions`; anywhere without.
+
+    Returns
+    -------
+    TangentPlane
+    """
+    lon, lat = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
+    place = rng.random()
+    if directions is not None:
+        lon, lat = lonlat_from_vectors(rng.choice(directions))
+    elif place < 0.25:  # along the Galactic plane
+        lat = rng.normal(0, 5)
+    elif place < 0.5:  # around the Galactic centre
+        lon, lat = rng.normal(0, 25) % 360, rng.normal(0, 3)
+    return TangentPlane(
+        lon,
+        float(np.clip(lat, -90, 90)),
+        config.patch_pixels,
+        config.pixel_deg,
+        rng.uniform(0, 360),
+    )
+
+
+# Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
+BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
+
+
+_N_SKIES = 60
+
+
+def _source_rows(patch, number, sky, source_class):
+    """True sources of a patch that are seen or asked for, of `SOURCE_DTYPE`."""
+    rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
+    for name in ("x", "y", "n_photons", "background", "significance", "labelled"):
+        rows[name] = getattr(patch, name)
+    rows["patch"], rows["flux"] = number, sky.sources.flux[patch.source]
+    rows["source_class"] = source_class[patch.source]
+    rows["glon"], rows["glat"] = lonlat_from_vectors(sky.sources.vectors[patch.source])
+    return rows[(rows["n_photons"] > 0) | rows["labelled"]]
+
+
+def _classes_of(sources, classes):
+    """Class of each source (n,), an index into ``classes``; with one class all are of it."""
+    if len(classes) == 1:
+        return np.zeros(len(sources), dtype=np.uint8)
+    present = [CLASSES[number] for number in np.unique(sources.source_class)]
+    missing = [name for name in present if name not in classes]
+    if missing:
+        raise InputError(
+            f"expected the classes of all sources ({', '.join(present)}), or one name for all; got "
+            f"{', '.join(classes)}; name {', '.join(missing)} too"
+        )
+    index = [classes.index(name) if name in classes else 0 for name in CLASSES]
+    return np.array(index, dtype=np.uint8)[sources.source_class]
+
+
+def _class_masks(rows, n_class, radius_pix, n_pix):
+    """Discs around the labelled sources of a patch, (n_pix, n_pix, n_class) of uint8."""
+    rows = rows[rows["labelled"]]
+    of_class = (rows[rows["source_class"] == number] for number in range(n_class))
+    return np.stack([source_mask(r["x"], r["y"], radius_pix, n_pix) for r in of_class], axis=-1)
+
+
+def patches_of_sky(
+    seed,
+    *,
+    n_patches,
+    template=None,
+    folder=None,
+    band_edges=BAND_EDGES,
+    classes=("source",),
+    label_rule=None,
+):
+    """Simulate one sky, or read it from a folder, and observe patches of it.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the sky; the patches depend on nothing else.
+    n_patches : int
+        How many.
+    template : str or path, optional
+        See `astro_unetloc.simulation.diffuse.interstellar`.
+    folder : str or path, optional
+        Components of a sky to take instead, see `astro_unetloc.simulation.files.read_components`.
+    band_edges : array-like (n_band + 1,)
+        In GeV.
+    classes : sequence of str
+        Classes of the mask, names of `CLASSES`, or one name for all.
+    label_rule : TrainingConfig, optional
+        Radius of the mask, and which sources are bright enough for it.
+
+    Returns
+    -------
+    columns : dict of str to ndarray
+        As `astro_unetloc.training.patch_set.sky_file_bytes` takes them.
+    sources : ndarray of `astro_unetloc.training.patch_set.SOURCE_DTYPE`
+        The true sources.
+
+    Raises
+    ------
+    ValueError
+        If a class of the sources is not named, or a pixel holds more than 65535 photons.
+    """
+    rng = np.random.default_rng([20190, seed])
+    config, grid = label_rule or TrainingConfig(), GridConfig()
+    energy_range = (band_edges[0], band_edges[-1])
+    if folder is None:
+        sky = simulated_sky(rng, template, energy_range)
+    else:
+        sky = sky_of_folder(folder, energy_range, seed)
+    observer = PatchObserver(sky, band_edges, config=config)
+    sky, directions = observer.sky, observed_directions(sky)
+    source_class = _classes_of(sky.sources, classes)
+    patches, sources = [], []
+    for number in range(n_patches):
+        observation = draw_observation(rng, band_edges=np.array(band_edges), years=YEARS)
+        patch = observer.observe(random_plane(rng, grid, directions), observation, rng)
+        patches.append(patch)
+        sources.append(_source_rows(patch, number, sky, source_class))
+    shape = (len(classes), config.mask_radius_pix, grid.patch_pixels)
+    columns = {
+        "counts": np.stack([_small_integers(p.counts) for p in patches]),
+        "coverage": np.stack([p.coverage for p in patches]),
+        "mask": np.stack([_class_masks(rows, *shape) for rows in sources]),
+        "bands": np.stack([p.bands for p in patches]),
+        "center": np.array(
+            [(p.plane.lon_deg, p.plane.lat_deg, p.plane.rotation_deg) for p in patches]
+        ),
+        "sky": np.full(n_patches, seed),
+        "code": np.array([f"sky{seed:06d}-{i:04d}" for i in range(n_patches)], dtype="S24"),
+    }
+    return columns, np.concatenate(sources)
+
+
+def _small_integers(counts):
+    if counts.max(initial=0) > np.iinfo(np.uint16).max:
+        raise InputError(
+            f"expected at most 65535 photons in a pixel; got {counts.max():g}; raise the energies"
+        )
+    return counts.astype(np.uint16)
+
+
+def _sky_file(seed, *, recipe, folders, **options):
+    """The patch set of one sky as bytes, compressed where it was made: a worker gives no more."""
+    columns = patches_of_sky(seed, folder=folders.get(seed), **options)
+    return sky_file_bytes(*columns, recipe=recipe)
+
+
+def make_patch_set(
+    path,
+    *,
+    n_skies=None,
+    patches_per_sky=400,
+    first_seed=0,
+    template=None,
+    folders=(),
+    band_edges=BAND_EDGES,
+    classes=("source",),
+    label_rule=None,
+    append=False,
+    overwrite=False,
+    executor=None,
+    n_pending=16,
+    progress=None,
+):
+    """Simulate skies and write observed patches of them as an HDF5 set.
+
+    Every sky that is finished is kept in the folder ``<path>.parts``; the set is put together of
+    them at the end. A run that ended early is continued by calling it again, whenever and however
+    it ended, and the set is the same, whatever the executor and the order in which skies come.
+
+    Parameters
+    ----------
+    path : str or path
+        File to write.
+    n_skies : int, optional
+        Skies are seeded ``first_seed``, ``first_seed + 1``, ...; by default 60 of them.
+    patches_per_sky : int
+        Patches of each.
+    first_seed : int
+        Seed of the first sky; every sky whose seed five divides is one to validate on.
+    template : str or path, optional
+        Interstellar templates; built-in shapes without.
+    folders : sequence of str or path
+        Components of skies that were made elsewhere, to take instead of simulated skies: each is
+        one sky, see `astro_unetloc.simulation.files.read_components`.
+    band_edges : array-like (n_band + 1,)
+        In GeV.
+    classes : sequence of str
+        Classes of the mask, names of `CLASSES`, or one name for all.
+    label_rule : TrainingConfig, optional
+        Radius of the mask, and which sources are bright enough for it.
+    append : bool
+        Whether a finished set is made longer, up to ``n_skies`` skies in all.
+    overwrite : bool
+        Whether a finished set may be replaced, once the new one is whole.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Runs the skies in parallel; for processes see `astro_unetloc.training.make.process_pool`.
+    n_pending : int
+        Most skies given to the executor at once, no less than it has workers.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Raises
+    ------
+    FileExistsError
+        If the file holds a finished set that is neither to be made longer nor replaced.
+    ValueError
+        If it holds a set of another kind or is none, an option is impossible, or a folder cannot
+        be read.
+    OSError
+        If something cannot be written, because the disk is full for one, or a worker died;
+        finished skies are kept.
+    """
+    rule = label_rule or TrainingConfig()
+    n_skies = _number_of_skies(n_skies, folders, template)
+    _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
+    path, parts = Path(path), Path(f"{path}.parts")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"output directory must exist; got {str(path.parent)!r}; create it first"
+        )
+    for folder in folders:
+        components_within(folder, (band_edges[0], band_edges[-1]))
+    recipe = _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule)
+    n_done = 0 if overwrite else _skies_to_keep(path, parts, recipe, n_skies, append)
+    _check_parts(parts, recipe, overwrite)
+    check_template(template)
+    seeds = range(first_seed + n_done, first_seed + n_skies)
+    files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
+    missing = [seed for seed in seeds if not files[seed].exists()]
+    job = partial(
+        _sky_file,
+        recipe=recipe,
+        n_patches=patches_per_sky,
+        template=template,
+        folders=dict(enumerate(map(str, folders), start=first_seed)),
+        band_edges=tuple(band_edges),
+        classes=tuple(classes),
+        label_rule=rule,
+    )
+    with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
+        for seed, content in progress(results, total=len(missing)) if progress else results:
+            parts.mkdir(exist_ok=True)
+            write_whole(files[seed], content)
+    # beside the parts, so that nothing of it stays elsewhere when this is killed
+    join_patch_sets([path] * bool(n_done) + list(files.values()), parts / "joined.h5")
+    os.replace(parts / "joined.h5", path)
+    shutil.rmtree(parts)
+
+
+def _number_of_skies(n_skies, folders, template):
+    if not folders:
+        return _N_SKIES if n_skies is None else n_skies
+    if isinstance(folders, str):
+        raise InputError(f"folders must be a list; got {folders!r}; put it in brackets")
+    if template or n_skies not in (None, len(folders)):
+        raise InputError(
+            f"expected as many skies as folders, and no template; got {n_skies} skies, "
+            f"{len(folders)} folders and template {template}; give the folders alone"
+        )
+    return len(folders)
+
+
+def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule):
+    numbers = {"n_skies": n_skies, "patches_per_sky": patches_per_sky}
+    bad = [f"{name} {value}" for name, value in numbers.items() if value < 1]
+    bad += [f"first_seed {first_seed}"] * (first_seed < 0)
+    bad += [f"{name} {value:g}" for name, value in asdict(rule).items() if not 0 <= value < np.inf]
+    if bad:
+        raise InputError(f"expected at least one sky, and no negative number; got {', '.join(bad)}")
+    if not classes or len(set(classes)) != len(classes) or isinstance(classes, str):
+        raise InputError(f"classes must be a list of different names; got {classes!r}")
+    edges = np.asarray(band_edges, dtype=float)
+    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        raise InputError(f"band_edges must be at least two that increase; got {edges.tolist()}")
+
+
+def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
+    """Attributes of the file: what its patches are made with, for skies of any number."""
+    if folders:
+        origin = {
+            "folders": [Path(folder).name for folder in folders],
+            "folders_sha256": [folder_digest(folder) for folder in folders],
+        }
+    else:
+        origin = {
+            "years": YEARS,
+            "template": Path(template).name if template else "",
+            "template_sha256": file_digest(template) if template else "",
+        }
+    return {
+        "band_edges_gev": [float(edge) for edge in band_edges],
+        "pixel_deg": GridConfig().pixel_deg,
+        "classes": list(classes),
+        **{name: float(value) for name, value in asdict(rule).items()},
+        "seed": int(first_seed),
+        "patches_per_sky": int(patches_per_sky),
+        **origin,
+        "version": __version__,
+    }
+
+
+def _differences(found, recipe):
+    """What a set was made with that is not asked for, as text; empty for the same recipe."""
+    asked = recipe | {"schema": SCHEMA}
+    names = [name for name in asked | found if asked.get(name) != found.get(name)]
+    return ", ".join(f"{name} {found.get(name)!r}, not {asked.get(name)!r}" for name in names)
+
+
+def _skies_to_keep(path, parts, recipe, n_skies, append):
+    """How many skies of a finished set stay; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with open_patch_set(path) as found:
+        n_found, differences = len(found.skies), _differences(found.recipe, recipe)
+    if append and differences:
+        raise InputError(
+            f"patch set {path}: expected one made with the same options; got {differences}; "
+            "choose another name"
+        )
+    if not append or n_skies <= n_found:
+        if not differences and n_skies <= n_found:
+            shutil.rmtree(parts, ignore_errors=True)  # of a run killed after its last step
+        raise FileExistsError(
+            f"patch set must be unfinished or new; got the whole set {str(path)!r} of {n_found} "
+            "skies; choose another name, append more skies or allow overwriting"
+        )
+    return n_found
+
+
+def _check_parts(parts, recipe, overwrite):
+    """Refuse the unfinished skies of another recipe, or throw them away."""
+    for part in sorted(parts.glob("sky*.h5")):
+        with open_patch_set(part) as found:
+            differences = _differences(found.recipe, recipe)
+        if differences and not overwrite:
+            raise InputError(
+                f"unfinished patch set {parts}: expected one made with the same options; got "
+                f"{differences}; give the same options, choose another name or allow overwriting"
+            )
+        if differences:
+            part.unlink()

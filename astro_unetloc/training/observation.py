@@ -1,0 +1,457 @@
+"""How well a true source can be seen: its photons against those of everything else near it.
+
+Observing conditions: how a simulated sky is seen, so that a network meets every kind of map.
+
+An observation thins the photons to a shorter exposure, cuts the energy range, blurs positions by
+input pixels, bins energies and hides part of the image, each as a real map would.
+
+Where only the photons of sources are at hand, those of diffuse emission are drawn here, as counts
+in the pixels of the image. Photons that are thinned, displaced and binned at random, each on its
+own, follow Poisson statistics again, so this is the same draw; no count is interpolated, and the
+ten thousand million photons of a large set above 0.5 GeV need not be made one by one. Only the
+blurring by input pixels is left out of it: diffuse emission hardly changes over 0.25 deg.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from astro_unetloc.irf.spectra import bin_shares, draw_energy
+from astro_unetloc.maps.patches import SortedPhotons, TangentPlane, band_inputs, bin_photons
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.sphere import chord, circle_in_disc, lonlat_from_vectors, separation_deg
+
+__all__ = [
+    "Detectability",
+    "Observation",
+    "ObservedPatch",
+    "PatchObserver",
+    "TrainingConfig",
+    "draw_observation",
+    "significance",
+    "source_mask",
+]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    mask_radius_pix : float
+        Radius of the disc that labels a source, in pixels.
+    min_photons, min_significance : float
+        A source is labelled when it has at least this many photons in the image, and when these
+        stand at least so many standard deviations above a known background, see
+        `astro_unetloc.training.observation.significance`.
+    """
+
+    mask_radius_pix: float = 2.0
+    min_photons: float = 3.0
+    min_significance: float = 3.0
+
+
+# Neighbours up to so many radii of the PSF away add to the background of a source.
+_NEIGHBOUR_RADII = 4.0
+
+
+def significance(n_photons, background):
+    """How far a source stands above a background that is known, in standard deviations.
+
+    Parameters
+    ----------
+    n_photons : ndarray (n,) or (n, n_bins)
+        Photons of the source, if need be in energy bins whose test statistics are added.
+    background : ndarray of the same shape
+        Photons expected of everything else; below a hundredth it counts as a hundredth.
+
+    Returns
+    -------
+    ndarray (n,)
+        ``sqrt(2 sum((s + b) ln(1 + s / b) - s))``: Cowan et al. 2011 (arXiv:1007.1727),
+        equation 97.
+
+    Examples
+    --------
+    >>> significance(np.array([0.0, 10.0]), np.array([1.0, 1.0])).round(2)
+    array([0.  , 5.72])
+    """
+    s, b = np.asarray(n_photons, dtype=float), np.maximum(background, 0.01)
+    ts = np.maximum((s + b) * np.log1p(s / b) - s, 0.0)
+    return np.sqrt(2 * (ts.sum(axis=-1) if ts.ndim > 1 else ts))
+
+
+def _photons_of_sources(sky):
+    """Photons of each source in each energy bin, (n_sources, n_bins)."""
+    rows = np.flatnonzero(sky.origin >= 0)
+    shape = (len(sky.sources), len(sky.energy_edges) - 1)
+    energy_bin = np.digitize(sky.photons.energy[rows], sky.energy_edges[1:-1])
+    place = sky.origin[rows].astype(np.int64) * shape[1] + energy_bin
+    return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+class Detectability:
+    """Photons near the true sources of a sky.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        The sky.
+    """
+
+    def __init__(self, sky):
+        from scipy.spatial import KDTree
+
+        self.sky = sky
+        self._tree = KDTree(sky.sources.vectors)
+        centers = np.sqrt(sky.energy_edges[1:] * sky.energy_edges[:-1])
+        self._radius_deg = np.array([sky.psf.containment_radius(0.68, e) for e in centers])
+        self._offset_deg = np.concatenate([[0.0], np.geomspace(1e-3, 20.0, 150)])
+        self._contained = [sky.psf.containment(self._offset_deg, e) for e in centers]
+        self._photons_of = _photons_of_sources(sky)
+
+    def near(self, source, photons, origin, *, radius_deg=0.0):
+        """Photons near sources: within the radius that holds 68 % of those of an energy bin.
+
+        Parameters
+        ----------
+        source : ndarray (n,) of int
+            Index into the sources of the sky.
+        photons : Photons
+            Those that were seen.
+        origin : ndarray (n_photons,) of int
+            Source of each; -1 for none.
+        radius_deg : float
+            Added to the radius of the PSF in quadrature, such as half an input pixel.
+
+        Returns
+        -------
+        own : ndarray (n, n_bins) of int
+            Photons of the source among those seen.
+        background : ndarray (n, n_bins)
+            Photons of everything else expected of the whole sky, its full time and energies.
+        """
+        radius = np.hypot(self._radius_deg, radius_deg)
+        mine = np.flatnonzero(np.isin(origin, source))
+        origin, energy = origin[mine], photons.energy[mine]
+        energy_bin = np.digitize(energy, self.sky.energy_edges[1:-1])
+        offset = separation_deg(photons.vectors[mine], self.sky.sources.vectors[origin])
+        near = offset < radius[energy_bin]
+        shape = (len(self.sky.sources), len(radius))
+        place = origin[near].astype(np.int64) * shape[1] + energy_bin[near]
+        own = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+        background = self._diffuse_density(source) * np.pi * radius**2
+        background += self._from_neighbours(source, radius)
+        return own[source], background
+
+    def _from_neighbours(self, source, radius_deg):
+        """Photons of other sources within a radius for each bin of each source, (n, n_bins)."""
+        vectors = self.sky.sources.vectors
+        reach_deg = _NEIGHBOUR_RADII * radius_deg.max()
+        pairs = self._tree.query_ball_point(vectors[source], chord(reach_deg))
+        row = np.repeat(np.arange(len(source)), [len(p) for p in pairs])
+        other = np.concatenate([*pairs, np.zeros(0)]).astype(int)
+        row, other = row[other != source[row]], other[other != source[row]]
+        distance = separation_deg(vectors[source[row]], vectors[other])
+        found = np.zeros((len(source), len(radius_deg)))
+        middle = (self._offset_deg[1:] + self._offset_deg[:-1]) / 2
+        for number, radius in enumerate(radius_deg):
+            grid = np.concatenate([[1e-3], np.geomspace(radius / 5, reach_deg * 1.01, 40)])
+            rings = circle_in_disc(grid[:, None], middle, radius)
+            inside = rings @ np.diff(self._contained[number])
+            light = self._photons_of[other, number] * np.interp(distance, grid, inside)
+            found[:, number] = np.bincount(row, weights=light, minlength=len(source))
+        return found
+
+    def _diffuse_density(self, source):
+        """Diffuse photons expected per square degree at each source and bin, (n, n_bins)."""
+        import healpy
+
+        lon, lat = lonlat_from_vectors(self.sky.sources.vectors[source].reshape(-1, 3))
+        pixel = healpy.ang2pix(self.sky.nside, lon, lat, nest=False, lonlat=True)
+        return self.sky.background[pixel]
+
+
+# Photons this far outside an image may still be placed inside it by a coarse input pixel.
+_MARGIN_DEG = 0.5
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Conditions of one observation.
+
+    Attributes
+    ----------
+    exposure_fraction : float
+        Fraction of the simulated exposure.
+    energy_edges : ndarray (n_energy + 1,)
+        Energy bins of the input map in GeV; for events the range.
+    events : bool
+        Whether photons keep their own energies.
+    pixel_deg : float
+        Input pixel size; 0 where photons keep their positions.
+    hidden : tuple of float or None
+        ``(angle_deg, offset_pix, half_width_pix)`` of the band of the image that was observed;
+        None for all of it.
+    """
+
+    exposure_fraction: float
+    energy_edges: np.ndarray
+    events: bool
+    pixel_deg: float
+    hidden: tuple | None
+
+
+@dataclass(frozen=True)
+class ObservedPatch:
+    """A patch with its truth; the n sources are those inside the image, faint ones included.
+
+    Attributes
+    ----------
+    plane : TangentPlane
+        Where on the sky.
+    counts : ndarray (ny, nx, n_band)
+        Photons.
+    coverage : ndarray (ny, nx, 1)
+        1 where observed.
+    bands : ndarray (n_band, 4)
+        See `astro_unetloc.maps.patches.band_inputs`.
+    source : ndarray (n,) of int
+        Index into the sky's sources.
+    x, y : ndarray (n,)
+        True pixel positions.
+    n_photons : ndarray (n,) of int
+        Photons of the source in the image.
+    background : ndarray (n,)
+        Photons of everything else expected where the PSF of their energy holds 68 %.
+    significance : ndarray (n,)
+        How far its photons stand out, in standard deviations, see `significance`.
+    labelled : ndarray (n,) of bool
+        Whether the network is asked to find it.
+    """
+
+    plane: TangentPlane
+    counts: np.ndarray
+    coverage: np.ndarray
+    bands: np.ndarray
+    source: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    n_photons: np.ndarray
+    background: np.ndarray
+    significance: np.ndarray
+    labelled: np.ndarray
+
+
+def draw_observation(rng, *, band_edges, years=16.0):
+    """Random conditions: half a year to ``years``, any range and binning, pixels up to 0.25 deg.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    band_edges : ndarray (n_band + 1,)
+        Edges of the model's bands in GeV.
+    years : float
+        Exposure of the simulated sky.
+
+    Returns
+    -------
+    Observation
+    """
+    low, high = float(band_edges[0]), float(band_edges[-1])
+    if rng.random() < 0.75:
+        fraction = rng.uniform(5.0 / years, 1.0)
+    else:
+        fraction = np.exp(rng.uniform(np.log(0.5 / years), 0.0))
+    if rng.random() < 0.25:
+        low = low * np.exp(rng.uniform(0, np.log(10)))
+    if rng.random() < 0.15:
+        high = max(low * 3, high * np.exp(-rng.uniform(0, np.log(20))))
+    events = rng.random() < 0.5
+    n_bins = 1 if events or rng.random() < 0.15 else int(rng.integers(2, 20))
+    regular = np.linspace(0, 1, n_bins + 1)
+    if n_bins > 1 and rng.random() < 0.3:
+        regular[1:-1] = np.sort(rng.random(n_bins - 1))
+    edges = low * (high / low) ** regular
+    if not events and rng.random() < 0.3:
+        edges = np.array(band_edges)[(band_edges >= low * 0.99) & (band_edges <= high * 1.01)]
+    if len(edges) < 2 or np.any(np.diff(edges) < 1e-3 * edges[:-1]):
+        edges = np.array([low, high])
+    pixel = (
+        0.0 if events and rng.random() < 0.8 else np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
+    )
+    hidden = None
+    if rng.random() < 0.25:
+        hidden = (rng.uniform(0, 360), rng.uniform(-40, 40), rng.uniform(15, 60))
+    return Observation(fraction, edges, bool(events), float(pixel), hidden)
+
+
+def source_mask(x, y, radius_pix, n_pix):
+    """Discs around sources: uint8 image (n_pix, n_pix), 1 within ``radius_pix`` of a source."""
+    reach = int(np.ceil(radius_pix))
+    step = np.arange(-reach, reach + 1)
+    iy = np.floor(np.asarray(y) + 0.5).astype(int)[:, None, None] + step[None, :, None]
+    ix = np.floor(np.asarray(x) + 0.5).astype(int)[:, None, None] + step[None, None, :]
+    iy, ix = np.broadcast_arrays(iy, ix)
+    distance = np.hypot(iy - np.reshape(y, (-1, 1, 1)), ix - np.reshape(x, (-1, 1, 1)))
+    keep = (distance <= radius_pix) & (iy >= 0) & (iy < n_pix) & (ix >= 0) & (ix < n_pix)
+    mask = np.zeros((n_pix, n_pix), dtype=np.uint8)
+    mask[iy[keep], ix[keep]] = 1
+    return mask
+
+
+def _coverage(n_pix, hidden):
+    """Observed part of an image, (n_pix, n_pix) of bool: all of it, or a band across it."""
+    if hidden is None:
+        return np.ones((n_pix, n_pix), dtype=bool)
+    angle, offset, half_width = np.radians(hidden[0]), hidden[1], hidden[2]
+    y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
+    return np.abs(x * np.cos(angle) + y * np.sin(angle) - offset) <= half_width
+
+
+def _pixelize(plane, vectors, pixel_deg, rng):
+    """Place photons at random inside square input pixels with random phase and orientation."""
+    angle, scale = rng.uniform(0, np.pi / 2), plane.pixel_deg / pixel_deg
+    x, y = plane.pixel_from_vectors(vectors)
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    shift = rng.random(2)
+    u = np.floor(x * cos + y * sin + shift[0]) + rng.random(len(x)) - shift[0]
+    v = np.floor(y * cos - x * sin + shift[1]) + rng.random(len(x)) - shift[1]
+    return plane.vectors_from_pixel((u * cos - v * sin) / scale**2, (u * sin + v * cos) / scale**2)
+
+
+def _rebin_energy(energy, edges, rng):
+    """Redraw each energy inside its bin."""
+    bin_index = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
+    return draw_energy(rng.random(len(energy)), edges[bin_index], edges[bin_index + 1])
+
+
+class PatchObserver:
+    """Cuts patches out of one simulated sky under given conditions.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        The sky.
+    band_edges : ndarray (n_band + 1,)
+        Edges of the model's bands in GeV.
+    config : TrainingConfig, optional
+        The label rule.
+    """
+
+    def __init__(self, sky, band_edges, *, config=None):
+        from scipy.spatial import KDTree
+
+        self.band_edges = np.asarray(band_edges, dtype=float)
+        self.config = TrainingConfig() if config is None else config
+        self._sorted = SortedPhotons(sky.photons)
+        self._origin = sky.origin[self._sorted.order]
+        # only the sorted photons are kept: below 10 GeV they fill most of the memory
+        self.sky = replace(sky, photons=self._sorted.photons, origin=self._origin)
+        self._sources = KDTree(sky.sources.vectors)
+        self._detectability = Detectability(self.sky)
+
+    def observe(self, plane, observation, rng):
+        """One patch.
+
+        Parameters
+        ----------
+        plane : TangentPlane
+            Where.
+        observation : Observation
+            How.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ObservedPatch
+        """
+        photons, origin = self._photons(plane, observation, rng)
+        coverage = _coverage(plane.n_pix, observation.hidden)
+        if self.sky.footprint is not None:
+            coverage &= self.sky.footprint.covers(plane.pixel_vectors)
+        seen = _inside(plane, photons.vectors, coverage)
+        photons, origin = photons.select(seen), origin[seen]
+        counts = bin_photons(plane, photons, self.band_edges)
+        if not self.sky.diffuse_drawn:
+            counts = counts + self._diffuse_counts(plane, observation, rng) * coverage[..., None]
+        source, x, y = self._sources_inside(plane)
+        n_photons = np.bincount(origin[origin >= 0], minlength=len(self.sky.sources))[source]
+        near, background = self._detectability.near(
+            source, photons, origin, radius_deg=observation.pixel_deg / 2
+        )
+        share = bin_shares(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
+        background *= share * observation.exposure_fraction
+        stands_out = significance(near, background)
+        labelled = (n_photons >= self.config.min_photons) & (
+            stands_out >= self.config.min_significance
+        )
+        return ObservedPatch(
+            plane=plane,
+            counts=counts,
+            coverage=coverage[..., None].astype(np.uint8),
+            bands=band_inputs(self.band_edges, observation.energy_edges, events=observation.events),
+            source=source,
+            x=x,
+            y=y,
+            n_photons=n_photons,
+            background=background.sum(axis=1),
+            significance=stands_out,
+            labelled=labelled & (self.sky.sources.radius_deg[source] == 0),
+        )
+
+    def _photons(self, plane, observation, rng):
+        rows = self._sorted.near(plane.basis[2], plane.half_diagonal_deg + _MARGIN_DEG)
+        edges = observation.energy_edges
+        energy = self._sorted.photons.energy[rows]
+        keep = rng.random(len(rows)) < observation.exposure_fraction
+        keep &= (energy >= edges[0]) & (energy < edges[-1])
+        rows, energy = rows[keep], energy[keep]
+        vectors = self._sorted.photons.vectors[rows]
+        if not observation.events:
+            energy = _rebin_energy(energy, edges, rng)
+        if observation.pixel_deg > 0:
+            vectors = _pixelize(plane, vectors, observation.pixel_deg, rng)
+        return Photons(vectors, energy), self._origin[rows]
+
+    def _diffuse_counts(self, plane, observation, rng):
+        """Random diffuse photons in the pixels of an image, (n_pix, n_pix, n_band)."""
+        import healpy
+
+        y, x = np.mgrid[: plane.n_pix, : plane.n_pix]
+        vectors = plane.vectors_from_pixel(x.ravel(), y.ravel())
+        theta, phi = healpy.vec2ang(vectors)
+        pixels, weights = healpy.get_interp_weights(self.sky.nside, theta, phi, nest=False)
+        shares = self._band_shares(observation) * observation.exposure_fraction
+        density = np.einsum("kn,knb->nb", weights, self.sky.background[pixels] @ shares)
+        # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
+        area = plane.pixel_deg**2 * (vectors @ plane.basis[2]) ** 3
+        counts = rng.poisson(density * area[:, None])
+        return counts.reshape(plane.n_pix, plane.n_pix, -1)
+
+    def _band_shares(self, observation):
+        """Share of the photons of each bin of the sky that an observation puts in each band."""
+        edges = observation.energy_edges
+        if observation.events:
+            bands = np.clip(self.band_edges, edges[0], edges[-1])
+            return bin_shares(self.sky.energy_edges, bands)
+        return bin_shares(self.sky.energy_edges, edges) @ bin_shares(edges, self.band_edges)
+
+    def _sources_inside(self, plane):
+        reach = chord(0.75 * plane.pixel_deg * plane.n_pix)
+        near = np.array(sorted(self._sources.query_ball_point(plane.basis[2], reach)), dtype=int)
+        x, y = plane.pixel_from_vectors(self.sky.sources.vectors[near].reshape(-1, 3))
+        n = plane.n_pix
+        inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)
+        return near[inside], x[inside], y[inside]
+
+
+def _inside(plane, vectors, coverage):
+    x, y = plane.pixel_from_vectors(vectors)
+    ix, iy = (np.floor(c + 0.5).astype(int) for c in (x, y))
+    inside = (ix >= 0) & (ix < plane.n_pix) & (iy >= 0) & (iy < plane.n_pix)
+    inside[inside] = coverage[iy[inside], ix[inside]]
+    return inside

@@ -1,0 +1,11 @@
+"""The network: its architecture, trained models and the calibration of what they find.
+
+Takes patches, hands on the probability of a source in each pixel.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"architecture": ["build_unet"], "model": ["Model", "list_models", "load_model"]},
+)

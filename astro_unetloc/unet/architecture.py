@@ -1,0 +1,258 @@
+"""The U-Net: which pixels belong to a point source (arXiv:1505.04597), in stock Keras layers.
+
+The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
+"""
+
+import os
+import subprocess
+import sys
+
+from astro_unetloc.exceptions import InputError
+
+__all__ = [
+    "CLASSES",
+    "LOSSES",
+    "build_unet",
+    "dice_loss",
+    "export_litert",
+    "focal_loss",
+    "keras_backend",
+    "masked_cross_entropy",
+    "weighted_cross_entropy",
+]
+
+
+# The last class is always the background.
+CLASSES = ("source", "background")
+
+
+# How much more a pixel of a source counts in the weighted loss.
+_SOURCE_WEIGHT = 5.0
+
+
+# Exponent of the focal loss (arXiv:1708.02002, section 3.2).
+_FOCUS = 2.0
+
+
+def _conv(x, n_filters, kernel, *, name):
+    from keras import layers
+
+    x = layers.Conv2D(n_filters, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    return layers.Activation("relu", name=f"{name}_relu")(x)
+
+
+def _block(x, n_filters, *, name):
+    x = _conv(x, n_filters, 3, name=f"{name}_1")
+    return _conv(x, n_filters, 3, name=f"{name}_2")
+
+
+def _modulate(x, context, n_filters, *, name):
+    """Scale and shift feature maps by what is known of the whole patch (FiLM, arXiv:1709.07871)."""
+    from keras import layers
+
+    scale = layers.Dense(n_filters, bias_initializer="ones", name=f"{name}_scale")(context)
+    shift = layers.Dense(n_filters, name=f"{name}_shift")(context)
+    scale = layers.Reshape((1, 1, n_filters), name=f"{name}_scale_map")(scale)
+    shift = layers.Reshape((1, 1, n_filters), name=f"{name}_shift_map")(shift)
+    x = layers.Multiply(name=f"{name}_multiply")([x, scale])
+    return layers.Add(name=f"{name}_add")([x, shift])
+
+
+def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, first_kernel=7):
+    """Build the network, for any image size divisible by ``2 ** len(widths)``.
+
+    The first convolution has a stride of two: the U-Net works at half the resolution, where a
+    feature costs a quarter, and the head brings its answer back to that of the input, with the
+    input beside it.
+
+    Parameters
+    ----------
+    n_band : int
+        Energy bands.
+    n_class : int
+        Classes, background included.
+    widths : sequence of int
+        Filters of each level, the first at half the resolution of the input.
+    head_width : int
+        Filters at the resolution of the input.
+    first_kernel : int
+        Width of the first kernel in pixels.
+
+    Returns
+    -------
+    keras.Model
+        Inputs "counts" (n, ny, nx, n_band), "coverage" (n, ny, nx, 1), "bands" (n, n_band, 4);
+        output "probability" (n, ny, nx, n_class), a softmax over the classes.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels.
+    """
+    import keras
+    from keras import layers
+
+    if len(widths) < 2:
+        raise InputError(f"widths must name at least two levels; got {widths}; add one")
+    counts = keras.Input((None, None, n_band), name="counts")
+    coverage = keras.Input((None, None, 1), name="coverage")
+    bands = keras.Input((n_band, 4), name="bands")
+
+    context = layers.Flatten(name="bands_flat")(bands)
+    context = layers.Dense(32, activation="relu", name="context_1")(context)
+    context = layers.Dense(32, activation="relu", name="context_2")(context)
+
+    planes = layers.Concatenate(name="input_planes")([keras.ops.log(counts + 1.0), coverage])
+    x = layers.Conv2D(
+        widths[0], first_kernel, strides=2, padding="same", use_bias=False, name="stem_conv"
+    )(planes)
+    x = layers.BatchNormalization(name="stem_norm")(x)
+    x = _modulate(x, context, widths[0], name="stem_film")
+    x = layers.Activation("relu", name="stem_relu")(x)
+    x = _conv(x, widths[0], 3, name="down0")
+    skips = []
+    for level, width in enumerate(widths[1:], start=1):
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"down{level}_pool")(x)
+        x = _block(x, width, name=f"down{level}")
+    x = _modulate(x, context, widths[-1], name="bottom_film")
+    for level in reversed(range(len(widths) - 1)):
+        x = layers.Conv2DTranspose(widths[level], 2, strides=2, name=f"up{level}_conv")(x)
+        x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
+        x = _block(x, widths[level], name=f"up{level}")
+    x = layers.Conv2DTranspose(head_width, 2, strides=2, name="head_up")(x)
+    x = layers.Concatenate(name="head_join")([x, planes])
+    x = layers.Conv2D(head_width, 3, padding="same", activation="relu", name="head_conv")(x)
+    # probabilities in single precision, whatever the features are computed in
+    probability = layers.Conv2D(
+        n_class, 1, activation="softmax", name="probability", dtype="float32"
+    )(x)
+    return keras.Model([counts, coverage, bands], probability, name="unet")
+
+
+def masked_cross_entropy(target, probability):
+    """Cross-entropy of each pixel; one of no weight adds nothing.
+
+    Parameters
+    ----------
+    target : tensor (n, ny, nx, n_class)
+        One-hot classes times the weight of the pixel; all zero where the pixel does not count.
+    probability : tensor (n, ny, nx, n_class)
+        Softmax probabilities.
+
+    Returns
+    -------
+    tensor (n, ny, nx)
+        Loss per pixel.
+    """
+    from keras import ops
+
+    return ops.sum(target * _surprise(probability), axis=-1)
+
+
+def weighted_cross_entropy(target, probability):
+    """Cross-entropy in which a pixel of a source counts five times; as `masked_cross_entropy`."""
+    from keras import ops
+
+    background = masked_cross_entropy(target[..., -1:], probability[..., -1:])
+    sources = masked_cross_entropy(target[..., :-1], probability[..., :-1])
+    return ops.add(_SOURCE_WEIGHT * sources, background)
+
+
+def focal_loss(target, probability):
+    """Cross-entropy that counts what is nearly right less; as `masked_cross_entropy`.
+
+    The focal loss with an exponent of 2 (arXiv:1708.02002, equation 4).
+    """
+    from keras import ops
+
+    return ops.sum(target * (1.0 - probability) ** _FOCUS * _surprise(probability), axis=-1)
+
+
+def dice_loss(target, probability):
+    """One minus the overlap of all true and predicted pixels of sources, of each patch.
+
+    The soft Dice loss (arXiv:1606.04797, section 3).
+
+    Parameters
+    ----------
+    target, probability : tensor (n, ny, nx, n_class)
+        See `masked_cross_entropy`.
+
+    Returns
+    -------
+    tensor (n,)
+        Loss per patch, between 0 and 1; 0 of an empty patch in which nothing is seen.
+    """
+    from keras import ops
+
+    weight = ops.sum(target, axis=-1, keepdims=True)
+    true, seen = target[..., :-1], probability[..., :-1] * weight
+    overlap, both = (ops.sum(image, axis=(1, 2, 3)) for image in (true * seen, true**2 + seen**2))
+    # a pixel more in both keeps patches without a source finite
+    return 1.0 - (2.0 * overlap + 1.0) / (both + 1.0)
+
+
+def _surprise(probability):
+    from keras import ops
+
+    return -ops.log(ops.clip(probability, 1e-7, 1.0))
+
+
+LOSSES = {
+    "cross-entropy": masked_cross_entropy,
+    "weighted": weighted_cross_entropy,
+    "focal": focal_loss,
+    "dice": dice_loss,
+}
+
+
+def keras_backend():
+    """What runs the network: Keras, its backend and their versions, as text."""
+    from importlib.metadata import version
+
+    import keras
+
+    return (
+        f"keras {keras.__version__}, {keras.backend.backend()} {version(keras.backend.backend())}"
+    )
+
+
+def export_litert(keras_file, path):
+    """Write the LiteRT twin of a saved network.
+
+    TensorFlow does it, whatever Keras backend trained the network: in a process of its own if that
+    is another one, since a process has one backend.
+
+    Parameters
+    ----------
+    keras_file : str or path
+        The network, ``.keras``.
+    path : str or path
+        File to write, ``.tflite``.
+
+    Raises
+    ------
+    RuntimeError
+        If that process fails.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        network = keras.saving.load_model(keras_file, compile=False)
+        network.export(path, format="litert", verbose=False)
+        return
+    names = f"{export_litert.__module__} import {export_litert.__name__}"
+    code = f"import sys; from {names} as export; export(*sys.argv[1:])"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(keras_file), str(path)],
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(
+            f"TensorFlow must turn {keras_file} into {path}; got {last}; install tensorflow"
+        )

@@ -1,0 +1,390 @@
+"""Trained models: folders that hold a network, its card, a probe and a LiteRT twin.
+
+=================  ====================================================================
+``card.json``      bands, classes, clustering preset, threshold, training, scores, sha256
+``unet.keras``     the network, source of truth
+``unet.tflite``    the same network for LiteRT, the fast path
+``probe.npz``      a stored input and what the network must answer to it
+=================  ====================================================================
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from astro_unetloc.detection.clustering import ClusteringConfig
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.unet.architecture import export_litert
+from astro_unetloc.unet.calibration import Calibration, ErrorFactors
+
+__all__ = ["Model", "list_models", "load_model", "save_model"]
+
+
+DEFAULT_MODEL = "lat-10gev"
+
+
+# The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
+MAX_FLUX_GEV = 1000.0
+
+
+log = logging.getLogger(__name__)
+
+
+_SHIPPED = Path(__file__).parents[1] / "data" / "models"
+
+
+_FILES = ("unet.keras", "unet.tflite", "probe.npz")
+
+
+_BATCH = 8
+
+
+# Quarter turns and whether mirrored. The half turn comes first: it cancels what shift the strided
+# convolution leaves.
+_VIEWS = [(turn, flip) for flip in (False, True) for turn in (0, 2, 1, 3)]
+
+
+# Largest difference between a network's answer to its probe and the stored one.
+PROBE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files are.
+    card : dict
+        What ``card.json`` says.
+    """
+
+    folder: Path
+    card: dict
+
+    @property
+    def name(self):
+        """Name of the model."""
+        return self.card["name"]
+
+    @property
+    def band_edges(self):
+        """Edges of the energy bands in GeV, shape (n_band + 1,)."""
+        return np.array(self.card["band_edges_gev"], dtype=float)
+
+    @property
+    def classes(self):
+        """Names of the classes, the background last."""
+        return tuple(self.card["classes"])
+
+    @property
+    def clustering(self):
+        """The clustering preset tuned for this model."""
+        return ClusteringConfig(**self.card["clustering"])
+
+    @property
+    def threshold(self):
+        """Smallest score listed by default."""
+        return float(self.card["threshold"])
+
+    @property
+    def calibration(self):
+        """How ``Score`` follows from what is known of a candidate; None if it was not fitted."""
+        stored = self.card.get("calibration")
+        return stored and Calibration(*(stored[f.name] for f in fields(Calibration)))
+
+    @property
+    def error_factors(self):
+        """What the errors of the fit are multiplied by; None if it was not measured."""
+        stored = self.card.get("error_factors")
+        return stored and ErrorFactors(*(tuple(stored[f.name]) for f in fields(ErrorFactors)))
+
+    def half_found(self, threshold):
+        """Expected sqrt(TS) at which half of the sources are found; None if it was not fitted."""
+        curve = self.card.get("half_found")
+        if curve is None:
+            return None
+        low, high = curve["threshold"][0], curve["threshold"][-1]
+        if not low <= threshold <= high:
+            raise InputError(
+                f"detection limits are known for thresholds from {low:g} to {high:g}; got "
+                f"{threshold:g}; choose another, or no map of limits"
+            )
+        return float(np.interp(threshold, curve["threshold"], curve["sqrt_ts"]))
+
+    @property
+    def flux_range(self):
+        """Energies in GeV between which catalogues give the flux."""
+        low, high = self.card["band_edges_gev"][0], self.card["band_edges_gev"][-1]
+        return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, MAX_FLUX_GEV)))))
+
+    @property
+    def sha256(self):
+        """Hash of ``unet.keras``."""
+        return self.card["sha256"]["unet.keras"]
+
+    @cached_property
+    def _runner(self):
+        """Function of (counts, coverage, bands) that returns probabilities."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            log.info("LiteRT is not installed; TensorFlow runs the network")
+            return self._keras_runner
+        threads = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+        with _silent_stderr():
+            interpreter = Interpreter(str(self.folder / "unet.tflite"), num_threads=threads)
+            interpreter.allocate_tensors()
+        run = interpreter.get_signature_runner()
+        return lambda **inputs: run(**inputs)["output_0"]
+
+    @cached_property
+    def _keras_runner(self):
+        network = self.load_network()
+        return lambda **inputs: network.predict_on_batch(inputs)
+
+    def load_network(self):
+        """The `keras.Model`, uncompiled."""
+        import keras
+
+        return keras.models.load_model(self.folder / "unet.keras", compile=False)
+
+    @property
+    def views(self):
+        """How many rotations and flips of a patch are averaged in a search."""
+        return int(self.card.get("views", 1))
+
+    def predict(self, counts, coverage, bands, *, views=1, keras=False, progress=None):
+        """Probability of each class in each pixel.
+
+        Parameters
+        ----------
+        counts : ndarray (n, ny, nx, n_band)
+            Photons; ny and nx divisible by 16.
+        coverage : ndarray (n, ny, nx, 1)
+            1 where observed.
+        bands : ndarray (n_band, 4) or (n, n_band, 4)
+            See `astro_unetloc.maps.patches.band_inputs`.
+        views : {1, 2, 4, 8}
+            Average the answers to that many rotations and flips of each patch: the patch itself,
+            with the half turn, with the quarter turns, with their mirror images.
+        keras : bool
+            Run ``unet.keras`` on the Keras backend rather than LiteRT.
+        progress : callable, optional
+            Wraps an iterable, as `tqdm.tqdm` does.
+
+        Returns
+        -------
+        ndarray (n, ny, nx, n_class) of float32
+
+        Raises
+        ------
+        ValueError
+            If the number of bands or the size of the image does not suit the network, or views is
+            another number.
+        """
+        if views not in (1, 2, 4, 8):
+            raise InputError(f"views must be 1, 2, 4 or 8; got {views!r}; choose one of them")
+        n_band = len(self.band_edges) - 1
+        fits = counts.ndim == 4 and counts.shape[3] == n_band
+        if not fits or counts.shape[1] % 16 or counts.shape[2] % 16:
+            raise InputError(
+                f"counts must be (n, ny, nx, {n_band}) with ny and nx divisible by 16; got "
+                f"{counts.shape}; project the map with the bands of model {self.name}"
+            )
+        run = self._keras_runner if keras else self._runner
+        n, ny, nx = counts.shape[:3]
+        bands = np.broadcast_to(bands, (n, *np.shape(bands)[-2:]))
+        probability = np.empty((n, ny, nx, len(self.classes)), dtype=np.float32)
+        starts = range(0, n, _BATCH)
+        for start in progress(starts, desc="network") if progress else starts:
+            rows = slice(start, start + _BATCH)
+            answers = []
+            for view in _VIEWS[:views]:
+                images = (_turn(a[rows], view) for a in (counts, coverage))
+                answers.append(_undo(run(**_inputs(*images, bands[rows])), view))
+            probability[rows] = np.mean(answers, axis=0)
+        return probability
+
+    def check(self, *, keras=False):
+        """Compare the network's answer to its probe with the stored one.
+
+        Parameters
+        ----------
+        keras : bool
+            Check ``unet.keras`` rather than the fast path.
+
+        Raises
+        ------
+        ValueError
+            If they differ by more than `PROBE_TOLERANCE`.
+        """
+        with np.load(self.folder / "probe.npz") as probe:
+            answer = self.predict(probe["counts"], probe["coverage"], probe["bands"], keras=keras)
+            difference = float(np.max(np.abs(answer - probe["probability"])))
+        if not difference <= PROBE_TOLERANCE:
+            raise InputError(
+                f"model {self.name}: expected the stored answer to its probe within "
+                f"{PROBE_TOLERANCE:g}; got {difference:.2g} beside it; install the model again"
+            )
+
+
+def _turn(images, view):
+    """Images (n, ny, nx, ...) under quarter turns and a mirror."""
+    quarters, mirrored = view
+    turned = np.rot90(images, quarters, axes=(1, 2))
+    return turned[:, :, ::-1] if mirrored else turned
+
+
+def _undo(images, view):
+    """The inverse of `_turn`."""
+    quarters, mirrored = view
+    images = np.asarray(images)
+    return np.rot90(images[:, :, ::-1] if mirrored else images, -quarters, axes=(1, 2))
+
+
+def _inputs(counts, coverage, bands):
+    """Inputs of the network, converted once and visibly: LiteRT answers wrongly to others."""
+    arrays = {"counts": counts, "coverage": coverage, "bands": bands}
+    return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}
+
+
+@contextmanager
+def _silent_stderr():
+    """Keep LiteRT's greeting, written by C++ past Python's streams, off the user's terminal."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
+
+
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def list_models():
+    """Names of the shipped models.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from astro_unetloc import list_models
+    >>> list_models()
+    ['lat-10gev', 'lat-500mev']
+    """
+    return sorted(p.parent.name for p in _SHIPPED.glob("*/card.json"))
+
+
+def load_model(name=None):
+    """Load a model; check that its files are whole and that it answers its probe.
+
+    Parameters
+    ----------
+    name : str, path or Model, optional
+        A shipped model or a model folder; the default model if None.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a file is missing, damaged or not the one in the card.
+    """
+    if isinstance(name, Model):
+        return name
+    name = DEFAULT_MODEL if name is None else name
+    folder = _SHIPPED / str(name)
+    if str(name) not in list_models():
+        folder = Path(name)
+        if not str(name).strip() or not (folder / "card.json").is_file():
+            raise InputError(
+                f"expected one of the models {', '.join(list_models())} or a model folder with "
+                f"card.json; got {str(name)!r}; see 'astro-unetloc models'"
+            )
+    model = Model(folder, _read_card(folder / "card.json"))
+    for file in _FILES:
+        path = folder / file
+        expected = model.card["sha256"][file]
+        found = _sha256(path) if path.is_file() else "no file"
+        if found != expected:
+            raise InputError(
+                f"model file {path}: expected sha256 {expected[:12]}; got {found[:12]}; the file "
+                "is damaged or not the card's, install the model again"
+            )
+    model.check()
+    return model
+
+
+def _read_card(path):
+    needed = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in card]
+        missing += [file for file in _FILES if file not in card.get("sha256", {})]
+    except (ValueError, AttributeError) as err:
+        raise InputError(
+            f"model card {path}: expected JSON; {err}; install the model again"
+        ) from err
+    if missing:
+        raise InputError(
+            f"model card {path}: expected the keys {', '.join(needed)}; missing "
+            f"{', '.join(missing)}; make the model again"
+        )
+    return card
+
+
+def save_model(folder, network, card, *, probe):
+    """Write a model folder: network, LiteRT twin, probe and card with hashes.
+
+    Parameters
+    ----------
+    folder : str or path
+        Folder to write; made if absent.
+    network : keras.Model
+        The trained network.
+    card : dict
+        The card without its hashes.
+    probe : dict of str to ndarray
+        Inputs "counts", "coverage", "bands" of a few patches.
+
+    Returns
+    -------
+    Model
+    """
+    import keras
+
+    (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
+    # a copy that was never compiled: the file holds no optimizer and names no loss
+    plain = keras.Model.from_config(network.get_config())
+    plain.set_weights(network.get_weights())
+    plain.save(folder / "unet.keras")
+    export_litert(folder / "unet.keras", folder / "unet.tflite")
+    inputs = {k: np.asarray(probe[k], dtype=np.float32) for k in ("counts", "coverage", "bands")}
+    answer = network.predict(inputs, verbose=0)
+    np.savez_compressed(folder / "probe.npz", **inputs, probability=answer)
+    card = {**card, "sha256": {file: _sha256(folder / file) for file in _FILES}}
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    model = load_model(folder)
+    model.check(keras=True)
+    return model

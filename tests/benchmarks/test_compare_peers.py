@@ -1,0 +1,273 @@
+"""The peers find what is there, and benchmarks/compare_peers.py scores all by one rule."""
+
+from dataclasses import replace
+from functools import partial
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from made_skies import NSIDE, make_sky
+
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import bin_shares
+from astro_unetloc.maps.patches import SortedPhotons
+from astro_unetloc.pipeline import detect
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES, expected_density
+from astro_unetloc.simulation.sky import truth_table
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
+
+# centred on longitude 0 and latitude -4.78 deg
+PATCH = 400
+LON, LAT = np.array([0.5, 359.4, 0.1]), np.array([-4.5, -4.0, -5.5])
+DENSITY = 12.0
+NAMES = ["ts-true", "ts-fit", "dao", "log"]
+
+
+@pytest.fixture(scope="module")
+def benchmarks(import_benchmark):
+    """The two modules of the benchmark."""
+    return [import_benchmark(name) for name in ("peers", "compare_peers")]
+
+
+@pytest.fixture(scope="module")
+def peers(benchmarks):
+    return benchmarks[0]
+
+
+@pytest.fixture(scope="module")
+def compare(benchmarks):
+    return benchmarks[1]
+
+
+@pytest.fixture(scope="module")
+def psf(peers):
+    return peers.psf_map()
+
+
+@pytest.fixture(scope="module")
+def kernel(peers, psf):
+    return peers.psf_kernel(psf)
+
+
+@pytest.fixture(scope="module")
+def sky(compare):
+    made, exposure = make_sky(LON, LAT, photons_each=25, density=DENSITY), SurveyExposure()
+    truth = truth_table(made.sources, exposure)
+    photons = SortedPhotons(made.photons)
+    return compare.Sky(made, photons, exposure, 0.5 * made.background, truth)
+
+
+def table(compare, arguments, capsys):
+    compare.main(arguments)
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def small_run(compare, sky, monkeypatch):
+    """A run on one patch of the small sky."""
+    center = SkyCoord(0 * u.deg, -4.8 * u.deg, frame="galactic")
+    monkeypatch.setattr(compare, "SEARCH_DEG", -2.5)
+    monkeypatch.setattr(compare, "make_sky", lambda *_, **__: sky)
+    monkeypatch.setattr(compare, "choose_patches", lambda *_: np.array([[0, PATCH]]))
+    monkeypatch.setattr(compare, "detect", partial(detect, region=(center, 6 * u.deg)))
+    return compare
+
+
+# What the peers are told
+
+
+def test_photons_of_all_bins_are_shared_among_the_bands(peers):
+    shares = bin_shares(ENERGY_EDGES, peers.EDGES)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    # 10-18.65 GeV lies inside the first band
+    np.testing.assert_allclose(shares[0], [1, 0, 0, 0, 0], atol=1e-12)
+
+
+def test_psf_of_a_band_lies_between_those_of_its_ends(peers, psf):
+    middle = np.sqrt(peers.EDGES[1:] * peers.EDGES[:-1]) * u.GeV
+    radius = psf.containment_radius(0.68, middle).to_value("deg").ravel()
+    limits = [KingPSF().containment_radius(0.68, energy) for energy in peers.EDGES]
+    # above 50 GeV the two ends differ by less than a percent
+    assert np.all(radius < np.array(limits[:-1]) * 1.02)
+    assert np.all(radius > np.array(limits[1:]) * 0.98)
+
+
+def test_expected_photons_are_those_of_the_sky(compare, peers, kernel, sky):
+    plane = compare.GRID.plane(PATCH)
+    image = peers.expected_photons(sky.sky.background, NSIDE, plane, kernel)
+    # pixels grow smaller away from the centre, by a percent at 4 deg
+    pixel = DENSITY * plane.pixel_deg**2
+    np.testing.assert_allclose(image.sum(axis=0)[60:68, 60:68], pixel, rtol=2e-3)
+    assert image.shape == (5, 128, 128)
+
+
+def test_step_of_the_sky_is_blurred_by_the_psf(compare, peers, kernel):
+    import healpy
+
+    density = np.zeros((12 * NSIDE**2, 5))
+    density[healpy.query_disc(NSIDE, (1, 0, 0), np.radians(20)), 0] = 1.0
+    plane = compare.GRID.plane(PATCH)
+    inside = peers.expected_photons(density, NSIDE, plane, kernel)[0]
+    density[compare.GRID.owner(plane.basis[2])] = 0.0
+    image = peers.expected_photons(density, NSIDE, plane, kernel)[0] / inside
+    assert image[64, 64] < 0.01
+    assert np.any((image > 0.2) & (image < 0.8))
+    assert image.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_fitted_background_does_not_see_sources(peers, rng):
+    template = np.full((5, 128, 128), 0.05) * np.array([1, 0.5, 0.2, 0.1, 0.0005])[:, None, None]
+    counts = rng.poisson(1.7 * template)
+    counts[:, 60:64, 60:64] += 40
+    norm = peers.fitted_background(counts, template)[:, 0, 0] / template[:, 0, 0]
+    # 1400, 700 and 280 photons; with the source it would be 1.7 times as much in the first band
+    np.testing.assert_allclose(norm[:3], 1.7, rtol=0.12)
+    assert np.all(norm > 0)
+
+
+def test_exposure_is_that_of_the_survey(compare, peers):
+    plane, exposure = compare.GRID.plane(PATCH), SurveyExposure()
+    image = peers.mean_exposure(exposure, plane)
+    center = exposure(plane.basis[2:], np.array([30.0]))
+    assert image[1, 64, 64] == pytest.approx(center[0], rel=0.02)
+
+
+def test_parabola_has_its_top_where_it_is(peers):
+    y, x = np.mgrid[:9, :9]
+    image = 5 - (x - 4.3) ** 2 - 2 * (y - 2.8) ** 2
+    found = peers.refine_peaks(image, np.array([4]), np.array([3]))
+    np.testing.assert_allclose(np.ravel(found), [4.3, 2.8])
+    flat = peers.refine_peaks(np.ones((9, 9)), np.array([0]), np.array([8]))
+    np.testing.assert_array_equal(np.ravel(flat), [0, 8])
+
+
+# Finders
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_peer_finds_the_sources(compare, sky, psf, kernel, name, monkeypatch):
+    if name == "dao":
+        pytest.importorskip("photutils")
+    # a pixel of a TS map costs 0.2 ms
+    monkeypatch.setattr(compare, "SEARCH_DEG", -2.5)
+    found, seconds = compare.run_peer(name, sky, PATCH, psf, kernel)
+    best = found[np.argsort(-found[:, 2])[: len(LON)]]
+    away = separation_deg(
+        vectors_from_lonlat(best[:, :1], best[:, 1:2]), vectors_from_lonlat(LON, LAT)
+    )
+    # the photons of a source lie in one pixel of 0.08 deg
+    assert np.all(away.min(axis=0) < 0.06)
+    assert seconds > 0
+
+
+@pytest.mark.parametrize("name", ["dao_sources", "log_sources"])
+def test_peer_finds_nothing_without_photons(compare, peers, name):
+    if name == "dao_sources":
+        pytest.importorskip("photutils")
+    plane = compare.GRID.plane(PATCH)
+    field = peers.Field(plane, np.zeros((5, 128, 128)), np.ones((5, 128, 128)), None)
+    assert [len(values) for values in getattr(peers, name)(field)] == [0, 0, 0]
+
+
+# Scores
+
+
+def test_half_of_the_patches_lie_near_the_plane(compare, rng):
+    chosen = compare.choose_patches(240, 2, rng)
+    latitude = np.abs(lonlat_from_vectors(compare.GRID.centers[chosen[:, 1]])[1])
+    assert np.sum(latitude < 10) == 120
+    assert len(np.unique(chosen, axis=0)) == 240
+    assert set(chosen[:, 0]) == {0, 1}
+    with pytest.raises(ValueError, match="2000 patches .*simulate more skies"):
+        compare.choose_patches(2000, 2, rng)
+
+
+def test_source_counts_in_one_patch_at_most(compare, rng):
+    vectors = rng.normal(size=(500, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    times = sum(compare.counts_there(patch)(vectors).astype(int) for patch in range(768))
+    assert times.max() == 1
+    # the corners of the cells lie outside the images
+    assert 0.95 < times.mean() < 1
+
+
+def test_nothing_found_scores_zero(compare, sky):
+    found = compare.Found(np.zeros((0, 4)), np.zeros(1))
+    scores = compare.score_patches(found, lambda _: sky, np.array([[0, PATCH]]))
+    assert [scores[band][0].n_true for band in compare.BANDS] == [3, 0, 3]
+    assert scores["all sky"][0].average_precision == 0
+
+
+def test_table_has_a_row_for_each_finder(small_run, capsys):
+    pytest.importorskip("photutils")
+    arguments = ["--peers", "network,ts-true,dao", "--patches", "1", "--skies", "1"]
+    lines = table(small_run, arguments, capsys).splitlines()
+    assert "all sky 3, |b|>10 0, |b|<10 3" in lines[0]
+    assert [line.split()[0] for line in lines[3:6]] == ["network", "ts-true", "dao"]
+    assert [line.split()[1] for line in lines[3:6]] == ["1.000", "1.000", "1.000"]
+    assert "+0.000 (+0.000 to +0.000)" in lines[7]
+
+
+def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "peers.npz"
+    arguments = ["--peers", "log", "--patches", "1", "--skies", "1", "--save", str(path)]
+    first = table(small_run, arguments, capsys)
+    monkeypatch.setattr(small_run, "run_peer", None)
+    figure = tmp_path / "curves.png"
+    assert table(small_run, [*arguments, "--figure", str(figure)], capsys) == first
+    assert figure.stat().st_size > 5000
+    with pytest.raises(ValueError, match='expected results of .*"seed": 2001.* holds .*2000'):
+        small_run.main([*arguments, "--seed", "2001"])
+
+
+def test_results_of_another_simulator_are_refused(small_run, sky, tmp_path, monkeypatch):
+    arguments = ["--peers", "log", "--patches", "1", "--skies", "1"]
+    arguments += ["--save", str(tmp_path / "peers.npz")]
+    small_run.main(arguments)
+    other = replace(sky, sky=make_sky(LON[:1], LAT[:1]))
+    monkeypatch.setattr(small_run, "make_sky", lambda *_, **__: other)
+    with pytest.raises(ValueError, match="and 3 sources; got 20 and 1; .* another simulator"):
+        small_run.main(arguments)
+
+
+def test_stopped_run_goes_on_where_it_was(compare, sky, tmp_path):
+    chosen, path = np.array([[0, PATCH], [0, PATCH + 1], [0, PATCH + 32]]), tmp_path / "p.npz"
+    store = compare.Store(path, {})
+    whole = compare.continue_peer("log", lambda _: sky, chosen, store)
+    kept = whole.rows[whole.rows[:, 0] < 1]
+    store.put("log", compare.Found(kept, whole.seconds[:1]))
+    again = compare.continue_peer("log", lambda _: sky, chosen, compare.Store(path, {}))
+    np.testing.assert_array_equal(again.rows, whole.rows)
+    assert len(again.seconds) == 3
+
+
+def test_peer_that_is_not_installed_is_left_out(small_run, capsys, monkeypatch):
+    monkeypatch.setattr(small_run.peers, "has_photutils", lambda: False)
+    small_run.main(["--peers", "dao,log", "--patches", "1", "--skies", "1"])
+    said = capsys.readouterr()
+    assert "photutils is not installed" in said.err
+    assert "\ndao" not in said.out
+    assert "\nlog" in said.out
+
+
+def test_unknown_peer_is_refused(compare, capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--peers", "network,sextractor"])
+    assert "got sextractor" in capsys.readouterr().err
+
+
+def test_template_of_the_peers_is_not_that_of_the_sky(peers):
+    for variant in ("P6V11", "PIBREM+ICS"):
+        assert peers.other_variant(variant, "shapes.fits") != variant
+
+
+def test_density_of_another_model_is_in_photons_per_square_degree(peers, sky):
+    from astro_unetloc.simulation.diffuse import interstellar
+
+    diffuse = interstellar(nside=NSIDE)
+    density = expected_density(diffuse, sky.exposure, KingPSF(), ENERGY_EDGES)
+    mean = sum(values[0] for values in diffuse.intensity.values()) * 2.95e11 * np.radians(1) ** 2
+    assert density.shape == (12 * NSIDE**2, 5)
+    assert density[:, 0].mean() == pytest.approx(mean, rel=0.1)

@@ -1,0 +1,52 @@
+"""The benchmark of the measurement's errors, on a small part of a sky."""
+
+import numpy as np
+import pytest
+
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.measurement.posterior import Ellipses
+from astro_unetloc.sphere import vectors_from_lonlat
+
+
+@pytest.fixture(scope="module")
+def benchmark(import_benchmark):
+    return import_benchmark("measure_errors")
+
+
+def test_the_best_index_of_a_power_law_is_its_own(benchmark):
+    index = np.array([1.2, 2.3, 4.0, 6.0])
+    found = benchmark.best_index(power_laws(np.full(4, 1e-10), index), SurveyExposure())
+    np.testing.assert_allclose(found, index, atol=2e-3)
+
+
+def test_matches_are_one_to_one(benchmark):
+    true = vectors_from_lonlat(np.array([0.0, 5.0]), np.zeros(2))
+    found = vectors_from_lonlat(np.array([0.1, 0.05, 4.0, 5.2]), np.zeros(4))
+    row, source = benchmark.match(found, true)
+    np.testing.assert_array_equal(row, [1, 3])
+    np.testing.assert_array_equal(source, [0, 1])
+
+
+def test_an_ellipse_holds_what_lies_along_it(benchmark):
+    ellipse = Ellipses(np.full(4, 2.0), np.ones(4), np.array([90.0, 90.0, 0.0, 0.0]))
+    x, y = np.array([1.9, 0.0, 1.9, 0.0]), np.array([0.0, 1.9, 0.0, 1.9])
+    np.testing.assert_array_equal(benchmark.held(ellipse, x, y), [True, False, False, True])
+
+
+def test_a_part_of_a_sky_is_measured_and_drawn(benchmark, tmp_path, capsys):
+    cone = DiscFootprint(vectors_from_lonlat(np.array(100.0), np.array(35.0)), 16.0)
+    matched, (seconds, number) = benchmark.measured_sky(7, years=12, cone=cone)
+    assert number > 10
+    assert seconds < 60
+    assert 0.4 < np.mean(matched.held_68) < 0.9
+    assert np.mean(matched.held_95) > 0.8
+    assert np.median(matched.oracle) < 0.03
+    assert 0.8 < np.median(matched.bound) / np.median(matched.oracle) < 1.25
+    benchmark.print_table(matched)
+    assert "|b|>10" in capsys.readouterr().out
+    rows = [("3FHL J0000.0+0000", 0.01, 1e-10, 1e-11, 2.5, 0.1, 1e-10, 1e-11, 2.4, 0.1)] * 2
+    benchmark.print_real(rows)
+    benchmark.draw(matched, rows, tmp_path / "errors.png")
+    assert (tmp_path / "errors.png").stat().st_size > 1000

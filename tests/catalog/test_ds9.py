@@ -1,0 +1,209 @@
+"""A real DS9 reads the regions: Debian's saods9 under Xvfb, where both are installed."""
+
+import os
+import shutil
+import struct
+import subprocess
+import time
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from conftest import make_wcs, skip_unless_in_ci
+from made_catalogs import make_sources
+
+from astro_unetloc.catalog.regions import format_regions
+from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.catalog.write import write_outputs
+
+DS9_SECONDS = 60
+MISSING = [name for name in ("ds9", "Xvfb") if not shutil.which(name)]
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory):
+    """A display without a monitor: its name and the file that holds its pixels."""
+    if MISSING:
+        skip_unless_in_ci(f"{', '.join(MISSING)} not installed (Debian: saods9 xvfb)")
+    folder = tmp_path_factory.mktemp("screen")
+    reader, writer = os.pipe()
+    options = ["-screen", "0", "1000x900x24", "-fbdir", str(folder), "-nolisten", "tcp"]
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writer), *options],
+        pass_fds=[writer],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        number = stream.readline().strip()
+    assert number, "Xvfb did not start"
+    yield f":{number}", folder / "Xvfb_screen0"
+    server.terminate()
+    server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def start_ds9(screen, tmp_path_factory):
+    """Function that starts DS9 with arguments in a folder; it has a home of its own."""
+    home = tmp_path_factory.mktemp("ds9_home")
+
+    def start(folder, *arguments):
+        return subprocess.Popen(
+            ["ds9", *arguments],
+            cwd=folder,
+            env={**os.environ, "HOME": str(home), "DISPLAY": screen[0], "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def run_to_end(process):
+    """Wait until DS9 ends by itself; it must say nothing. A dialogue of it would wait for ever."""
+    try:
+        output, _ = process.communicate(timeout=DS9_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    assert process.returncode == 0, output
+    assert not output.strip(), output
+
+
+def screenshot(path):
+    """Pixels (y, x, rgb) of the file in which Xvfb keeps its screen (X window dump, 32 bits)."""
+    content = path.read_bytes()
+    header = struct.unpack(">25I", content[:100])
+    width, height, bits, bytes_per_line, n_colors = (header[i] for i in (4, 5, 11, 12, 19))
+    assert bits == 32
+    start = header[0] + 12 * n_colors
+    pixels = np.frombuffer(content, np.uint8, bytes_per_line * height, start)
+    return pixels.reshape(height, -1, 4)[:, :width, 2::-1]
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """Folder with a counts map of four sources; the first and the third have error ellipses."""
+    folder = tmp_path_factory.mktemp("field")
+    lon, lat = np.array([184.56, 186.0, 183.2, 184.0]), np.array([-5.78, -4.5, -7.0, -4.2])
+    sources = make_sources(lon=lon, lat=lat)
+    sources.score = np.array([0.99, 0.9, 0.8, 0.7])
+    sources.flags = np.array([0, 16, 2, 0])
+    known = np.array([True, False, True, False])
+    values = {
+        "Conf_95_SemiMajor": np.where(known, 0.3, np.nan),
+        "Conf_95_SemiMinor": np.where(known, 0.1, np.nan),
+        "Conf_95_PosAng": np.where(known, 30.0, np.nan),
+    }
+    catalog = make_catalog(sources, values=values)
+    wcs = make_wcs((100, 120), lon=184.5, lat=-5.5, pixel_deg=0.05)
+    counts = np.random.default_rng(0).poisson(0.3, (100, 120)).astype(np.int32)
+    x, y = np.rint(wcs.world_to_pixel(catalog["skycoord"])).astype(int)
+    counts[y, x] += 40
+    fits.PrimaryHDU(counts, wcs.to_header()).writeto(folder / "map.fits")
+    write_outputs(catalog, [folder / "catalog.reg"])
+    return folder, catalog
+
+
+def saved_regions(path):
+    from regions import EllipseSkyRegion, PointSkyRegion, Regions
+
+    regions = Regions.read(path, format="ds9")
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
+    assert len(points) + len(ellipses) == len(regions)
+    return points, ellipses
+
+
+SAVE = ("-regions", "system", "wcs", "-regions", "sky", "icrs", "-regions", "skyformat", "degrees")
+
+
+def load_and_save(start_ds9, folder, name):
+    """Regions that DS9 holds after it loaded a file: points and ellipses."""
+    save = [*SAVE, "-regions", "save", f"saved_{name}", "-exit"]
+    run_to_end(start_ds9(folder, "map.fits", "-regions", "load", name, *save))
+    return saved_regions(folder / f"saved_{name}")
+
+
+def test_ds9_holds_every_source_with_its_name_and_position(start_ds9, field):
+    folder, catalog = field
+    points, ellipses = load_and_save(start_ds9, folder, "catalog.reg")
+    assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
+    positions = SkyCoord([point.center for point in points])
+    assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec
+    assert [point.visual["color"] for point in points] == ["cyan", "cyan", "yellow", "cyan"]
+    assert len(ellipses) == 2
+
+
+def test_ds9_draws_the_ellipse_at_its_position_angle(start_ds9, field):
+    folder, catalog = field
+    ellipse = load_and_save(start_ds9, folder, "catalog.reg")[1][0]
+    assert ellipse.width.to_value("deg") / 2 == pytest.approx(0.3, abs=1e-3)
+    assert ellipse.height.to_value("deg") / 2 == pytest.approx(0.1, abs=1e-3)
+    assert ellipse.angle.to_value("deg") % 180 == pytest.approx(120.0, abs=0.1)
+
+
+@pytest.mark.parametrize("frame", ["fk5", "galactic"])
+def test_ds9_draws_the_same_ellipse_from_regions_in_another_frame(start_ds9, field, frame):
+    folder, catalog = field
+    name = f"{frame}.reg"
+    write_outputs(catalog, [folder / name], frame=frame)
+    points, ellipses = load_and_save(start_ds9, folder, name)
+    positions = SkyCoord([point.center for point in points]).icrs
+    assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec
+    assert ellipses[0].angle.to_value("deg") % 180 == pytest.approx(120.0, abs=0.1)
+
+
+def test_ds9_survives_odd_characters_and_a_single_source(start_ds9, field):
+    folder, catalog = field
+    one = catalog[:1].copy()
+    one["Source_Name"] = ['a{b}c\\ \n"d"; #e $f [g] =h é']
+    write_outputs(one, [folder / "odd.reg"])
+    points, ellipses = load_and_save(start_ds9, folder, "odd.reg")
+    assert len(points) == len(ellipses) == 1
+    assert points[0].meta["text"] == 'a(b)c/ "d"; #e $f [g] =h ?'
+
+
+def test_ds9_takes_regions_of_an_empty_catalog(start_ds9, field):
+    folder, catalog = field
+    (folder / "empty.reg").write_text(format_regions(catalog[:0]))
+    run_to_end(start_ds9(folder, "map.fits", "-regions", "load", "empty.reg", "-exit"))
+
+
+def picture(start_ds9, screen, folder, name, *arguments):
+    """Screenshot of DS9 after it has worked through its arguments; saved as PNG in the folder."""
+    from matplotlib.image import imsave
+
+    done = folder / f"{name}_done.reg"
+    # "-saveimage" asks for a window manager; the screen itself needs none.
+    process = start_ds9(folder, "map.fits", *arguments, "-regions", "save", done.name)
+    try:
+        deadline = time.monotonic() + DS9_SECONDS
+        while not done.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1.5)  # until all is drawn
+        pixels = screenshot(screen[1])
+    finally:
+        process.kill()
+        process.communicate()
+    imsave(folder / f"{name}.png", pixels)
+    return pixels.astype(int)
+
+
+def test_ds9_shows_the_map_with_the_regions(start_ds9, screen, field):
+    folder, _ = field
+    options = ["-scale", "sqrt", "-zoom", "4"]
+    bare = picture(start_ds9, screen, folder, "bare", *options)
+    full = picture(start_ds9, screen, folder, "full", *options, "-regions", "load", "catalog.reg")
+    assert bare.shape == full.shape == (900, 1000, 3)
+    new = np.any(bare != full, axis=-1)
+    is_cyan = new & np.all(full == [0, 255, 255], axis=-1)
+    is_yellow = new & np.all(full == [255, 255, 0], axis=-1)
+    assert is_cyan.sum() > 300  # three crosses, names and an ellipse
+    assert is_yellow.sum() > 100

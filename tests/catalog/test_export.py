@@ -1,0 +1,332 @@
+import os
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from made_catalogs import assert_same_catalog, make_measured
+from regions import EllipseSkyRegion, PointSkyRegion, Regions
+
+from astro_unetloc.catalog import write as export
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.regions import format_regions
+from astro_unetloc.catalog.write import check_outputs, output_paths, to_regions, write_outputs
+
+SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot", ".reg")
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Which files
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["c.fits"], ["c.fits", "c.reg"]),
+        (["d/c.v2.FITS.gz"], ["d/c.v2.FITS.gz", "d/c.v2.reg"]),
+        (["c.ecsv"], ["c.ecsv"]),
+        (["c.fits", "c.csv"], ["c.fits", "c.csv"]),
+        ([], []),
+    ],
+)
+def test_lone_fits_catalog_gets_its_regions(asked, expected):
+    assert output_paths(asked) == tuple(Path(path) for path in expected)
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.fits.bz2", "c", ".fits", "c.yml", "c.ecsv.gz"])
+def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path, name):
+    with pytest.raises(ValueError, match=r"must end in one of .fits .*\.reg .*\.png; got"):
+        check_outputs([tmp_path / name])
+
+
+def test_missing_directory_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="directory must exist; got .*nowhere"):
+        check_outputs([tmp_path / "nowhere" / "c.fits"])
+
+
+def test_directory_with_the_name_of_an_output_is_refused(tmp_path):
+    (tmp_path / "c.fits").mkdir()
+    with pytest.raises(FileExistsError, match="must be a file; got the directory"):
+        check_outputs([tmp_path / "c.fits"], overwrite=True)
+
+
+def test_existing_file_needs_permission(tmp_path):
+    path = tmp_path / "c.fits"
+    path.touch()
+    with pytest.raises(FileExistsError, match="output must not exist; got .*c.fits"):
+        check_outputs([path])
+    check_outputs([path], overwrite=True)
+
+
+def test_same_file_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="outputs must differ"):
+        check_outputs([tmp_path / "c.fits", tmp_path / "." / "c.fits"])
+
+
+def test_input_is_never_an_output(tmp_path):
+    path = tmp_path / "map.fits"
+    path.touch()
+    with pytest.raises(ValueError, match="output must not be the input"):
+        check_outputs([path], overwrite=True, inputs=[path])
+
+
+def test_unwritable_directory_is_refused(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        PermissionError, match=r"must be writable; got .* \(Read-only file system\)"
+    ):
+        check_outputs([tmp_path / "c.fits"])
+
+
+def test_checks_leave_no_trace(tmp_path):
+    check_outputs([tmp_path / "c.fits", tmp_path / "c.reg"])
+    assert names_in(tmp_path) == []
+
+
+# Writing
+
+
+@pytest.mark.parametrize("n", [0, 1, 6])
+def test_every_format_gives_back_what_was_written(tmp_path, n):
+    catalog = make_measured(n)
+    paths = [tmp_path / f"c{suffix}" for suffix in SUFFIXES]
+    assert write_outputs(catalog, paths) == tuple(paths)
+    assert names_in(tmp_path) == sorted(path.name for path in paths)
+    for path in paths[:-1]:
+        table = read_catalog(path)
+        assert_same_catalog(table, catalog)
+        assert table.meta == (catalog.meta if path.suffix != ".csv" else {})
+
+
+def test_catalog_is_not_changed_by_writing(tmp_path):
+    catalog = make_measured(4)
+    before = catalog.copy()
+    write_outputs(catalog, [tmp_path / f"c{suffix}" for suffix in SUFFIXES])
+    assert_same_catalog(catalog, before)
+    assert catalog.meta == before.meta
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_outputs(make_measured(1), [tmp_path / "c.fits"])
+    assert (tmp_path / "c.fits").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_overwriting_replaces_the_content(tmp_path):
+    path = tmp_path / "c.ecsv"
+    write_outputs(make_measured(2), [path])
+    with pytest.raises(FileExistsError):
+        write_outputs(make_measured(3), [path])
+    assert len(read_catalog(path)) == 2
+    write_outputs(make_measured(3), [path], overwrite=True)
+    assert len(read_catalog(path)) == 3
+    assert names_in(tmp_path) == ["c.ecsv"]
+
+
+def test_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "real.csv").touch()
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_outputs(make_measured(2), [tmp_path / "link.csv"], overwrite=True)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(read_catalog(tmp_path / "real.csv")) == 2
+
+
+def test_no_file_is_left_when_one_cannot_be_made(tmp_path):
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("no picture")
+
+    with pytest.raises(RuntimeError, match="no picture"):
+        write_outputs(make_measured(2), [tmp_path / "c.fits", tmp_path / "c.png"], figure=fail)
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("n_good", [0, 1, 2])
+def test_old_files_are_untouched_when_writing_fails(tmp_path, monkeypatch, n_good, links):
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "c.csv"]
+    for path in paths[:2]:
+        path.write_text(f"old {path.name}")
+    replace, calls = os.replace, []
+
+    def fail(source, target):
+        calls.append(target)
+        if len(calls) == n_good + 1:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    def no_link(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(export.os, "replace", fail)
+    if not links:
+        monkeypatch.setattr(export.os, "link", no_link)
+    with pytest.raises(OSError, match="No space left"):
+        write_outputs(make_measured(2), paths, overwrite=True)
+    assert names_in(tmp_path) == ["a.csv", "b.csv"]
+    for path in paths[:2]:
+        assert path.read_text() == f"old {path.name}"
+
+
+def test_interrupt_leaves_no_file(tmp_path, monkeypatch):
+    def interrupt(path, content):
+        path.write_bytes(content[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs(make_measured(2), [tmp_path / "c.fits", tmp_path / "c.reg"])
+    assert names_in(tmp_path) == []
+
+
+def test_picture_comes_from_the_callable(tmp_path):
+    path = tmp_path / "c.png"
+    write_outputs(make_measured(1), [path], figure=lambda stream: stream.write(b"PNG"))
+    assert path.read_bytes() == b"PNG"
+
+
+def test_picture_without_callable_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a picture needs the photons of the map"):
+        write_outputs(make_measured(1), [tmp_path / "c.fits", tmp_path / "c.png"])
+    assert names_in(tmp_path) == []
+
+
+# Regions
+
+
+@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(n, frame):
+    catalog = make_measured(n)
+    regions = to_regions(catalog, frame=frame)
+    assert isinstance(regions, Regions)
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
+    assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
+    assert len(points) + len(ellipses) == len(regions)
+    assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
+    for point, position in zip(points, catalog["skycoord"]):
+        assert point.center.frame.name == frame
+        assert point.center.icrs.separation(position) < 0.01 * u.arcsec
+
+
+@pytest.mark.parametrize("frame", ["icrs", "galactic"])
+def test_ellipse_points_along_the_position_angle_in_any_frame(frame):
+    catalog = make_measured(1)
+    ellipse = to_regions(catalog, frame=frame)[1]
+    assert ellipse.width.to_value("deg") == pytest.approx(0.2, rel=1e-5)
+    assert ellipse.height.to_value("deg") == pytest.approx(0.1, rel=1e-5)
+    # `regions` counts from the longitude axis, a position angle from north.
+    end = ellipse.center.directional_offset_by(ellipse.angle - 90 * u.deg, 0.1 * u.deg).icrs
+    expected = catalog["skycoord"][0].directional_offset_by(30 * u.deg, 0.1 * u.deg)
+    assert end.separation(expected) < 0.5 * u.arcsec
+
+
+def test_regions_are_in_the_style_of_fermi():
+    lines = format_regions(make_measured(1), frame="fk5").splitlines()
+    assert lines[0] == "# Region file format: DS9 version 4.1"
+    assert lines[-2].startswith("fk5;point(")
+    assert "# point=cross " in lines[-2]
+    assert lines[-2].endswith("text={UNL J0534.8-2538}")
+    assert lines[-1].startswith("fk5;ellipse(")
+    assert ",0.100000,0.050000,120.0" in lines[-1]
+
+
+def test_circle_of_confidence_needs_no_angle():
+    catalog = make_measured(1)
+    catalog["Conf_95_SemiMinor"] = catalog["Conf_95_SemiMajor"]
+    catalog["Conf_95_PosAng"].mask[:] = True
+    assert len(to_regions(catalog)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("a{b}c", "a(b)c"),
+        ("two\nlines\r\n", "two lines"),
+        ("back\\slash\\", "back/slash/"),
+        ("a;b # c = d", "a;b # c = d"),
+        ("\u03b3 Cygni\x07", "? Cygni"),
+        ('quo"te', 'quo"te'),
+        ("global color=red", "global color=red"),
+    ],
+)
+@pytest.mark.parametrize("n", [1, 2])
+def test_odd_characters_in_names_stay_safe(name, label, n):
+    catalog = make_measured(n)
+    catalog["Source_Name"] = [name] * n
+    regions = to_regions(catalog)
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    assert [point.meta["text"] for point in points] == [label] * n
+    assert len(regions) == n + 1
+
+
+def test_color_tells_the_state_of_a_source():
+    catalog = make_measured(4)
+    catalog["Flags"] = np.array([0, 2, 0, 16 + 32 + 128], "i2")
+    colors = [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
+    assert colors == ["cyan", "yellow", "cyan", "cyan"]
+    catalog["ASSOC"] = np.ma.MaskedArray(["A", "B", "", ""], mask=[0, 0, 1, 1])
+    catalog["Flags"] = np.array([0, 2, 2, 0], "i2")
+    colors = [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
+    assert colors == ["green", "green", "yellow", "magenta"]
+
+
+def test_unknown_frame_of_regions_is_refused():
+    with pytest.raises(ValueError, match="frame must be icrs, fk5 or galactic; got 'moon'"):
+        format_regions(make_measured(1), frame="moon")
+
+
+def test_regions_of_a_fermi_catalog_have_its_names(real_data):
+    reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")[:200]
+    regions = to_regions(reference)
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    assert [point.meta["text"] for point in points] == list(reference["Source_Name"])
+    centers = SkyCoord([point.center for point in points])
+    assert centers.separation(reference["skycoord"]).max() < 0.01 * u.arcsec
+
+
+# Regions of CASA
+
+
+def read_crtf(path):
+    regions = Regions.read(path, format="crtf")
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    return points, [region for region in regions if isinstance(region, EllipseSkyRegion)]
+
+
+@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_casa_regions_hold_every_source_and_the_known_ellipses(tmp_path, n, frame):
+    catalog = make_measured(n)
+    write_outputs(catalog, [tmp_path / "c.crtf"], frame=frame)
+    assert (tmp_path / "c.crtf").read_text().startswith("#CRTFv0\n")
+    points, ellipses = read_crtf(tmp_path / "c.crtf")
+    assert [point.meta["label"] for point in points] == list(catalog["Source_Name"])
+    assert {point.visual["color"] for point in points} <= {"cyan"}
+    for point, position in zip(points, catalog["skycoord"], strict=True):
+        assert point.center.icrs.separation(position) < 0.01 * u.arcsec
+    assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
+
+
+def test_casa_ellipse_has_the_major_axis_first_and_its_position_angle(tmp_path):
+    write_outputs(make_measured(1), [tmp_path / "c.crtf"])
+    line = (tmp_path / "c.crtf").read_text().splitlines()[-1]
+    assert "[0.100000deg, 0.050000deg], 30.0" in line
+    assert line.endswith("color=cyan")
+
+
+def test_odd_characters_stay_safe_in_casa_regions(tmp_path):
+    catalog = make_measured(2)
+    catalog["Source_Name"] = ["a'b\", [c]=#{d}\n\u03b3", ""]
+    write_outputs(catalog, [tmp_path / "c.crtf"])
+    points, ellipses = read_crtf(tmp_path / "c.crtf")
+    assert [point.meta.get("label", "") for point in points] == ["a_b__ _c___(d) _", ""]
+    assert len(ellipses) == 1

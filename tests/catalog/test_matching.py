@@ -1,0 +1,564 @@
+import shutil
+import subprocess
+import time
+from dataclasses import FrozenInstanceError
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import MaskedColumn, QTable, Table
+from astropy.utils.masked import Masked
+from conftest import skip_unless_in_ci
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_catalogs import make_measured, make_sources
+
+from astro_unetloc.catalog.columns import MATCH_COLUMNS
+from astro_unetloc.catalog.match import inside_extended, is_known, match_catalogs
+from astro_unetloc.catalog.read import read_catalog, read_extended, within_sky
+from astro_unetloc.catalog.table import degrees, make_catalog
+from astro_unetloc.catalog.write import write_outputs
+from astro_unetloc.pipeline import find_sources
+
+
+def make_table(ra, dec=None, **columns):
+    """Table of positions in degrees, on the equator by default."""
+    ra = np.asarray(ra, float)
+    dec = np.zeros(len(ra)) if dec is None else np.asarray(dec, float)
+    return QTable({"RAJ2000": ra * u.deg, "DEJ2000": dec * u.deg, **columns})
+
+
+def make_reference(ra, extension_deg=None):
+    """Reference with names A, B, ...; extended where ``extension_deg`` is not None."""
+    names = [chr(ord("A") + row) for row in range(len(ra))]
+    extension_deg = extension_deg or [None] * len(ra)
+    radius = np.array([np.nan if value is None else value for value in extension_deg])
+    extended = np.array([value is not None for value in extension_deg], bool)
+    extension = Masked(radius * u.deg, mask=np.isnan(radius))
+    return make_table(ra, Source_Name=names, Extended=extended, Extension=extension)
+
+
+def pairs(match):
+    return list(zip(match.catalog_index.tolist(), match.reference_index.tolist()))
+
+
+def test_nearest_source_within_the_radius_matches():
+    match = match_catalogs(make_table([10.0, 50.0]), make_reference([10.2, 9.9, 51.0]))
+    assert pairs(match) == [(0, 1)]
+    assert match.separation_deg == pytest.approx([0.1])
+    assert match.catalog_unmatched.tolist() == [1]
+    assert match.reference_unmatched.tolist() == [0, 2]
+
+
+def test_higher_score_chooses_first():
+    reference = make_reference([10.0])
+    near_but_weak = make_table([10.01, 10.1], Score=[0.3, 0.9])
+    assert pairs(match_catalogs(near_but_weak, reference)) == [(1, 0)]
+    assert pairs(match_catalogs(make_table([10.01, 10.1], Score=[0.9, 0.3]), reference)) == [(0, 0)]
+
+
+def test_second_choice_is_taken_when_the_nearest_is_gone():
+    catalog = make_table([10.0, 10.02], Score=[0.9, 0.8])
+    match = match_catalogs(catalog, make_reference([10.01, 10.2]))
+    assert pairs(match) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("radius", [0.2, 0.2 * u.deg, 12 * u.arcmin])
+def test_radius_is_degrees_or_an_angle_and_belongs_to_the_disc(radius):
+    reference = make_reference([10.2, 30.2001])
+    match = match_catalogs(make_table([10.0, 30.0]), reference, radius=radius)
+    assert pairs(match) == [(0, 0)]
+    assert match.radius_deg == pytest.approx(0.2)
+
+
+def test_default_radius_is_that_of_the_design():
+    match = match_catalogs(make_table([10.0, 30.0]), make_reference([10.299, 30.301]))
+    assert pairs(match) == [(0, 0)]
+
+
+@pytest.mark.parametrize("radius", [0, -1.0, np.nan, 200 * u.deg])
+def test_impossible_radius_is_refused(radius):
+    with pytest.raises(ValueError, match="radius must be an angle above 0"):
+        match_catalogs(make_table([1.0]), make_reference([1.0]), radius=radius)
+
+
+def test_match_crosses_longitude_zero_and_the_pole():
+    catalog = make_table([359.95, 10.0], [0.0, 89.95])
+    reference = make_table([0.05, 190.0], [0.0, 89.95])
+    assert pairs(match_catalogs(catalog, reference)) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
+def test_empty_tables_match_nothing(n, m):
+    catalog, reference = make_table(np.arange(n)), make_reference(np.arange(m))
+    match = match_catalogs(catalog, reference)
+    assert match.n_matched == 0
+    assert match.catalog_unmatched.tolist() == list(range(n))
+    assert match.reference_unmatched.tolist() == list(range(m))
+    assert len(match.apply(catalog)) == n
+    assert f"0 of {m}" in match.summary()
+    assert is_known(catalog, [reference]).tolist() == [False] * n
+
+
+def test_unknown_positions_match_nothing():
+    reference = make_table([np.nan, 10.0])
+    match = match_catalogs(make_table([10.0, np.nan]), reference)
+    assert pairs(match) == [(0, 1)]
+
+
+def test_equal_scores_let_the_nearest_pair_come_first():
+    catalog, reference = make_table([10.0, 10.1]), make_reference([10.12])
+    assert pairs(match_catalogs(catalog, reference)) == [(1, 0)]
+    catalog["Score"] = [0.5, 0.5]
+    assert pairs(match_catalogs(catalog, reference)) == [(1, 0)]
+
+
+# By the errors of both
+
+
+def with_errors(table, size_deg, size_2_deg=None, angle_deg=0.0):
+    """The table with 95 % ellipses."""
+    sizes = {"Major": size_deg, "Minor": size_deg if size_2_deg is None else size_2_deg}
+    for name, value in sizes.items():
+        table[f"Conf_95_Semi{name}"] = np.broadcast_to(value, len(table)) * u.deg
+    table["Conf_95_PosAng"] = np.broadcast_to(angle_deg, len(table)) * u.deg
+    return table
+
+
+def test_errors_decide_by_default_and_a_radius_if_given():
+    catalog = with_errors(make_table([10.0, 20.0]), [0.3, 0.01])
+    reference = with_errors(make_reference([10.4, 20.1]), 0.01)
+    match = match_catalogs(catalog, reference)
+    assert match.by_errors
+    assert pairs(match) == [(0, 0)]
+    assert match.separation_norm == pytest.approx([0.4 * 2.4477 / np.hypot(0.3, 0.01)], rel=1e-3)
+    match = match_catalogs(catalog, reference, radius=0.3)
+    assert not match.by_errors
+    assert pairs(match) == [(1, 1)]
+    assert match.separation_norm == pytest.approx([0.1 * 2.4477 / np.hypot(0.01, 0.01)], rel=1e-3)
+
+
+def test_smallest_normalized_separation_wins_not_score_or_distance():
+    catalog = with_errors(make_table([10.0, 10.3], Score=[0.9, 0.1]), [0.05, 0.3])
+    reference = with_errors(make_reference([10.1]), 0.05)
+    assert pairs(match_catalogs(catalog, reference)) == [(1, 0)]
+    assert pairs(match_catalogs(catalog, reference, radius=0.3)) == [(0, 0)]
+
+
+def test_position_angle_decides():
+    reference = with_errors(make_reference([10.2]), 1e-3)
+    for angle_deg, expected in ((90.0, [(0, 0)]), (0.0, [])):
+        catalog = with_errors(make_table([10.0]), 0.2, 0.02, angle_deg)
+        assert pairs(match_catalogs(catalog, reference)) == expected
+
+
+def test_radius_decides_where_one_error_is_unknown():
+    catalog = with_errors(make_table([10.0, 20.0, 30.0]), [0.01, np.nan, np.nan])
+    match = match_catalogs(catalog, make_reference([10.2, 20.2, 30.4]))
+    assert match.by_errors
+    assert pairs(match) == [(0, 0), (1, 1)]
+    assert np.isnan(match.separation_norm).all()
+
+
+def test_matches_come_in_descending_score():
+    catalog = with_errors(make_table([10.0, 20.0], Score=[0.1, 0.9]), 0.1)
+    reference = with_errors(make_reference([10.0, 20.1]), 0.1)
+    assert pairs(match_catalogs(catalog, reference)) == [(1, 1), (0, 0)]
+
+
+def test_near_pairs_are_probable_and_far_ones_are_not():
+    rng = np.random.default_rng(0)
+    ra, dec = rng.uniform(0, 360, 5000), np.degrees(np.arcsin(rng.uniform(-1, 1, 5000)))
+    reference = with_errors(make_table(ra, dec), 0.03)
+    # As many again are unrelated to any source; else all that is near would be believed.
+    ra, dec = np.append(ra[:200], rng.uniform(0, 360, 200)), np.append(dec[:200], np.full(200, 7.0))
+    catalog = with_errors(make_table(ra, dec), 0.05)
+    catalog["DEJ2000"][100:200] += 0.08 * u.deg  # 3.4 standard deviations
+    probability = match_catalogs(catalog, reference).apply(catalog)["ASSOC_Prob"].filled(np.nan)
+    assert probability[:100].min() > 0.99
+    assert 0.5 < np.median(probability[100:200]) < 0.95
+
+
+def test_lone_pair_is_probable():
+    match = match_catalogs(make_table([10.0]), make_reference([10.0]))
+    assert match.probability[0] > 0.9
+
+
+# All candidates, and what has no partner
+
+
+def test_all_candidates_are_kept():
+    catalog = with_errors(make_table([10.0, 50.0], Source_Name=["X", "Y"]), 0.1)
+    reference = with_errors(make_reference([10.2, 10.05, 10.1], [None, None, 1.0]), 0.05)
+    match = match_catalogs(catalog, reference)
+    table = match.candidate_table(catalog)
+    assert list(table["Source_Name"]) == ["X", "X", "X"]
+    assert list(table["ASSOC"]) == ["B", "A", "C"]
+    assert list(table["Matched"]) == [1, 0, 0]
+    assert list(table["Extended"]) == [0, 0, 1]
+    assert list(table["ASSOC_Prob"].mask) == [False, False, True]
+    assert table["ASSOC_Sep"].unmasked.to_value("deg") == pytest.approx([0.05, 0.2, 0.1])
+    with pytest.raises(ValueError, match="catalog must have the 2 rows that were matched; got 1"):
+        match.candidate_table(catalog[:1])
+
+
+def test_candidates_of_a_detection_share_one_probability():
+    catalog, reference = make_table([10.0]), make_reference([9.9, 10.1, 10.2])
+    probability = match_catalogs(catalog, reference).candidate_probability
+    assert probability.sum() < 1
+    assert probability[0] == pytest.approx(probability[1])
+    assert probability[2] < probability[1]
+
+
+def test_candidate_that_an_extended_source_gave_is_marked():
+    match = match_catalogs(make_table([10.0]), make_reference([10.0], [1.0]))
+    table = match.candidate_table(make_table([10.0]))
+    assert (list(table["Matched"]), list(table["Extended"])) == ([1], [1])
+
+
+def test_what_has_no_partner_can_be_listed():
+    catalog = make_measured(3)
+    reference = with_errors(make_reference([200.0, 201.0], [None, 1.0]), [0.1, np.nan])
+    reference["Flux1000"] = [1e-9, 2e-9] / u.cm**2 / u.s
+    match = match_catalogs(catalog, reference)
+    assert list(match.not_known(catalog)["Source_Name"]) == list(catalog["Source_Name"])
+    missing = match.not_found(reference)
+    assert list(missing["Source_Name"]) == ["A"]
+    assert missing["Conf_95_SemiMajor"][0].unmasked.to_value("deg") == 0.1
+    assert missing["Flux1000"][0].to_value("cm-2 s-1") == 1e-9
+    assert {"RAJ2000", "DEJ2000", "GLON", "GLAT"} <= set(missing.colnames)
+    with pytest.raises(ValueError, match="reference must have the 2 rows that were matched"):
+        match.not_found(reference[:1])
+    with pytest.raises(ValueError, match="catalog must have the 3 rows that were matched"):
+        match.not_known(catalog[:1])
+
+
+# Extended sources
+
+
+def test_extended_source_is_listed_apart_and_takes_no_match():
+    match = match_catalogs(make_table([10.0]), make_reference([10.0, 10.1], [1.0, None]))
+    assert pairs(match) == [(0, 1)]
+    assert match.extended.tolist() == [0]
+    assert match.reference_unmatched.tolist() == []
+    assert match.catalog_inside.tolist() == []
+
+
+def test_detections_inside_an_extension_are_known():
+    catalog = make_table([10.0, 10.9, 11.1, 20.2, 20.4])
+    match = match_catalogs(catalog, make_reference([10.0, 20.0], [1.0, 0.1]))
+    # The second source is smaller than the radius, which then decides.
+    assert match.catalog_inside.tolist() == [0, 1, 3]
+    assert match.reference_inside.tolist() == [0, 0, 1]
+    assert match.inside_separation_deg == pytest.approx([0.0, 0.9, 0.2])
+    assert match.catalog_unmatched.tolist() == [2, 4]
+
+
+def test_extended_source_of_unknown_size_reaches_to_the_radius():
+    reference = make_reference([10.0], [0.0])
+    reference["Extension"].mask[:] = True
+    match = match_catalogs(make_table([10.29, 10.31]), reference)
+    assert match.catalog_inside.tolist() == [0]
+
+
+def test_nearest_of_two_extended_sources_counts():
+    match = match_catalogs(make_table([10.6]), make_reference([10.0, 11.0], [2.0, 2.0]))
+    assert match.reference_inside.tolist() == [1]
+
+
+# Known
+
+
+def test_known_is_not_one_to_one_and_takes_any_reference():
+    catalog = make_table([10.0, 10.05, 20.0, 30.0])
+    references = [make_reference([10.1]), make_reference([20.1], [0.0])]
+    assert is_known(catalog, references).tolist() == [True, True, True, False]
+    assert is_known(catalog, []).tolist() == [False] * 4
+
+
+def test_known_inside_an_extension():
+    assert is_known(make_table([10.0, 12.0]), [make_reference([11.0], [1.0])]).tolist() == [1, 1]
+
+
+# Results
+
+
+def test_apply_adds_the_match_columns_to_a_copy():
+    catalog = make_measured(3)
+    reference = QTable(
+        {
+            "RAJ2000": catalog["RAJ2000"][[2, 0]],
+            "DEJ2000": catalog["DEJ2000"][[2, 0]] + 0.05 * u.deg,
+            "Source_Name": ["4FGL J0000.1+0000", "4FGL J0000.2+0000e"],
+            "Extended": [False, True],
+        }
+    )
+    matched = match_catalogs(catalog, reference).apply(catalog)
+    assert list(matched["ASSOC"].filled("-")) == ["4FGL J0000.2+0000e", "-", "4FGL J0000.1+0000"]
+    assert list(matched["ASSOC_Sep"].mask) == [False, True, False]
+    assert matched["ASSOC_Sep"][0].unmasked.to_value("deg") == pytest.approx(0.05, rel=1e-4)
+    assert matched["ASSOC_Sep_Norm"].mask.all()
+    # Inside an extended source nothing says how probable the association is.
+    assert list(matched["ASSOC_Prob"].mask) == [True, True, False]
+    assert list(matched["ASSOC_Catalog"].filled("-")) == ["4FGL", "-", "4FGL"]
+    assert {spec.name for spec in MATCH_COLUMNS}.isdisjoint(catalog.colnames)
+
+
+def test_apply_refuses_another_catalog():
+    match = match_catalogs(make_table([1.0, 2.0]), make_reference([1.0]))
+    with pytest.raises(ValueError, match="must have the 2 rows that were matched; got 1"):
+        match.apply(make_table([1.0]))
+
+
+def test_summary_says_what_was_found():
+    catalog = make_table([10.0, 20.0, 30.0, 40.0])
+    match = match_catalogs(catalog, make_reference([10.1, 20.0, 50.0], [None, 1.0, None]))
+    summary = match.summary()
+    assert "1 of 2 (50 %) point-like" in summary
+    assert "2 of 4 (50 %) detections known, 1 of them in extended sources" in summary
+    assert "0.100 deg" in summary
+    assert "1 extended sources, 1 with a detection inside" in summary
+
+
+def test_summary_states_probabilities_and_chance_rates():
+    rng = np.random.default_rng(1)
+    catalog = with_errors(make_table(rng.uniform(0, 360, 200)), 0.1)
+    reference = with_errors(make_table(catalog["RAJ2000"].value), 0.1)
+    summary = match_catalogs(catalog, reference).summary()
+    assert "(<= 3.72 sigma, or <= 0.3 deg where an error is unknown)" in summary
+    assert "0.000 deg, 0.00 sigma" in summary
+    assert "association probability of 0.8 or more" in summary
+    assert "of unrelated detections would match (from the local density)" in summary
+    assert "when shifted (320 shifts)" in summary
+
+
+def test_completeness_is_counted_by_flux():
+    flux = np.array([1e-11, 2e-11, 2e-11, 5e-11, 1e-9, np.nan, 0.0, 1e-9])
+    reference = make_reference(np.arange(8) * 10.0, [None] * 7 + [1.0])
+    reference["Flux"] = flux
+    match = match_catalogs(make_table([10.0, 30.0, 40.0]), reference)
+    table = match.completeness()
+    np.testing.assert_allclose(table["Flux_Min"], 10.0 ** np.array([-11, -10.5, -9]))
+    np.testing.assert_allclose(table["Flux_Max"], 10.0 ** np.array([-10.5, -10, -8.5]))
+    assert list(table["N"]) == [3, 1, 1]
+    assert list(table["N_Found"]) == [1, 1, 1]
+    assert np.all(table["Completeness_Low"] < table["Completeness"] + 1e-9)
+    assert np.all(table["Completeness"] < table["Completeness_High"] + 1e-9)
+    assert "1 of 3 (33 %)" in match.summary()
+    assert list(match.completeness([1e-12, 1e-8])["N"]) == [5]
+    assert len(match_catalogs(make_table([1.0]), make_reference([1.0])).completeness()) == 0
+
+
+def test_rates_come_from_the_sky_around_if_it_is_given():
+    rng = np.random.default_rng(2)
+    ra, dec = rng.uniform(0, 360, 4000), rng.uniform(-30, 30, 4000)
+    whole = make_table(ra, dec)
+    near = np.abs(ra - 180) < 2
+    catalog = make_table(np.full(15, 180.0), np.linspace(-28, 28, 15))
+    alone = match_catalogs(catalog, whole[near])
+    match = match_catalogs(catalog, whole[near], surroundings=whole)
+    expected = -np.expm1(-np.pi * 0.3**2 * 4000 / (360 * 2 * np.degrees(0.5)))
+    assert match.chance.shifted == pytest.approx(expected, rel=0.3)
+    assert alone.chance.shifted < 0.5 * expected
+    np.testing.assert_array_equal(match.catalog_index, alone.catalog_index)
+
+
+def test_result_is_frozen():
+    match = match_catalogs(make_table([1.0]), make_reference([1.0]))
+    with pytest.raises(FrozenInstanceError):
+        match.radius_deg = 1.0
+
+
+def test_tables_are_not_changed():
+    catalog, reference = make_measured(3), make_reference([1.0, 2.0])
+    names = catalog.colnames, reference.colnames
+    match_catalogs(catalog, reference).apply(catalog)
+    assert (catalog.colnames, reference.colnames) == names
+
+
+def test_masked_scores_come_last():
+    score = MaskedColumn([0.5, 0.1], mask=[True, False])
+    assert pairs(match_catalogs(make_table([10.0, 10.1], Score=score), make_reference([10.0]))) == [
+        (1, 0)
+    ]
+
+
+# Against the plain algorithm
+
+
+def match_slowly(catalog, reference, radius_deg):
+    """DESIGN, word by word: in descending Score, each takes the nearest that is free."""
+    free, result = set(range(len(reference))), []
+    left = SkyCoord(catalog["RAJ2000"], catalog["DEJ2000"])
+    right = SkyCoord(reference["RAJ2000"], reference["DEJ2000"])
+    for row in np.argsort(-np.asarray(catalog["Score"]), kind="stable"):
+        angle = {other: left[row].separation(right[other]).deg for other in free}
+        inside = {other: value for other, value in angle.items() if value <= radius_deg}
+        if inside:
+            best = min(inside, key=inside.get)
+            free.remove(best)
+            result.append((int(row), best))
+    return result
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 12))
+def test_fast_match_agrees_with_the_slow_one(seed, n, m):
+    rng = np.random.default_rng(seed)
+    catalog = make_table(rng.uniform(10, 11, n), rng.uniform(60, 60.5, n), Score=rng.random(n))
+    reference = make_table(rng.uniform(10, 11, m), rng.uniform(60, 60.5, m))
+    assert pairs(match_catalogs(catalog, reference)) == match_slowly(catalog, reference, 0.3)
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_every_row_is_accounted_for_once(seed):
+    rng = np.random.default_rng(seed)
+    catalog = make_table(rng.uniform(0, 5, 40), rng.uniform(-2, 2, 40), Score=rng.random(40))
+    size = [float(rng.uniform(0, 1)) if rng.random() < 0.2 else None for _ in range(20)]
+    reference = make_reference(rng.uniform(0, 5, 20), size)
+    match = match_catalogs(catalog, reference)
+    rows = [match.catalog_index, match.catalog_inside, match.catalog_unmatched]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(40))
+    rows = [match.reference_index, match.reference_unmatched, match.extended]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(20))
+    known = np.delete(np.arange(40), match.catalog_unmatched)
+    assert is_known(catalog, [reference])[known].all()
+
+
+def test_hundred_thousand_rows_match_and_are_written_in_seconds(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 100_000
+    catalog = with_errors(make_catalog(make_sources(n)), rng.uniform(0.02, 0.2, n))
+    reference = with_errors(make_table(catalog["RAJ2000"].value, catalog["DEJ2000"].value), 0.05)
+    start = time.perf_counter()
+    match = match_catalogs(catalog, reference)
+    write_outputs(match.apply(catalog), [tmp_path / "matched.fits"])
+    assert time.perf_counter() - start < 20
+    assert match.n_matched > 0.99 * n
+
+
+# Another program
+
+
+@pytest.fixture
+def stilts():
+    """The program of that name."""
+    if not shutil.which("stilts"):
+        skip_unless_in_ci("stilts is not installed (Debian package stilts)")
+    return "stilts"
+
+
+def sky_match(program, folder, catalog, reference, radius_deg, find):
+    """Pairs of rows that `stilts tskymatch2` finds."""
+    for name, table in (("catalog", catalog), ("reference", reference)):
+        bare = Table({"Row": np.arange(len(table)), "ra": degrees(table["RAJ2000"])})
+        bare["dec"] = degrees(table["DEJ2000"])
+        bare.write(folder / f"{name}.fits", overwrite=True)
+    words = {"in1": "catalog.fits", "in2": "reference.fits", "ra1": "ra", "dec1": "dec"}
+    words |= {"ra2": "ra", "dec2": "dec", "error": repr(radius_deg * 3600), "join": "1and2"}
+    words |= {"find": find, "out": "pairs.fits"}
+    command = [program, "tskymatch2", *(f"{key}={value}" for key, value in words.items())]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    table = Table.read(folder / "pairs.fits")
+    return sorted(zip(table["Row_1"].tolist(), table["Row_2"].tolist()))
+
+
+def test_stilts_finds_the_same_pairs(real_data, stilts, tmp_path):
+    radius_deg = 0.3
+    hard, soft = (
+        read_catalog(real_data / "catalogs" / name)
+        for name in ("gll_psch_v13.fit.gz", "4fgl_dr3_reduced.fits")
+    )
+    soft = soft[~np.asarray(soft["Extended"])]
+    match = match_catalogs(hard, soft, radius=radius_deg)
+    rows, columns = match.candidates.catalog_index, match.candidates.reference_index
+    everything = list(zip(rows.tolist(), columns.tolist()))
+    assert sorted(everything) == sky_match(stilts, tmp_path, hard, soft, radius_deg, "all")
+    best = set(sky_match(stilts, tmp_path, hard, soft, radius_deg, "best"))
+    assert len(best) > 1400
+    assert best <= set(pairs(match))
+    # STILTS leaves two sources alone whose nearest ones belong to others; we pair the two.
+    angle = dict(zip(everything, match.candidates.separation_deg))
+    for row, column in set(pairs(match)) - best:
+        for place, index in ((0, row), (1, column)):
+            nearest = min((p for p in everything if p[place] == index), key=angle.get)
+            assert nearest != (row, column)
+    assert match.n_matched - len(best) <= 1
+
+
+# Real catalogues
+
+
+def test_3fhl_sources_are_in_4fgl(real_data):
+    hard = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    soft = read_catalog(real_data / "catalogs" / "4fgl_dr3_reduced.fits")
+    match = match_catalogs(hard, soft)
+    assert match.reference_name == "4FGL"
+    assert len(match.extended) == 77
+    assert len(match.catalog_unmatched) < 0.02 * len(hard)
+    assert np.median(match.separation_deg) < 0.02
+
+
+def test_a_catalog_matches_itself(real_data):
+    hard = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    match = match_catalogs(hard, hard, radius=0.01)
+    point = np.flatnonzero(~np.asarray(hard["Extended"]))
+    assert sorted(match.catalog_index.tolist()) == point.tolist()
+    np.testing.assert_array_equal(match.catalog_index, match.reference_index)
+    assert is_known(hard, [hard], radius=0.01).all()
+
+
+def test_real_matches_by_errors_are_those_within_the_radius(real_data):
+    hard = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    soft = read_catalog(real_data / "catalogs" / "4fgl_dr3_reduced.fits")
+    match, plain = match_catalogs(hard, soft), match_catalogs(hard, soft, radius=0.3)
+    common = set(pairs(match)) & set(pairs(plain))
+    assert len(common) > 0.98 * plain.n_matched
+    # Both catalogues saw the same photons, so that their errors are partly the same.
+    assert np.mean(match.separation_norm[np.isfinite(match.separation_norm)] < 2.4477) > 0.95
+    assert np.sum(match.probability >= 0.8) > 0.98 * match.n_matched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "box", "found"),
+    [
+        ("gc/fermi-3fhl-gc-events.fits.gz", (0, 0, 20, 10), {"3FHL": 17, "2FHL": 2, "4FGL": 20}),
+        (
+            "2fhl/fermi_2fhl_events_north.fits.gz",
+            (0, 50, 360, 80),
+            {"3FHL": 112, "2FHL": 112, "4FGL": 114},
+        ),
+    ],
+)
+def test_detections_on_real_photons_match_with_known_chance(real_data, path, box, found):
+    catalog = within_sky(find_sources(real_data / path), box=box)
+    names = ("gll_psch_v13.fit.gz", "gll_psch_v09.fit.gz", "4fgl_dr3_reduced.fits")
+    for whole in (read_catalog(real_data / "catalogs" / name) for name in names):
+        match = match_catalogs(catalog, within_sky(whole, box=box), surroundings=whole)
+        assert match.n_matched >= found[match.reference_name]
+        assert np.sum(match.probability >= 0.8) >= match.n_matched - 2
+        n_events = match.chance.shifted * len(catalog) * match.chance.n_shifts
+        # Few chance matches are not known better than this.
+        tolerance = 0.2 + 1 / np.sqrt(n_events)
+        assert match.chance.expected == pytest.approx(match.chance.shifted, rel=tolerance)
+
+
+def test_real_extended_sources_hold_their_centres(real_data):
+    reference = read_extended(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    assert len(reference) == 48  # detected of its 55 templates
+    centers = reference["skycoord"].galactic
+    for offset_deg, expected in ((0.0, 1.0), (0.25, 1.0), (40.0, 0.1)):
+        moved = centers.directional_offset_by(0.3 * u.rad, offset_deg * u.deg)
+        inside = inside_extended(moved.cartesian.xyz.value.T, reference)
+        assert inside.all() if expected == 1 else inside.mean() < expected
+
+
+def test_a_catalogue_without_extended_sources_flags_nothing():
+    with pytest.warns(match="catalogue of extended sources holds none"):
+        reference = read_extended(make_table([10.0]))
+    assert not inside_extended(np.eye(3), reference).any()
+    assert inside_extended(np.zeros((0, 3)), make_reference([10.0], [1.0])).shape == (0,)

@@ -1,0 +1,221 @@
+"""Models that a likelihood fit starts from: of gammapy, and of the Fermi tools."""
+
+import re
+import time
+from xml.etree import ElementTree
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from gammapy.modeling.models import Models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_catalogs import META, make_measured, make_sources
+
+from astro_unetloc import read_source_library, to_gammapy_models
+from astro_unetloc.catalog.models import format_library, point_models
+from astro_unetloc.catalog.table import make_catalog, unique_names
+from astro_unetloc.catalog.write import check_fluxes, write_outputs
+from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.irf.spectra import PHOTON_INDEX
+
+RANGE = {"FLUXEMIN": 10.0, "FLUXEMAX": 1000.0}
+
+
+def make_fluxes(n=4, **columns):
+    """A catalogue of n sources with fluxes and indices, the second of them of unknown index."""
+    rows = np.arange(n)
+    values = {
+        "Conf_68_SemiMajor": np.full(n, 0.06),
+        "Conf_68_SemiMinor": np.full(n, 0.03),
+        "Conf_68_PosAng": np.full(n, 30.0),
+        "Flux": 1e-10 * (rows + 1),
+        "Unc_Flux": 1e-11 * (rows + 1),
+        "Spectral_Index": np.where(rows == 1, np.nan, 2.0 + 0.5 * (rows % 5)),
+        "Unc_Spectral_Index": np.where(rows == 1, np.nan, 0.25),
+        "Class": np.where(rows == 0, "PSR", ""),
+    }
+    return make_catalog(make_sources(n), values=values | columns, meta=META | RANGE)
+
+
+def flux_of(spectral):
+    return spectral.integral(10 * u.GeV, 1000 * u.GeV).to_value("cm-2 s-1")
+
+
+# gammapy
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_gammapy_reads_every_source_as_it_is_in_the_catalog(tmp_path, n):
+    catalog = make_fluxes(n)
+    write_outputs(catalog, [tmp_path / "m.yaml"])
+    models = Models.read(tmp_path / "m.yaml")
+    assert models.names == list(catalog["Source_Name"])
+    for model, row in zip(models, catalog):
+        assert model.position.separation(row["skycoord"]) < 1e-6 * u.arcsec
+        assert model.frame == "icrs"
+        spectral = model.spectral_model
+        assert flux_of(spectral) == pytest.approx(row["Flux"].value, rel=1e-6)
+        assert spectral.amplitude.error == pytest.approx(row["Unc_Flux"].value)
+        known = np.isfinite(np.ma.filled(row["Spectral_Index"], np.nan))
+        assert spectral.index.value == (row["Spectral_Index"] if known else PHOTON_INDEX)
+        assert spectral.index.error == (0.25 if known else 0)
+        free = [parameter.name for parameter in model.parameters.free_parameters]
+        assert free == ["amplitude", "index", "lon_0", "lat_0"]
+
+
+def test_models_in_memory_are_those_of_the_file_and_know_how_ra_and_dec_correlate(tmp_path):
+    catalog = make_fluxes()
+    models = to_gammapy_models(catalog)
+    write_outputs(catalog, [tmp_path / "m.yaml"])
+    for model, read in zip(models, Models.read(tmp_path / "m.yaml")):
+        for one, other in zip(model.parameters, read.parameters):
+            assert (one.value, one.unit) == (other.value, other.unit)
+            assert one.error == pytest.approx(other.error, rel=1e-12)
+        on_sky = model.spatial_model.covariance.data.copy()
+        cosine = np.cos(np.radians(model.parameters["lat_0"].value))
+        on_sky[0] *= cosine
+        on_sky[:, 0] *= cosine
+        value, vector = np.linalg.eigh(on_sky)
+        assert np.sqrt(value) * 1.5096 == pytest.approx([0.03, 0.06], rel=1e-5)
+        east, north = vector[:, 1]
+        assert np.degrees(np.arctan2(east, north)) % 180 == pytest.approx(30.0, abs=1e-3)
+    sub = models.covariance.get_subcovariance(models[2].spatial_model.parameters).data
+    np.testing.assert_array_equal(sub, models[2].spatial_model.covariance.data)
+
+
+def test_spectrum_of_a_model_is_that_of_gammapy_itself():
+    """The dictionary written here is what ``SkyModel.to_dict`` would make."""
+    models = to_gammapy_models(make_fluxes(2))
+    again = Models.from_dict({"components": [model.to_dict() for model in models]})
+    assert [m.to_dict() for m in again] == [m.to_dict() for m in models]
+
+
+def test_circle_of_confidence_needs_no_angle():
+    catalog = make_fluxes(1, Conf_68_SemiMinor=np.array([0.06]))
+    catalog["Conf_68_PosAng"].mask[:] = True
+    errors = np.sqrt(np.diagonal(point_models(catalog).covariance[0]))
+    cosine = np.cos(catalog["DEJ2000"][0].to_value("rad"))
+    np.testing.assert_allclose(errors * [cosine, 1], 0.06 / 1.5096, rtol=1e-5)
+
+
+def test_unknown_errors_are_left_out():
+    nothing = np.full(2, np.nan)
+    names = ("Conf_68_SemiMajor", "Unc_Flux", "Unc_Spectral_Index")
+    models = to_gammapy_models(make_fluxes(2, **dict.fromkeys(names, nothing)))
+    assert [parameter.error for parameter in models.parameters] == [0] * 12
+
+
+def test_sources_without_a_flux_are_left_out_and_named():
+    catalog = make_fluxes(3, Flux=np.array([1e-10, np.nan, 3e-10]))
+    without = str(catalog["Source_Name"][np.flatnonzero(catalog["Flux"].mask)[0]])
+    with pytest.warns(UnetlocWarning, match=f"leave out 1 of 3 sources, .*: {re.escape(without)}$"):
+        models = to_gammapy_models(catalog)
+    assert len(models) == 2
+    assert without not in models.names
+
+
+def test_catalog_without_fluxes_or_their_energies_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="need the Flux of sources; got a catalogue without; find"):
+        to_gammapy_models(make_fluxes(2, Flux=np.full(2, np.nan)))
+    catalog = make_fluxes(2)
+    del catalog.meta["FLUXEMAX"]
+    with pytest.raises(ValueError, match="FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose"):
+        to_gammapy_models(catalog)
+    assert len(to_gammapy_models(make_measured(0))) == 0
+
+
+def test_models_are_refused_before_a_run_without_an_exposure():
+    check_fluxes(["a.fits", "b.reg"], known=False)
+    check_fluxes(["a.yaml", "b.xml"], known=True)
+    for name in ("b.yaml", "b.XML"):
+        with pytest.raises(ValueError, match=rf"got '{name}' without an exposure .*--exposure"):
+            check_fluxes(["a.fits", name], known=False)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from(["", "x", "xa", "xaa", "y"])))
+def test_names_become_unique_and_keep_their_beginning(names):
+    made = unique_names(names)
+    assert len(set(made)) == len(names)
+    assert all(new.startswith(old) for new, old in zip(made, names))
+
+
+def test_models_of_sources_with_one_name_or_none_have_names_of_their_own():
+    catalog = make_fluxes(4)
+    catalog["Source_Name"] = ["A", "A", "", "<B> & 'c'"]
+    assert to_gammapy_models(catalog).names == ["Aa", "Ab", "source", "<B> & 'c'"]
+
+
+# The Fermi tools
+
+
+def gtlike_flux(spectrum, low, high):
+    """Photon flux of a ``PowerLaw`` by the formula of gtlike, from the numbers in the file."""
+    p = {e.get("name"): float(e.get("value")) * float(e.get("scale")) for e in spectrum}
+    n, g, e0 = p["Prefactor"], p["Index"] + 1, p["Scale"]
+    return n * e0 / g * ((high / e0) ** g - (low / e0) ** g)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_source_library_is_what_gtlike_and_fermipy_parse(tmp_path, n):
+    catalog = make_fluxes(n)
+    write_outputs(catalog, [tmp_path / "s.xml"])
+    root = ElementTree.parse(tmp_path / "s.xml").getroot()
+    assert root.tag == "source_library"
+    assert [s.get("name") for s in root] == list(catalog["Source_Name"])
+    for source, row in zip(root, catalog):
+        assert source.get("type") == "PointSource"
+        spectrum, place = source.find("spectrum"), source.find("spatialModel")
+        assert (spectrum.get("type"), place.get("type")) == ("PowerLaw", "SkyDirFunction")
+        for parameter in (*spectrum, *place):
+            assert set(parameter.keys()) >= {"name", "value", "scale", "min", "max", "free"}
+            low, value, high = (float(parameter.get(k)) for k in ("min", "value", "max"))
+            assert low <= value <= high
+        assert [p.get("free") for p in spectrum] == ["1", "1", "0"]
+        assert gtlike_flux(spectrum, 1e4, 1e6) == pytest.approx(row["Flux"].value, rel=1e-5)
+        coordinates = SkyCoord(*(float(p.get("value")) for p in place), unit="deg")
+        assert coordinates.separation(row["skycoord"]) < 1e-3 * u.arcsec
+        prefactor = spectrum[0]
+        relative = float(prefactor.get("error")) / float(prefactor.get("value"))
+        assert relative == pytest.approx(0.1, rel=1e-5)
+
+
+def test_library_states_errors_and_classes_only_where_they_are_known():
+    root = ElementTree.fromstring(format_library(point_models(make_fluxes(3))))
+    by_class = {source.get("class"): source for source in root}
+    assert set(by_class) == {"PSR", None}
+    errors = [source.find("spectrum")[1].get("error") for source in root]
+    assert sorted(error is None for error in errors) == [False, False, True]
+    assert sorted(float(error) for error in errors if error) == pytest.approx([0.25, 0.25])
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.floats(1e-14, 1e-6), st.floats(0.0, 5.0))
+def test_amplitude_at_the_pivot_does_not_depend_on_the_index(flux, index):
+    def amplitude(index):
+        catalog = make_fluxes(1, Flux=np.array([flux]), Spectral_Index=np.array([index]))
+        root = ElementTree.fromstring(format_library(point_models(catalog)))
+        return {e.get("name"): float(e.get("value")) * float(e.get("scale")) for e in root[0][0]}
+
+    here, there = amplitude(index), amplitude(index + 1e-3)
+    moved = there["Prefactor"] * (here["Scale"] / there["Scale"]) ** there["Index"]
+    assert moved == pytest.approx(here["Prefactor"], rel=2e-5)
+    assert 1e4 < here["Scale"] < 1e6
+
+
+def test_library_can_be_simulated_from(tmp_path):
+    catalog = make_fluxes()
+    write_outputs(catalog, [tmp_path / "s.xml"])
+    sources = read_source_library(tmp_path / "s.xml")
+    assert sources.spectra.flux(10, 1000) == pytest.approx(catalog["Flux"].unmasked.value, rel=1e-5)
+    assert sources.source_class.tolist().count(1) == 1
+
+
+def test_many_sources_are_written_fast(tmp_path):
+    catalog = make_fluxes(1500)
+    started = time.monotonic()
+    write_outputs(catalog, [tmp_path / "m.yaml", tmp_path / "s.xml"])
+    assert time.monotonic() - started < 20
+    assert (tmp_path / "m.yaml").read_text().count("SkyModel") == 1500

@@ -1,0 +1,220 @@
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import MaskedColumn
+from astropy.utils.masked import Masked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_catalogs import make_measured
+from made_judgements import by_part, make_catalog, make_sky, make_truth
+
+from astro_unetloc.evaluation.metrics import combine, evaluate
+from astro_unetloc.evaluation.truth import join, judge, patch_parts
+from astro_unetloc.maps.patches import PatchGrid
+from astro_unetloc.sphere import vectors_from_lonlat
+
+
+def columns(table, *names):
+    return [table[name].tolist() for name in names]
+
+
+# A sky with one of each
+TRUTH = make_truth([0, 10, 20, 30, 40], [0] * 5, [10, 5, 2, 100, 50], [0, 0, 0, 1, 0])
+CATALOG = make_catalog([0.1, 0.2, 10, 20, 30.5, 60], [0] * 6, [0.8, 0.9, 0.7, 0.6, 0.5, 0.4])
+
+
+def test_each_true_source_has_its_role():
+    truth = make_truth([0] * 7, range(7), [8, 7.9, 3, 2.9, 3, 2.9, np.nan], [0, 0, 0, 0, 1, 1, 0])
+    role = judge(make_catalog([], []), truth).truth["Role"]
+    assert role.tolist() == ["counted", "faint", "faint", "below", "extended", "below", "below"]
+
+
+def test_unknown_photons_or_radius_are_no_truth():
+    truth = make_truth([0, 10, 20], [0] * 3, [50, 50, 50])
+    truth["Npred"] = MaskedColumn(truth["Npred"], mask=[True, False, False])
+    truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
+    judged = judge(make_catalog([0, 10, 20], [0] * 3), truth)
+    assert judged.truth["Role"].tolist() == ["below", "below", "counted"]
+    assert judged.catalog["Verdict"].tolist() == ["wrong", "wrong", "right"]
+    assert not judged.catalog["Is_Below"].any()
+
+
+@pytest.mark.parametrize(
+    "score", [[0.9, np.nan], [0.9, np.inf], MaskedColumn([0.9, 0.8], mask=[False, True])]
+)
+def test_detection_without_score_is_refused(score):
+    catalog = make_catalog([0, 1], [0, 0])
+    catalog["Score"] = score
+    with pytest.raises(ValueError, match="1 of 2 have none; leave these rows out"):
+        judge(catalog, TRUTH)
+
+
+def test_column_that_could_be_masked_is_judged_as_any():
+    catalog = CATALOG.copy()
+    catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
+    judged = [judge(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
+    np.testing.assert_array_equal(judged[0].score, judged[1].score)
+
+
+def test_each_detection_has_its_verdict():
+    judged = judge(CATALOG, TRUTH)
+    assert columns(judged.catalog, "Score", "Verdict", "True_Row", "Is_Duplicate") == [
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
+        ["right", "wrong", "ignored", "wrong", "ignored", "wrong"],
+        [0, -1, 1, -1, -1, -1],
+        [False, True, False, False, False, False],
+    ]
+    assert judged.truth["Found_Row"].tolist() == [0, 2, -1, -1, -1]
+    assert judged.catalog["Offset"].unit == u.deg
+    np.testing.assert_allclose(judged.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
+
+
+def test_fluctuations_of_sources_too_faint_to_count_are_known():
+    truth = make_truth([0, 10, 20, 30], [0] * 4, [2.9, 0.2, 2, 9], [0, 0, 1, 0])
+    catalog = make_catalog([0.05, 0.15, 10, 20, 30], [0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5])
+    judged = judge(catalog, truth).catalog
+    assert judged["Verdict"].tolist() == ["wrong"] * 4 + ["right"]
+    assert judged["Is_Below"].tolist() == [True, False, False, False, False]
+
+
+def test_surroundings_of_true_sources_are_those_of_their_sky():
+    truth = make_truth([0, 0.4, 0.5, 3], [0] * 4, [10, 10, 5, 90], [0, 0, 0, 1])
+    both = join([judge(make_catalog([], []), sky) for sky in (truth, truth[:1])])
+    np.testing.assert_allclose(both.truth["Sep_Counted"].value, [0.4, 0.4, 0.1, 2.6, np.nan])
+    np.testing.assert_allclose(both.truth["Sep_Extended"].value, [2, 1.6, 1.5, -1, np.nan])
+
+
+def test_inputs_stay_as_they_were():
+    judge(CATALOG, TRUTH)
+    assert CATALOG.colnames == ["GLON", "GLAT", "Score"]
+    assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
+
+
+def test_detection_of_far_more_photons_than_its_source_is_not_explained():
+    truth = make_truth([0, 10, 20, 30, 40], [0] * 5, [10, 10, 5, 5, 5])
+    counts = [30.0, 31.0, 15.0, 16.0, np.nan, 1000.0]
+    catalog = make_catalog([0, 10, 20, 30, 40, 60], [0] * 6, Npred=counts)
+    judged = join([judge(catalog, truth, brightest=True)])
+    assert columns(judged.catalog, "Verdict")[0] == ["right"] * 2 + ["ignored"] * 3 + ["wrong"]
+    explained = judged.explained().catalog
+    assert columns(explained, "Verdict")[0] == [
+        "right", "wrong", "ignored", "wrong", "ignored", "wrong",
+    ]  # fmt: skip
+    for same in (judge(catalog, truth), judge(CATALOG, TRUTH, brightest=True)):
+        verdicts = columns(same.catalog, "Verdict")
+        assert columns(same.explained().catalog, "Verdict") == verdicts
+
+
+def test_brightest_source_takes_the_detection():
+    truth = make_truth([0, 0.2], [0, 0], [9, 90])
+    catalog = make_catalog([0.05], [0])
+    assert judge(catalog, truth).truth["Found_Row"].tolist() == [0, -1]
+    assert judge(catalog, truth, brightest=True).truth["Found_Row"].tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("n_true", [0, 2])
+@pytest.mark.parametrize("n_found", [0, 2])
+def test_empty_tables_have_all_columns(n_true, n_found):
+    judged = judge(
+        make_catalog([0, 50][:n_found], [0, 1][:n_found]),
+        make_truth([0, 50][:n_true], [0, 1][:n_true]),
+        part=patch_parts(1),
+    )
+    names = ("Verdict", "True_Row", "Offset", "Is_Duplicate", "Part")
+    assert (len(judged.catalog), len(judged.truth)) == (n_found, n_true)
+    assert set(names) < set(judged.catalog.colnames)
+    assert {"Role", "Found_Row", "Part"} < set(judged.truth.colnames)
+    assert judged.evaluation().n_true == n_true
+    assert judged.select(0.8).evaluation().n_true == n_true
+    assert len(by_part(judged)) == max(n_true, n_found)
+
+
+def test_match_belongs_to_the_part_of_its_true_source():
+    # two patches meet somewhere on the way from one centre to the other
+    centers = PatchGrid().centers[[0, 1]]
+    share = np.linspace(0, 1, 1001)[:, None]
+    between = centers[0] * (1 - share) + centers[1] * share
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    border = np.flatnonzero(np.diff(PatchGrid().owner(between)))[0]
+    lon, lat = (np.degrees(np.arctan2(between[:, 1], between[:, 0])) % 360,
+                np.degrees(np.arcsin(between[:, 2])))  # fmt: skip
+    inside, outside = border - 5, border + 5
+    truth = make_truth(lon[[inside]], lat[[inside]])
+    catalog = make_catalog(lon[[outside] * 2], lat[[outside] * 2])
+    judged = judge(catalog, truth, part=patch_parts("7"))
+    (here,), there = np.asarray(judged.truth["Part"]), judged.catalog["Part"][1]
+    assert judged.catalog["Part"].tolist() == [here, there]
+    names = {f"7/{i}" for i in PatchGrid().owner(vectors_from_lonlat(lon, lat))}
+    assert {here, there} <= names
+    assert here != there
+    parts = by_part(judged)
+    assert parts[here].evaluation().completeness == 1
+    assert parts[there].evaluation().n_true == 0
+    assert parts[there].evaluation().purity == 0
+    assert judge(catalog, truth, part="a").catalog["Part"].tolist() == ["a", "a"]
+
+
+def test_area_is_kept_and_added():
+    judged = judge(CATALOG, TRUTH, area_deg2=30)
+    assert judged.area_deg2 == judged.select(0.6).area_deg2 == 30
+    assert join([judged, judged]).area_deg2 == 60
+    assert np.isnan(join([judged, judge(CATALOG, TRUTH)]).area_deg2)
+
+
+def test_catalogs_of_the_chain_are_joined():
+    # one with masked columns and one without, of other provenance
+    truth = make_truth([0], [0])
+    first, second = make_measured(4), make_measured(3, seed=1, meta={"SEED": 5})
+    second["Flux"] = second["Flux"].unmasked
+    both = join([judge(first, truth, part="1"), judge(second, truth, part="20")])
+    assert both.catalog["Part"].tolist() == ["1"] * 4 + ["20"] * 3
+    assert both.catalog["Flux"].unit == first["Flux"].unit
+    assert "skycoord" in both.catalog.colnames
+
+
+# Laws
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+@SETTINGS
+@given(st.integers(0, 2**31))
+def test_rows_of_both_tables_point_at_each_other(seed):
+    judged = judge(*make_sky(seed))
+    for table, column, other, back in (
+        (judged.catalog, "True_Row", judged.truth, "Found_Row"),
+        (judged.truth, "Found_Row", judged.catalog, "True_Row"),
+    ):
+        rows = np.flatnonzero(np.asarray(table[column]) >= 0)
+        np.testing.assert_array_equal(other[back][table[column][rows]], rows)
+    hit = np.asarray(judged.catalog["True_Row"]) >= 0
+    np.testing.assert_array_equal(np.isfinite(judged.catalog["Offset"].value), hit)
+    assert not np.any(np.asarray(judged.catalog["Is_Duplicate"]) & hit)
+
+
+@SETTINGS
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
+def test_selected_detections_are_judged_alike(seed, threshold):
+    catalog, truth = make_sky(seed)
+    selected = judge(catalog, truth).select(threshold)
+    again = judge(catalog[catalog["Score"] >= threshold], truth)
+    for one, other in ((selected.catalog, again.catalog), (selected.truth, again.truth)):
+        for name in other.colnames:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@SETTINGS
+@given(st.integers(0, 2**31), st.sampled_from([(0, 91), (0, 1), (1, 91)]))
+def test_joined_judgements_give_the_combined_evaluation(seed, band):
+    skies = [make_sky(seed + i) for i in range(3)]
+    limits = {"min_latitude": band[0], "max_latitude": band[1]}
+    both = join([judge(*sky, part=str(i)) for i, sky in enumerate(skies)])
+    one, other = both.evaluation(**limits), combine([evaluate(*sky, **limits) for sky in skies])
+    assert (one.n_true, one.n_ignored) == (other.n_true, other.n_ignored)
+    np.testing.assert_array_equal(one.score, other.score)
+    np.testing.assert_array_equal(one.correct, other.correct)
+    np.testing.assert_array_equal(np.sort(one.offset_deg), np.sort(other.offset_deg))
+    for part, sky in by_part(both).items():
+        alone = judge(*skies[int(part)])
+        np.testing.assert_array_equal(sky.catalog["True_Row"], alone.catalog["True_Row"])
+        np.testing.assert_array_equal(sky.truth["Found_Row"], alone.truth["Found_Row"])

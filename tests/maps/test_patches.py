@@ -1,0 +1,279 @@
+import numpy as np
+import pytest
+from conftest import make_wcs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import (
+    PatchGrid,
+    SortedPhotons,
+    TangentPlane,
+    band_inputs,
+    bin_photons,
+    project,
+    touched_patches,
+    warn_of_straddling_bins,
+)
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, WcsPixelization
+from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+
+properties = settings(derandomize=True, deadline=None, max_examples=15)
+BANDS = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
+WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+
+
+def random_directions(rng, n):
+    vectors = rng.normal(size=(n, 3))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def cone_of_photons(rng, n, lon, lat, radius_deg):
+    """Photons spread evenly over a cone, energies over all bands."""
+    axis = vectors_from_lonlat(lon, lat)
+    height = 1 - rng.random(n) * (1 - np.cos(np.radians(radius_deg)))
+    angle = rng.uniform(0, 2 * np.pi, n)
+    first = np.cross(axis, [0.3, 0.5, -0.8])
+    first /= np.linalg.norm(first)
+    side = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * np.cross(axis, first)
+    vectors = height[:, None] * axis + np.sqrt(1 - height**2)[:, None] * side
+    return Photons(vectors, 10 ** rng.uniform(1, np.log10(2000), n))
+
+
+def event_map(photons, footprint=WHOLE_SKY, energy_edges=(10.0, 2000.0)):
+    return SkyMap(events=photons, footprint=footprint, energy_edges=np.array(energy_edges))
+
+
+def owned_counts(patches, photons):
+    """Photons of each patch that it owns, looked up in its image one by one."""
+    owner = patches.grid.owner(photons.vectors)
+    band = np.searchsorted(BANDS, photons.energy, side="right") - 1
+    found = 0
+    for row, patch in enumerate(patches.index):
+        mine = owner == patch
+        x, y = patches.grid.plane(patch).pixel_from_vectors(photons.vectors[mine])
+        assert np.all((x > -0.5) & (x < 159.5) & (y > -0.5) & (y < 159.5))
+        image = np.zeros(patches.counts.shape[1:])
+        place = np.rint(y).astype(int), np.rint(x).astype(int), band[mine]
+        np.add.at(image, place, 1)
+        assert np.all(image <= patches.counts[row])
+        found += int(mine.sum())
+    return found
+
+
+@properties
+@given(
+    seed=st.integers(0, 1000),
+    lon=st.sampled_from([0.0, 45.0, 180.0, 359.99]) | st.floats(0, 360),
+    lat=st.sampled_from([-90.0, 0.0, 41.8, 90.0]) | st.floats(-90, 90),
+)
+def test_every_photon_is_in_the_read_region_of_its_owner_and_owned_once(seed, lon, lat):
+    photons = cone_of_photons(np.random.default_rng(seed), 500, lon, lat, 6.0)
+    cone = DiscFootprint(vectors_from_lonlat(lon, lat), 6.5)
+    patches = project(event_map(photons, cone), BANDS)
+    assert owned_counts(patches, photons) == 500
+
+
+def test_counts_of_the_whole_sky_are_conserved_over_owners(rng):
+    grid = PatchGrid()
+    photons = Photons(random_directions(rng, 3000), 10 ** rng.uniform(1, 3.3, 3000))
+    owner, total = grid.owner(photons.vectors), np.zeros(5, dtype=int)
+    nearby = SortedPhotons(photons)
+    for patch in range(768):
+        rows = nearby.near(grid.centers[patch], 9.0)
+        some = nearby.photons.select(rows)
+        image = bin_photons(grid.plane(patch), some, BANDS)
+        mine = some.select(owner[nearby.order[rows]] == patch)
+        total += bin_photons(grid.plane(patch), mine, BANDS).sum(axis=(0, 1))
+        assert image.sum() >= len(mine)
+    np.testing.assert_array_equal(total, np.histogram(photons.energy, BANDS)[0])
+
+
+@pytest.mark.parametrize("nest", [False, True])
+def test_counts_of_a_map_are_the_photons_that_project_bins(nest, rng):
+    pixels = HealpixPixelization(32, nest, "icrs")
+    near = separation_deg(pixels.centers(np.arange(pixels.n_pixels)), np.array([1.0, 0, 0])) < 6
+    counts = np.where(near, rng.poisson(2.0, (2, pixels.n_pixels)), np.nan)
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=BANDS[:3])
+    patches = project(sky_map, BANDS, seed=4)
+    photons = Photons(
+        *(
+            np.concatenate([getattr(p, f) for p in sky_map.photons(4)])
+            for f in ("vectors", "energy")
+        )
+    )
+    assert owned_counts(patches, photons) == np.nansum(counts) == len(photons)
+
+
+def test_a_photon_falls_in_the_pixel_and_band_of_its_position_and_energy():
+    plane = TangentPlane(10.0, 20.0, 16, 0.5)
+    vectors = plane.vectors_from_pixel(
+        np.array([3.0, 3.4, 15.49, 15.51, 3.0]), np.array([5.0, 4.6, 0.0, 0.0, 5.0])
+    )
+    photons = Photons(vectors, np.array([10.0, 19.999, 20.0, 20.0, 2000.0]))
+    image = bin_photons(plane, photons, BANDS)
+    assert image.shape == (16, 16, 5)
+    assert image.sum() == 3  # one beyond the edge, one at the upper end of the last band
+    assert image[5, 3, 0] == 2
+    assert image[0, 15, 1] == 1
+
+
+def test_photons_behind_the_plane_are_left_out():
+    plane = TangentPlane(0.0, 0.0, 16, 0.5)
+    photons = Photons(vectors_from_lonlat([180.0, 90.0], [0.0, 0.0]), np.array([15.0, 15.0]))
+    assert bin_photons(plane, photons, BANDS).sum() == 0
+
+
+@properties
+@given(lon=st.floats(0, 360), lat=st.floats(-90, 90), radius=st.floats(0.1, 20))
+def test_sorted_photons_finds_all_within_a_radius(lon, lat, radius):
+    photons = Photons(random_directions(np.random.default_rng(0), 20_000), np.arange(20_000.0))
+    nearby = SortedPhotons(photons)
+    center = vectors_from_lonlat(lon, lat)
+    found = nearby.near(center, radius)
+    assert len(np.unique(found)) == len(found)
+    inside = np.flatnonzero(separation_deg(photons.vectors, center) <= radius)
+    assert set(inside) <= set(nearby.order[found])
+    np.testing.assert_array_equal(nearby.photons.energy, nearby.order)
+
+
+def test_no_photons_are_near_anything():
+    nothing = SortedPhotons(Photons(np.zeros((0, 3)), np.zeros(0)))
+    assert nothing.near(np.array([0.0, 0.0, 1.0]), 5.0).shape == (0,)
+
+
+def test_chunks_of_photons_add_up(rng, monkeypatch):
+    sky_map = event_map(
+        cone_of_photons(rng, 3000, 0.0, 0.0, 5.0), DiscFootprint(np.array([1.0, 0, 0]), 5.0)
+    )
+    whole = project(sky_map, BANDS).counts
+    monkeypatch.setattr("astro_unetloc.maps.patches.CHUNK_PHOTONS", 700)
+    np.testing.assert_array_equal(project(sky_map, BANDS).counts, whole)
+    assert whole.dtype == np.float32
+
+
+def test_photons_outside_the_bands_are_dropped_and_counted(rng):
+    photons = cone_of_photons(rng, 10, 0.0, 0.0, 1.0)
+    photons = Photons(photons.vectors, np.array([1.0, 9.9, 2000.0] + [15.0] * 7))
+    cone = DiscFootprint(np.array([1.0, 0, 0]), 3.0)
+    with pytest.warns(UnetlocWarning, match="3 of 10 photons lie outside 10-2000 GeV, the bands"):
+        patches = project(event_map(photons, cone, (1.0, 3000.0)), BANDS)
+    assert patches.n_photons == 7
+    assert patches.counts[..., 1:].sum() == 0
+    assert patches.counts[..., 0].max(axis=(1, 2)).sum() > 0
+
+
+def test_bands_say_what_of_them_was_observed():
+    bands = band_inputs(BANDS, [15.0, 30.0, 60.0])
+    np.testing.assert_array_equal(bands[:, 0], [1, 1, 1, 0, 0])
+    np.testing.assert_allclose(bands[:3, 1], np.log10([15, 20, 50]), rtol=1e-6)
+    np.testing.assert_allclose(bands[:3, 2], np.log10([20, 50, 60]), rtol=1e-6)
+    np.testing.assert_allclose(bands[:3, 3], np.log10(2), rtol=1e-6)
+    np.testing.assert_array_equal(bands[3:], 0)
+    assert bands.dtype == np.float32
+
+
+def test_events_have_no_bins_and_float32_edges_make_no_difference():
+    np.testing.assert_array_equal(band_inputs(BANDS, BANDS[[0, 5]], events=True)[:, 3], 0)
+    exact = band_inputs(BANDS, BANDS)
+    np.testing.assert_allclose(exact[:, 3], np.diff(np.log10(BANDS)), rtol=1e-6)
+    rough = band_inputs(BANDS, BANDS * (1 + 3e-6 * np.array([1, -1, 1, -1, 1, -1])))
+    np.testing.assert_allclose(rough, exact, atol=1e-5)
+
+
+def test_wide_bins_across_an_edge_of_the_model_are_warned_about():
+    with pytest.warns(UnetlocWarning, match="bins 10-100, 100-300 GeV lie across"):
+        warn_of_straddling_bins(BANDS, np.array([10.0, 100.0, 300.0, 400.0]))
+    with pytest.warns(UnetlocWarning, match="bins 5-15 GeV"):  # most of its photons lie below 10
+        warn_of_straddling_bins(BANDS, np.array([5.0, 15.0, 20.0]))
+    warn_of_straddling_bins(BANDS, BANDS)
+    warn_of_straddling_bins(BANDS, np.geomspace(10, 2000, 13))  # factors of 1.55
+
+
+def test_energies_outside_the_model_are_refused():
+    sky_map = event_map(Photons(np.eye(3), np.array([1.0, 2.0, 5.0])), energy_edges=(1.0, 10.0))
+    with pytest.raises(ValueError, match="model's range 10-2000 GeV; got a map of 1-10 GeV"):
+        project(sky_map, BANDS)
+
+
+def test_only_patches_that_the_footprint_touches_are_read():
+    grid = PatchGrid()
+    index, coverage = touched_patches(grid, DiscFootprint(grid.centers[300], 1.0).covers)
+    np.testing.assert_array_equal(index, [300])
+    assert coverage.shape == (1, 160, 160, 1)
+    disc = np.hypot(*(np.mgrid[:160, :160] - 79.5)) * grid.config.pixel_deg
+    np.testing.assert_array_equal(coverage[0, ..., 0][disc < 0.95], 1)
+    np.testing.assert_array_equal(coverage[0, ..., 0][disc > 1.05], 0)
+    assert len(touched_patches(grid, lambda v: np.zeros(v.shape[:-1], dtype=bool))[0]) == 0
+
+
+def test_a_map_smaller_than_the_sampling_of_the_sky_is_still_read():
+    vector = vectors_from_lonlat(77.7, -60.1)
+    index, _ = touched_patches(PatchGrid(), DiscFootprint(vector, 0.06).covers)
+    np.testing.assert_array_equal(index, [PatchGrid().owner(vector)])
+
+
+def test_a_small_region_reads_its_owner_and_the_patches_next_to_it():
+    grid = PatchGrid()
+    region = DiscFootprint(grid.centers[300], 1e-3)
+    np.testing.assert_array_equal(touched_patches(grid, WHOLE_SKY.covers, region)[0], [300])
+    middle = grid.centers[300] + grid.centers[301]
+    region = DiscFootprint(middle / np.linalg.norm(middle), 1e-3)
+    assert {300, 301} <= set(touched_patches(grid, WHOLE_SKY.covers, region)[0])
+    behind = DiscFootprint(-grid.centers[300], 5.0)
+    index, coverage = touched_patches(grid, behind.covers, region)
+    assert index.shape == (0,)
+    assert coverage.shape == (0, 160, 160, 1)
+
+
+def test_not_observed_differs_from_no_photons(rng):
+    wcs = make_wcs((40, 40), lon=30.0, lat=20.0, pixel_deg=0.1)
+    counts = np.zeros((1, 1600))
+    counts[0, :800] = np.nan  # the southern half
+    sky_map = SkyMap(
+        counts=counts, pixels=WcsPixelization(wcs, (40, 40), "galactic"), energy_edges=BANDS[:2]
+    )
+    patches = project(sky_map, BANDS)
+    assert patches.counts.sum() == 0
+    for row, patch in enumerate(patches.index):
+        x, y = patches.grid.plane(patch).pixel_from_vectors(
+            vectors_from_lonlat([30.0, 30.0, 30.0], [20.5, 19.5, 23.0])
+        )
+        if np.all((x > 0) & (x < 159) & (y > 0) & (y < 159)):
+            seen = patches.coverage[row, np.rint(y).astype(int), np.rint(x).astype(int), 0]
+            np.testing.assert_array_equal(seen, [1, 0, 0])
+
+
+def test_a_cut_out_is_read_as_the_whole_map_where_it_covers(rng):
+    whole = WcsPixelization(make_wcs((80, 80), lon=30.0, lat=20.0, pixel_deg=0.1), (80, 80), "icrs")
+    wcs = whole.wcs[20:70, 10:60]
+    cut = WcsPixelization(wcs, (50, 50), "icrs")
+    counts = rng.poisson(0.3, (2, 80, 80))
+    maps = [
+        SkyMap(counts=c.reshape(2, -1), pixels=p, energy_edges=BANDS[:3])
+        for c, p in [(counts, whole), (counts[:, 20:70, 10:60], cut)]
+    ]
+    first, second = (project(sky_map, BANDS, seed=3) for sky_map in maps)
+    assert set(second.index) <= set(first.index)
+    first_rows = np.searchsorted(first.index, second.index)
+    # A pixel of a patch is compared where it and its surroundings lie inside the cut-out.
+    inside = second.coverage[..., 0] > 0
+    for axis in (1, 2):
+        for shift in (-2, 2):
+            inside &= np.roll(second.coverage[..., 0], shift, axis) > 0
+    assert inside.sum() > 2000
+    np.testing.assert_array_equal(first.counts[first_rows][inside], second.counts[inside])
+
+
+def test_progress_wraps_the_chunks():
+    seen = []
+
+    def progress(iterable, **options):
+        seen.append(options["desc"])
+        return iterable
+
+    photons = Photons(np.array([[1.0, 0, 0]]), np.array([15.0]))
+    project(event_map(photons, DiscFootprint(photons.vectors[0], 1.0)), BANDS, progress=progress)
+    assert seen == ["photons"]

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from astro_unetloc.irf.spectra import bin_shares, draw_energy
+from astro_unetloc.maps.photons import Photons, hash_uniform, place_counts, whole_counts
+from astro_unetloc.maps.skymap import HealpixPixelization
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES
+from astro_unetloc.sphere import separation_deg
+
+properties = settings(derandomize=True, deadline=None, max_examples=60)
+EDGES = np.array([10.0, 20.0, 50.0])
+
+
+def all_photons(*arguments, **options):
+    return Photons.concatenate(place_counts(*arguments, **options))
+
+
+def test_uniform_numbers_are_uniform_and_independent():
+    u, v, w = hash_uniform(0, np.arange(200_000), n_draws=3)
+    for draws in (u, v, w):
+        assert 0 <= draws.min() < draws.max() < 1
+        number = np.histogram(draws, bins=50, range=(0, 1))[0]
+        assert np.sum((number - 4000) ** 2 / 4000) < 49 + 5 * np.sqrt(2 * 49)
+    correlation = np.corrcoef([u, v, w, np.roll(u, 1)])
+    assert np.abs(correlation - np.eye(4)).max() < 5 / np.sqrt(200_000)
+
+
+@properties
+@given(seed=st.integers(0, 2**64 - 1), key=st.integers(-(2**63), 2**63 - 1))
+def test_uniform_numbers_depend_on_seed_and_keys_alone(seed, key):
+    alone = hash_uniform(seed, key, 7, n_draws=2)
+    among = hash_uniform(seed, np.array([1, key, 2]), 7, n_draws=2)
+    assert [a[0] for a in alone] == [b[1] for b in among]
+
+
+def test_seeds_and_keys_change_the_numbers():
+    keys = np.arange(1000)
+    first = hash_uniform(0, keys, n_draws=1)[0]
+    assert np.abs(first - hash_uniform(1, keys, n_draws=1)[0]).min() > 0
+    assert np.abs(first - hash_uniform(0, keys, 0, n_draws=1)[0]).min() > 0
+
+
+def test_energies_follow_the_power_law():
+    uniform = (np.arange(100_000) + 0.5) / 100_000
+    energy = draw_energy(uniform, 10, 1000, 2.0)
+    np.testing.assert_allclose(
+        np.mean(energy > 20), (1 / 20 - 1 / 1000) / (1 / 10 - 1 / 1000), 1e-3
+    )
+
+
+@properties
+@given(
+    low=st.floats(1e-3, 1e3),
+    factor=st.floats(1.0001, 100),
+    uniform=st.floats(0, 1, exclude_max=True),
+    index=st.floats(1.1, 5),
+)
+def test_energies_stay_inside_their_bin(low, factor, uniform, index):
+    assert low <= draw_energy(uniform, low, low * factor, index) < low * factor
+
+
+def test_counts_become_as_many_photons_in_their_pixels_and_bins():
+    pixels = HealpixPixelization(8, False, "icrs")
+    counts = np.zeros((2, 768))
+    counts[0, [3, 700]] = 2, 5
+    counts[1, 40] = 1
+    counts[1, 50] = np.nan
+    photons = all_photons(pixels, counts, EDGES, seed=0)
+    assert len(photons) == 8
+    np.testing.assert_array_equal(
+        np.sort(pixels.index(photons.vectors)), [3] * 2 + [40] + [700] * 5
+    )
+    np.testing.assert_array_equal(photons.energy >= 20, pixels.index(photons.vectors) == 40)
+
+
+def test_photons_of_one_pixel_lie_at_different_points():
+    pixels = HealpixPixelization(8, False, "icrs")
+    counts = np.zeros((1, 768))
+    counts[0, 3] = 50
+    photons = all_photons(pixels, counts, EDGES[:2], seed=0)
+    assert len(np.unique(photons.vectors, axis=0)) == len(np.unique(photons.energy)) == 50
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">i4", "i8", "f4", ">f8"])
+def test_a_selection_of_pixels_and_bins_places_the_same_photons(dtype, rng):
+    counts = rng.poisson(1.0, (2, 768)).astype(dtype)
+    some = np.sort(rng.choice(768, 100, replace=False))[::-1]
+    whole = HealpixPixelization(8, False, "galactic")
+    part = HealpixPixelization(8, False, "galactic", some)
+    first = all_photons(whole, counts, EDGES, seed=9)
+    first = first.select((part.index(first.vectors) >= 0) & (first.energy >= 20))
+    second = all_photons(part, counts[1:, some], EDGES[1:], seed=9)
+    order = [np.argsort(photons.energy) for photons in (first, second)]
+    np.testing.assert_array_equal(first.energy[order[0]], second.energy[order[1]])
+    apart = separation_deg(first.vectors[order[0]], second.vectors[order[1]])
+    assert apart.max() < 1e-9
+
+
+def test_seeds_place_photons_elsewhere():
+    pixels = HealpixPixelization(8, False, "galactic")
+    one, two = (all_photons(pixels, np.ones((1, 768)), EDGES[:2], seed=s) for s in (0, 1))
+    assert np.all(np.any(one.vectors != two.vectors, axis=1))
+
+
+def test_a_map_without_counts_has_no_photons():
+    pixels = HealpixPixelization(1, False, "galactic")
+    assert list(place_counts(pixels, np.zeros((2, 12)), EDGES, seed=0)) == []
+
+
+@pytest.mark.parametrize("dtype, out", [("u1", "i4"), (">i4", "i4"), ("i8", "i4"), ("?", "i4")])
+def test_integers_stay_integers(dtype, out):
+    counts = whole_counts(np.array([[0, 1, 1]], dtype=dtype))
+    assert counts.dtype == out
+    np.testing.assert_array_equal(counts, [[0, 1, 1]])
+
+
+def test_large_counts_are_kept_exactly():
+    np.testing.assert_array_equal(whole_counts(np.array([[2**40]])), [[2**40]])
+    np.testing.assert_array_equal(whole_counts(np.array([[2.0**24 + 1, 0]])), [[2**24 + 1, 0]])
+
+
+def test_counts_within_a_hundredth_of_whole_numbers_are_rounded():
+    counts = whole_counts(np.array([[0.0, 0.995, 3.004, np.nan]]))
+    assert counts.dtype == np.float32
+    np.testing.assert_array_equal(counts, [[0, 1, 3, np.nan]])
+
+
+def test_a_flux_becomes_counts_with_its_exposure():
+    exposure = np.array([[2e11, 5e11, 1e11]])
+    flux = np.array([[3.0, 0.0, 7.0]]) / exposure
+    np.testing.assert_array_equal(whole_counts(flux, lambda: exposure), [[3, 0, 7]])
+    with pytest.raises(ValueError, match="flux x exposure must be whole numbers"):
+        whole_counts(flux * 1.05, lambda: exposure)
+    with pytest.raises(ValueError, match="counts must be whole numbers .* exposure"):
+        whole_counts(flux)
+    with pytest.raises(ValueError, match="must not be negative"):
+        whole_counts(flux, lambda: -exposure)
+
+
+def test_the_exposure_is_not_asked_for_where_counts_are_whole():
+    def never():
+        raise AssertionError("not needed")
+
+    np.testing.assert_array_equal(whole_counts(np.array([[1.0, 2.0]]), never), [[1, 2]])
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        ([[1.0, -1.0]], "must not be negative; got -1"),
+        ([[np.nan, np.nan]], "must not be all NaN"),
+        ([[1.0, np.inf, np.nan]], "must be finite.* got 1 infinite"),
+        ([[-np.inf, 1.0]], "must be finite"),
+        ([[0.5, 1.0]], "must be whole numbers .* got 1 pixels such as 0.5"),
+        ([[1 + 1j]], "must be real numbers; got complex128"),
+    ],
+)
+def test_what_is_no_count_is_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        whole_counts(np.array(counts))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(5.0, 3000.0), min_size=2, max_size=6, unique=True))
+def test_shares_are_those_of_drawn_photons(new_edges):
+    new_edges = np.sort(new_edges)
+    rng = np.random.default_rng(0)
+    found = bin_shares(ENERGY_EDGES, new_edges)
+    for row, low, high in zip(found, ENERGY_EDGES[:-1], ENERGY_EDGES[1:]):
+        energy = draw_energy(rng.random(4000), low, high)
+        drawn = np.histogram(energy, new_edges)[0] / 4000
+        np.testing.assert_allclose(row, drawn, atol=0.04)

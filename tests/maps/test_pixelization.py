@@ -1,0 +1,225 @@
+import warnings
+
+import healpy
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import image_header
+
+from astro_unetloc.maps.photons import place_counts
+from astro_unetloc.maps.skymap import HealpixPixelization, WcsPixelization, image_pixelization
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
+
+properties = settings(derandomize=True, deadline=None, max_examples=60)
+fractions = st.floats(0.001, 0.999)
+
+
+def image(shape, **header):
+    return image_pixelization(WCS(image_header(shape, **header)), shape)
+
+
+PIXELIZATIONS = {
+    "car": image((40, 60), projection="CAR"),
+    "car-across-the-seam": image((40, 60), projection="CAR", lon=179.9),
+    "car-oblique": image((40, 50), projection="CAR", lon=184.55, lat=-5.78),
+    "car-all-sky": image((180, 360), projection="CAR", pixel_deg=1.0),
+    "tan": image((40, 60), projection="TAN", lon=120.0, lat=60.0),
+    "tan-at-the-pole": image((60, 60), projection="TAN", lon=33.0, lat=90.0, frame="icrs"),
+    "ait-all-sky": image((90, 180), projection="AIT", pixel_deg=2.0),
+    "ait-all-sky-icrs": image((90, 180), projection="AIT", pixel_deg=2.0, frame="icrs"),
+    "hpx-ring": HealpixPixelization(32, False, "galactic"),
+    "hpx-nested": HealpixPixelization(32, True, "galactic"),
+    "hpx-ring-icrs": HealpixPixelization(64, False, "icrs"),
+    "hpx-nested-fk5": HealpixPixelization(128, True, "fk5"),
+    "hpx-partial": HealpixPixelization(16, False, "icrs", np.array([700, 3, 5, 2000, 42])),
+}
+
+
+@pytest.mark.parametrize("name", PIXELIZATIONS)
+@properties
+@given(place=st.floats(0, 1, exclude_max=True), u=fractions, v=fractions)
+def test_a_point_inside_a_pixel_falls_in_that_pixel(name, place, u, v):
+    pixels = PIXELIZATIONS[name]
+    index = np.array([int(place * pixels.n_pixels)])
+    point = pixels.points(index, np.array([u]), np.array([v]))
+    if not pixels.off_sky(index)[0]:
+        assert np.linalg.norm(point) == pytest.approx(1, abs=1e-12)
+        assert pixels.index(point) == index
+
+
+@pytest.mark.parametrize("name", PIXELIZATIONS)
+def test_the_centre_of_every_pixel_falls_in_that_pixel(name):
+    pixels = PIXELIZATIONS[name]
+    index = np.arange(pixels.n_pixels)
+    centers = pixels.centers(index)
+    on_sky = ~np.isnan(centers[:, 0])
+    np.testing.assert_array_equal(pixels.index(centers[on_sky]), index[on_sky])
+
+
+@pytest.mark.parametrize("name", ["car-all-sky", "ait-all-sky", "ait-all-sky-icrs", "hpx-ring"])
+@properties
+@given(lon=st.floats(0, 360), lat=st.floats(-90, 90))
+def test_every_direction_has_a_pixel_in_an_all_sky_map(name, lon, lat):
+    pixels = PIXELIZATIONS[name]
+    vector = vectors_from_lonlat(np.array([lon]), np.array([lat]))
+    assert 0 <= pixels.index(vector)[0] < pixels.n_pixels
+
+
+@pytest.mark.parametrize("lon", [0.0, 90.0, 180.0, 360.0])
+@pytest.mark.parametrize("name", ["car-all-sky", "ait-all-sky", "hpx-nested"])
+def test_poles_and_longitude_zero_have_a_pixel(name, lon):
+    vectors = vectors_from_lonlat(np.full(5, lon), np.array([-90.0, -45.0, 0.0, 45.0, 90.0]))
+    assert np.all(PIXELIZATIONS[name].index(vectors) >= 0)
+
+
+def test_a_plate_carree_image_may_cross_the_seam_of_native_longitude():
+    # Reference longitude 0, pixels at 175 to 185 deg: half of them beyond native longitude 180.
+    header = image_header((20, 100), projection="CAR")
+    header["CRPIX1"] = 50.5 + 1800
+    pixels = image_pixelization(WCS(header), (20, 100))
+    index = np.arange(pixels.n_pixels)
+    centers = pixels.centers(index)
+    np.testing.assert_array_equal(pixels.index(centers), index)
+    lon, _ = lonlat_from_vectors(centers)
+    assert lon.min() == pytest.approx(175.05)
+    assert lon.max() == pytest.approx(184.95)
+
+
+def test_directions_outside_an_image_have_no_pixel():
+    pixels = PIXELIZATIONS["tan"]
+    outside = vectors_from_lonlat(np.array([300.0, 120.0]), np.array([-60.0, 64.0]))
+    np.testing.assert_array_equal(pixels.index(outside), [-1, -1])
+
+
+def test_index_keeps_the_shape_of_the_directions():
+    vectors = vectors_from_lonlat(np.zeros((2, 3)), np.zeros((2, 3)))
+    for pixels in PIXELIZATIONS.values():
+        assert pixels.index(vectors).shape == (2, 3)
+
+
+def test_pixels_beyond_the_limb_are_off_the_sky_and_their_points_fall_back_on_it():
+    pixels = PIXELIZATIONS["ait-all-sky"]
+    index = np.arange(pixels.n_pixels)
+    off = pixels.off_sky(index)
+    assert 0.2 < off.mean() < 0.4  # an ellipse in its box: 1 - pi / 4, and the box is larger
+    u = np.full(len(index), 0.02)
+    points = pixels.points(index, u, u)
+    np.testing.assert_array_equal(np.isnan(points[:, 0]), off)
+    np.testing.assert_array_equal(pixels.index(points[~off]), index[~off])
+    assert np.any(np.isnan(pixels.centers(index)[:, 0]) & ~off)  # some only in part
+
+
+@pytest.mark.parametrize("frame", ["galactic", "icrs", "fk5"])
+@pytest.mark.parametrize("nest", [False, True])
+def test_healpix_points_are_uniform_inside_the_pixel(frame, nest, rng):
+    pixels = HealpixPixelization(4, nest, frame)
+    draws = rng.random((2, 4000))
+    points = pixels.points(np.full(4000, 77), *draws)
+    assert np.all(pixels.index(points) == 77)
+    fine = HealpixPixelization(16, nest, frame).index(points)
+    number = np.unique(fine, return_counts=True)[1]
+    assert len(number) == 16
+    assert np.all(np.abs(number - 250) < 5 * np.sqrt(250))
+
+
+def test_orders_of_healpix_have_the_same_keys():
+    ring = HealpixPixelization(8, False, "icrs")
+    nested = HealpixPixelization(8, True, "icrs")
+    index = np.arange(768)
+    np.testing.assert_array_equal(ring.key(index), nested.key(healpy.ring2nest(8, index)))
+    some = HealpixPixelization(8, False, "icrs", np.array([10, 700, 3]))
+    np.testing.assert_array_equal(some.key(np.arange(3)), ring.key([10, 700, 3]))
+    assert len(set(ring.key(index))) == 768
+
+
+@properties
+@given(
+    x0=st.integers(0, 20),
+    y0=st.integers(0, 15),
+    nx=st.integers(1, 20),
+    ny=st.integers(1, 15),
+    projection=st.sampled_from(["CAR", "TAN", "AIT"]),
+)
+def test_a_cut_out_places_its_photons_where_the_whole_image_does(x0, y0, nx, ny, projection):
+    whole = image((30, 40), projection=projection, lon=83.6, lat=22.0, frame="icrs")
+    wcs = whole.wcs[y0 : y0 + ny, x0 : x0 + nx]
+    cut = image_pixelization(wcs, (ny, nx))
+    y, x = np.divmod(np.arange(nx * ny), nx)
+    index = (y + y0) * 40 + x + x0
+    np.testing.assert_array_equal(cut.key(np.arange(nx * ny)), whole.key(index))
+    counts = np.zeros((1, 1200))
+    counts[0, index] = 2
+    edges = np.array([10.0, 20.0])
+    first = next(place_counts(whole, counts, edges, seed=5))
+    second = next(place_counts(cut, np.full((1, nx * ny), 2), edges, seed=5))
+    assert separation_deg(first.vectors, second.vectors).max() < 1e-9
+    np.testing.assert_array_equal(first.energy, second.energy)
+
+
+@properties
+@given(chunk=st.integers(1, 60), seed=st.integers(0, 2**31))
+def test_chunks_place_the_same_photons_and_conserve_counts(chunk, seed):
+    pixels = HealpixPixelization(4, False, "icrs")
+    counts = np.random.default_rng(seed).poisson(0.2, (2, 192)).astype(float)
+    counts[0, ::7] = np.nan
+    edges = np.array([10.0, 20.0, 50.0])
+    whole = list(place_counts(pixels, counts, edges, seed=seed))
+    parts = list(place_counts(pixels, counts, edges, seed=seed, max_photons=chunk))
+    assert all(len(part) <= chunk for part in parts)
+    vectors = np.concatenate([photons.vectors for photons in whole])
+    np.testing.assert_array_equal(vectors, np.concatenate([p.vectors for p in parts]))
+    energy = np.concatenate([photons.energy for photons in parts])
+    np.testing.assert_array_equal(energy, np.concatenate([p.energy for p in whole]))
+    placed = np.zeros((2, 192))
+    np.add.at(placed, (np.searchsorted(edges, energy, side="right") - 1, pixels.index(vectors)), 1)
+    np.testing.assert_array_equal(placed, np.nan_to_num(counts))
+
+
+def test_pixel_sizes_are_square_roots_of_solid_angles():
+    assert PIXELIZATIONS["tan"].pixel_size_deg == pytest.approx(0.1)
+    assert PIXELIZATIONS["hpx-ring"].pixel_size_deg == pytest.approx(
+        healpy.nside2resol(32, arcmin=True) / 60
+    )
+    assert WcsPixelization(PIXELIZATIONS["car"].wcs, (2, 3), "icrs").n_pixels == 6
+
+
+def test_unknown_frames_and_broken_pixel_lists_are_refused():
+    with pytest.raises(ValueError, match="one of galactic, icrs, fk5; got 'ecliptic'"):
+        HealpixPixelization(8, True, "ecliptic")
+    with pytest.raises(ValueError, match="frame must be one of"):
+        WcsPixelization(PIXELIZATIONS["car"].wcs, (2, 3), "fk4")
+    with pytest.raises(ValueError, match="power of two; got 12"):
+        HealpixPixelization(12, True, "icrs")
+    with pytest.raises(ValueError, match=r"must lie in 0..47 at nside 2; got 0..48"):
+        HealpixPixelization(2, True, "icrs", np.array([0, 48]))
+    with pytest.raises(ValueError, match="unique"):
+        HealpixPixelization(2, True, "icrs", np.array([4, 4]))
+
+
+def test_an_empty_list_of_pixels_covers_nothing():
+    pixels = HealpixPixelization(2, True, "icrs", np.array([], dtype=int))
+    np.testing.assert_array_equal(pixels.index(np.eye(3)), [-1, -1, -1])
+
+
+def test_gammapy_cut_outs_place_photons_like_the_whole_map(rng):
+    from gammapy.maps import Map, MapAxis
+
+    from astro_unetloc.maps.read import read_map
+
+    axis = MapAxis.from_edges([10, 20, 50], unit="GeV", name="energy", interp="log")
+    whole = Map.create(skydir=(83.6, 22), width=4, binsz=0.1, frame="icrs", axes=[axis])
+    whole.data = rng.poisson(0.4, whole.data.shape)
+    center = whole.geom.pix_to_coord((14, 23, 0))[:2]
+    from astropy.coordinates import SkyCoord
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cut = whole.cutout(SkyCoord(*center, frame="icrs"), width="1.5 deg")
+    part = np.concatenate([p.vectors for p in read_map(cut).photons(0)])
+    inside = np.concatenate([p.vectors for p in read_map(whole).photons(0)])
+    inside = inside[read_map(cut).covers(inside)]
+    assert len(part) == len(inside) == cut.data.sum()
+    order = [np.lexsort(np.round(vectors, 9).T) for vectors in (part, inside)]
+    assert separation_deg(part[order[0]], inside[order[1]]).max() < 1e-7

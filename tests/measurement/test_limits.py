@@ -1,0 +1,188 @@
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable
+from conftest import make_wcs
+from made_sources import RANGE, as_events, background_around, join, photons_of, scatter
+from scipy.stats import gamma
+
+from astro_unetloc import read_catalog, upper_limits
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.skymap import SkyMap, image_pixelization
+from astro_unetloc.measurement.limits import _Profile, _upper_bound
+from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+
+N = 192
+
+
+def places():
+    """One direction in each of `N` pixels of the sky, as vectors and positions."""
+    import healpy
+
+    vectors = np.stack(healpy.pix2vec(4, np.arange(N)), axis=-1)
+    return vectors, at(vectors)
+
+
+def at(vectors):
+    lon, lat = lonlat_from_vectors(vectors)
+    return SkyCoord(lon * u.deg, lat * u.deg, frame="galactic")
+
+
+def counts_of(table):
+    return np.ma.filled(table["Npred_UL95"], np.nan)
+
+
+# What is known without a sky: a source of Poisson counts on a background
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 100, 10_000])
+def test_limit_without_a_background_is_that_of_helene(number):
+    """With a flat prior n counts have the posterior Gamma(n + 1)."""
+    profile = _Profile(
+        np.zeros(1, int), np.array([float(number)]), np.ones(1), np.full(1, 0.5),
+        np.full((1, 1), 1e-12), np.zeros((1, 1)), np.zeros(1),
+    )  # fmt: skip
+    assert _upper_bound(profile)[0] == pytest.approx(gamma.ppf(0.95, number + 1) / 0.5, rel=0.003)
+
+
+def test_limit_on_a_known_background_is_that_of_its_integral():
+    """On 4 expected counts, with 9 seen."""
+    profile = _Profile(
+        np.zeros(1, int), np.array([9.0]), np.ones(1), np.ones(1), np.full((1, 1), 1e-12),
+        np.zeros((1, 1)), np.full(1, 4.0),
+    )  # fmt: skip
+    below = gamma.cdf(4.0, 10)
+    expected = gamma.ppf(below + 0.95 * (1 - below), 10) - 4.0
+    assert _upper_bound(profile)[0] == pytest.approx(expected, rel=0.003)
+
+
+# Skies
+
+
+@pytest.mark.parametrize("density", [1.0, 17.0])
+@pytest.mark.parametrize("counts", [2.0, 10.0, 40.0])
+def test_limits_hold_what_they_say(density, counts):
+    rng = np.random.default_rng(int(1000 + counts))
+    vectors, positions = places()
+    photons = join(photons_of(vectors, counts, rng), background_around(vectors, density, rng))
+    limits = counts_of(upper_limits(as_events(photons), positions))
+    assert np.mean(limits >= counts) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / N)
+    # not higher than need be: those of a source of so many counts
+    assert np.median(limits) < gamma.ppf(0.95, counts + 1) + 2 * np.sqrt(density)
+
+
+def test_limits_near_known_sources_hold_what_they_say():
+    rng = np.random.default_rng(1)
+    vectors, positions = places()
+    vectors, positions = vectors[::2], positions[::2]
+    known = scatter(vectors, np.full(N // 2, 0.3), rng)
+    parts = photons_of(known, 100, rng), background_around(vectors, 17.0, rng)
+    sky_map = as_events(join(*parts, photons_of(vectors, 10, rng)))
+    limits = counts_of(upper_limits(sky_map, positions, sources=QTable({"skycoord": at(known)})))
+    assert np.mean(limits >= 10) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / (N // 2))
+    assert np.median(limits) < 22
+    unknown = counts_of(upper_limits(sky_map, positions))
+    assert np.median(unknown) > 1.5 * np.median(limits)
+
+
+def test_each_position_is_taken_alone():
+    rng = np.random.default_rng(2)
+    vectors = vectors_from_lonlat(np.array([30.0, 30.1, 30.2]), np.array([40.0, 40.0, 40.0]))
+    sky_map = as_events(join(photons_of(vectors, 8, rng), background_around(vectors, 17.0, rng)))
+    together = counts_of(upper_limits(sky_map, at(vectors)))
+    alone = [counts_of(upper_limits(sky_map, at(vectors[k : k + 1])))[0] for k in range(3)]
+    np.testing.assert_allclose(together, alone, rtol=0.01)
+
+
+def test_counts_in_pixels_and_events_have_the_same_limits():
+    rng = np.random.default_rng(3)
+    lon, lat = np.meshgrid([-1.5, 0.0, 1.5], [-1.5, 0.0, 1.5])
+    vectors = vectors_from_lonlat(100.0 + lon.ravel(), lat.ravel())
+    center = vectors_from_lonlat(np.array([100.0]), np.array([0.0]))
+    photons = join(
+        photons_of(vectors[::2], 10, rng), background_around(center, 17.0, rng, radius_deg=9.0)
+    )
+    pixels = image_pixelization(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
+    edges = np.geomspace(*RANGE, 17)
+    counts = np.zeros((16, pixels.n_pixels))
+    place, energy = pixels.index(photons.vectors), np.searchsorted(edges, photons.energy) - 1
+    np.add.at(counts, (energy[place >= 0], place[place >= 0]), 1)
+    binned = SkyMap(counts=counts, pixels=pixels, energy_edges=edges)
+    limits = [counts_of(upper_limits(m, at(vectors))) for m in (binned, as_events(photons))]
+    np.testing.assert_allclose(*limits, rtol=0.15)
+
+
+def test_fluxes_are_those_of_the_exposure_and_index():
+    rng = np.random.default_rng(4)
+    vectors, positions = places()
+    photons = background_around(vectors, 17.0, rng)
+    sky_map = as_events(photons, exposure=SurveyExposure())
+    limits = upper_limits(sky_map, positions, index=2.0, flux_range=("20 GeV", "1 TeV"))
+    assert limits["Flux_UL95"].unit == "ph cm-2 s-1"
+    law = power_laws(np.ones(1), np.full(1, 2.0), emin=20, emax=1000)
+    seen = law.flux(*RANGE, weight=SurveyExposure().relative) * SurveyExposure().sky(vectors)
+    np.testing.assert_allclose(
+        limits["Flux_UL95"].unmasked.value, counts_of(limits) / seen, rtol=0.01
+    )
+    assert (limits.meta["FLUXEMIN"], limits.meta["FLUXEMAX"]) == (20.0, 1000.0)
+
+
+# What comes out
+
+
+def test_what_was_not_observed_has_no_limit():
+    rng = np.random.default_rng(5)
+    vectors = vectors_from_lonlat(np.array([0.0, 50.0]), np.zeros(2))
+    footprint = DiscFootprint(vectors[0], 5.0)
+    sky_map = SkyMap(
+        events=background_around(vectors[:1], 17.0, rng, radius_deg=5.0),
+        footprint=footprint,
+        energy_edges=np.array(RANGE),
+    )
+    table = QTable({"GLON": [0.0, 50.0, np.nan], "GLAT": [0.0, 0.0, 0.0]})
+    table["Source_Name"] = ["seen", "not seen", "nowhere"]
+    limits = upper_limits(sky_map, table)
+    names = ["Source_Name", "RAJ2000", "DEJ2000", "Npred_UL95", "Flux_UL95", "skycoord"]
+    assert limits.colnames == names
+    assert list(limits["Source_Name"]) == ["seen", "not seen", "nowhere"]
+    assert list(limits["Npred_UL95"].mask) == [False, True, True]
+    assert limits["Flux_UL95"].mask.all()  # no exposure
+    assert upper_limits(sky_map, table[:0]).colnames == names
+
+
+def test_a_map_without_photons_is_refused():
+    empty = as_events(background_around(np.zeros((0, 3)), 1.0, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="must hold photons; got none"):
+        upper_limits(empty, at(np.eye(3)))
+
+
+def test_a_position_alone_is_a_row():
+    photons = background_around(np.eye(3)[:1], 17.0, np.random.default_rng(6))
+    limits = upper_limits(as_events(photons), SkyCoord(0 * u.deg, 0 * u.deg, frame="galactic"))
+    assert len(limits) == 1
+    assert 2.9 < limits["Npred_UL95"][0] < 15
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_real_limits_lie_above_the_fluxes_of_faint_sources(real_data):
+    """3FHL gives fluxes of the centre that these very photons tell."""
+    folder, files = real_data / "gc", "fermi-3fhl-gc-{}.fits.gz"
+    reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
+    place = reference["skycoord"].galactic
+    field = (np.abs(place.l.wrap_at("180d").deg) < 9) & (np.abs(place.b.deg) < 4)
+    field &= ~reference["Extended"]
+    rows = np.flatnonzero(field & (reference["Flux"].value < 1e-10))[:5]
+    assert len(rows) == 5
+    options = {"exposure": folder / files.format("exposure-cube"), "energy_range": (10, 500)}
+    for row in rows:
+        others = field.copy()
+        others[row] = False
+        limits = upper_limits(
+            folder / files.format("counts-cube"), reference[[row]], sources=reference[others],
+            flux_range=(10, 1000), index=float(reference["PowerLaw_Index"][row]), **options,
+        )  # fmt: skip
+        ratio = limits["Flux_UL95"].unmasked.value[0] / reference["Flux"].value[row]
+        assert 1.0 < ratio < 3.0

@@ -1,0 +1,289 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_wcs
+from made_sources import (
+    RANGE,
+    as_events,
+    background_around,
+    join,
+    lonely_sources,
+    photons_of,
+    scatter,
+    sources_at,
+)
+
+from astro_unetloc.catalog.columns import COLUMNS, FLAGS
+from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.patches import PatchGrid
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
+from astro_unetloc.measurement.data import MeasurementConfig
+from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
+from astro_unetloc.sphere import frame_rotation, separation_deg, tangent_axes, vectors_from_lonlat
+
+RANGES = {"energy_range": RANGE, "flux_range": (10.0, 1000.0)}
+BIT = {name: bit for name, (bit, _) in FLAGS.items()}
+
+
+def measured(sky_map, sources, **options):
+    return measure_sources(sources, sky_map, **RANGES, **options)
+
+
+def held(ellipse, vectors, true):
+    """Which ellipses around directions hold the true ones."""
+    east, north = tangent_axes(vectors)
+    x, y = (np.degrees(np.einsum("ni,ni->n", axis, true)) for axis in (east, north))
+    angle = np.radians(ellipse.position_angle)
+    along, across = x * np.sin(angle) + y * np.cos(angle), x * np.cos(angle) - y * np.sin(angle)
+    return (along / ellipse.semi_major) ** 2 + (across / ellipse.semi_minor) ** 2 < 1
+
+
+def spread(values):
+    """Half of the width that holds 68 %."""
+    return np.diff(np.percentile(values, [16, 84]))[0] / 2
+
+
+@pytest.fixture(scope="module", params=[15, 100])
+def lonely(request):
+    """Lonely sources of so many photons, twice 192 of them."""
+    parts = [lonely_sources(request.param, seed=seed) for seed in (5, 6)]
+    results = [measured(sky_map, sources) for sky_map, sources, _ in parts]
+    return request.param, results, [true for *_, true in parts], parts
+
+
+def collect(results, name):
+    return np.concatenate([getattr(r, name) for r in results])
+
+
+def test_ellipses_hold_what_they_say(lonely):
+    _, results, true, _ = lonely
+    for name, level, margin in (("ellipse_68", 0.68, 0.08), ("ellipse_95", 0.95, 0.04)):
+        inside = [held(getattr(r, name), r.vectors, t) for r, t in zip(results, true)]
+        # three sigma of 384 sources
+        assert np.mean(np.concatenate(inside)) == pytest.approx(level, abs=margin)
+
+
+def test_positions_are_better_than_the_found_ones(lonely):
+    _, results, true, parts = lonely
+    after = np.concatenate([separation_deg(r.vectors, t) for r, t in zip(results, true)])
+    before = np.concatenate([separation_deg(p[1].vectors, p[2]) for p in parts])
+    expected = {15: 0.019, 100: 0.0068}[lonely[0]]
+    assert np.median(after) < expected * 1.15
+    if lonely[0] == 100:
+        assert np.median(after) < 0.6 * np.median(before)
+
+
+def test_counts_fluxes_and_indices_have_honest_errors(lonely):
+    n_photons, results, true, _ = lonely
+    law = power_laws(np.ones(1), np.full(1, 2.3), emin=RANGE[0], emax=RANGE[1])
+    exposure = SurveyExposure()
+    per_count = law.flux(10.0, 1000.0) / law.flux(*RANGE, weight=exposure.relative)
+    flux = np.concatenate([n_photons * per_count / exposure.sky(t) for t in true])
+    for name, expected in (("npred", n_photons), ("flux", flux), ("index", 2.3)):
+        value, error = collect(results, name), collect(results, f"{name}_err")
+        known = np.isfinite(value)
+        assert known.mean() > 0.95
+        pull = ((value - expected) / error)[known]
+        assert np.median(pull) == pytest.approx(0, abs=0.25)
+        assert spread(pull) == pytest.approx(1, abs=0.15)
+    ratio = collect(results, "flux") / flux
+    assert np.median(ratio) == pytest.approx(1, abs=0.06)
+
+
+def test_sqrt_ts_grows_with_the_photons(lonely):
+    n_photons, results, *_ = lonely
+    expected = {15: 6.8, 100: 21.5}[n_photons]
+    assert np.median(collect(results, "sqrt_ts")) == pytest.approx(expected, rel=0.1)
+
+
+def test_nothing_there_is_not_significant():
+    vectors = vectors_from_lonlat(np.arange(0.0, 360.0, 10.0), np.zeros(36))
+    sky_map = as_events(background_around(vectors, 17.0, np.random.default_rng(1)))
+    result = measured(sky_map, sources_at(vectors))
+    assert np.median(result.sqrt_ts) < 2
+    assert np.all(np.isfinite(result.npred))
+
+
+def test_flags_of_points_are_not_those_of_discs():
+    rng = np.random.default_rng(4)
+    vectors = vectors_from_lonlat(np.arange(0.0, 360.0, 10.0), np.full(36, 30.0))
+    for size_deg, expected in ((0.0, 0.0), (0.4, 1.0)):
+        photons = join(
+            photons_of(vectors, 150, rng, size_deg=size_deg), background_around(vectors, 17.0, rng)
+        )
+        result = measured(as_events(photons), sources_at(vectors))
+        assert np.mean(result.wide) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_faint_source_near_a_bright_one_is_flagged_and_not_biased():
+    rng = np.random.default_rng(4)
+    lon = np.arange(0.0, 360.0, 10.0)
+    bright = vectors_from_lonlat(lon, np.full(36, 30.0))
+    faint = vectors_from_lonlat(lon, np.full(36, 30.5))
+    photons = join(
+        photons_of(bright, 600, rng), photons_of(faint, 30, rng), background_around(bright, 17, rng)
+    )
+    result = measured(as_events(photons), sources_at(np.concatenate([bright, faint])))
+    np.testing.assert_array_equal(result.bright_neighbor, np.arange(72) >= 36)
+    assert np.median(result.npred[36:]) == pytest.approx(30, rel=0.12)
+    assert spread((result.npred[36:] - 30) / result.npred_err[36:]) == pytest.approx(1, abs=0.35)
+
+
+def test_a_source_far_from_any_photons_keeps_its_place_and_says_so():
+    vectors = vectors_from_lonlat(np.array([0.0, 90.0]), np.zeros(2))
+    rng = np.random.default_rng(2)
+    photons = join(photons_of(vectors[:1], 50, rng), background_around(vectors[:1], 17.0, rng))
+    result = measured(as_events(photons), sources_at(vectors))
+    np.testing.assert_array_equal(result.failed, [False, True])
+    np.testing.assert_array_equal(result.vectors[1], vectors[1])
+    assert np.isnan(result.ellipse_68.semi_major[1])
+    assert np.isnan(result.ellipse_95.semi_minor[1])
+    refined = result.refine(sources_at(vectors), PatchGrid())
+    assert refined.flags[1] & BIT["fit_failed"]
+    assert not refined.flags[0] & BIT["fit_failed"]
+
+
+def pixelized(photons, pixels, edges):
+    """The same photons as a counts cube."""
+    counts = np.zeros((len(edges) - 1, pixels.n_pixels), dtype=np.int32)
+    index = pixels.index(photons.vectors)
+    inside = (index >= 0) & (photons.energy < edges[-1])
+    bins = np.searchsorted(edges, photons.energy[inside], side="right") - 1
+    np.add.at(counts, (bins, index[inside]), 1)
+    return SkyMap(counts=counts, pixels=pixels, energy_edges=edges, exposure=SurveyExposure())
+
+
+@pytest.mark.parametrize("kind", ["image 0.05 deg", "image 0.1 deg", "healpix 512"])
+def test_maps_and_events_agree(kind):
+    """One field, as photons and in pixels: the same answers within what pixels cost."""
+    rng = np.random.default_rng(9)
+    lon, lat = np.meshgrid(np.arange(-6.0, 7.0, 3.0), np.arange(-6.0, 7.0, 3.0))
+    true = vectors_from_lonlat(lon.ravel(), lat.ravel())
+    photons = join(
+        photons_of(true, 80, rng),
+        background_around(vectors_from_lonlat([0.0], [0.0]), 17.0, rng, radius_deg=14.0),
+    )
+    found = sources_at(scatter(true, np.full(25, 0.02), rng))
+    if kind.startswith("image"):
+        size = float(kind.split()[1])
+        n = round(22 / size)
+        wcs = make_wcs((n, n), pixel_deg=size, frame="icrs")
+        center = np.array([1.0, 0, 0]) @ frame_rotation("icrs")
+        from astro_unetloc.sphere import lonlat_from_vectors
+
+        wcs.wcs.crval = lonlat_from_vectors(center)
+        pixels = image_pixelization(wcs, (n, n))
+    else:
+        pixels = HealpixPixelization(512, False, "galactic")
+    edges = np.geomspace(10, 2000, 19)
+    disc = replace(
+        as_events(photons, exposure=SurveyExposure()),
+        footprint=DiscFootprint(np.array([1.0, 0, 0]), 14.0),
+    )
+    one, two = measured(disc, found), measured(pixelized(photons, pixels, edges), found)
+    size_deg = one.ellipse_68.semi_major
+    assert np.median(separation_deg(one.vectors, two.vectors) / size_deg) < 0.7
+    away = separation_deg(two.vectors, true) / two.ellipse_68.semi_major
+    assert np.mean(away < 1) > 0.45
+    np.testing.assert_allclose(np.median(two.npred / one.npred), 1.0, atol=0.04)
+    np.testing.assert_allclose(np.median(two.index - one.index), 0.0, atol=0.06)
+    np.testing.assert_allclose(np.median(two.sqrt_ts / one.sqrt_ts), 1.0, atol=0.12)
+    assert np.median(two.ellipse_95.semi_major / one.ellipse_95.semi_major) < 1.5
+
+
+def test_the_psf_of_the_map_is_used():
+    sky_map, sources, _ = lonely_sources(100, seed=5, psf=KingPSF(2.0))
+    right = measured(replace(sky_map, psf=KingPSF(2.0)), sources)
+    wrong = measured(sky_map, sources)
+    assert np.median(right.npred) == pytest.approx(100, rel=0.04)
+    assert np.mean(right.sqrt_ts > wrong.sqrt_ts) > 0.9
+    assert np.mean(right.wide) < 0.05
+    assert np.mean(wrong.wide) > 0.2
+
+
+def test_without_an_exposure_there_are_counts_but_no_fluxes():
+    sky_map, sources, _ = lonely_sources(100, nside=2, seed=5)
+    known, unknown = measured(sky_map, sources), measured(replace(sky_map, exposure=None), sources)
+    assert np.all(np.isnan(unknown.flux))
+    assert np.all(np.isnan(unknown.index_err))
+    np.testing.assert_allclose(unknown.npred, known.npred, rtol=1e-6)
+    np.testing.assert_allclose(unknown.sqrt_ts, known.sqrt_ts, rtol=1e-6)
+
+
+def test_half_of_a_source_is_outside_the_footprint():
+    rng = np.random.default_rng(3)
+    vectors = vectors_from_lonlat(np.full(1, 30.0), np.zeros(1))
+    photons = join(photons_of(vectors, 4000, rng), background_around(vectors, 17.0, rng))
+    beyond = DiscFootprint(vectors_from_lonlat(np.array(60.0), np.array(0.0)), 30.0)
+    sky_map = replace(as_events(photons.select(beyond.covers(photons.vectors))), footprint=beyond)
+    result = measured(sky_map, sources_at(vectors))
+    assert result.npred[0] == pytest.approx(4000, rel=0.15)
+
+
+def test_a_map_without_counts_near_any_source_is_answered():
+    pixels = image_pixelization(make_wcs((60, 60), pixel_deg=0.1), (60, 60))
+    counts = np.zeros((1, 3600), dtype=np.int32)
+    counts[0, 0] = 1
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array(RANGE))
+    result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
+    assert np.all(np.isfinite(result.vectors))
+    assert np.all(result.sqrt_ts < 1)
+
+
+def test_a_map_whose_bins_do_not_fit_the_model_is_not_measured_and_says_so():
+    pixels = image_pixelization(make_wcs((60, 60), pixel_deg=0.1), (60, 60))
+    counts = np.ones((1, 3600), dtype=np.int32)
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([2.0, 20.0]))
+    sources = sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5]))
+    with pytest.warns(UnetlocWarning, match="no energy bin of the map .*bins of 2-20 GeV"):
+        result = measured(sky_map, sources)
+    assert np.all(result.failed & np.isnan(result.npred))
+
+
+def test_columns_are_those_of_the_catalogue():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
+    columns = measured(sky_map, sources).columns()
+    assert set(columns) < {spec.name for spec in COLUMNS}
+    assert all(np.shape(value) == (12,) for value in columns.values())
+    assert np.all(columns["Conf_68_SemiMajor"] < columns["Conf_95_SemiMajor"])
+    assert np.all(columns["Conf_68_SemiMinor"] <= columns["Conf_68_SemiMajor"])
+
+
+def test_no_sources_and_no_photons_are_answered():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
+    none = measured(sky_map, sources.select(slice(0, 0)))
+    assert len(none) == 0
+    assert len(none.refine(sources.select(slice(0, 0)), PatchGrid())) == 0
+    empty = as_events(Photons(np.zeros((0, 3)), np.zeros(0)))
+    nothing = measured(empty, sources)
+    assert nothing.failed.all()
+    assert np.isnan(nothing.npred).all()
+
+
+def test_a_map_too_large_for_memory_is_fitted_in_parts():
+    sky_map, sources, _ = lonely_sources(30, nside=2, seed=5)
+    whole = measured(sky_map, sources)
+    parts = measured(sky_map, sources, config=MeasurementConfig(max_pairs=3000))
+    np.testing.assert_allclose(parts.npred, whole.npred, rtol=1e-3)
+    np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
+    np.testing.assert_array_equal(parts.failed, whole.failed)
+
+
+def test_parts_of_a_measurement_can_be_taken():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
+    result = measured(sky_map, sources)
+    part = result.select([3, 1])
+    assert len(part) == 2
+    assert part.npred[0] == result.npred[3]
+    assert part.ellipse_95.semi_major[1] == result.ellipse_95.semi_major[1]
+
+
+def test_the_margin_follows_the_psf():
+    assert neighbor_margin_deg(10.0) == 4.0
+    assert neighbor_margin_deg(0.5) > 5.0

@@ -1,0 +1,275 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from test_sky_cubes import write_healpix_cube, write_image_cube
+
+from astro_unetloc.simulation.diffuse import (
+    ENERGY_EDGES,
+    LOW_ENERGY_EDGES,
+    TEMPLATE_SETS,
+    energy_bins,
+    interstellar,
+    perturb,
+)
+
+BUILT_IN = {"GAS", "IC", "BUBBLES", "LOOP", "ISOTROPIC"}
+TEMPLATES = "diffuse/diffuse_shapes_nside128.fits.gz"
+
+
+def write_templates(path, nside=4, *, names=("P6V11", "BUBBLES"), **keywords):
+    """A tiny table of templates: constant but for a bright first half."""
+    n_pixels = 12 * nside**2
+    shape = np.where(np.arange(n_pixels) < n_pixels / 2, 3.0, 1.0)
+    columns = [fits.Column(name, "E", array=shape) for name in names]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    hdu.header.update({"ORDERING": "RING", "COORDSYS": "G"} | keywords)
+    hdu.writeto(path)
+    return path
+
+
+@pytest.mark.parametrize("nside", [16, 64])
+def test_builtin_shapes_have_mean_one_and_need_no_file(nside):
+    diffuse = interstellar(nside=nside)
+    assert set(diffuse.shapes) == set(diffuse.intensity) == BUILT_IN
+    for name, shape in diffuse.shapes.items():
+        assert shape.shape == (12 * nside**2,)
+        assert shape.min() >= 0
+        assert shape.mean() == pytest.approx(1), name
+
+
+@pytest.mark.parametrize("variant", TEMPLATE_SETS)
+def test_templates_have_mean_one(real_data, variant):
+    diffuse = interstellar(real_data / TEMPLATES, variant=variant, nside=64)
+    assert list(diffuse.intensity) == list(TEMPLATE_SETS[variant])
+    for shape in diffuse.shapes.values():
+        assert shape.mean() == pytest.approx(1)
+        assert shape.min() >= 0
+
+
+def test_builtin_shapes_resemble_the_templates(real_data):
+    template = interstellar(real_data / TEMPLATES, nside=32)
+    diffuse = interstellar(nside=32)
+    found = sum(diffuse.shapes[n] * diffuse.intensity[n][0] for n in ("GAS", "IC", "LOOP"))
+    assert np.corrcoef(found, template.shapes["P6V11"])[0, 1] > 0.84
+    assert np.corrcoef(diffuse.shapes["BUBBLES"], template.shapes["BUBBLES"])[0, 1] > 0.84
+
+
+@pytest.mark.parametrize("parts", [None, *TEMPLATE_SETS.values()])
+def test_intensities_fall_with_energy(parts):
+    for values in (parts or interstellar(nside=16).intensity).values():
+        assert len(values) == len(ENERGY_EDGES) - 1
+        assert np.all(np.diff(values) < 0)
+        assert np.all(np.array(values) > 0)
+
+
+def test_nested_templates_are_read_as_nested(tmp_path):
+    import healpy
+
+    path = write_templates(tmp_path / "nest.fits", ORDERING="NESTED")
+    shape = interstellar(path, nside=4).shapes["BUBBLES"]
+    bright = healpy.ring2nest(4, np.arange(192)) < 96
+    np.testing.assert_allclose(shape, np.where(bright, 1.5, 0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "match"),
+    [
+        ({"names": ("GAS",)}, "expected the template columns P6V11, BUBBLES; got GAS; choose"),
+        ({"COORDSYS": "C"}, "Galactic coordinates; got ORDERING RING and COORDSYS C; convert"),
+        ({"ORDERING": ""}, "got ORDERING unknown"),
+    ],
+)
+def test_unsuitable_templates_are_refused(tmp_path, keywords, match):
+    path = write_templates(tmp_path / "t.fits", **keywords)
+    with pytest.raises(ValueError, match=match):
+        interstellar(path)
+
+
+def test_templates_of_a_part_of_the_sky_are_refused(tmp_path):
+    fits.BinTableHDU.from_columns(
+        [fits.Column(name, "E", array=np.ones(10)) for name in ("P6V11", "BUBBLES")],
+        header=fits.Header({"ORDERING": "RING"}),
+    ).writeto(tmp_path / "t.fits")
+    with pytest.raises(ValueError, match="whole-sky HEALPix templates; got 10 pixels"):
+        interstellar(tmp_path / "t.fits")
+
+
+def test_missing_template_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file: .*nothing.fits"):
+        interstellar(tmp_path / "nothing.fits")
+
+
+def test_image_as_template_is_refused(tmp_path):
+    fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / "image.fits")
+    with pytest.raises(ValueError, match="got no table"):
+        interstellar(tmp_path / "image.fits")
+
+
+@pytest.mark.parametrize("template", [None, "nothing.fits"])
+def test_unknown_variant_is_never_ignored(template):
+    with pytest.raises(ValueError, match=r"variant must be one of PIBREM\+ICS.*; got 'P7'"):
+        interstellar(template, variant="P7")
+
+
+# Other skies of the same kind
+
+
+def test_perturbed_sky_depends_on_the_seed_alone():
+    diffuse = interstellar(nside=16)
+    first, again, other = (perturb(diffuse, np.random.default_rng(s)) for s in (1, 1, 2))
+    for name in BUILT_IN - {"ISOTROPIC"}:
+        np.testing.assert_array_equal(first.shapes[name], again.shapes[name])
+        assert not np.array_equal(first.shapes[name], other.shapes[name])
+        assert first.shapes[name].mean() == pytest.approx(1, abs=0.2)
+    assert first.intensity["ISOTROPIC"][0] != other.intensity["ISOTROPIC"][0]
+
+
+def test_perturbing_leaves_the_global_random_state_alone():
+    np.random.seed(5)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    perturb(interstellar(nside=8), np.random.default_rng(0))
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_lumps_have_the_scatter_that_is_asked_for():
+    diffuse = replace(interstellar(nside=128), galaxy=None)  # as that of a file
+    lumpy = perturb(diffuse, np.random.default_rng(3), small_scale=0.3)
+    field = np.log(lumpy.shapes["GAS"] / diffuse.shapes["GAS"])
+    assert field.std() == pytest.approx(0.3, rel=0.05)
+    assert np.exp(field).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_smooth_components_stay_smooth():
+    diffuse = replace(interstellar(nside=16), galaxy=None)
+    lumpy = perturb(diffuse, np.random.default_rng(3))
+    for name in ("ISOTROPIC", "BUBBLES", "IC", "LOOP"):
+        np.testing.assert_array_equal(lumpy.shapes[name], diffuse.shapes[name])
+
+
+def test_no_scatter_changes_nothing_but_rounding():
+    diffuse = interstellar(nside=16)
+    same = perturb(diffuse, np.random.default_rng(3), scatter=0.0, small_scale=0.0)
+    for name in diffuse.shapes:
+        np.testing.assert_allclose(same.shapes[name], diffuse.shapes[name])
+        np.testing.assert_allclose(same.intensity[name], diffuse.intensity[name])
+
+
+# Any energies
+
+
+@pytest.mark.parametrize("variant", [None, *TEMPLATE_SETS])
+def test_maps_in_the_bins_of_the_table_are_the_table(real_data, variant):
+    template = None if variant is None else real_data / TEMPLATES
+    diffuse = interstellar(template, variant=variant or "P6V11", nside=16)
+    found = {name: (shape, per_bin) for name, shape, per_bin in diffuse.maps()}
+    assert set(found) == set(diffuse.shapes)
+    for name, (shape, per_bin) in found.items():
+        np.testing.assert_array_equal(shape, diffuse.shapes[name])
+        np.testing.assert_allclose(per_bin, diffuse.intensity[name], rtol=1e-10)
+
+
+def test_maps_reach_down_to_low_energies_without_a_step():
+    diffuse = interstellar(nside=4)
+    for name, _, per_bin in diffuse.maps(np.geomspace(0.3, 2000, 60)):
+        assert np.all(np.diff(np.log(per_bin)) < 0.8), name
+    whole = {n: p.sum() for n, _, p in diffuse.maps([0.3, 10.0, 2000.0])}
+    for name, total in whole.items():
+        expected = diffuse.intensity[name].sum() + diffuse.low[name].sum()
+        assert total == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("edges", [[0.1, 1.0], [100.0, 3000.0]])
+def test_energies_beyond_the_model_are_refused(edges):
+    with pytest.raises(ValueError, match="the spectrum is known from"):
+        list(interstellar(nside=4).maps(edges))
+
+
+def intensity_cube():
+    """Planes at 10, 100 and 1000 GeV of an E^-2.5 spectrum in ph cm-2 s-1 sr-1 MeV-1."""
+    shape = np.linspace(0.5, 1.5, 192)
+    return 1e-11 * np.array([1e4, 1e5, 1e6])[:, None] ** -2.5 * 1e10 * shape
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_cube_over_energy_gives_its_power_law(tmp_path, vector):
+    path = write_healpix_cube(tmp_path / "c.fits", intensity_cube(), vector=vector)
+    diffuse = interstellar(path, nside=4)
+    edges = np.array([5.0, 20.0, 300.0, 2000.0])
+    per_bin = sum(p for n, _, p in diffuse.maps(edges) if n.startswith("INTERSTELLAR"))
+    # 1e-1 E^-2.5 per MeV and unit shape: its integral between energies in MeV
+    expected = 0.1 / 1.5 * -np.diff((edges * 1e3) ** -1.5)
+    np.testing.assert_allclose(per_bin, expected, rtol=1e-5)
+    shapes = [s for n, s, _ in diffuse.maps(edges) if n.startswith("INTERSTELLAR")]
+    assert len(shapes) == 3
+    np.testing.assert_allclose(shapes[0], np.linspace(0.5, 1.5, 192), atol=0.1)
+    assert sum(n.startswith("INTERSTELLAR") for n in diffuse.shapes) == len(ENERGY_EDGES) - 1
+
+
+def test_perturbing_a_cube_keeps_its_spectrum(tmp_path):
+    diffuse = interstellar(write_healpix_cube(tmp_path / "c.fits", intensity_cube()), nside=4)
+    changed = perturb(diffuse, np.random.default_rng(1), small_scale=0.3)
+    ratio = changed.cube[1] / diffuse.cube[1]
+    np.testing.assert_allclose(ratio[0], ratio[2], rtol=1e-5)
+    assert ratio[0].std() > 0.01
+    name = "INTERSTELLAR 1"
+    assert changed.intensity[name][0] / diffuse.intensity[name][0] == pytest.approx(
+        np.average(ratio[0], weights=diffuse.cube[1][0]), rel=1e-3
+    )
+
+
+def test_cut_out_of_the_official_model_emits_there_alone(real_data):
+    with pytest.warns(match="covers 0.24 % of the sky; nothing else of the sky emits"):
+        diffuse = interstellar(real_data / "diffuse/gll_iem_v07_gc.fits.gz", nside=128)
+    import healpy
+
+    lon, lat = healpy.pix2ang(128, np.arange(12 * 128**2), lonlat=True)
+    seen = diffuse.cube[1][5] > 0
+    assert np.all(np.abs(lat[seen]) < 6)
+    assert np.all(np.abs((lon[seen] + 180) % 360 - 180) < 6)
+    # the built-in emission of the inner Galaxy is of the same kind
+    inner = seen & (np.abs(lat) < 4) & (np.abs((lon + 180) % 360 - 180) < 4)
+    low = [0.5, 1, 2, 10, 50]
+    found = sum(s[inner].mean() * p for n, s, p in diffuse.maps(low) if n[:5] == "INTER")
+    built_in = sum(
+        s[inner].mean() * p for n, s, p in interstellar(nside=128).maps(low) if n != "ISOTROPIC"
+    )
+    np.testing.assert_allclose(built_in, found, rtol=0.3)
+
+
+@pytest.mark.parametrize(("value", "match"), [(-1.0, "nowhere negative"), (np.nan, "be finite")])
+def test_emission_that_cannot_be_is_refused(tmp_path, value, match):
+    planes = np.ones((3, 8, 8))
+    planes[0, 1, 1] = value
+    with pytest.raises(ValueError, match=f"interstellar emission must .*{match}|{match}"):
+        interstellar(write_image_cube(tmp_path / "c.fits", planes), nside=64)
+
+
+def test_exposure_is_no_emission(tmp_path):
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit="cm2 s")
+    with pytest.raises(ValueError, match="interstellar emission must be in cm-2 s-1 sr-1 MeV-1"):
+        interstellar(path)
+
+
+def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
+    path = real_data / "diffuse/iso_P8R2_SOURCE_V6_v06.txt"
+    diffuse, own = interstellar(nside=4, isotropic=path), interstellar(nside=4)
+    np.testing.assert_allclose(diffuse.intensity["ISOTROPIC"][0], 2.943e-8, rtol=1e-3)
+    np.testing.assert_allclose(
+        diffuse.low["ISOTROPIC"] / own.low["ISOTROPIC"], 2.943e-8 / own.intensity["ISOTROPIC"][0],
+        rtol=0.01,
+    )  # fmt: skip
+    assert len(diffuse.low["ISOTROPIC"]) == len(LOW_ENERGY_EDGES) - 1
+    np.testing.assert_array_equal(diffuse.intensity["GAS"], own.intensity["GAS"])
+
+
+def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
+    np.testing.assert_array_equal(energy_bins(10.0, 2000.0), ENERGY_EDGES)
+    np.testing.assert_allclose(energy_bins(0.5, 3.0), [0.5, 1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("energies", [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)])
+def test_bins_beyond_what_is_known_are_refused(energies):
+    with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
+        energy_bins(*energies)

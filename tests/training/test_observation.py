@@ -1,0 +1,290 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_skies import BAND_EDGES, make_sky
+
+from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.maps.patches import TangentPlane
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES
+from astro_unetloc.sphere import separation_deg
+from astro_unetloc.training.observation import (
+    Observation,
+    PatchObserver,
+    _pixelize,
+    _rebin_energy,
+    draw_observation,
+    source_mask,
+)
+
+PLANE = TangentPlane(0.0, 0.0, 128, 10 / 128)
+EVENTS = Observation(1.0, BAND_EDGES[[0, -1]], True, 0.0, None)
+
+
+def observe(sky, plane=PLANE, *, seed=0, **conditions):
+    observation = Observation(**(vars(EVENTS) | conditions))
+    return PatchObserver(sky, BAND_EDGES).observe(plane, observation, np.random.default_rng(seed))
+
+
+# One patch
+
+
+def test_all_photons_of_the_image_are_counted_under_ideal_conditions():
+    sky = make_sky([0.0, 2.0], [0.0, 1.0], density=1.0)
+    patch = observe(sky)
+    x, y = PLANE.pixel_from_vectors(sky.photons.vectors)
+    inside = (np.abs(x - 63.5) < 64) & (np.abs(y - 63.5) < 64)
+    assert patch.counts.sum() == inside.sum()
+    assert patch.counts.shape == (128, 128, 5)
+    assert patch.coverage.shape == (128, 128, 1)
+    assert patch.coverage.all()
+    assert patch.bands[:, 0].all()
+
+
+def test_sources_are_where_they_are_with_their_own_photons():
+    patch = observe(make_sky([0.0, 2.0, 20.0], [0.0, 1.0, 0.0], photons_each=12))
+    assert patch.source.tolist() == [0, 1]  # the third lies outside
+    expected = PLANE.pixel_from_vectors(make_sky([0.0, 2.0], [0.0, 1.0]).sources.vectors)
+    np.testing.assert_allclose([patch.x, patch.y], expected, atol=1e-9)
+    assert patch.n_photons.tolist() == [12, 12]
+    assert patch.labelled.all()
+    assert patch.counts.sum() == 24
+
+
+def expected_background(density, low=10.0):
+    """Photons above an energy in the circles that hold 68 % of the PSF, bin by bin."""
+    edges = np.maximum(ENERGY_EDGES, low)
+    share = -np.diff(edges**-1.4) / (10**-1.4 - 2000**-1.4)
+    centers = np.sqrt(ENERGY_EDGES[1:] * ENERGY_EDGES[:-1])
+    radius = np.array([KingPSF().containment_radius(0.68, energy) for energy in centers])
+    return density * np.sum(share * np.pi * radius**2)
+
+
+def test_background_is_what_is_expected_within_the_psf():
+    sky = make_sky([0.0], [0.0], density=3.0)
+    assert observe(sky).background[0] == pytest.approx(expected_background(3.0), rel=1e-3)
+    patch = observe(sky, exposure_fraction=0.5)
+    assert patch.background[0] == pytest.approx(expected_background(1.5), rel=1e-3)
+
+
+def test_background_of_part_of_the_energies_is_less():
+    edges = np.array([50.0, 2000.0])
+    patch = observe(make_sky([0.0], [0.0], density=3.0), energy_edges=edges)
+    assert patch.background[0] == pytest.approx(expected_background(3.0, 50.0), rel=0.01)
+    assert patch.bands[:, 0].tolist() == [0, 0, 1, 1, 1]
+    assert patch.counts[..., :2].sum() == 0
+
+
+def test_larger_input_pixels_mean_more_background():
+    sky = make_sky([0.0], [0.0], density=3.0)
+    fine, coarse = (observe(sky, pixel_deg=pixel).background[0] for pixel in (0.02, 0.25))
+    assert coarse > 1.5 * fine
+
+
+@pytest.mark.parametrize(
+    ("photons", "density", "labelled"),
+    [(2, 0.0, False), (3, 0.0, True), (5, 400.0, False), (40, 400.0, True)],
+)
+def test_label_rule(photons, density, labelled):
+    """Fewer than three photons are never asked for, nor a few on a bright background."""
+    patch = observe(make_sky([0.0], [0.0], photons_each=photons, density=density))
+    assert patch.labelled.tolist() == [labelled]
+
+
+# Diffuse emission drawn on the image
+
+
+def without_diffuse(sky):
+    own = sky.origin >= 0
+    return replace(
+        sky, photons=sky.photons.select(own), origin=sky.origin[own], diffuse_drawn=False
+    )
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {},
+        {"exposure_fraction": 0.4},
+        {"energy_edges": np.array([20.0, 150.0])},
+        {"events": False},
+        {"events": False, "energy_edges": np.array([10.0, 30.0, 400.0])},
+        {"hidden": (30.0, -20.0, 20.0)},
+    ],
+)
+def test_diffuse_counts_are_those_of_drawn_photons(conditions):
+    """Mean and variance in every band, with photons drawn one by one beside them."""
+    sky = make_sky(density=60.0, seed=3)
+    found = [observe(s, seed=4, **conditions).counts for s in (sky, without_diffuse(sky))]
+    one, other = (counts.sum(axis=(0, 1)) for counts in found)
+    assert np.all(np.abs(one - other) <= 5 * np.sqrt(one + other))
+    seen = found[1][observe(sky, **conditions).coverage[..., 0] > 0].astype(float)
+    mean = seen.mean(axis=0)
+    np.testing.assert_allclose(seen.var(axis=0)[mean > 0.05], mean[mean > 0.05], rtol=0.1)
+
+
+def test_diffuse_counts_follow_the_expected_map():
+    """A sky whose brightness grows with longitude: density times the solid angle of a pixel."""
+    import healpy
+
+    sky = without_diffuse(make_sky(density=100.0))
+    x, y, _ = healpy.pix2vec(sky.nside, np.arange(12 * sky.nside**2))
+    background = sky.background * np.clip(1 + 5 * y / np.abs(x), 0, 3)[:, None]
+    counts = observe(replace(sky, background=background.astype(np.float32))).counts.sum(axis=-1)
+    columns = np.arange(128)
+    lon = np.radians((63.5 - columns) * 10 / 128)  # to the left it grows
+    expected = 100.0 * 128 * (10 / 128) ** 2 * (1 + 5 * lon)
+    found = counts.sum(axis=0)
+    assert abs(found.sum() / expected.sum() - 1) < 0.02
+    np.testing.assert_allclose(found[:32].sum(), expected[:32].sum(), rtol=0.05)
+    np.testing.assert_allclose(found[-32:].sum(), expected[-32:].sum(), rtol=0.15)
+
+
+def test_extended_sources_are_not_labelled():
+    patch = observe(make_sky([0.0], [0.0], photons_each=100, radius_deg=0.5))
+    assert patch.source.tolist() == [0]
+    assert not patch.labelled.any()
+
+
+def test_hidden_sky_holds_no_photons_and_no_labels():
+    hidden = (0.0, -30.0, 20.0)  # observed: a band 20 pixels to both sides of x = 33.5
+    sky = make_sky([0.0, 2.0], [0.0, 0.0], density=2.0)
+    patch = observe(sky, hidden=hidden)
+    observed = patch.coverage[..., 0].astype(bool)
+    assert 0.25 < observed.mean() < 0.4
+    assert patch.counts[~observed].sum() == 0
+    assert patch.counts[observed].sum() > 0
+    assert observed[64, 33]
+    assert not observed[64, 64]
+    by_x = dict(zip(patch.x.round(), patch.n_photons))
+    # longitude 2 deg lies at x = 38: observed; the centre is hidden
+    assert by_x == {38.0: 20, 64.0: 0}
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_thinning_keeps_its_fraction_of_the_photons(fraction):
+    sky = make_sky(density=20.0)
+    whole, part = observe(sky).counts.sum(), observe(sky, exposure_fraction=fraction).counts.sum()
+    assert abs(part - whole * fraction) < 4 * np.sqrt(whole * fraction * (1 - fraction))
+
+
+def test_energies_outside_the_range_are_left_out():
+    sky = make_sky(density=5.0)
+    edges = np.array([20.0, 150.0])
+    patch = observe(sky, energy_edges=edges)
+    np.testing.assert_array_equal(patch.counts[..., [0, 3, 4]], 0)
+    np.testing.assert_array_equal(patch.counts[..., 1:3], observe(sky).counts[..., 1:3])
+
+
+def test_binned_energies_keep_the_counts_of_bins_that_fit_the_bands():
+    sky = make_sky(density=5.0)
+    patch = observe(sky, events=False, energy_edges=BAND_EDGES)
+    np.testing.assert_array_equal(patch.counts, observe(sky).counts)
+
+
+def test_one_wide_bin_keeps_the_total_and_says_its_width():
+    sky = make_sky(density=5.0)
+    patch = observe(sky, events=False)
+    assert patch.counts.sum() == observe(sky).counts.sum()
+    np.testing.assert_allclose(patch.bands[:, 3], np.log10(200))
+
+
+def test_patch_depends_on_the_generator_alone():
+    sky = make_sky([0.0], [0.0], density=5.0)
+    conditions = {"exposure_fraction": 0.4, "pixel_deg": 0.2}
+    first, again, other = (observe(sky, seed=s, **conditions) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.counts, again.counts)
+    assert not np.array_equal(first.counts, other.counts)
+
+
+def test_patch_without_sources_or_photons_is_valid():
+    sky = make_sky([90.0], [0.0], density=0.0)
+    patch = observe(sky)
+    assert patch.counts.sum() == 0
+    assert len(patch.source) == len(patch.labelled) == len(patch.background) == 0
+
+
+@pytest.mark.parametrize("lat", [90.0, -90.0])
+def test_patch_at_a_pole_works(lat):
+    plane = TangentPlane(0.0, lat, 128, 10 / 128, 33.0)
+    assert observe(make_sky([0.0], [lat]), plane).n_photons.tolist() == [20]
+
+
+# Parts
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 0.5), st.floats(0, 360), st.floats(-90, 90))
+def test_pixelized_photons_move_at_most_a_pixel_diagonal(seed, pixel_deg, rotation, lat):
+    rng = np.random.default_rng(seed)
+    plane = TangentPlane(10.0, lat, 128, 10 / 128, rotation)
+    vectors = plane.vectors_from_pixel(*rng.uniform(0, 127, (2, 50)))
+    moved = _pixelize(plane, vectors, pixel_deg, rng)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1)
+    distance = np.hypot(
+        *np.subtract(plane.pixel_from_vectors(moved), plane.pixel_from_vectors(vectors))
+    )
+    assert distance.max() * plane.pixel_deg <= pixel_deg * np.sqrt(2) * (1 + 1e-9)
+    assert separation_deg(moved, vectors).max() <= pixel_deg * np.sqrt(2) * 1.001
+
+
+def test_photons_of_one_input_pixel_spread_over_it():
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(PLANE.vectors_from_pixel(64.0, 64.0)[None], 4000, axis=0)
+    x, y = PLANE.pixel_from_vectors(_pixelize(PLANE, vectors, 0.25, rng))
+    area = 12 * np.linalg.det(np.cov(x, y)) ** 0.5 * PLANE.pixel_deg**2
+    assert area == pytest.approx(0.25**2, rel=0.06)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 20))
+def test_redrawn_energies_stay_in_their_bin(seed, n_bins):
+    rng = np.random.default_rng(seed)
+    edges = np.geomspace(10, 2000, n_bins + 1)
+    energy = 10 * 200 ** rng.random(200)
+    redrawn = _rebin_energy(energy, edges, rng)
+    np.testing.assert_array_equal(np.histogram(energy, edges)[0], np.histogram(redrawn, edges)[0])
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.integers(0, 2**31))
+def test_drawn_conditions_are_possible(seed):
+    drawn = draw_observation(np.random.default_rng(seed), band_edges=BAND_EDGES, years=16.0)
+    assert 0 < drawn.exposure_fraction <= 1
+    assert drawn.exposure_fraction * 16 >= 0.499
+    assert np.all(np.diff(drawn.energy_edges) > 0)
+    assert 9.99 <= drawn.energy_edges[0] < drawn.energy_edges[-1] <= 2000.1
+    assert drawn.pixel_deg == 0 or 0.02 <= drawn.pixel_deg <= 0.25
+    assert not drawn.events or len(drawn.energy_edges) == 2
+
+
+def test_every_kind_of_observation_is_drawn():
+    rng = np.random.default_rng(0)
+    drawn = [draw_observation(rng, band_edges=BAND_EDGES) for _ in range(400)]
+    assert 0.4 < np.mean([d.events for d in drawn]) < 0.6
+    n_single = sum(len(d.energy_edges) == 2 and not d.events for d in drawn)
+    assert n_single > 10
+    assert any(np.array_equal(d.energy_edges, BAND_EDGES) for d in drawn)
+    assert sum(d.hidden is not None for d in drawn) > 50
+    assert sum(d.energy_edges[0] > 40 for d in drawn) > 20
+
+
+def test_mask_of_a_centred_source_is_a_disc_of_thirteen_pixels():
+    mask = source_mask(np.array([5.0]), np.array([5.0]), 2.0, 11)
+    y, x = np.mgrid[:11, :11]
+    np.testing.assert_array_equal(mask, np.hypot(x - 5, y - 5) <= 2)
+    assert mask.sum() == 13
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.floats(-3, 13), st.floats(-3, 13), st.floats(0.5, 4))
+def test_mask_holds_the_pixels_within_the_radius(x, y, radius):
+    grid_y, grid_x = np.mgrid[:11, :11]
+    expected = np.hypot(grid_x - x, grid_y - y) <= radius
+    np.testing.assert_array_equal(source_mask([x], [y], radius, 11), expected)
+
+
+def test_mask_of_no_sources_is_empty():
+    assert source_mask(np.zeros(0), np.zeros(0), 2.0, 8).sum() == 0

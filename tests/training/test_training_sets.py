@@ -1,0 +1,397 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_sets import assert_same_set, full_disk
+from made_skies import made_patches, make_sky
+
+from astro_unetloc.training import make as training_sets
+from astro_unetloc.training.make import make_patch_set, patches_of_sky, process_pool
+from astro_unetloc.training.observation import TrainingConfig, source_mask
+from astro_unetloc.training.patch_set import open_patch_set, read_patch_set, verify_patch_set
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    path = tmp_path_factory.mktemp("set") / "set.h5"
+    make_patch_set(path, n_skies=2, patches_per_sky=4, first_seed=900)
+    return path
+
+
+# What a set holds
+
+
+def test_patch_set_is_whole_and_consistent(small_set):
+    found = read_patch_set(small_set)
+    assert found["counts"].shape == (8, 128, 128, 5)
+    assert found["counts"].sum() > 0
+    assert found["sky"].tolist() == [900] * 4 + [901] * 4
+    assert found["validation"].tolist() == [True] * 4 + [False] * 4
+    assert found["code"][5] == b"sky000901-0001"
+    assert found["counts"][found["coverage"][..., 0] == 0].sum() == 0
+    absent = ~found["bands"][:, :, 0].astype(bool)
+    assert found["counts"].sum(axis=(1, 2))[absent].sum() == 0
+    assert os.listdir(small_set.parent) == ["set.h5"]
+    verify_patch_set(small_set)
+
+
+def test_masks_are_discs_around_the_labelled_sources(small_set):
+    found = read_patch_set(small_set)
+    sources = found["sources"]
+    assert np.all((sources["patch"] >= 0) & (sources["patch"] < 8))
+    for patch in range(8):
+        rows = sources[(sources["patch"] == patch) & sources["labelled"]]
+        expected = source_mask(rows["x"], rows["y"], 2.0, 128)
+        np.testing.assert_array_equal(found["mask"][patch, ..., 0], expected)
+
+
+def test_sources_lie_on_the_sky_where_they_lie_in_the_image(small_set):
+    from astro_unetloc.maps.patches import TangentPlane
+    from astro_unetloc.sphere import vectors_from_lonlat
+
+    found = read_patch_set(small_set)
+    sources = found["sources"]
+    for patch, (lon, lat, rotation) in enumerate(found["center"]):
+        rows = sources[sources["patch"] == patch]
+        plane = TangentPlane(lon, lat, 128, 10 / 128, rotation)
+        x, y = plane.pixel_from_vectors(vectors_from_lonlat(rows["glon"], rows["glat"]))
+        np.testing.assert_allclose([x, y], [rows["x"], rows["y"]], atol=1e-4)
+    assert sources["flux"].min() > 0
+    assert sources["significance"][sources["labelled"]].min() >= TrainingConfig().min_significance
+
+
+def test_recipe_says_how_a_set_was_made(small_set):
+    with open_patch_set(small_set) as found:
+        recipe = found.recipe
+    assert {name: recipe[name] for name in vars(TrainingConfig())} == vars(TrainingConfig())
+    assert recipe["seed"] == 900
+    assert recipe["patches_per_sky"] == 4
+    assert recipe["classes"] == ["source"]
+    assert recipe["template"] == recipe["template_sha256"] == ""
+    assert recipe["version"]
+
+
+def test_recipe_knows_a_template_by_its_content(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_sets, "check_template", lambda template: None)
+    for name, content in {"a.fits": b"1", "b.fits": b"2"}.items():
+        (tmp_path / name).write_bytes(content)
+    options = {"n_skies": 1, "patches_per_sky": 2, "append": True}
+    make_patch_set(tmp_path / "set.h5", template=tmp_path / "a.fits", **options)
+    with open_patch_set(tmp_path / "set.h5") as found:
+        assert found.recipe["template"] == "a.fits"
+        assert found.recipe["template_sha256"].startswith("6b86b273")
+    with pytest.raises(ValueError, match="got template 'a.fits', not 'b.fits', template_sha256"):
+        make_patch_set(tmp_path / "set.h5", template=tmp_path / "b.fits", **options)
+
+
+def test_real_templates_are_accepted(real_data):
+    training_sets.check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
+
+
+def test_label_rule_is_an_option(monkeypatch):
+    sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=20)
+    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
+    n_mask = {}
+    for name, rule in {
+        "default": TrainingConfig(),
+        "wide": TrainingConfig(mask_radius_pix=4.0),
+        "strict": TrainingConfig(min_photons=1000.0),
+    }.items():
+        columns, sources = patches_of_sky(1, n_patches=20, label_rule=rule)
+        n_mask[name] = columns["mask"].sum()
+        assert sources["labelled"].any() == (name != "strict")
+    assert n_mask["strict"] == 0 < n_mask["default"] < n_mask["wide"] / 3
+
+
+def centred_plane(rng, config, directions):
+    from astro_unetloc.maps.patches import TangentPlane
+
+    return TangentPlane(0.0, 0.0, config.patch_pixels, config.pixel_deg)
+
+
+@pytest.fixture
+def two_classes(monkeypatch):
+    """A sky of an AGN and a pulsar."""
+    from dataclasses import replace
+
+    sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=400)
+    sky = replace(sky, sources=replace(sky.sources, source_class=np.array([0, 1])))
+    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
+
+
+def test_each_class_has_its_mask(two_classes):
+    columns, sources = patches_of_sky(1, n_patches=10, classes=("PSR", "AGN"))
+    assert columns["mask"].shape == (10, 128, 128, 2)
+    labelled = sources[sources["labelled"]]
+    assert set(labelled["source_class"]) == {0, 1}
+    for row in labelled:
+        x, y = round(float(row["x"])), round(float(row["y"]))
+        agn = abs(row["glon"] - 180) > 179
+        assert row["source_class"] == agn
+        expected = [not agn, agn]
+        assert columns["mask"][row["patch"], y, x].tolist() == expected
+
+
+def test_one_class_takes_all_sources(two_classes):
+    columns, sources = patches_of_sky(1, n_patches=2, classes=("AGN",))
+    assert set(sources["source_class"]) == {0}
+    assert columns["mask"].shape[-1] == 1
+
+
+def test_source_of_a_class_without_a_name_is_refused(two_classes):
+    with pytest.raises(ValueError, match="got AGN, GAL; name PSR too"):
+        patches_of_sky(1, n_patches=1, classes=("AGN", "GAL"))
+
+
+# The same set in every way of making it
+
+
+def test_two_processes_make_the_same_set_as_one(small_set, tmp_path):
+    with process_pool(2) as executor:
+        make_patch_set(
+            tmp_path / "set.h5", n_skies=2, patches_per_sky=4, first_seed=900, executor=executor
+        )
+    assert_same_set(tmp_path / "set.h5", small_set)
+
+
+def test_patches_of_a_sky_depend_on_its_seed_alone(small_set):
+    columns, _ = patches_of_sky(901, n_patches=4)
+    found = read_patch_set(small_set)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(found[name][4:], values, err_msg=name)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Make small patches without simulating a sky."""
+    monkeypatch.setattr(training_sets, "patches_of_sky", small_patches)
+
+
+def small_patches(seed, **options):
+    return made_patches(seed, **options | {"n_pix": 16})
+
+
+def test_order_in_which_skies_come_does_not_matter(quick, tmp_path, monkeypatch):
+    make_patch_set(tmp_path / "whole.h5", n_skies=5, patches_per_sky=3)
+
+    def late_first(seed, **options):
+        time.sleep(0.2 / (1 + seed))
+        return small_patches(seed, **options)
+
+    monkeypatch.setattr(training_sets, "patches_of_sky", late_first)
+    with ThreadPoolExecutor(5) as executor:
+        make_patch_set(tmp_path / "set.h5", n_skies=5, patches_per_sky=3, executor=executor)
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+def test_appended_set_is_the_one_that_is_made_at_once(quick, tmp_path):
+    for n_skies in (1, 3, 4):
+        make_patch_set(tmp_path / "set.h5", n_skies=n_skies, patches_per_sky=2, append=True)
+    make_patch_set(tmp_path / "whole.h5", n_skies=4, patches_per_sky=2)
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+def test_killed_at_any_step_the_set_is_the_same_when_made_again(tmp_path):
+    code = [sys.executable, str(Path(__file__).parents[1] / "killed_sets.py"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(code, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    n_steps, n_append = map(int, done.stdout.split())
+    assert n_steps > 8
+    assert n_append > 6
+    for number in range(1, n_steps + 1):
+        assert_same_set(tmp_path / f"made{number}.h5", tmp_path / "whole.h5")
+    for number in range(1, n_append + 1):
+        assert_same_set(tmp_path / f"appended{number}.h5", tmp_path / "longer.h5")
+    assert len(os.listdir(tmp_path)) == n_steps + n_append + 2  # and nothing beside them
+
+
+@pytest.mark.slow
+def test_two_processes_killed_in_their_work_go_on_to_the_same_set(tmp_path):
+    code = """
+import sys
+from astro_unetloc.training.make import process_pool
+from astro_unetloc.training.make import make_patch_set
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        make_patch_set(sys.argv[1], n_skies=6, patches_per_sky=5, executor=pool)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for name, patience in {"whole.h5": [None], "set.h5": [4.0, 7.0, 9.0, None]}.items():
+        for seconds in patience:
+            (tmp_path / "make.py").write_text(code)
+            process = subprocess.Popen(
+                [sys.executable, tmp_path / "make.py", tmp_path / name], env=environment
+            )
+            try:
+                assert process.wait(seconds) == 0
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_dask_cluster_that_loses_a_worker_makes_the_same_set(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    options = {"n_skies": 6, "patches_per_sky": 5, "first_seed": 3}
+    make_patch_set(tmp_path / "whole.h5", **options)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        killed = []
+
+        def kill_one(results, total):
+            for result in results:
+                if not killed:  # after the first sky, when both are at work
+                    killed.append(next(iter(client.run(os.getpid).values())))
+                    os.kill(killed[0], signal.SIGKILL)
+                yield result
+
+        make_patch_set(tmp_path / "set.h5", **options, executor=client, progress=kill_one)
+    assert killed
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+# Refusals
+
+
+def test_whole_set_is_not_touched(quick, tmp_path):
+    make_patch_set(tmp_path / "set.h5", n_skies=2, patches_per_sky=2)
+    before = (tmp_path / "set.h5").read_bytes()
+    for options in ({"n_skies": 3}, {"n_skies": 2, "append": True}):
+        with pytest.raises(FileExistsError, match="got the whole set .*set.h5' of 2 skies"):
+            make_patch_set(tmp_path / "set.h5", **options, patches_per_sky=2)
+    assert (tmp_path / "set.h5").read_bytes() == before
+
+
+OTHERS = [
+    ({"first_seed": 5}, "seed 0, not 5"),
+    ({"patches_per_sky": 3}, "patches_per_sky 2, not 3"),
+    ({"band_edges": (10, 20, 50, 150, 500, 1e3)}, "band_edges_gev .*2000.0.*, not .*1000.0"),
+    ({"classes": ("AGN",)}, r"classes \['source'\], not \['AGN'\]"),
+    ({"label_rule": TrainingConfig(mask_radius_pix=3.0)}, "mask_radius_pix 2.0, not 3.0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS)
+def test_set_of_another_kind_is_not_appended_to(quick, tmp_path, change, message):
+    make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=2)
+    options = {"n_skies": 3, "patches_per_sky": 2} | change
+    with pytest.raises(ValueError, match=f"made with the same options; got {message}"):
+        make_patch_set(tmp_path / "set.h5", **options, append=True)
+
+
+def interrupt(tmp_path, monkeypatch, **options):
+    """An unfinished set of one sky."""
+
+    def fails(seed, **kwargs):
+        if seed == options.get("first_seed", 0) + 1:
+            raise KeyboardInterrupt
+        return small_patches(seed, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_sets, "patches_of_sky", fails)
+        with pytest.raises(KeyboardInterrupt):
+            make_patch_set(tmp_path / "set.h5", **options)
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS)
+def test_unfinished_set_of_another_kind_is_refused(quick, tmp_path, monkeypatch, change, message):
+    interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2)
+    options = {"n_skies": 3, "patches_per_sky": 2} | change
+    with pytest.raises(ValueError, match=f"unfinished patch set .*; got {message}"):
+        make_patch_set(tmp_path / "set.h5", **options)
+    make_patch_set(tmp_path / "set.h5", **options, overwrite=True)
+    make_patch_set(tmp_path / "whole.h5", **options)
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+def test_unfinished_set_keeps_its_whole_skies_as_sets(quick, tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2)
+    assert os.listdir(tmp_path) == ["set.h5.parts"]
+    assert os.listdir(tmp_path / "set.h5.parts") == ["sky000000.h5"]
+    verify_patch_set(tmp_path / "set.h5.parts" / "sky000000.h5")
+
+
+def test_old_set_stays_until_the_new_one_is_whole(quick, tmp_path, monkeypatch):
+    make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=3)
+    before = (tmp_path / "set.h5").read_bytes()
+    interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2, overwrite=True)
+    assert (tmp_path / "set.h5").read_bytes() == before
+    make_patch_set(tmp_path / "set.h5", n_skies=3, patches_per_sky=2, overwrite=True)
+    assert len(read_patch_set(tmp_path / "set.h5")["skies"]) == 3
+
+
+def test_file_that_is_no_patch_set_is_refused(tmp_path):
+    (tmp_path / "set.h5").write_text("hello")
+    with pytest.raises(ValueError, match="expected an HDF5 patch set"):
+        make_patch_set(tmp_path / "set.h5", n_skies=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_skies": 0}, "at least one sky, .*; got n_skies 0"),
+        ({"first_seed": -1}, "no negative number; got first_seed -1"),
+        ({"label_rule": TrainingConfig(mask_radius_pix=-1.0)}, "got mask_radius_pix -1"),
+        ({"label_rule": TrainingConfig(min_photons=np.nan)}, "got min_photons nan"),
+        ({"classes": ()}, r"classes must be a list of different names; got \(\)"),
+        ({"classes": ("a", "a")}, "classes must be a list of different names"),
+        ({"band_edges": (10, 10)}, "band_edges must be at least two that increase"),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_patch_set(tmp_path / "set.h5", **{"n_skies": 2} | change)
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_template_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        make_patch_set(tmp_path / "set.h5", n_skies=1, template=tmp_path / "no.fits")
+    (tmp_path / "not.fits").write_text("hello")
+    with pytest.raises(ValueError, match="not.fits"):
+        make_patch_set(tmp_path / "set.h5", n_skies=1, template=tmp_path / "not.fits")
+    assert os.listdir(tmp_path) == ["not.fits"]
+
+
+@pytest.mark.parametrize(("share", "n_kept"), [(0.1, 0), (0.9, 4)])
+def test_set_is_finished_when_there_is_room_again(quick, tmp_path, share, n_kept):
+    options = {"n_skies": 4, "patches_per_sky": 4}
+    make_patch_set(tmp_path / "whole.h5", **options)
+    n_bytes = int((tmp_path / "whole.h5").stat().st_size * share)
+    with full_disk(n_bytes), pytest.raises(OSError, match="make room and run the same again"):
+        make_patch_set(tmp_path / "set.h5", **options)
+    left = [path.name for path in (tmp_path / "set.h5.parts").iterdir()]
+    assert sorted(left) == [f"sky00000{n}.h5" for n in range(n_kept)]
+    make_patch_set(tmp_path / "set.h5", **options)
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+
+
+def test_missing_folder_is_an_error_at_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match="directory must exist; got .*none.; create it"):
+        make_patch_set(tmp_path / "none" / "set.h5", n_skies=1)
+
+
+@pytest.mark.slow
+def test_set_below_10_gev_has_the_photons_of_its_bands():
+    edges = (1.0, 3.0, 10.0, 100.0)
+    columns, sources = patches_of_sky(901, n_patches=4, band_edges=edges)
+    counts = columns["counts"].sum(axis=(0, 1, 2))
+    assert columns["counts"].shape == (4, 128, 128, 3)
+    assert counts[0] > counts[1] > counts[2] > 100
+    assert sources["labelled"].any()

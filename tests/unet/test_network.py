@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+
+from astro_unetloc.unet.architecture import (
+    CLASSES,
+    LOSSES,
+    build_unet,
+    dice_loss,
+    export_litert,
+    focal_loss,
+    keras_backend,
+    masked_cross_entropy,
+    weighted_cross_entropy,
+)
+
+TINY = {"widths": (4, 6, 8, 8), "head_width": 4, "first_kernel": 3}
+
+
+@pytest.fixture(scope="module")
+def network():
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return build_unet(**TINY)
+
+
+def make_inputs(n_pix, n=2, seed=0, nx=None):
+    rng = np.random.default_rng(seed)
+    return {
+        "counts": rng.poisson(0.2, (n, n_pix, nx or n_pix, 5)).astype(np.float32),
+        "coverage": np.ones((n, n_pix, nx or n_pix, 1), np.float32),
+        "bands": rng.random((n, 5, 4)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize(("ny", "nx"), [(128, 128), (160, 160), (32, 48)])
+def test_probabilities_of_any_size_sum_to_one(network, ny, nx):
+    inputs = make_inputs(ny, nx=nx)
+    probability = network.predict_on_batch(inputs)
+    assert probability.shape == (2, ny, nx, 2)
+    assert np.all(probability >= 0)
+    np.testing.assert_allclose(probability.sum(axis=-1), 1, atol=1e-6)
+
+
+def test_background_is_the_last_class():
+    assert CLASSES[-1] == "background"
+
+
+def test_layers_are_named_by_their_place(network):
+    names = [layer.name for layer in network.layers]
+    for level in (1, 2, 3):
+        assert {f"down{level}_pool", f"down{level}_1_conv", f"down{level}_2_norm"} <= set(names)
+    for level in (0, 1, 2):
+        assert {f"up{level}_conv", f"up{level}_join", f"up{level}_1_relu"} <= set(names)
+    assert {"counts", "coverage", "bands", "stem_conv", "head_conv", "probability"} <= set(names)
+    automatic = [n for n in names if n.rsplit("_", 1)[0] in {"conv2d", "dense", "activation"}]
+    assert not automatic
+
+
+@pytest.mark.parametrize("name", ["counts", "coverage", "bands"])
+def test_answer_depends_on_every_input(network, name):
+    inputs = make_inputs(32)
+    changed = inputs | {name: 1.0 - inputs[name]}
+    if name == "counts":
+        changed[name] = inputs[name] + 1
+    first, second = (network.predict_on_batch(i) for i in (inputs, changed))
+    assert np.abs(first - second).max() > 1e-4
+
+
+def test_more_bands_and_classes_can_be_asked_for():
+    network = build_unet(n_band=3, n_class=3, **TINY)
+    shapes = {i.name: i.shape for i in network.inputs}
+    assert shapes == {
+        "counts": (None, None, None, 3),
+        "coverage": (None, None, None, 1),
+        "bands": (None, 3, 4),
+    }
+    assert network.output_shape == (None, None, None, 3)
+
+
+def test_one_level_is_refused():
+    with pytest.raises(ValueError, match="widths must name at least two levels"):
+        build_unet(widths=(4,))
+
+
+def test_same_seed_builds_the_same_weights():
+    import keras
+
+    weights = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        weights.append(build_unet(**TINY).get_weights())
+    for first, again in zip(*weights):
+        np.testing.assert_array_equal(first, again)
+
+
+# Loss
+
+
+def loss(target, probability, function=masked_cross_entropy):
+    arrays = (np.array(a, np.float32).reshape(1, 1, -1, 2) for a in (target, probability))
+    return np.asarray(function(*arrays)).ravel()
+
+
+def test_loss_is_minus_the_logarithm_of_the_right_class():
+    found = loss([[1, 0], [0, 1]], [[0.25, 0.75], [0.25, 0.75]])
+    np.testing.assert_allclose(found, [np.log(4), np.log(4 / 3)], rtol=1e-6)
+
+
+def test_certain_and_right_costs_nothing():
+    np.testing.assert_allclose(loss([[1, 0]], [[1, 0]]), 0, atol=1e-6)
+
+
+def test_certain_and_wrong_costs_much_but_not_infinitely():
+    found = loss([[1, 0]], [[0, 1]])
+    np.testing.assert_allclose(found, -np.log(1e-7), rtol=1e-5)
+
+
+def test_pixels_without_weight_cost_nothing():
+    np.testing.assert_array_equal(loss([[0, 0]], [[0.5, 0.5]]), 0)
+
+
+def test_weight_scales_the_loss():
+    np.testing.assert_allclose(loss([[3, 0]], [[0.5, 0.5]]), 3 * np.log(2), rtol=1e-6)
+
+
+def test_a_missed_source_costs_five_times_as_much_with_weights():
+    target, probability = [[1, 0], [0, 1]], [[0.25, 0.75], [0.25, 0.75]]
+    plain, weighted = (
+        loss(target, probability, f) for f in (masked_cross_entropy, weighted_cross_entropy)
+    )
+    np.testing.assert_allclose(weighted, plain * [5, 1], rtol=1e-6)
+
+
+def test_focal_loss_forgives_what_is_nearly_right():
+    found = loss([[1, 0], [1, 0]], [[0.9, 0.1], [0.2, 0.8]], focal_loss)
+    np.testing.assert_allclose(found, [-0.01 * np.log(0.9), -0.64 * np.log(0.2)], rtol=1e-4)
+
+
+def test_dice_loss_is_one_minus_the_overlap():
+    # three pixels of source, two of them seen, and one that is none: 2 * 2 + 1 of 3 + 3 + 1
+    target = [[1, 0], [1, 0], [1, 0], [0, 1]]
+    seen = [[1, 0], [1, 0], [0, 1], [1, 0]]
+    np.testing.assert_allclose(loss(target, seen, dice_loss), [1 - 5 / 7], rtol=1e-6)
+    np.testing.assert_allclose(loss(target, target, dice_loss), [0], atol=1e-6)
+    np.testing.assert_allclose(loss([[0, 1]], [[0, 1]], dice_loss), [0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_was_not_observed_costs_nothing(name):
+    target = [[1, 0], [0, 1], [0, 0]]
+    first = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.1, 0.9]], LOSSES[name])
+    second = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.8, 0.2]], LOSSES[name])
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_twin_of_a_network_of_another_backend_is_the_same(network, tmp_path, monkeypatch):
+    import keras
+    from ai_edge_litert.interpreter import Interpreter
+
+    network.save(tmp_path / "unet.keras")
+    export_litert(tmp_path / "unet.keras", tmp_path / "here.tflite")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    export_litert(str(tmp_path / "unet.keras"), str(tmp_path / "there.tflite"))
+    answers = []
+    for name in ("here", "there"):
+        run = Interpreter(str(tmp_path / f"{name}.tflite"))
+        rng = np.random.default_rng(0)
+        for inputs in run.get_input_details():
+            shape = [1] + [64 if n < 0 else int(n) for n in inputs["shape_signature"][1:]]
+            run.resize_tensor_input(inputs["index"], shape)
+        run.allocate_tensors()
+        for inputs in run.get_input_details():
+            run.set_tensor(inputs["index"], rng.random(inputs["shape"], dtype=np.float32))
+        run.invoke()
+        answers.append(run.get_tensor(run.get_output_details()[0]["index"]))
+    np.testing.assert_array_equal(*answers)
+    with pytest.raises(RuntimeError, match="must turn .*gone.keras into .*; install tensorflow"):
+        export_litert(tmp_path / "gone.keras", tmp_path / "gone.tflite")
+
+
+def test_backend_is_named_with_its_versions():
+    assert keras_backend().startswith("keras 3.")
+    assert ", " in keras_backend()

@@ -1,0 +1,247 @@
+import json
+import shutil
+
+import astropy  # noqa: F401 (takes over the showing of warnings when first imported)
+import numpy as np
+import pytest
+
+from astro_unetloc.pipeline import select_model
+from astro_unetloc.unet import model as pretrained
+from astro_unetloc.unet.model import list_models, load_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    """A copy of the shipped model that may be damaged."""
+    return shutil.copytree(model.folder, tmp_path / "copy")
+
+
+def edit_card(folder, **changes):
+    card = json.loads((folder / "card.json").read_text()) | changes
+    card = {key: value for key, value in card.items() if value is not None}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def real_like_patches(n_pix=128, n=3):
+    """Patches as of a real map: one of events, one with two bands missing, one half observed."""
+    rng = np.random.default_rng(0)
+    mean = np.array([0.05, 0.02, 0.008, 0.001, 2e-4])
+    counts = rng.poisson(mean, (n, n_pix, n_pix, 5)).astype(np.float32)
+    for _ in range(20):
+        row, y, x = rng.integers(n), *rng.integers(3, n_pix - 3, 2)
+        counts[row, y - 1 : y + 2, x - 1 : x + 2] += rng.poisson(mean * 30, (3, 3, 5))
+    edges = np.log10([10, 20, 50, 150, 500, 2000])
+    bands = np.stack([np.ones(5), edges[:-1], edges[1:], np.zeros(5)], axis=1)
+    bands = np.repeat(bands[None], n, axis=0).astype(np.float32)
+    bands[1:2, :2], counts[1:2, ..., :2] = 0, 0
+    coverage = np.ones((n, n_pix, n_pix, 1), np.float32)
+    coverage[2:3, :, : n_pix // 2], counts[2:3, :, : n_pix // 2] = 0, 0
+    return counts, coverage, bands
+
+
+# Shipped models
+
+
+def test_default_model_is_shipped(model):
+    assert list_models() == ["lat-10gev", "lat-500mev"]
+    assert model.name == "lat-10gev"
+    assert model.band_edges.tolist() == [10, 20, 50, 150, 500, 2000]
+    assert model.classes == ("source", "background")
+    assert 0 < model.threshold < 1
+    assert model.clustering.cut > 0
+    assert len(model.sha256) == 64
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_shipped_model_answers_its_probe_on_both_paths(name):
+    load_model(name).check()
+    load_model(name).check(keras=True)
+
+
+@pytest.mark.parametrize("n_pix", [128, 160])
+def test_fast_path_equals_keras(model, n_pix):
+    inputs = real_like_patches(n_pix)
+    fast, slow = (model.predict(*inputs, keras=k) for k in (False, True))
+    assert fast.shape == (3, n_pix, n_pix, 2)
+    assert fast.dtype == np.float32
+    assert fast[..., 0].max() > 0.5
+    np.testing.assert_allclose(fast, slow, atol=1e-5)
+    np.testing.assert_allclose(fast.sum(axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f8", "<i4", ">i4", "u2"])
+def test_numbers_of_any_kind_are_answered_alike(model, kind):
+    counts, coverage, bands = real_like_patches(n=2)
+    other = model.predict(counts.astype(kind), coverage.astype(kind), bands.astype(">f4"))
+    np.testing.assert_array_equal(other, model.predict(counts, coverage, bands))
+
+
+def test_strided_input_is_answered_correctly(model):
+    counts, coverage, bands = real_like_patches(n=2)
+    turned = np.moveaxis(np.ascontiguousarray(np.moveaxis(counts, -1, 1)), 1, -1)
+    assert not turned.flags.c_contiguous
+    np.testing.assert_array_equal(
+        model.predict(turned, coverage, bands), model.predict(counts, coverage, bands)
+    )
+
+
+def test_batches_do_not_change_the_answer(model):
+    counts, coverage, bands = (np.repeat(a, 4, axis=0) for a in real_like_patches())
+    whole = model.predict(counts, coverage, bands)
+    for row in (0, 7, 11):
+        alone = model.predict(counts[row : row + 1], coverage[row : row + 1], bands[row])
+        np.testing.assert_allclose(alone[0], whole[row], atol=1e-6)
+
+
+def test_no_patches_have_no_answers(model):
+    counts, coverage, bands = real_like_patches()
+    assert model.predict(counts[:0], coverage[:0], bands[0]).shape == (0, 128, 128, 2)
+
+
+def test_progress_wraps_the_batches(model):
+    seen = []
+
+    def progress(iterable, desc=""):
+        seen.append((desc, len(iterable)))
+        return iterable
+
+    model.predict(*real_like_patches(), progress=progress)
+    assert seen == [("network", 1)]
+
+
+@pytest.mark.parametrize("shape", [(1, 120, 128, 5), (1, 128, 128, 4), (128, 128, 5)])
+def test_images_that_do_not_suit_the_network_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"must be \(n, ny, nx, 5\) .* divisible by 16; got"):
+        model.predict(np.zeros(shape), np.zeros((1, 128, 128, 1)), np.zeros((5, 4)))
+
+
+def test_keras_runs_where_litert_is_missing(model, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    fresh = pretrained.Model(model.folder, model.card)
+    inputs = real_like_patches(n=1)
+    np.testing.assert_allclose(fresh.predict(*inputs), model.predict(*inputs), atol=1e-5)
+
+
+def test_loading_says_nothing(capfd):
+    fresh = load_model()
+    fresh.predict(*real_like_patches(n=1))
+    assert capfd.readouterr() == ("", "")
+
+
+# Loading
+
+
+def test_folder_is_loaded_as_a_path_or_a_name(folder):
+    assert load_model(folder).name == load_model(str(folder)).name == "lat-10gev"
+
+
+def test_loaded_model_is_passed_on(model):
+    assert load_model(model) is model
+
+
+@pytest.mark.parametrize("name", ["lat-10gv", "nothing/here", ""])
+def test_unknown_model_is_refused_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"one of the models .*lat-10gev.* got '{name}'; see"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("file", ["unet.keras", "unet.tflite", "probe.npz"])
+def test_damaged_file_is_refused(folder, file):
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file}: expected sha256 .* the file is damaged"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("file", ["unet.keras", "unet.tflite", "probe.npz"])
+def test_missing_file_is_refused(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=f"{file}: expected sha256 .*; got no file"):
+        load_model(folder)
+
+
+def test_files_of_another_model_are_refused(folder):
+    card = json.loads((folder / "card.json").read_text())
+    edit_card(folder, sha256=card["sha256"] | {"unet.keras": "0" * 64})
+    with pytest.raises(ValueError, match="expected sha256 000000000000; got"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("key", ["name", "band_edges_gev", "classes", "clustering", "threshold"])
+def test_card_without_a_key_is_refused(folder, key):
+    edit_card(folder, **{key: None})
+    with pytest.raises(ValueError, match=f"model card .*missing {key}; make the model again"):
+        load_model(folder)
+
+
+def test_card_without_hashes_is_refused(folder):
+    edit_card(folder, sha256={})
+    with pytest.raises(ValueError, match="missing unet.keras, unet.tflite, probe.npz"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"card"'])
+def test_card_that_is_no_card_is_refused(folder, text):
+    (folder / "card.json").write_text(text)
+    with pytest.raises(ValueError, match="model card .*: expected"):
+        load_model(folder)
+
+
+def test_network_that_answers_its_probe_otherwise_is_refused(folder):
+    with np.load(folder / "probe.npz") as probe:
+        content = dict(probe)
+    content["probability"] = content["probability"] + 0.01
+    np.savez_compressed(folder / "probe.npz", **content)
+    card = json.loads((folder / "card.json").read_text())
+    sha256 = card["sha256"] | {"probe.npz": pretrained._sha256(folder / "probe.npz")}
+    edit_card(folder, sha256=sha256)
+    with pytest.raises(ValueError, match="stored answer to its probe .*got .*0.01"):
+        load_model(folder)
+
+
+# Choosing
+
+
+@pytest.mark.parametrize(
+    ("edges", "name"),
+    [
+        ((10, 2000), "lat-10gev"),
+        ((50, 500), "lat-10gev"),
+        ((8, 1000), "lat-10gev"),
+        ((2, 2000), "lat-500mev"),
+        ((5, 1000), "lat-500mev"),
+        ((1500, 3000), "lat-10gev"),
+        ((4000, 9000), "lat-10gev"),
+        ((0.1, 0.4), "lat-10gev"),
+        ((10, 2000, 3000), "lat-10gev"),
+        ((0.5, 1000), "lat-500mev"),
+        ((1, 100), "lat-500mev"),
+        ((2, 20), "lat-500mev"),
+        ((0.3, 3, 300), "lat-500mev"),
+    ],
+)
+def test_model_with_the_energies_of_the_map_is_chosen(edges, name):
+    assert select_model(np.array(edges, float)).name == name
+
+
+@pytest.mark.parametrize("views", [2, 4, 8])
+def test_averaged_views_answer_the_same_to_a_turned_patch(views):
+    model = load_model()
+    counts, coverage, bands = real_like_patches(n=1)
+    turn = (lambda a: a[:, ::-1, ::-1]) if views == 2 else (lambda a: np.rot90(a, axes=(1, 2)))
+    plain = model.predict(counts, coverage, bands, views=views)
+    turned = model.predict(turn(counts), turn(coverage), bands, views=views)
+    np.testing.assert_allclose(turned, turn(plain), atol=1e-5)
+
+
+def test_another_number_of_views_is_refused():
+    with pytest.raises(ValueError, match="views must be 1, 2, 4 or 8; got 3"):
+        load_model().predict(*real_like_patches(n=1), views=3)
