@@ -11,6 +11,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "match": ["MatchResult", "match_catalogs"],
         "read": ["read_catalog"],
         "write": ["to_regions", "to_gammapy_models"],
-        "models": ["read_source_library"],
     },
 )

@@ -1,284 +1,103 @@
-"""Source libraries: point and extended sources as an XML model of the Fermi tools, and back.
+"""Point sources with a power law: what a likelihood fit starts from, in two formats.
 
-Spectra are in MeV there and a cut-off is not normalized at the pivot, so that the amplitude of
-``PLSuperExpCutoff2`` differs from that of `astro_unetloc.irf.spectra.Spectra`.
-
-Point sources with a power law: what a likelihood fit starts from, in two formats.
+`Models` of gammapy, and the XML source library of the Fermi tools, whose spectra are in MeV.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from xml.etree import ElementTree
+from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from astro_unetloc.catalog.table import degrees, numbers, sky_positions, texts_of, unique_names
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.irf.spectra import KINDS, PHOTON_INDEX, Spectra, power_laws
-from astro_unetloc.simulation.population import CLASSES, GAUSSIAN_68, SHAPES, Sources
-from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
 
 __all__ = [
     "PointModels",
     "format_gammapy_models",
     "format_library",
-    "format_source_library",
+    "library_amplitude",
+    "library_parameter",
+    "library_source",
+    "library_text",
     "point_models",
-    "read_source_library",
 ]
 
+# Where the index of a source is unknown: that of `astro_unetloc.irf.spectra`.
+_PHOTON_INDEX = 2.4
 
-# Parameters of the models, see the page "Source Model Definitions for gtlike" of the Fermi Science
-# Support Center: https://fermi.gsfc.nasa.gov/ssc/data/analysis/scitools/source_models.html
-_SPECTRA = {
-    "PowerLaw": ("Prefactor", "Index", "Scale"),
-    "LogParabola": ("norm", "alpha", "beta", "Eb"),
-    "PLSuperExpCutoff2": ("Prefactor", "Index1", "Scale", "Expfactor", "Index2"),
-}
+# Standard deviations of a Gaussian in two dimensions within which 68 % of it lies.
+_GAUSSIAN_68 = 1.5096
 
-
-_SHAPES = {
-    "SkyDirFunction": ("RA", "DEC"),
-    "RadialDisk": ("RA", "DEC", "Radius"),
-    "RadialGaussian": ("RA", "DEC", "Sigma"),
-}
-
-
-_SHAPE_OF = dict(zip(SHAPES, _SHAPES))
-
+# Classes that a source of a library may state, see `astro_unetloc.simulation`.
+_CLASSES = ("AGN", "PSR", "GAL")
 
 # Decades by which a parameter of a fit may go away from its value.
 _FREEDOM = 1e4
 
 
-_MEV = 1e3  # in a GeV
+def library_text(title, sources):
+    """XML source library (bytes) of elements from `library_source`."""
+    lines = [
+        '<?xml version="1.0" encoding="utf-8"?>',
+        f"<source_library title={quoteattr(title)}>",
+        *sources,
+        "</source_library>",
+        "",
+    ]
+    return "\n".join(lines).encode()
 
 
-_RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
-
-
-def format_source_library(sources, names, *, title="simulated sky", errors=None):
-    """Sources as an XML source library.
+def library_source(name, spectrum, shape, position, *, source_class=""):
+    """XML element of one source.
 
     Parameters
     ----------
-    sources : Sources
-        The n sources; a negative ``source_class`` is an unknown one.
-    names : sequence of str (n,)
-        A name for each.
-    title : str
-        Title of the library.
-    errors : dict of str to ndarray (n,), optional
-        1 sigma errors of ``amplitude`` (ph cm-2 s-1 GeV-1) and ``index``, written as the attribute
-        ``error`` where they are finite.
+    name : str
+        Its name.
+    spectrum : tuple of str and list of str
+        Type of the spectrum and its parameters, from `library_parameter`.
+    shape : str
+        Type of the spatial model: ``SkyDirFunction`` or that of an extended source.
+    position : dict of str to float
+        Its parameters, in degrees.
+    source_class : str
+        Written as an attribute ``class``, which the Fermi tools ignore; empty if unknown.
 
     Returns
     -------
-    bytes
-        The file. ``SkyDirFunction``, ``RadialDisk`` and ``RadialGaussian`` (``Sigma`` is the
-        standard deviation) stand for the shapes. Each source has its class as an attribute
-        ``class``, which the Fermi tools pass over.
+    str
     """
-    lon, lat = lonlat_from_vectors(sources.vectors.reshape(-1, 3) @ frame_rotation("icrs"))
-    lines = ['<?xml version="1.0" encoding="utf-8"?>', f"<source_library title={quoteattr(title)}>"]
-    for row, name in enumerate(names):
-        shape = SHAPES[sources.shape[row]]
-        kind = "PointSource" if shape == "point" else "DiffuseSource"
-        place = (lon[row], lat[row], sources.size_deg[row])
-        known = sources.source_class[row] >= 0
-        source_class = f' class="{CLASSES[sources.source_class[row]]}"' if known else ""
-        error = {name: values[row] for name, values in (errors or {}).items()}
-        lines += [
-            f"  <source name={quoteattr(str(name))} type={quoteattr(kind)}{source_class}>",
-            *_spectrum_lines(sources.spectra, row, **error),
-            f'    <spatialModel type="{_SHAPE_OF[shape]}">',
-            *(_fixed(n, value) for n, value in zip(_SHAPES[_SHAPE_OF[shape]], place)),
+    kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
+    stated = f' class="{source_class}"' if source_class else ""
+    places = (library_parameter(n, value, 1, -360, 360) for n, value in position.items())
+    return "\n".join(
+        [
+            f'  <source name={quoteattr(str(name))} type="{kind}"{stated}>',
+            f'    <spectrum type="{spectrum[0]}">',
+            *spectrum[1],
+            "    </spectrum>",
+            f'    <spatialModel type="{shape}">',
+            *places,
             "    </spatialModel>",
             "  </source>",
         ]
-    return "\n".join([*lines, "</source_library>", ""]).encode()
+    )
 
 
-def _spectrum_lines(spectra, row, *, amplitude=np.nan, index=np.nan):
-    """The spectrum of one source, in MeV, and the errors of its amplitude and index."""
-    kind = KINDS[spectra.kind[row]]
-    norm, slope, pivot, *further = _SPECTRA[kind]
-    if kind == "LogParabola":
-        norm, slope, *further, pivot = _SPECTRA[kind]
-    exp_index, expfactor = float(spectra.exp_index[row]), float(spectra.expfactor[row])
-    to_norm = np.exp(expfactor * spectra.pivot[row] ** exp_index) / _MEV
-    value = spectra.amplitude[row] * to_norm
-    values = {"beta": float(spectra.beta[row]), "Index2": exp_index}
-    values["Expfactor"] = expfactor / _MEV**exp_index
-    scale = 10.0 ** np.floor(np.log10(value))
-    sign = 1 if kind == "LogParabola" else -1
-    return [
-        f'    <spectrum type="{kind}">',
-        _line(norm, value / scale, scale, 1 / _FREEDOM, _FREEDOM, 1, amplitude * to_norm / scale),
-        _line(slope, spectra.index[row], sign, -5, 10, 1, index),
-        *(_line(name, values[name], 1, -10, 10) for name in further),
-        _line(pivot, spectra.pivot[row] * _MEV, 1, 10, 1e7),
-        "    </spectrum>",
-    ]
-
-
-def _line(name, value, scale, low, high, free=0, error=np.nan):
+def library_parameter(name, value, scale, low, high, *, error=np.nan, free=False):
+    """XML element of a parameter; a finite ``error`` is written as an attribute."""
     error = f' error="{float(error)!r}"' if np.isfinite(error) else ""
     return (
         f'      <parameter name="{name}" value="{float(value)!r}"{error} scale="{scale:g}" '
-        f'min="{low:g}" max="{high:g}" free="{free}"/>'
+        f'min="{low:g}" max="{high:g}" free="{int(free)}"/>'
     )
 
 
-def _fixed(name, value):
-    return _line(name, value, 1, -360, 360)
-
-
-def read_source_library(path, *, source_class=None):
-    """Sources of an XML source library of the Fermi tools.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file. Spectra may be ``PowerLaw``, ``LogParabola`` or ``PLSuperExpCutoff2``, shapes
-        ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
-    source_class : str, optional
-        Class of sources that do not state theirs in an attribute ``class``, one of
-        `CLASSES`; without it those with a cut-off are "PSR", extended
-        ones "GAL" and others "AGN".
-
-    Returns
-    -------
-    Sources
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no source library, a spectrum or shape is of another type, or a parameter is
-        missing or makes no sense.
-    """
-    path = Path(path)
-    if source_class not in (None, *CLASSES):
-        raise InputError(f"source_class must be one of {', '.join(CLASSES)}; got {source_class!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"source library must be a file; got {str(path)!r}; check the path")
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, ValueError, LookupError) as err:
-        raise InputError(f"{path}: expected an XML source library; got {err}") from err
-    if root.tag != "source_library":
-        raise InputError(f"{path}: expected a <source_library>; got a <{root.tag}>; give another")
-    elements = root.findall("source")
-    with np.errstate(over="ignore", under="ignore"):  # refused below
-        rows = [_read_source(element, path, source_class) for element in elements]
-    columns = np.array(rows, dtype=float).reshape(-1, 12).T
-    vectors = vectors_from_lonlat(columns[0], columns[1]) @ frame_rotation("icrs").T
-    spectra = Spectra(columns[5].astype(np.int8), *columns[6:12])
-    _check_fluxes(spectra, elements, path)
-    return Sources(
-        vectors, spectra, columns[4].astype(np.int8), columns[3].astype(np.int8), columns[2]
-    )
-
-
-def _check_fluxes(spectra, elements, path):
-    """Raise for a spectrum that grows beyond all bounds or vanishes where photons are simulated."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        flux = spectra.flux(*_RANGE)
-    bad = np.flatnonzero(~(np.isfinite(flux) & (flux > 0)))
-    if len(bad):
-        name = elements[bad[0]].get("name", "")
-        raise InputError(
-            f"{path}: source {name!r}: expected a finite, positive flux in {_RANGE[0]:g}-"
-            f"{_RANGE[1]:g} GeV; got {flux[bad[0]]:g}; correct its parameters"
-        )
-
-
-def _read_source(element, path, source_class):
-    """RA, Dec, size, shape, class, then the fields of `Spectra`, of one source."""
-    where = f"{path}: source {element.get('name', '')!r}"
-    place_type, place = _parameters(element.find("spatialModel"), "spatialModel", _SHAPES, where)
-    kind, values = _parameters(element.find("spectrum"), "spectrum", _SPECTRA, where)
-    shape = list(_SHAPES).index(place_type)
-    ra, dec, size = (*place, 0.0)[:3]
-    if abs(dec) > 90 or (shape and not 0 < size < 90):
-        raise InputError(
-            f"{where}: expected a declination within 90 deg and an extension of 0 to 90 deg; got "
-            f"{dec:g} and {size:g} deg; correct the file"
-        )
-    stated = element.get("class", source_class)
-    if stated is None:
-        stated = "PSR" if kind == "PLSuperExpCutoff2" else "GAL" if shape else "AGN"
-    if stated not in CLASSES:
-        raise InputError(
-            f"{where}: class must be one of {', '.join(CLASSES)}; got {stated!r}; correct the file"
-        )
-    spectrum = _spectrum(kind, values, where)
-    return ra, dec, size, shape, CLASSES.index(stated), KINDS.index(kind), *spectrum
-
-
-def _spectrum(kind, values, where):
-    """Amplitude, pivot, index, beta, a and b in GeV of parameters in MeV."""
-    beta, expfactor, exp_index = 0.0, 0.0, 1.0
-    if kind == "LogParabola":
-        amplitude, index, beta, pivot = values
-    else:
-        amplitude, index, pivot = values[0], -values[1], values[2]
-        if kind == "PLSuperExpCutoff2":
-            expfactor, exp_index = values[3:]
-    if not (amplitude > 0 and pivot > 0 and exp_index > 0):
-        raise InputError(
-            f"{where}: expected a positive {', '.join(_positive(kind))}; got "
-            f"{amplitude:g}, {pivot:g}"
-            + (f", {exp_index:g}" if kind == "PLSuperExpCutoff2" else "")
-            + "; correct the file"
-        )
-    expfactor *= _MEV**exp_index
-    pivot /= _MEV
-    amplitude *= _MEV * np.exp(-expfactor * pivot**exp_index)
-    return amplitude, pivot, index, beta, expfactor, exp_index
-
-
-def _positive(kind):
-    if kind == "LogParabola":
-        return "norm", "Eb"
-    return ("Prefactor", "Scale", "Index2")[: 3 if kind == "PLSuperExpCutoff2" else 2]
-
-
-def _parameters(element, tag, known, where):
-    """Type of a spectrum or shape and its parameters, value times scale, in their order."""
-    if element is None:
-        raise InputError(f"{where}: expected a <{tag}>; got none; correct the file")
-    kind = element.get("type")
-    if kind not in known:
-        raise InputError(
-            f"{where}: {tag} must be one of {', '.join(known)}; got {kind!r}; take the source out "
-            "or convert it"
-        )
-    found = {p.get("name"): p for p in element.findall("parameter")}
-    missing = [name for name in known[kind] if name not in found]
-    if missing:
-        raise InputError(
-            f"{where}: {kind} must have the parameters {', '.join(known[kind])}; missing "
-            f"{', '.join(missing)}; correct the file"
-        )
-    return kind, [_number(found[name], where) for name in known[kind]]
-
-
-def _number(parameter, where):
-    words = parameter.get("value"), parameter.get("scale", "1")
-    try:
-        value = float(words[0]) * float(words[1])
-    except (TypeError, ValueError):
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(
-            f"{where}: {parameter.get('name')} must have a finite value and scale; got "
-            f"{words[0]!r} and {words[1]!r}; correct the file"
-        )
-    return value
+def library_amplitude(name, value, *, error=np.nan):
+    """XML element of a free amplitude, its scale a power of ten."""
+    scale = 10.0 ** np.floor(np.log10(value))
+    limits = (1 / _FREEDOM, _FREEDOM)
+    return library_parameter(name, value / scale, scale, *limits, error=error / scale, free=True)
 
 
 # So many sources that are left out are named in the warning.
@@ -300,9 +119,9 @@ class PointModels:
     flux, flux_err : ndarray (n,)
         Photon flux in ``flux_range``, ph cm-2 s-1.
     index, index_err : ndarray (n,)
-        Photon index; where it is unknown ``config.PHOTON_INDEX``.
+        Photon index; where it is unknown 2.4.
     classes : ndarray (n,) of str
-        One of `astro_unetloc.simulation.population.CLASSES`, or empty.
+        One of AGN, PSR and GAL for those that a library names, or another, or empty.
     flux_range : pair of float
         In GeV.
     """
@@ -365,7 +184,7 @@ def point_models(catalog):
         covariance=_position_covariance(rows, positions.dec.rad),
         flux=flux[known],
         flux_err=_numbers(rows, "Unc_Flux", "cm-2 s-1"),
-        index=np.where(np.isfinite(index), index, PHOTON_INDEX),
+        index=np.where(np.isfinite(index), index, _PHOTON_INDEX),
         index_err=_numbers(rows, "Unc_Spectral_Index"),
         classes=texts_of(rows, "Class"),
         flux_range=_flux_range(catalog),
@@ -411,7 +230,7 @@ def _position_covariance(table, dec):
     axes = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])
     # from degrees on the sky towards the east to those of right ascension
     axes = axes / np.array([np.maximum(np.cos(dec), 1e-6), np.ones(len(dec))])
-    sigma = np.array([major, minor]) / GAUSSIAN_68
+    sigma = np.array([major, minor]) / _GAUSSIAN_68
     return np.einsum("an,ain,ajn->nij", sigma**2, axes, axes)
 
 
@@ -481,20 +300,28 @@ def format_library(models):
     -------
     bytes
     """
-    pivot = _mean_energy(models.index, *models.flux_range)
-    spectra = replace(power_laws(models.flux, models.index), pivot=pivot)
-    spectra = spectra.scaled(models.flux, *models.flux_range)
-    classes = [CLASSES.index(name) if name in CLASSES else -1 for name in models.classes]
-    sources = Sources(
-        vectors=vectors_from_lonlat(models.ra, models.dec) @ frame_rotation("icrs").T,
-        spectra=spectra,
-        source_class=np.array(classes, np.int8),
-        shape=np.full(len(models), SHAPES.index("point"), np.int8),
-        size_deg=np.zeros(len(models)),
-    )
-    amplitude_err = spectra.amplitude * models.flux_err / models.flux
-    errors = {"amplitude": amplitude_err, "index": models.index_err}
-    return format_source_library(sources, models.names, title="astro_unetloc", errors=errors)
+    low, high = models.flux_range
+    pivot = _mean_energy(models.index, low, high)
+    x, power = np.log(high / low), 1 - models.index
+    flat = np.abs(power) * x < 1e-6
+    safe = np.where(flat, 1.0, power)
+    integral = np.where(flat, x, np.expm1(safe * x) / safe) * low * (low / pivot) ** -models.index
+    amplitude = models.flux / integral / 1e3  # per MeV
+    amplitude_err = amplitude * models.flux_err / models.flux
+    sources = []
+    for row, name in enumerate(models.names):
+        parameters = [
+            library_amplitude("Prefactor", amplitude[row], error=amplitude_err[row]),
+            library_parameter(
+                "Index", models.index[row], -1, -5, 10, error=models.index_err[row], free=True
+            ),
+            library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
+        ]
+        place = {"RA": models.ra[row], "DEC": models.dec[row]}
+        stated = models.classes[row] if models.classes[row] in _CLASSES else ""
+        spectrum = ("PowerLaw", parameters)
+        sources.append(library_source(name, spectrum, "SkyDirFunction", place, source_class=stated))
+    return library_text("astro_unetloc", sources)
 
 
 def _mean_energy(index, low, high):

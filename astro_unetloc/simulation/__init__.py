@@ -7,5 +7,5 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={"sky": ["simulate_sky"], "files": ["read_components"]},
+    submod_attrs={"sky": ["simulate_sky"], "files": ["read_components", "read_source_library"]},
 )

@@ -25,13 +25,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
-from astro_unetloc.catalog.models import format_source_library, read_source_library
+from astro_unetloc.catalog.models import (
+    library_amplitude,
+    library_parameter,
+    library_source,
+    library_text,
+)
 from astro_unetloc.catalog.write import check_outputs, check_place, write_outputs
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.read import read_map
@@ -46,15 +53,17 @@ from astro_unetloc.simulation.sky import (
     simulate_photons,
     truth_table,
 )
-from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
 
 __all__ = [
     "COMPONENTS",
     "SkyComponents",
     "counts_cube_bytes",
     "events_bytes",
+    "format_source_library",
     "healpix_cube_bytes",
     "read_components",
+    "read_source_library",
     "simulate_components",
     "sky_of",
 ]
@@ -505,3 +514,209 @@ def _smooth_background(sky_map, energy_edges, seed):
     seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)
     smooth = [healpy.smoothing(c, sigma=sigma) for c in counts]
     return (np.maximum(smooth, 0) / np.maximum(seen, 0.1) / area).T.astype(np.float32)
+
+
+# Parameters of the models, see the page "Source Model Definitions for gtlike" of the Fermi Science
+# Support Center: https://fermi.gsfc.nasa.gov/ssc/data/analysis/scitools/source_models.html
+_SPECTRA = {
+    "PowerLaw": ("Prefactor", "Index", "Scale"),
+    "LogParabola": ("norm", "alpha", "beta", "Eb"),
+    "PLSuperExpCutoff2": ("Prefactor", "Index1", "Scale", "Expfactor", "Index2"),
+}
+
+
+_SHAPES = {
+    "SkyDirFunction": ("RA", "DEC"),
+    "RadialDisk": ("RA", "DEC", "Radius"),
+    "RadialGaussian": ("RA", "DEC", "Sigma"),
+}
+
+
+_MEV = 1e3  # in a GeV
+
+
+_RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
+
+
+def format_source_library(sources, names, *, title="simulated sky"):
+    """XML source library (bytes) of n sources and their names, with spectra in MeV.
+
+    Each source states its class in an attribute ``class``, which the Fermi tools ignore. An
+    extended source is a ``RadialDisk`` or a ``RadialGaussian``.
+    """
+    lon, lat = lonlat_from_vectors(sources.vectors.reshape(-1, 3) @ frame_rotation("icrs"))
+    elements = []
+    for row, name in enumerate(names):
+        shape = list(_SHAPES)[sources.shape[row]]
+        place = dict(zip(_SHAPES[shape], (lon[row], lat[row], sources.size_deg[row])))
+        spectrum = (KINDS[sources.spectra.kind[row]], _spectrum_parameters(sources.spectra, row))
+        stated = CLASSES[sources.source_class[row]]
+        elements.append(library_source(name, spectrum, shape, place, source_class=stated))
+    return library_text(title, elements)
+
+
+def _spectrum_parameters(spectra, row):
+    """Parameters of one spectrum as XML; the amplitude of a cut-off is that without it."""
+    kind = KINDS[spectra.kind[row]]
+    exp_index, expfactor = float(spectra.exp_index[row]), float(spectra.expfactor[row])
+    factor = np.exp(expfactor * spectra.pivot[row] ** exp_index) / _MEV
+    norm, index, *names = _SPECTRA[kind]
+    values = {
+        "beta": spectra.beta[row], "Expfactor": expfactor / _MEV**exp_index, "Index2": exp_index
+    }  # fmt: skip
+    scale = -1 if index.startswith("Index") else 1
+    others = sorted(values.keys() & set(names), key=names.index)
+    return [
+        library_amplitude(norm, spectra.amplitude[row] * factor),
+        library_parameter(index, spectra.index[row], scale, -5, 10, free=True),
+        *(library_parameter(name, values[name], 1, -10, 10) for name in others),
+        library_parameter(
+            "Eb" if "Eb" in names else "Scale", spectra.pivot[row] * _MEV, 1, 10, 1e7
+        ),
+    ]
+
+
+def read_source_library(path, *, source_class=None):
+    """Sources of an XML source library of the Fermi tools.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Spectra may be ``PowerLaw``, ``LogParabola`` or ``PLSuperExpCutoff2``, shapes
+        ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
+    source_class : str, optional
+        Class of sources that do not state theirs in an attribute ``class``, one of
+        `CLASSES`; without it those with a cut-off are "PSR", extended
+        ones "GAL" and others "AGN".
+
+    Returns
+    -------
+    Sources
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no source library, a spectrum or shape is of another type, or a parameter is
+        missing or makes no sense.
+    """
+    path = Path(path)
+    if source_class not in (None, *CLASSES):
+        raise InputError(f"source_class must be one of {', '.join(CLASSES)}; got {source_class!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"source library must be a file; got {str(path)!r}; check the path")
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, ValueError, LookupError) as err:
+        raise InputError(f"{path}: expected an XML source library; got {err}") from err
+    if root.tag != "source_library":
+        raise InputError(f"{path}: expected a <source_library>; got a <{root.tag}>; give another")
+    elements = root.findall("source")
+    with np.errstate(over="ignore", under="ignore"):  # refused below
+        rows = [_read_source(element, path, source_class) for element in elements]
+    columns = np.array(rows, dtype=float).reshape(-1, 12).T
+    vectors = vectors_from_lonlat(columns[0], columns[1]) @ frame_rotation("icrs").T
+    spectra = Spectra(columns[5].astype(np.int8), *columns[6:12])
+    _check_fluxes(spectra, elements, path)
+    return Sources(
+        vectors, spectra, columns[4].astype(np.int8), columns[3].astype(np.int8), columns[2]
+    )
+
+
+def _check_fluxes(spectra, elements, path):
+    """Raise for a spectrum that grows beyond all bounds or vanishes where photons are simulated."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        flux = spectra.flux(*_RANGE)
+    bad = np.flatnonzero(~(np.isfinite(flux) & (flux > 0)))
+    if len(bad):
+        name = elements[bad[0]].get("name", "")
+        raise InputError(
+            f"{path}: source {name!r}: expected a finite, positive flux in {_RANGE[0]:g}-"
+            f"{_RANGE[1]:g} GeV; got {flux[bad[0]]:g}; correct its parameters"
+        )
+
+
+def _read_source(element, path, source_class):
+    """RA, Dec, size, shape, class, then the fields of `Spectra`, of one source."""
+    where = f"{path}: source {element.get('name', '')!r}"
+    place_type, place = _parameters(element.find("spatialModel"), "spatialModel", _SHAPES, where)
+    kind, values = _parameters(element.find("spectrum"), "spectrum", _SPECTRA, where)
+    shape = list(_SHAPES).index(place_type)
+    ra, dec, size = (*place, 0.0)[:3]
+    if abs(dec) > 90 or (shape and not 0 < size < 90):
+        raise InputError(
+            f"{where}: expected a declination within 90 deg and an extension of 0 to 90 deg; got "
+            f"{dec:g} and {size:g} deg; correct the file"
+        )
+    stated = element.get("class", source_class)
+    if stated is None:
+        stated = "PSR" if kind == "PLSuperExpCutoff2" else "GAL" if shape else "AGN"
+    if stated not in CLASSES:
+        raise InputError(
+            f"{where}: class must be one of {', '.join(CLASSES)}; got {stated!r}; correct the file"
+        )
+    spectrum = _spectrum(kind, values, where)
+    return ra, dec, size, shape, CLASSES.index(stated), KINDS.index(kind), *spectrum
+
+
+def _spectrum(kind, values, where):
+    """Amplitude, pivot, index, beta, a and b in GeV of parameters in MeV."""
+    beta, expfactor, exp_index = 0.0, 0.0, 1.0
+    if kind == "LogParabola":
+        amplitude, index, beta, pivot = values
+    else:
+        amplitude, index, pivot = values[0], -values[1], values[2]
+        if kind == "PLSuperExpCutoff2":
+            expfactor, exp_index = values[3:]
+    if not (amplitude > 0 and pivot > 0 and exp_index > 0):
+        raise InputError(
+            f"{where}: expected a positive {', '.join(_positive(kind))}; got "
+            f"{amplitude:g}, {pivot:g}"
+            + (f", {exp_index:g}" if kind == "PLSuperExpCutoff2" else "")
+            + "; correct the file"
+        )
+    expfactor *= _MEV**exp_index
+    pivot /= _MEV
+    amplitude *= _MEV * np.exp(-expfactor * pivot**exp_index)
+    return amplitude, pivot, index, beta, expfactor, exp_index
+
+
+def _positive(kind):
+    if kind == "LogParabola":
+        return "norm", "Eb"
+    return ("Prefactor", "Scale", "Index2")[: 3 if kind == "PLSuperExpCutoff2" else 2]
+
+
+def _parameters(element, tag, known, where):
+    """Type of a spectrum or shape and its parameters, value times scale, in their order."""
+    if element is None:
+        raise InputError(f"{where}: expected a <{tag}>; got none; correct the file")
+    kind = element.get("type")
+    if kind not in known:
+        raise InputError(
+            f"{where}: {tag} must be one of {', '.join(known)}; got {kind!r}; take the source out "
+            "or convert it"
+        )
+    found = {p.get("name"): p for p in element.findall("parameter")}
+    missing = [name for name in known[kind] if name not in found]
+    if missing:
+        raise InputError(
+            f"{where}: {kind} must have the parameters {', '.join(known[kind])}; missing "
+            f"{', '.join(missing)}; correct the file"
+        )
+    return kind, [_number(found[name], where) for name in known[kind]]
+
+
+def _number(parameter, where):
+    words = parameter.get("value"), parameter.get("scale", "1")
+    try:
+        value = float(words[0]) * float(words[1])
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(
+            f"{where}: {parameter.get('name')} must have a finite value and scale; got "
+            f"{words[0]!r} and {words[1]!r}; correct the file"
+        )
+    return value

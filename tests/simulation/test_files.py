@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.catalog.models import format_source_library, read_source_library
 from astro_unetloc.irf.spectra import KINDS, Spectra
+from astro_unetloc.simulation.files import format_source_library, read_source_library
 from astro_unetloc.simulation.population import CLASSES, SHAPES, Sources, draw_sources
 from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
