@@ -1,13 +1,24 @@
-"""FITS files: opened once, checked to be whole, and recognised for what they hold."""
+"""Files: FITS files are opened once and checked to be whole; output files are written whole."""
 
 import hashlib
+import os
+import secrets
 import warnings
 import zlib
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from astro_unetloc.exceptions import InputError
 
-__all__ = ["find_hdu", "open_fits"]
+__all__ = [
+    "check_output",
+    "check_outputs",
+    "find_hdu",
+    "open_fits",
+    "suffix_of",
+    "whole_file",
+    "write_files",
+]
 
 
 _BLOCK = 1 << 22
@@ -121,3 +132,136 @@ def find_hdu(hdus, *names):
             if hdu.name.upper() == name.upper():
                 return hdu
     return None
+
+
+def check_output(path, *, overwrite=False):
+    """Raise an error unless a file can be written at a path.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to write.
+    overwrite : bool
+        Whether a file that exists may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If the path is a folder, or a file exists and may not be replaced.
+    FileNotFoundError
+        If the folder does not exist.
+    PermissionError
+        If the folder cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise FileExistsError(f"output must be a file; got the directory {str(path)!r}; add a name")
+    folder = str(Path(path).parent)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"output directory must exist; got {folder!r}; create it first")
+    if target.exists() and not overwrite:
+        raise _exists(path)
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"output directory must be writable; got {folder!r}; choose another")
+
+
+def _exists(path):
+    return FileExistsError(
+        f"output must not exist; got {str(path)!r}; choose another name or allow overwriting"
+    )
+
+
+def check_outputs(paths, *, overwrite=False, inputs=(), suffixes=None):
+    """Raise an error unless all files can be written; call it before a long computation.
+
+    Parameters
+    ----------
+    paths : iterable of str or path-like
+        Files to write.
+    overwrite : bool
+        Whether files that exist may be replaced.
+    inputs : iterable of str or path-like
+        Files that are read, none of which may be written.
+    suffixes : sequence of str, optional
+        Endings of which each path must have one.
+
+    Raises
+    ------
+    InputError
+        If a path has another ending, is given twice or is also an input.
+    FileExistsError, FileNotFoundError, PermissionError
+        As `check_output`.
+    """
+    taken = {os.path.realpath(path): "output must not be the input; got {!r}" for path in inputs}
+    for path in paths:
+        if suffixes is not None and not suffix_of(path, suffixes):
+            raise InputError(
+                f"output must end in one of {' '.join(suffixes)}; got {str(path)!r}; rename it"
+            )
+        real = os.path.realpath(path)
+        if real in taken:
+            raise InputError(taken[real].format(str(path)) + "; rename it")
+        taken[real] = "outputs must differ; got {!r} twice"
+        check_output(path, overwrite=overwrite)
+
+
+def suffix_of(path, suffixes):
+    """Longest of the suffixes that ends the name of a file, in any case; empty if there is none."""
+    name = Path(path).name.lower()
+    found = (suffix for suffix in suffixes if name.endswith(suffix) and len(name) > len(suffix))
+    return max(found, key=len, default="")
+
+
+@contextmanager
+def whole_file(path, *, overwrite=False):
+    """Temporary path beside a file, which takes the place of the file when the block ends.
+
+    An error inside the block removes the temporary file, so that the file is written whole or not
+    at all. A file that exists is not replaced unless ``overwrite`` is true, even if it appeared
+    after the check of the outputs.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to write; a symbolic link stays and its target is written.
+    overwrite : bool
+        Whether a file that exists may be replaced.
+
+    Yields
+    ------
+    Path
+        Name that ends with the name of the file; write to it.
+    """
+    target = Path(os.path.realpath(path))
+    fresh = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
+    try:
+        yield fresh
+        with open(fresh, "rb+") as stream:
+            os.fsync(stream.fileno())
+        if target.exists() and not overwrite:
+            raise _exists(path)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def write_files(contents, *, overwrite=False):
+    """Write files, each of them whole or not at all, and none if the content of one cannot be made.
+
+    Parameters
+    ----------
+    contents : dict of path to bytes or callable
+        Content of each file, or a function that writes it to the path that it is given.
+    overwrite : bool
+        Whether files that exist may be replaced.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            fresh = stack.enter_context(whole_file(path, overwrite=overwrite))
+            content(fresh) if callable(content) else fresh.write_bytes(content)
+    return [Path(path) for path in contents]

@@ -2,31 +2,30 @@
 
 Files made from a catalogue: tables, regions, models for a likelihood fit and a picture.
 
-What is written is made in memory first and put in place whole, all files or none.
+What is written is made in memory first; each file is written whole or not at all.
 """
 
 import csv
 import gzip
 import io
-import os
 import re
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
+from astro_unetloc import files
 from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, LIMIT_COLUMNS, MATCH_COLUMNS
 from astro_unetloc.catalog.models import format_gammapy_models, format_library, point_models
 from astro_unetloc.catalog.regions import format_regions
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import check_output, suffix_of, write_files
 
 __all__ = [
     "TABLE_SUFFIXES",
     "check_fluxes",
     "check_outputs",
-    "check_place",
     "format_catalog",
     "output_paths",
     "set_cards",
@@ -295,47 +294,12 @@ def output_paths(paths):
 
 
 def _suffix(path):
-    """The known suffix that a name ends with, or an empty string."""
-    name = path.name.lower()
-    found = (s for s in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(s))
-    return next((s for s in found if len(name) > len(s)), "")
+    return suffix_of(path, SUFFIXES)
 
 
 def check_outputs(paths, *, overwrite=False, inputs=()):
-    """Raise now what would keep the files from being written later.
-
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        Files to write.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    inputs : iterable of str or path-like
-        Files that are being read and must stay.
-
-    Raises
-    ------
-    ValueError
-        If a suffix is unknown, or a path is given twice or is being read.
-    FileNotFoundError
-        If a directory does not exist.
-    FileExistsError
-        If a file exists and may not be replaced.
-    PermissionError
-        If a directory cannot be written to.
-    """
-    paths = [Path(path) for path in paths]
-    real = [os.path.realpath(path) for path in paths]
-    being_read = {os.path.realpath(path) for path in inputs}
-    for number, path in enumerate(paths):
-        if not _suffix(path):
-            known = " ".join(SUFFIXES)
-            raise InputError(f"output must end in one of {known}; got {str(path)!r}; rename it")
-        if real[number] in real[:number]:
-            raise InputError(f"outputs must differ; got {str(path)!r} twice; drop one")
-        if real[number] in being_read:
-            raise InputError(f"output must not be the input; got {str(path)!r}; rename it")
-        check_place(path, overwrite=overwrite)
+    """Raise an error unless all files of a catalogue can be written later."""
+    files.check_outputs(paths, overwrite=overwrite, inputs=inputs, suffixes=SUFFIXES)
 
 
 def check_fluxes(paths, *, known):
@@ -361,38 +325,8 @@ def check_fluxes(paths, *, known):
         )
 
 
-def check_place(path, *, overwrite=False):
-    """Raise unless a file, of any suffix, can be written at a path; see `check_outputs`."""
-    path, target = Path(path), Path(os.path.realpath(path))
-    if target.is_dir():
-        raise FileExistsError(f"output must be a file; got the directory {str(path)!r}; add a name")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"output directory must exist; got {str(path.parent)!r}; create it first"
-        )
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"output must not exist; got {str(path)!r}; choose another name or allow overwriting"
-        )
-    # Tried rather than asked: permissions say nothing of read-only or full file systems.
-    probe = _beside(target)
-    try:
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        os.unlink(probe)
-    except OSError as err:
-        raise PermissionError(
-            f"output directory must be writable; got {str(path.parent)!r} ({err.strerror}); "
-            "choose another"
-        ) from err
-
-
-def _beside(target):
-    """A name for a temporary file in the directory of ``target``."""
-    return target.with_name(f".unetloc-{secrets.token_hex(6)}.tmp")
-
-
 def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):
-    """Write the catalogue to all paths, format by suffix: all files or none.
+    """Write the catalogue to all paths, format by suffix.
 
     Parameters
     ----------
@@ -424,10 +358,9 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     check_outputs(paths, overwrite=overwrite)
     contents = {path: _content(catalog, path, frame, figure) for path in paths}
     for path, content in (others or {}).items():
-        check_place(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)
         contents[Path(path)] = content
-    _put_in_place(contents)
-    return tuple(contents)
+    return tuple(write_files(contents, overwrite=overwrite))
 
 
 def table_bytes(table, path):
@@ -458,48 +391,6 @@ def _picture(figure, path):
     stream = io.BytesIO()
     figure(stream)
     return stream.getvalue()
-
-
-def _put_in_place(contents):
-    """Write bytes to files, all or none; files that were there come back if one fails."""
-    targets = [Path(os.path.realpath(path)) for path in contents]
-    fresh, saved, placed = {}, {}, []
-    try:
-        for target, content in zip(targets, contents.values()):
-            fresh[target] = _beside(target)
-            _write_file(fresh[target], content)
-        for target in targets:
-            if target.exists():
-                saved[target] = _beside(target)
-                _keep(target, saved[target])
-        for target in targets:
-            os.replace(fresh[target], target)
-            placed.append(target)
-    except BaseException:  # an interrupt from the keyboard too
-        for target in placed:
-            if target in saved:
-                os.replace(saved[target], target)
-            else:
-                target.unlink(missing_ok=True)
-        raise
-    finally:
-        for leftover in (*fresh.values(), *saved.values()):
-            leftover.unlink(missing_ok=True)
-
-
-def _write_file(path, content):
-    with open(path, "xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _keep(target, copy):
-    """A second name for a file, or a copy where the file system has no hard links."""
-    try:
-        os.link(target, copy)
-    except OSError:
-        _write_file(copy, target.read_bytes())
 
 
 def to_regions(catalog, *, frame="icrs"):

@@ -46,8 +46,9 @@ _OF_KINDS = {
 def demo(folder, overwrite, quiet, debug):
     """Find the sources of the example map that ships with the package."""
     from astro_unetloc.catalog.read import read_catalog
-    from astro_unetloc.catalog.write import check_outputs, check_place
+    from astro_unetloc.catalog.write import check_outputs
     from astro_unetloc.evaluation.metrics import evaluate
+    from astro_unetloc.files import check_output
     from astro_unetloc.pipeline import detect
     from astro_unetloc.products import write_run
 
@@ -57,7 +58,7 @@ def demo(folder, overwrite, quiet, debug):
     if folder.is_dir():
         check_outputs(paths, overwrite=overwrite)
     else:
-        check_place(folder)
+        check_output(folder)
     run = detect(data / "map.fits.gz", progress=progress_bar(quiet))
     folder.mkdir(exist_ok=True)
     write_run(run, paths, overwrite=overwrite)
@@ -177,13 +178,13 @@ def _simulate_patches(
     output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
     min_photons, min_significance, seed, template, components, bands, **_,
 ):  # fmt: skip
-    from astro_unetloc.catalog.write import check_place
+    from astro_unetloc.files import check_output
     from astro_unetloc.simulation.population import CLASSES
     from astro_unetloc.training.make import make_patch_set, process_pool
     from astro_unetloc.training.observation import TrainingConfig
     from astro_unetloc.training.patch_set import open_patch_set
 
-    check_place(output, overwrite=True)  # an unfinished set is continued
+    check_output(output, overwrite=True)  # an unfinished set is continued
     rule = {"mask_radius_pix": mask_radius, "min_photons": min_photons}
     rule["min_significance"] = min_significance
     rule = TrainingConfig(**{name: value for name, value in rule.items() if value is not None})
@@ -213,13 +214,14 @@ def _band_edges(bands):
 
 
 def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, seed, **others):
-    from astro_unetloc.catalog.write import check_outputs, check_place, write_outputs
+    from astro_unetloc.catalog.write import check_outputs, write_outputs
+    from astro_unetloc.files import check_output
     from astro_unetloc.simulation.files import counts_cube_bytes
     from astro_unetloc.simulation.sky import simulate_cube
 
     truths = [truth] if truth else []
     check_apart(output, truths)
-    check_place(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     check_outputs(truths, overwrite=overwrite)
     *cube, sources = simulate_cube(
         center=center, width_deg=width, pixel_deg=pixel, rng=seed,

@@ -115,10 +115,10 @@ def find(map, outputs, model, threshold, measure, extended, energy_range, region
     from astro_unetloc.catalog.write import (
         check_fluxes,
         check_outputs,
-        check_place,
         format_catalog,
         output_paths,
     )
+    from astro_unetloc.files import check_output
     from astro_unetloc.maps.read import read_map
     from astro_unetloc.pipeline import detect, select_model
     from astro_unetloc.products import write_run
@@ -132,7 +132,7 @@ def find(map, outputs, model, threshold, measure, extended, energy_range, region
     maps = {"probability_map": probability_map, "moc": moc, "limit_map": limit_map}
     for path in filter(None, maps.values()):
         check_apart(path, taken)
-        check_place(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)
         taken.append(path)
     region = sky_cone(region, frame)
     sky_map = read_map(map, energy_range=energy_range or None, **files)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc import __version__
-from astro_unetloc.catalog.write import check_place, format_catalog, write_outputs
+from astro_unetloc.catalog.write import format_catalog
 from astro_unetloc.evaluation.figures import draw, draw_case, unit_text
 from astro_unetloc.evaluation.metrics import (
     all_tables,
@@ -30,6 +30,7 @@ from astro_unetloc.evaluation.metrics import (
 from astro_unetloc.evaluation.runs import read_case, worst_patches
 from astro_unetloc.evaluation.truth import score_words
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import check_output, write_files
 
 __all__ = [
     "check_folder",
@@ -121,7 +122,7 @@ def write_report(
     ValueError
         If a name cannot be that of a file, or two are the same.
     FileNotFoundError, FileExistsError, PermissionError
-        If the files cannot be put there; see `astro_unetloc.catalog.write.check_outputs`.
+        If the files cannot be put there; see `astro_unetloc.files.check_output`.
 
     Examples
     --------
@@ -174,12 +175,14 @@ def _checked(name):
 
 
 def _write(folder, contents, overwrite):
-    """All files of a folder or none; no new folder is left behind if it fails."""
+    """Write files into a folder; no new folder is left behind if that fails."""
     fresh = not folder.exists()
     folder.mkdir(exist_ok=True)
     try:
-        others = {folder / name: content for name, content in contents.items()}
-        return list(write_outputs(None, [], overwrite=overwrite, others=others))
+        for name in contents:
+            check_output(folder / name, overwrite=overwrite)
+        contents = {folder / name: content for name, content in contents.items()}
+        return write_files(contents, overwrite=overwrite)
     except BaseException:
         if fresh:
             folder.rmdir()
@@ -418,14 +421,14 @@ def check_folder(folder, *, overwrite=False):
     Raises
     ------
     FileExistsError, FileNotFoundError, PermissionError
-        As `astro_unetloc.catalog.write.check_outputs`.
+        As `astro_unetloc.files.check_output`.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        check_place(folder)
+        check_output(folder)
         return
     for name in _FINISHED:
-        check_place(folder / name, overwrite=overwrite)
+        check_output(folder / name, overwrite=overwrite)
 
 
 def summary_lines(run, table=None):

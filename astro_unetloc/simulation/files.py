@@ -35,8 +35,9 @@ from astro_unetloc.catalog.models import (
     library_source,
     library_text,
 )
-from astro_unetloc.catalog.write import check_outputs, check_place, write_outputs
+from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import check_output
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.events import DiscFootprint
@@ -321,11 +322,10 @@ def _check_sky(nside, center, width_deg, pixel_deg):
 def _check_folder(folder, overwrite):
     """Raise now what would keep the files from being written later."""
     if not folder.is_dir():
-        check_place(folder)
+        check_output(folder)
         return
-    check_outputs([folder / "truth.fits"], overwrite=overwrite)
     for name in _FILES:
-        check_place(folder / name, overwrite=overwrite)
+        check_output(folder / name, overwrite=overwrite)
 
 
 def _cut(sky, edges, nside, image):

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import astropy.units as u
@@ -8,7 +7,6 @@ from astropy.coordinates import SkyCoord
 from made_catalogs import assert_same_catalog, make_measured
 from regions import EllipseSkyRegion, PointSkyRegion, Regions
 
-from astro_unetloc.catalog import write as export
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.regions import format_regions
 from astro_unetloc.catalog.write import check_outputs, output_paths, to_regions, write_outputs
@@ -43,53 +41,6 @@ def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path, name):
         check_outputs([tmp_path / name])
 
 
-def test_missing_directory_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="directory must exist; got .*nowhere"):
-        check_outputs([tmp_path / "nowhere" / "c.fits"])
-
-
-def test_directory_with_the_name_of_an_output_is_refused(tmp_path):
-    (tmp_path / "c.fits").mkdir()
-    with pytest.raises(FileExistsError, match="must be a file; got the directory"):
-        check_outputs([tmp_path / "c.fits"], overwrite=True)
-
-
-def test_existing_file_needs_permission(tmp_path):
-    path = tmp_path / "c.fits"
-    path.touch()
-    with pytest.raises(FileExistsError, match="output must not exist; got .*c.fits"):
-        check_outputs([path])
-    check_outputs([path], overwrite=True)
-
-
-def test_same_file_twice_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="outputs must differ"):
-        check_outputs([tmp_path / "c.fits", tmp_path / "." / "c.fits"])
-
-
-def test_input_is_never_an_output(tmp_path):
-    path = tmp_path / "map.fits"
-    path.touch()
-    with pytest.raises(ValueError, match="output must not be the input"):
-        check_outputs([path], overwrite=True, inputs=[path])
-
-
-def test_unwritable_directory_is_refused(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(
-        PermissionError, match=r"must be writable; got .* \(Read-only file system\)"
-    ):
-        check_outputs([tmp_path / "c.fits"])
-
-
-def test_checks_leave_no_trace(tmp_path):
-    check_outputs([tmp_path / "c.fits", tmp_path / "c.reg"])
-    assert names_in(tmp_path) == []
-
-
 # Writing
 
 
@@ -113,12 +64,6 @@ def test_catalog_is_not_changed_by_writing(tmp_path):
     assert catalog.meta == before.meta
 
 
-def test_files_have_the_permissions_of_any_new_file(tmp_path):
-    (tmp_path / "plain").touch()
-    write_outputs(make_measured(1), [tmp_path / "c.fits"])
-    assert (tmp_path / "c.fits").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
 def test_overwriting_replaces_the_content(tmp_path):
     path = tmp_path / "c.ecsv"
     write_outputs(make_measured(2), [path])
@@ -130,14 +75,6 @@ def test_overwriting_replaces_the_content(tmp_path):
     assert names_in(tmp_path) == ["c.ecsv"]
 
 
-def test_link_is_followed_and_stays(tmp_path):
-    (tmp_path / "real.csv").touch()
-    (tmp_path / "link.csv").symlink_to("real.csv")
-    write_outputs(make_measured(2), [tmp_path / "link.csv"], overwrite=True)
-    assert (tmp_path / "link.csv").is_symlink()
-    assert len(read_catalog(tmp_path / "real.csv")) == 2
-
-
 def test_no_file_is_left_when_one_cannot_be_made(tmp_path):
     def fail(stream):
         stream.write(b"half")
@@ -145,44 +82,6 @@ def test_no_file_is_left_when_one_cannot_be_made(tmp_path):
 
     with pytest.raises(RuntimeError, match="no picture"):
         write_outputs(make_measured(2), [tmp_path / "c.fits", tmp_path / "c.png"], figure=fail)
-    assert names_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("n_good", [0, 1, 2])
-def test_old_files_are_untouched_when_writing_fails(tmp_path, monkeypatch, n_good, links):
-    paths = [tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "c.csv"]
-    for path in paths[:2]:
-        path.write_text(f"old {path.name}")
-    replace, calls = os.replace, []
-
-    def fail(source, target):
-        calls.append(target)
-        if len(calls) == n_good + 1:
-            raise OSError(28, "No space left on device")
-        replace(source, target)
-
-    def no_link(*args):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(export.os, "replace", fail)
-    if not links:
-        monkeypatch.setattr(export.os, "link", no_link)
-    with pytest.raises(OSError, match="No space left"):
-        write_outputs(make_measured(2), paths, overwrite=True)
-    assert names_in(tmp_path) == ["a.csv", "b.csv"]
-    for path in paths[:2]:
-        assert path.read_text() == f"old {path.name}"
-
-
-def test_interrupt_leaves_no_file(tmp_path, monkeypatch):
-    def interrupt(path, content):
-        path.write_bytes(content[:10])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(export, "_write_file", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_outputs(make_measured(2), [tmp_path / "c.fits", tmp_path / "c.reg"])
     assert names_in(tmp_path) == []
 
 

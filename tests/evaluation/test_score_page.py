@@ -209,7 +209,7 @@ def test_folder_is_not_left_behind_by_a_failure(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr("astro_unetloc.evaluation.report.write_outputs", fail)
+    monkeypatch.setattr("astro_unetloc.evaluation.report.write_files", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "scores", names=(), with_cases=False)
     assert not (tmp_path / "scores").exists()

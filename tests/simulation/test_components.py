@@ -226,16 +226,12 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_failure_in_an_old_folder_keeps_its_files(copy, monkeypatch):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    real, calls = os.replace, []
 
-    def fails(source, target):
-        calls.append(target)
-        if len(calls) == 3:
-            raise OSError(errno.EIO, "broken")
-        return real(source, target)
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "replace", fails)
-    with pytest.raises(OSError, match="broken"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
         simulate_components(copy, **IMAGE, rng=2, overwrite=True)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
