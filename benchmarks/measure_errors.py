@@ -22,7 +22,7 @@ from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import numbers
 from astro_unetloc.evaluation.metrics import offset_over_ellipse
 from astro_unetloc.irf.psf import KingPSF, make_profiles
-from astro_unetloc.irf.spectra import PowerLawShares, bin_shares, fitted_index
+from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
@@ -65,7 +65,9 @@ def diffuse_at(sky, vectors, edges):
     """Expected diffuse photons per square degree in bins of energy, (n, n_energy), at vectors."""
     import healpy
 
-    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ bin_shares(ENERGY_EDGES, edges)
+    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ bin_fractions(
+        ENERGY_EDGES, edges
+    )
 
 
 def median_bound(profiles, expected, diffuse):
@@ -130,7 +132,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
     vectors = sky.sources.vectors[used]
     hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(used), 2.0))
-    spectrum = PowerLawShares(counts.energy_edges, exposure.relative)
+    spectrum = PowerLawFractions(counts.energy_edges, exposure.relative)
     fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
     entry = hood.region_entry
     place = counts.vectors[entry]  # of events every entry is a place
@@ -143,7 +145,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     options = {"turns": turns, "free": (1, 1, 0, 0)}
     state = fit_sources(fit, background, model, None, n_rounds=12, **options)[0]
     offset = np.hypot(state.model.x, state.model.y)
-    expected = photons[used, None] * spectrum.shares(index)
+    expected = photons[used, None] * spectrum.fractions(index)
     bound = median_bound(profiles, expected, diffuse_at(sky, vectors, counts.energy_edges))
     row = np.searchsorted(used, wanted)
     return offset[row], bound[row]

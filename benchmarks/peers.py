@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astro_unetloc.irf.psf import KingPSF
-from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_shares
+from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_fractions
 from astro_unetloc.maps.patches import GridConfig, TangentPlane, bin_photons
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
 from astro_unetloc.training.make import BAND_EDGES
@@ -157,7 +157,7 @@ def expected_photons(density, nside, plane, kernel):
     wide = TangentPlane(plane.lon_deg, plane.lat_deg, plane.n_pix + 2 * PAD_PIX, plane.pixel_deg)
     pixel = healpy.vec2pix(nside, *np.moveaxis(wide.pixel_vectors, -1, 0), nest=False)
     used, inverse = np.unique(pixel, return_inverse=True)
-    per_deg2 = (density[used] @ bin_shares(ENERGY_EDGES, EDGES))[inverse.reshape(pixel.shape)]
+    per_deg2 = (density[used] @ bin_fractions(ENERGY_EDGES, EDGES))[inverse.reshape(pixel.shape)]
     geom = plane_geom(wide)
     area = geom.to_image().solid_angle().to_value("deg2")
     emitted = WcsNDMap(geom, np.moveaxis(per_deg2, -1, 0) * area)

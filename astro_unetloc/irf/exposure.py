@@ -19,7 +19,7 @@ import numpy as np
 
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.spectra import _log_nodes, bin_shares
+from astro_unetloc.irf.spectra import _log_nodes, bin_fractions
 from astro_unetloc.maps.selection import column_gev
 from astro_unetloc.maps.skymap import (
     HealpixPixelization,
@@ -410,7 +410,7 @@ def background_at(background, vectors, energy_edges):
         plane = np.array(
             [density.interp_by_coord({"skycoord": sky, axis.name: e}) for e in axis.center]
         )
-        share = bin_shares(axis.edges.to_value("GeV"), np.asarray(energy_edges, float)).T
+        share = bin_fractions(axis.edges.to_value("GeV"), np.asarray(energy_edges, float)).T
     return share @ (np.maximum(np.nan_to_num(plane), 0.0) * inside)
 
 

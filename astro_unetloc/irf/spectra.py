@@ -1,7 +1,7 @@
-"""Spectra of sources: power laws, log-parabolas and power laws with an exponential cut-off.
+"""Photon spectra: power laws, log-parabolas and power laws with an exponential cut-off.
 
-All three are one formula, with parameters that are zero where a kind does not have them, so that
-many sources are handled at once.
+One formula holds for all three, with parameters that are zero where a kind does not have them, so
+that functions work on arrays of sources.
 """
 
 from copy import copy
@@ -11,48 +11,58 @@ import numpy as np
 
 __all__ = [
     "KINDS",
-    "PowerLawShares",
+    "PHOTON_INDEX",
+    "PowerLawFractions",
     "Spectra",
-    "bin_shares",
+    "bin_fractions",
     "draw_energy",
     "fitted_index",
     "power_laws",
 ]
 
-
-# A photon of an input bin draws its energy inside the bin from E ** -photon_index (DESIGN).
+# Inside an energy bin of a map the photons are assumed to follow E ** -PHOTON_INDEX.
 PHOTON_INDEX = 2.4
+
+# Names of the Fermi tools and catalogues.
+KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
+
+# Gauss-Legendre nodes in ln E: 48 integrate every drawn spectrum to 1e-6 from 0.3 GeV to 2 TeV.
+_N_NODES = 48
+# Gauss-Legendre nodes in ln E inside one bin.
+_N_BIN_NODES = 4
+# Steps in ln E within which a spectrum is drawn as a power law.
+_N_STEPS = 160
 
 
 def draw_energy(uniform, energy_min, energy_max, index=PHOTON_INDEX):
-    """Energies from a power law ``E ** -index`` between two edges by inversion.
+    """Energies drawn from a power law between two edges, by inversion.
 
     Parameters
     ----------
     uniform : ndarray (n,)
-        Uniform numbers in [0, 1).
+        Uniform random numbers in [0, 1).
     energy_min, energy_max : float or ndarray (n,)
-        Edges of the bin, any unit.
+        Edges of the bin, in any unit.
     index : float
         Photon index, not 1.
 
     Returns
     -------
     ndarray (n,)
-        Energies in the unit of the edges, in [energy_min, energy_max).
+        Energies in [energy_min, energy_max).
     """
     low, high = (np.asarray(e, dtype=float) ** (1 - index) for e in (energy_min, energy_max))
     energy = (low + uniform * (high - low)) ** (1 / (1 - index))
     return np.clip(energy, energy_min, np.nextafter(energy_max, energy_min))
 
 
-def bin_shares(edges, new_edges, index=PHOTON_INDEX):
-    """Share of the photons of each energy bin that lie in each new bin.
+def bin_fractions(edges, new_edges, index=PHOTON_INDEX):
+    """Fraction of the photons of each energy bin that falls into each new bin.
 
     Parameters
     ----------
     edges : ndarray (n_bins + 1,)
-        Edges of the bins, any unit; inside a bin photons follow ``E ** -index``.
+        Edges of the bins; inside a bin the photons follow ``E ** -index``.
     new_edges : ndarray (n_new + 1,)
         Edges of the new bins, in the same unit.
     index : float
@@ -67,26 +77,10 @@ def bin_shares(edges, new_edges, index=PHOTON_INDEX):
 
 
 def _log_nodes(energy, grid):
-    """Lower row of an increasing energy grid, and the weight of the next one, in log energy."""
-    place = np.interp(np.log(energy), np.log(grid), np.arange(len(grid)))
-    row = np.minimum(place.astype(int), max(len(grid) - 2, 0))
-    return row, place - row
-
-
-# Names of the Fermi tools and catalogues.
-KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
-
-
-# Gauss-Legendre nodes in ln E: 48 integrate every drawn spectrum to 1e-6 from 0.3 GeV to 2 TeV.
-_N_NODES = 48
-
-
-# Steps in ln E between which a spectrum is drawn as a power law.
-_N_STEPS = 160
-
-
-# Gauss-Legendre nodes in ln E inside one bin.
-_N_BIN_NODES = 4
+    """Lower row in an increasing energy grid, and the weight of the next row in ln E."""
+    position = np.interp(np.log(energy), np.log(grid), np.arange(len(grid)))
+    row = np.minimum(position.astype(int), max(len(grid) - 2, 0))
+    return row, position - row
 
 
 @dataclass(frozen=True)
@@ -96,8 +90,8 @@ class Spectra:
     .. math:: \frac{dN}{dE} = K \left(\frac{E}{E_0}\right)^{-\Gamma - \beta \ln(E/E_0)}
               \exp\left(a (E_0^b - E^b)\right)
 
-    A power law has beta = a = 0, a log-parabola a = 0, a cut-off power law beta = 0: the forms of
-    the 4FGL catalogue up to its second release (arXiv:1902.10045, section 3.3).
+    A power law has beta = a = 0, a log-parabola a = 0, a power law with a cut-off beta = 0: the
+    forms of the 4FGL catalogue up to its second release (arXiv:1902.10045, section 3.3).
 
     Attributes
     ----------
@@ -108,7 +102,7 @@ class Spectra:
     pivot : ndarray (n,)
         E_0 in GeV.
     index : ndarray (n,)
-        Photon index Gamma: of a power law and a log-parabola at the pivot.
+        Photon index Gamma; that of a log-parabola holds at the pivot.
     beta : ndarray (n,)
         Curvature of a log-parabola.
     expfactor : ndarray (n,)
@@ -129,58 +123,38 @@ class Spectra:
         return len(self.amplitude)
 
     def select(self, mask):
-        """The spectra of a mask or index array."""
+        """Spectra of a mask or an index array."""
         return Spectra(*(getattr(self, f.name)[mask] for f in fields(self)))
 
     @classmethod
     def concatenate(cls, parts):
-        """The spectra of several `Spectra`, one after the other."""
+        """Spectra of several `Spectra`, in their order."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def _log_density(self, log_energy):
-        """Logarithm of dN/dE / K at ln(E / GeV), shape (m,) or (n, m); gives (n, m)."""
+        """ln(dN/dE / K), shape (n, m), at ln(E / GeV) of shape (m,) or (n, m)."""
         pivot, index, beta, expfactor, exp_index = (
             getattr(self, name)[:, None]
             for name in ("pivot", "index", "beta", "expfactor", "exp_index")
         )
         x = log_energy - np.log(pivot)
         result = -x * (index + beta * x)
-        cut = np.flatnonzero(self.expfactor)  # few sources: the power is slow
+        cut = np.flatnonzero(self.expfactor)  # few sources, since the power is slow
         if len(cut):
             power = np.exp(exp_index[cut] * np.broadcast_to(log_energy, result.shape)[cut])
             result[cut] += expfactor[cut] * (pivot[cut] ** exp_index[cut] - power)
         return result
 
     def density(self, energy):
-        """Photons per area, time and energy.
-
-        Parameters
-        ----------
-        energy : float or ndarray (m,)
-            In GeV.
-
-        Returns
-        -------
-        ndarray (n, m)
-            In ph cm-2 s-1 GeV-1.
-        """
+        """dN/dE in ph cm-2 s-1 GeV-1, shape (n, m), at energies (m,) in GeV."""
         log_energy = np.log(np.atleast_1d(energy).astype(float))
         return self.amplitude[:, None] * np.exp(self._log_density(log_energy))
 
     def flux(self, emin, emax, *, weight=None):
-        """Photon flux between two energies in GeV.
+        """Photon flux (n,) in ph cm-2 s-1 between two energies in GeV.
 
-        Parameters
-        ----------
-        emin, emax : float
-            In GeV.
-        weight : callable, optional
-            Of energies (m,) in GeV, such as a relative exposure, that multiplies the spectrum.
-
-        Returns
-        -------
-        ndarray (n,)
-            In ph cm-2 s-1.
+        ``weight`` is a function of energies (m,) in GeV that multiplies the spectrum, such as a
+        relative exposure.
         """
         nodes, weights = np.polynomial.legendre.leggauss(_N_NODES)
         half = np.log(emax / emin) / 2
@@ -191,24 +165,23 @@ class Spectra:
         return self.density(energy) @ weights
 
     def mean_index(self, emin, emax):
-        """Photon index averaged over the photons between two energies, shape (n,).
+        """Photon index (n,) averaged over the photons between two energies in GeV.
 
-        The mean of -dlnN/dlnE, integrated by parts; of a power law its index. A fit of one power
-        law finds about this.
+        The mean of -dlnN/dlnE, integrated by parts, about what a fit of one power law finds.
         """
         ends = np.array([emin, emax], dtype=float)
         step = -np.diff(ends * self.density(ends), axis=1)[:, 0]
         return 1 + step / self.flux(emin, emax)
 
     def scaled(self, flux, emin, emax):
-        """The same shapes with photon fluxes (n,) in ph cm-2 s-1 between two energies in GeV."""
+        """Spectra of the same shapes with photon fluxes (n,) in ph cm-2 s-1 in emin-emax GeV."""
         return replace(self, amplitude=self.amplitude * (flux / self.flux(emin, emax)))
 
     def draw_energy(self, which, rng, *, emin, emax):
-        """Energies of photons of many sources at once.
+        """Random energies of photons of many sources.
 
         The cumulative spectrum of each source is inverted on a logarithmic grid, between whose
-        points the spectrum is a power law; drawn power laws are exact.
+        points the spectrum is taken as a power law; drawn power laws are exact.
 
         Parameters
         ----------
@@ -234,14 +207,13 @@ class Spectra:
         slope = np.diff(log_rate, axis=1)
         cumulative = np.cumsum(np.exp(log_rate[:, :-1]) * _expm1_over(slope), axis=1)
         cumulative /= cumulative[:, -1:]
-        # one search in all sources: each cumulative spectrum is shifted by its row
-        place = np.searchsorted(
-            (cumulative + np.arange(len(used))[:, None]).ravel(), uniform + row, side="right"
-        )
-        cell = np.clip(place - row * _N_STEPS, 0, _N_STEPS - 1)
+        # one search for all sources: the cumulative spectrum of each is shifted by its row
+        shifted = (cumulative + np.arange(len(used))[:, None]).ravel()
+        position = np.searchsorted(shifted, uniform + row, side="right")
+        cell = np.clip(position - row * _N_STEPS, 0, _N_STEPS - 1)
         before = np.where(cell > 0, cumulative[row, cell - 1], 0.0)
-        share = (uniform - before) / np.maximum(cumulative[row, cell] - before, 1e-300)
-        part = _invert(np.clip(share, 0.0, 1.0), slope[row, cell])
+        fraction = (uniform - before) / np.maximum(cumulative[row, cell] - before, 1e-300)
+        part = _invert(np.clip(fraction, 0.0, 1.0), slope[row, cell])
         energy = np.exp(grid[cell] + step * part)
         return np.clip(energy, emin, np.nextafter(emax, emin))
 
@@ -252,11 +224,11 @@ def _expm1_over(x):
     return np.where(small, 1.0, np.expm1(x) / np.where(small, 1.0, x))
 
 
-def _invert(share, slope):
-    """Where in [0, 1] the integral of ``exp(slope t)`` reaches a share of its whole."""
+def _invert(fraction, slope):
+    """Point in [0, 1] up to which the integral of ``exp(slope t)`` is a fraction of the whole."""
     flat = np.abs(slope) < 1e-9
     slope = np.where(flat, 1.0, slope)
-    return np.where(flat, share, np.log1p(share * np.expm1(slope)) / slope)
+    return np.where(flat, fraction, np.log1p(fraction * np.expm1(slope)) / slope)
 
 
 def power_laws(flux, index, *, emin=10.0, emax=2000.0):
@@ -284,24 +256,22 @@ def power_laws(flux, index, *, emin=10.0, emax=2000.0):
     9.045e-11
     """
     flux, index = np.broadcast_arrays(np.asarray(flux, float), np.asarray(index, float))
-    n = len(flux)
-    shapes = Spectra(
-        np.zeros(n, np.int8), np.ones(n), np.full(n, float(emin)), index.copy(), np.zeros(n),
-        np.zeros(n), np.ones(n),
-    )  # fmt: skip
+    zeros, ones = np.zeros(len(flux)), np.ones(len(flux))
+    kind, pivot = np.zeros(len(flux), np.int8), np.full(len(flux), float(emin))
+    shapes = Spectra(kind, ones, pivot, index.copy(), zeros, zeros, ones)
     return shapes.scaled(flux, emin, emax)
 
 
-class PowerLawShares:
-    """How the detected photons of power laws share out among energy bins.
+class PowerLawFractions:
+    """Distribution of the detected photons of power laws over energy bins.
 
     Parameters
     ----------
     energy_edges : ndarray (n_energy + 1,)
         In GeV.
     exposure : callable
-        Of energies (m,) in GeV; gives the exposure (m,), or (n, m) of n sources. Its unit
-        cancels in the shares.
+        Function of energies (m,) in GeV that returns the exposure (m,), or (n, m) of n sources.
+        Its unit cancels in the fractions.
 
     Attributes
     ----------
@@ -321,14 +291,14 @@ class PowerLawShares:
         self._middle = log_edges.mean()
 
     def select(self, rows):
-        """The same for some of the sources, by their rows (k,)."""
+        """The same object for some of the sources, given by their rows (k,)."""
         selected = copy(self)
         if len(self._weight) > 1:
             selected._weight = self._weight[rows]
         return selected
 
     def _rates(self, index):
-        """Photons (n, n_energy, n_nodes) detected of E^-index in units of the mid energy."""
+        """Detected photons (n, n_energy, n_nodes) of E^-index in units of the mid energy."""
         index = np.asarray(index, dtype=float)[:, None, None]
         return self._weight * np.exp((1 - index) * (self._log_energy - self._middle))
 
@@ -337,15 +307,15 @@ class PowerLawShares:
         factor = np.exp((1 - np.asarray(index, dtype=float)) * self._middle)
         return self._rates(index).sum(axis=2) * factor[:, None]
 
-    def shares(self, index):
-        """Share of each bin, shape (n, n_energy), of power laws of indices (n,)."""
+    def fractions(self, index):
+        """Fraction of the photons in each bin, (n, n_energy), for power laws of indices (n,)."""
         rate = self._rates(index).sum(axis=2)
         return rate / rate.sum(axis=1, keepdims=True)
 
     def moments(self, index):
-        """Shares (n, n_energy), mean and variance (n,) of ln E, and its mean in each bin.
+        """Fractions (n, n_energy), mean and variance (n,) of ln E, and its mean in each bin.
 
-        The shares change with the index by ``share * (mean - mean in the bin)``.
+        The derivative of a fraction by the index is ``fraction * (mean - mean in the bin)``.
         """
         rate = self._rates(index)
         each = rate.sum(axis=2)
@@ -357,10 +327,10 @@ class PowerLawShares:
 
 
 def fitted_index(spectra, emin, emax, *, weight):
-    """Photon indices that a maximum-likelihood fit of power laws finds.
+    """Photon indices (n,) that a maximum-likelihood fit of power laws finds.
 
-    The derivative of the likelihood by the index is zero where the photons of the power law have
-    the mean ln E of those that were detected.
+    The gradient of the likelihood along the index is zero where the photons of the power law have
+    the mean ln E of the detected ones.
 
     Parameters
     ----------
@@ -369,7 +339,7 @@ def fitted_index(spectra, emin, emax, *, weight):
     emin, emax : float
         In GeV.
     weight : callable
-        Of energies (m,) in GeV, the relative exposure.
+        Relative exposure as a function of energies (m,) in GeV.
 
     Returns
     -------
@@ -386,9 +356,9 @@ def fitted_index(spectra, emin, emax, *, weight):
     """
     seen = spectra.flux(emin, emax, weight=weight)
     logs = spectra.flux(emin, emax, weight=lambda e: weight(e) * np.log(e)) / seen
-    shares = PowerLawShares(np.geomspace(emin, emax, 20), weight)
+    power_law = PowerLawFractions(np.geomspace(emin, emax, 20), weight)
     index = np.full(len(logs), 2.5)
     for _ in range(20):
-        _, mean, variance, _ = shares.moments(index)
+        _, mean, variance, _ = power_law.moments(index)
         index = np.clip(index + np.clip((mean - logs) / variance, -0.5, 0.5), 0.0, 12.0)
     return index

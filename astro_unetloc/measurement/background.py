@@ -92,7 +92,7 @@ class BackgroundFit:
     ----------
     hood : Neighborhoods
         The regions.
-    spectrum : PowerLawShares
+    spectrum : PowerLawFractions
         Shares of power laws in the energy bins.
     model : tuple of ndarray or None
         Background of a model per square degree and bin: at the pairs (m,), and summed over each
@@ -262,7 +262,7 @@ class BackgroundFit:
         found = (cells * in_bin).sum(axis=1)
         gradient = total * mean_log - found - (index - center) / sigma**2
         index = index + np.clip(gradient / (total * spread + sigma**-2), -0.5, 0.5)
-        expected = total[:, None] * self.spectrum.shares(index)
+        expected = total[:, None] * self.spectrum.fractions(index)
         prior = self.config.background_spectrum_counts
         level = expected * (cells + prior) / (expected + prior)
         scale = total / np.maximum(level.sum(axis=1), 1e-12)

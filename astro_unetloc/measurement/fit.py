@@ -15,7 +15,7 @@ from astro_unetloc.detection.localization import LocalizationConfig
 from astro_unetloc.exceptions import warn
 from astro_unetloc.irf.exposure import exposure_of
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
-from astro_unetloc.irf.spectra import PowerLawShares, power_laws
+from astro_unetloc.irf.spectra import PowerLawFractions, power_laws
 from astro_unetloc.measurement.background import BackgroundFit, model_background
 from astro_unetloc.measurement.data import (
     MeasurementConfig,
@@ -129,7 +129,7 @@ class FieldFit:
         self.members = np.arange(len(vectors)) if members is None else members
         self.vectors, self.n, counts = vectors, len(vectors), setup.counts
         self.exposed, exposure = exposure_of(setup.sky_map.exposure, vectors)
-        self.spectrum = PowerLawShares(counts.energy_edges, exposure)
+        self.spectrum = PowerLawFractions(counts.energy_edges, exposure)
         self.hood = make_neighborhoods(
             counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
             n_split=setup.n_split,

@@ -179,7 +179,7 @@ class CoreFit:
         Number of sources.
     profiles : PsfProfiles
         The point-spread function.
-    spectrum : PowerLawShares
+    spectrum : PowerLawFractions
         Shares of power laws in the energy bins, with the exposure of each source.
     inside : ndarray (n, n_energy)
         Part of their photons that falls on observed sky within the core, times its weight; so are
@@ -234,7 +234,7 @@ class SourcesFit(CoreFit):
         Number of entries of the counts.
     profiles : PsfProfiles
         The point-spread function.
-    spectrum : PowerLawShares
+    spectrum : PowerLawFractions
         Shares of power laws in the energy bins, with the exposure of each source.
     core_deg : ndarray (n_energy,)
         Radius of the core in each bin.

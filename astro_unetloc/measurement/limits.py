@@ -588,7 +588,7 @@ class _Place:
     def __init__(self, field, known, index):
         self.field = field
         slopes = np.full(field.n, float(index))
-        self.shares = field.spectrum.shares(slopes)
+        self.shares = field.spectrum.fractions(slopes)
         others = KnownSources(field, known)
         one = one_count(field, slopes)
         level = background_beside(field, one, others.at_pairs()).level

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from astro_unetloc.irf.spectra import bin_shares, draw_energy
+from astro_unetloc.irf.spectra import bin_fractions, draw_energy
 from astro_unetloc.maps.patches import SortedPhotons, TangentPlane, band_inputs, bin_photons
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.sphere import chord, circle_in_disc, lonlat_from_vectors, separation_deg
@@ -383,7 +383,7 @@ class PatchObserver:
         near, background = self._detectability.near(
             source, photons, origin, radius_deg=observation.pixel_deg / 2
         )
-        share = bin_shares(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
+        share = bin_fractions(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
         background *= share * observation.exposure_fraction
         stands_out = significance(near, background)
         labelled = (n_photons >= self.config.min_photons) & (
@@ -437,8 +437,8 @@ class PatchObserver:
         edges = observation.energy_edges
         if observation.events:
             bands = np.clip(self.band_edges, edges[0], edges[-1])
-            return bin_shares(self.sky.energy_edges, bands)
-        return bin_shares(self.sky.energy_edges, edges) @ bin_shares(edges, self.band_edges)
+            return bin_fractions(self.sky.energy_edges, bands)
+        return bin_fractions(self.sky.energy_edges, edges) @ bin_fractions(edges, self.band_edges)
 
     def _sources_inside(self, plane):
         reach = chord(0.75 * plane.pixel_deg * plane.n_pix)

@@ -11,7 +11,7 @@ from made_skies import NSIDE, make_sky
 
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
-from astro_unetloc.irf.spectra import bin_shares
+from astro_unetloc.irf.spectra import bin_fractions
 from astro_unetloc.maps.patches import SortedPhotons
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, expected_density
@@ -79,7 +79,7 @@ def small_run(compare, sky, monkeypatch):
 
 
 def test_photons_of_all_bins_are_shared_among_the_bands(peers):
-    shares = bin_shares(ENERGY_EDGES, peers.EDGES)
+    shares = bin_fractions(ENERGY_EDGES, peers.EDGES)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     # 10-18.65 GeV lies inside the first band
     np.testing.assert_allclose(shares[0], [1, 0, 0, 0, 0], atol=1e-12)

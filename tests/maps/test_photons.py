@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.irf.spectra import bin_shares, draw_energy
+from astro_unetloc.irf.spectra import bin_fractions, draw_energy
 from astro_unetloc.maps.photons import Photons, hash_uniform, place_counts, whole_counts
 from astro_unetloc.maps.skymap import HealpixPixelization
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
@@ -167,7 +167,7 @@ def test_what_is_no_count_is_refused(counts, message):
 def test_shares_are_those_of_drawn_photons(new_edges):
     new_edges = np.sort(new_edges)
     rng = np.random.default_rng(0)
-    found = bin_shares(ENERGY_EDGES, new_edges)
+    found = bin_fractions(ENERGY_EDGES, new_edges)
     for row, low, high in zip(found, ENERGY_EDGES[:-1], ENERGY_EDGES[1:]):
         energy = draw_energy(rng.random(4000), low, high)
         drawn = np.histogram(energy, new_edges)[0] / 4000

@@ -4,7 +4,7 @@ from made_sources import RANGE, as_events, background_around, join, lonely_sourc
 
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF, make_profiles
-from astro_unetloc.irf.spectra import PowerLawShares
+from astro_unetloc.irf.spectra import PowerLawFractions
 from astro_unetloc.measurement.background import BackgroundFit
 from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
 from astro_unetloc.measurement.likelihood import (
@@ -24,7 +24,7 @@ ALL = (1, 1, 1, 1)
 def make_fit(sky_map, vectors):
     counts = gather_counts(sky_map, *RANGE)
     profiles = make_profiles(KingPSF(), counts.energy_edges)
-    spectrum = PowerLawShares(counts.energy_edges, SurveyExposure().relative)
+    spectrum = PowerLawFractions(counts.energy_edges, SurveyExposure().relative)
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
     hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(vectors), 2.0))
     fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)

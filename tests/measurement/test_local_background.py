@@ -3,7 +3,7 @@ import pytest
 from made_sources import RANGE, as_events, background_around
 
 from astro_unetloc.irf.exposure import SurveyExposure
-from astro_unetloc.irf.spectra import PowerLawShares
+from astro_unetloc.irf.spectra import PowerLawFractions
 from astro_unetloc.measurement.background import BackgroundFit, model_background, surface_terms
 from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
 from astro_unetloc.sphere import vectors_from_lonlat
@@ -18,7 +18,7 @@ def fitted(photons, *, n_steps=8, share=1.0, vectors=CENTERS):
     hood = make_neighborhoods(
         counts, vectors, 2.0, np.full(n_energy, 0.5), np.full(len(vectors), 2.0)
     )
-    spectrum = PowerLawShares(counts.energy_edges, SurveyExposure().relative)
+    spectrum = PowerLawFractions(counts.energy_edges, SurveyExposure().relative)
     fit = BackgroundFit(hood, spectrum)
     background = fit.start()
     for _ in range(n_steps):
@@ -93,7 +93,7 @@ def test_a_model_is_scaled_to_the_counts(rng):
     at_pairs, in_regions = model_background(model, hood, counts)
     assert in_regions.sum() == pytest.approx(20 * 4 * np.pi, rel=0.02)
     assert len(at_pairs) == len(hood.core.source) + hood.in_region.sum()
-    spectrum = PowerLawShares(counts.energy_edges, SurveyExposure().relative)
+    spectrum = PowerLawFractions(counts.energy_edges, SurveyExposure().relative)
     fit = BackgroundFit(hood, spectrum, (at_pairs, in_regions))
     background = fit.step(fit.start(), np.ones(len(fit.number)))
     expected = fit.number.sum() / in_regions.sum()
