@@ -1,7 +1,4 @@
-"""The sub-commands of the command line: each parses, calls one public function and reports.
-
-The command ``evaluate``: it takes the options, runs the evaluation and says what came of it.
-"""
+"""The sub-commands: each parses its options, calls the package, writes and reports."""
 
 import os
 import shlex
@@ -12,38 +9,22 @@ from pathlib import Path
 import click
 
 from astro_unetloc.cli.options import (
-    check_apart,
+    check_kind,
     check_variant,
-    flags,
-    given,
+    given_options,
     options,
+    print_message,
     progress_bar,
-    say,
     sky_cone,
 )
 
 __all__ = ["demo", "evaluate", "match", "models", "simulate", "train"]
 
 
-# What each kind of output of `simulate` takes beside its place, its seed and the template.
-_OF_SKIES = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "center", "width",
-             "pixel"}  # fmt: skip
-
-
-_OF_KINDS = {
-    "a cube (.fits, .fits.gz)": _OF_SKIES | {"truth"},
-    "a folder (sky/)": _OF_SKIES | {"nside"},
-    "a patch set (.h5)": {
-        "skies", "patches_per_sky", "workers", "append", "by_class", "mask_radius", "min_photons",
-        "min_significance", "components", "bands",
-    },
-}  # fmt: skip
-
-
 @click.command()
 @options(click.option("-o", "--output", "folder", default="astro-unetloc-demo", show_default=True,
                        type=click.Path(), help="Folder for the results."))  # fmt: skip
-def demo(folder, overwrite, quiet, debug):
+def demo(folder, overwrite, quiet):
     """Find the sources of the example map that ships with the package."""
     from astro_unetloc.catalog.read import read_catalog
     from astro_unetloc.catalog.write import check_outputs
@@ -52,23 +33,22 @@ def demo(folder, overwrite, quiet, debug):
     from astro_unetloc.pipeline import detect
     from astro_unetloc.products import write_run
 
-    data = Path(__file__).parents[1] / "data" / "example"
-    folder = Path(folder)
+    example, folder = Path(__file__).parents[1] / "data" / "example", Path(folder)
     paths = [folder / f"catalog{suffix}" for suffix in (".fits", ".reg", ".png")]
     if folder.is_dir():
         check_outputs(paths, overwrite=overwrite)
     else:
         check_output(folder)
-    run = detect(data / "map.fits.gz", progress=progress_bar(quiet))
+    run = detect(example / "map.fits.gz", progress=progress_bar(quiet))
     folder.mkdir(exist_ok=True)
     write_run(run, paths, overwrite=overwrite)
-    say(run.report(paths), quiet)
-    scores = evaluate(run.catalog, read_catalog(data / "truth.ecsv"))
-    say(
+    print_message(run.report(paths), quiet)
+    scores = evaluate(run.catalog, read_catalog(example / "truth.ecsv"))
+    print_message(
         f"The example is a simulated sky: {scores.correct.sum()} of its {scores.n_true} sources "
         f"with at least 8 expected photons were found, {(~scores.correct).sum()} of the detections "
         "are false.\n"
-        f"Look at it:    {paths[2]}, or: ds9 {data / 'map.fits.gz'} -regions {paths[1]}\n"
+        f"Look at it:    {paths[2]}, or: ds9 {example / 'map.fits.gz'} -regions {paths[1]}\n"
         "Your own map:  astro-unetloc map.fits -o catalog.fits\n"
         "Match it:      astro-unetloc match catalog.fits gll_psc.fit",
         quiet,
@@ -76,17 +56,61 @@ def demo(folder, overwrite, quiet, debug):
 
 
 @click.command()
+@options()
+def models(overwrite, quiet):
+    """List the shipped models."""
+    from astro_unetloc.unet.model import list_models, load_model
+
+    for name in list_models():
+        model = load_model(name)
+        edges = "-".join(f"{edge:g}" for edge in model.band_edges)
+        click.echo(f"{name}  {edges} GeV  threshold {model.threshold:g}  {model.sha256[:12]}")
+        if "description" in model.card:
+            click.echo(f"    {model.card['description']}")
+
+
+# The options of `simulate` that only some kinds of output take; all take -o, --seed, --template.
+_CUBE, _FOLDER, _PATCHES = "a cube (.fits, .fits.gz)", "a folder (sky/)", "a patch set (.h5)"
+_SKY = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "center", "width_deg",
+        "pixel_deg"}  # fmt: skip
+_SIMULATE_OPTIONS = {
+    _CUBE: _SKY | {"truth"},
+    _FOLDER: _SKY | {"nside"},
+    _PATCHES: {
+        "n_skies", "patches_per_sky", "workers", "append", "by_class", "mask_radius_pix",
+        "min_photons", "min_significance", "folders", "band_edges",
+    },
+}  # fmt: skip
+
+
+def _parse_bands(context, parameter, text):
+    """Band edges in GeV from the text of --bands; None without the option."""
+    if not text:
+        return None
+    try:
+        return tuple(float(edge) for edge in text.split(","))
+    except ValueError as err:
+        raise click.UsageError(
+            f"--bands must be numbers in GeV with commas between; got {text!r}; "
+            "for example 0.5,1,2,7,20,1000"
+        ) from err
+
+
+@click.command()
 @options(
     click.option("-o", "--output", required=True, type=click.Path(),
                  help="Counts cube (.fits, .fits.gz), patch set (.h5), or folder (sky/): events, "
-                 "cubes of background and source classes apart, truth, source library."),
+                 "one cube for the background and for each source class, truth, source library."),
     click.option("--truth", type=click.Path(), help="True sources to write (.ecsv, .fits)."),
     click.option("--center", nargs=2, type=float, default=(120.0, 10.0), metavar="L B",
                  show_default=True, help="Centre of the cube, Galactic, degrees."),
-    click.option("--width", type=float, default=15.0, show_default=True, help="Degrees."),
-    click.option("--pixel", type=float, default=0.1, show_default=True, help="Degrees."),
-    click.option("--nside", type=int, help="Of a folder: HEALPix cubes of the whole sky instead."),
-    click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
+    click.option("--width", "width_deg", type=float, default=15.0, show_default=True,
+                 help="Degrees."),
+    click.option("--pixel", "pixel_deg", type=float, default=0.1, show_default=True,
+                 help="Degrees."),
+    click.option("--nside", type=int,
+                 help="Folder: write HEALPix cubes of the whole sky instead of images."),
+    click.option("--years", type=float, default=7.0, show_default=True, help="Observing time."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
     click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
     click.option("--isotropic", type=click.Path(), help="Isotropic spectrum (official text)."),
@@ -94,90 +118,92 @@ def demo(folder, overwrite, quiet, debug):
     click.option("--psf", type=click.Path(), help="PSF table of gtpsf, not the built-in one."),
     click.option("--energy-range", nargs=2, type=float, metavar="EMIN EMAX",
                  help="GeV, between 0.3 and 2000.  [default: 10 2000]"),
-    click.option("--bands", metavar="E0,E1,...",
-                 help="Of a patch set: edges in GeV.  [default: 10,20,50,150,500,2000]"),
-    click.option("--skies", type=click.IntRange(1),
-                 help="Of a patch set: skies to simulate.  [default: 60]"),
-    click.option("--components", multiple=True, type=click.Path(), metavar="FOLDER",
-                 help="Of a patch set: a folder of components (-o sky/, or made elsewhere) instead "
-                 "of a simulated sky; may be given again."),
+    click.option("--bands", "band_edges", metavar="E0,E1,...", callback=_parse_bands,
+                 help="Patch set: band edges in GeV.  [default: 10,20,50,150,500,2000]"),
+    click.option("--skies", "n_skies", type=click.IntRange(1),
+                 help="Patch set: number of skies to simulate.  [default: 60]"),
+    click.option("--components", "folders", multiple=True, type=click.Path(), metavar="FOLDER",
+                 help="Patch set: use a folder of components (from -o sky/ or another simulator) "
+                 "instead of a simulated sky; may be repeated."),
     click.option("--patches-per-sky", type=click.IntRange(1), default=400, show_default=True,
-                 help="Of a patch set: patches of each sky."),
+                 help="Patch set: number of patches of each sky."),
     click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
-                 help="Of a patch set: processes."),
+                 help="Patch set: number of processes."),
     click.option("--append", is_flag=True,
-                 help="Of a patch set: add skies to a finished one, up to --skies."),
+                 help="Patch set: add skies to a finished set, up to --skies."),
     click.option("--by-class", is_flag=True,
-                 help="Of a patch set: a mask for each class (AGN, PSR, GAL), not one for all."),
-    click.option("--mask-radius", type=float, metavar="PIX",
-                 help="Of a patch set: radius of the disc that labels a source."),
+                 help="Patch set: one mask for each class (AGN, PSR, GAL) instead of one for all."),
+    click.option("--mask-radius", "mask_radius_pix", type=float, metavar="PIX",
+                 help="Patch set: radius of the disc that labels a source."),
     click.option("--min-photons", type=float, metavar="N",
-                 help="Of a patch set: fewest photons of a labelled source."),
+                 help="Patch set: minimum number of photons of a labelled source."),
     click.option("--min-significance", type=float, metavar="S",
-                 help="Of a patch set: smallest significance of a labelled source."),
+                 help="Patch set: minimum significance of a labelled source."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
 @click.pass_context
-def simulate(context, output, overwrite, quiet, debug, **options):
+def simulate(context, output, overwrite, quiet, seed, template, **options):
     """Simulate a counts cube, a patch set to train on (-o set.h5), or a folder of products."""
     if output.endswith(("/", os.sep)) or Path(output).is_dir():
-        kind, make = "a folder (sky/)", _simulate_folder
+        kind, make = _FOLDER, _simulate_folder
     elif output.endswith(".h5"):
-        kind, make = "a patch set (.h5)", _simulate_patches
+        kind, make = _PATCHES, _simulate_patches
     elif output.endswith((".fits", ".fits.gz")):
-        kind, make = "a cube (.fits, .fits.gz)", _simulate_cube
+        kind, make = _CUBE, _simulate_cube
     else:
         raise click.UsageError(
             f"output must end in .fits, .fits.gz or .h5, or in / for a folder; got {output!r}"
         )
-    _check_kind(context, kind, options)
-    make(output, overwrite, quiet, **options)
+    _check_simulation(context, kind)
+    chosen = {key: options[key] for key in _SIMULATE_OPTIONS[kind] if options[key] is not None}
+    chosen |= {"template": template, "overwrite": overwrite}
+    print_message(make(output, seed, progress=progress_bar(quiet), **chosen), quiet)
 
 
-def _check_kind(context, kind, options):
-    """Refuse options that say nothing of the kind of output that is asked for."""
-    chosen = given(context)
-    wrong = (chosen & set().union(*_OF_KINDS.values())) - _OF_KINDS[kind]
-    if wrong:
-        first = min(wrong)
-        kinds = " or ".join(name for name, of in _OF_KINDS.items() if first in of)
-        raise click.UsageError(
-            f"{', '.join(flags(context, wrong))} cannot go with {kind}; got "
-            f"{context.params['output']!r}; {flags(context, [first])[0]} goes with {kinds}"
-        )
-    check_variant(chosen, **options)
-    if {"years", "exposure"} <= chosen:
+def _check_simulation(context, kind):
+    """Refuse options that do not go with the kind of output or with each other."""
+    check_kind(context, kind, _SIMULATE_OPTIONS)
+    check_variant(context)
+    given = given_options(context)
+    if {"years", "exposure"} <= given:
         raise click.UsageError("--exposure stands instead of --years; got both; drop one")
-    if "nside" in chosen and chosen & {"center", "width", "pixel"}:
+    if "nside" in given and given & {"center", "width_deg", "pixel_deg"}:
         raise click.UsageError(
             "--nside makes cubes of the whole sky; --center, --width and --pixel go with an image; "
             "drop them"
         )
 
 
-def _sky_options(years, template, variant, isotropic, exposure, psf, energy_range, **_):
-    """Options of `astro_unetloc.simulate_sky`."""
-    chosen = {"energy_range": energy_range} if energy_range else {}
-    return chosen | {
-        "years": years, "template": template, "variant": variant, "isotropic": isotropic,
-        "exposure": exposure, "psf": psf,
-    }  # fmt: skip
+def _simulate_cube(output, seed, *, overwrite, progress, truth=None, **options):
+    """Write a counts cube and its true sources; returns the report."""
+    from astro_unetloc import files
+    from astro_unetloc.catalog.write import check_outputs, write_outputs
+    from astro_unetloc.simulation.files import counts_cube_bytes
+    from astro_unetloc.simulation.sky import simulate_cube
+
+    truths = [truth] if truth else []
+    check_outputs(truths, overwrite=overwrite)
+    files.check_outputs([output, *truths], overwrite=overwrite)
+    counts, *axes, sources = simulate_cube(rng=seed, **options)
+    header = {"OBJECT": "simulated sky", "SEED": seed}
+    if "exposure" not in options:
+        header["YEARS"] = options["years"]
+    content = counts_cube_bytes(counts, *axes, keywords=header, compress=output.endswith(".gz"))
+    write_outputs(sources, truths, overwrite=overwrite, others={output: content})
+    where = ", ".join([output, *truths])
+    return f"{counts.sum()} photons, {len(sources)} true sources -> {where}"
 
 
-def _simulate_folder(output, overwrite, quiet, *, center, width, pixel, nside, seed, **others):
+def _simulate_folder(output, seed, *, progress, **options):
+    """Write a folder of components; returns the report."""
     from astro_unetloc.simulation.files import simulate_components
 
-    n_photons, n_sources = simulate_components(
-        output, center=center, width_deg=width, pixel_deg=pixel, nside=nside, rng=seed,
-        overwrite=overwrite, **_sky_options(**others),
-    )  # fmt: skip
-    say(f"{n_photons} photons, {n_sources} true sources -> {output}", quiet)
+    n_photons, n_sources = simulate_components(output, rng=seed, **options)
+    return f"{n_photons} photons, {n_sources} true sources -> {output}"
 
 
-def _simulate_patches(
-    output, overwrite, quiet, *, skies, patches_per_sky, workers, append, by_class, mask_radius,
-    min_photons, min_significance, seed, template, components, bands, **_,
-):  # fmt: skip
+def _simulate_patches(output, seed, *, workers, by_class, **options):
+    """Write a patch set; returns the report."""
     from astro_unetloc.files import check_output
     from astro_unetloc.simulation.population import CLASSES
     from astro_unetloc.training.make import make_patch_set, process_pool
@@ -185,55 +211,15 @@ def _simulate_patches(
     from astro_unetloc.training.patch_set import open_patch_set
 
     check_output(output, overwrite=True)  # an unfinished set is continued
-    rule = {"mask_radius_pix": mask_radius, "min_photons": min_photons}
-    rule["min_significance"] = min_significance
-    rule = TrainingConfig(**{name: value for name, value in rule.items() if value is not None})
+    names = {"mask_radius_pix", "min_photons", "min_significance"} & set(options)
+    rule = TrainingConfig(**{name: options.pop(name) for name in names})
     classes = CLASSES if by_class else ("source",)
     with process_pool(workers) if workers > 1 else nullcontext() as executor:
         make_patch_set(
-            output, n_skies=skies, patches_per_sky=patches_per_sky, first_seed=seed,
-            template=template, folders=components, classes=classes, label_rule=rule, append=append,
-            overwrite=overwrite, executor=executor, progress=progress_bar(quiet),
-            **_band_edges(bands),
-        )  # fmt: skip
+            output, first_seed=seed, classes=classes, label_rule=rule, executor=executor, **options
+        )
     with open_patch_set(output) as made:
-        say(f"{made.n_patches} patches of {len(made.skies)} skies -> {output}", quiet)
-
-
-def _band_edges(bands):
-    """Edges of the bands of a patch set as an option of `make_patch_set`."""
-    if not bands:
-        return {}
-    try:
-        return {"band_edges": tuple(float(edge) for edge in bands.split(","))}
-    except ValueError as err:
-        raise click.UsageError(
-            f"--bands must be numbers in GeV with commas between; got {bands!r}; "
-            "for example 0.5,1,2,7,20,1000"
-        ) from err
-
-
-def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, seed, **others):
-    from astro_unetloc.catalog.write import check_outputs, write_outputs
-    from astro_unetloc.files import check_output
-    from astro_unetloc.simulation.files import counts_cube_bytes
-    from astro_unetloc.simulation.sky import simulate_cube
-
-    truths = [truth] if truth else []
-    check_apart(output, truths)
-    check_output(output, overwrite=overwrite)
-    check_outputs(truths, overwrite=overwrite)
-    *cube, sources = simulate_cube(
-        center=center, width_deg=width, pixel_deg=pixel, rng=seed,
-        **_sky_options(**others),
-    )  # fmt: skip
-    header = {"OBJECT": "simulated sky", "SEED": seed}
-    if not others["exposure"]:
-        header["YEARS"] = others["years"]
-    content = counts_cube_bytes(*cube, keywords=header, compress=output.endswith(".gz"))
-    write_outputs(sources, truths, overwrite=overwrite, others={output: content})
-    counts, where = cube[0].sum(), ", ".join([output, *truths])
-    say(f"{counts} photons, {len(sources)} true sources -> {where}", quiet)
+        return f"{made.n_patches} patches of {len(made.skies)} skies -> {output}"
 
 
 @click.command()
@@ -246,7 +232,7 @@ def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, see
     click.option("--initial", type=click.Path(), help="A .keras file to start from."),
     click.option("--learning-rate", default=2e-3, show_default=True),
     click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
-                 help="Patches of a step; 64 or more on a GPU."),
+                 help="Number of patches in a step; 64 or more on a GPU."),
     click.option("--patience", type=click.IntRange(1), metavar="N",
                  help="Stop when the validation loss has not fallen for N epochs."),
     click.option("--loss", default="cross-entropy", show_default=True,
@@ -254,14 +240,14 @@ def _simulate_cube(output, overwrite, quiet, *, truth, center, width, pixel, see
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip
-def train(patch_set, folder, seed, overwrite, quiet, debug, **options):
+def train(patch_set, folder, seed, overwrite, quiet, **options):
     """Train a model on a PATCH_SET made by 'simulate'."""
     from astro_unetloc.training.train import train as train_model
 
     model = train_model(
         patch_set, folder, rng=seed, verbose=0 if quiet else 2, overwrite=overwrite, **options
     )
-    say(f"model -> {model.folder}", quiet)
+    print_message(f"model -> {model.folder}", quiet)
 
 
 @click.command()
@@ -273,16 +259,16 @@ def train(patch_set, folder, seed, overwrite, quiet, debug, **options):
     click.option("--missing", type=click.Path(), metavar="FILE",
                  help="Write the sources of the first reference that are not found."),
     click.option("--counts", type=click.Path(), metavar="MAP",
-                 help="The map that was searched: only sources in it; --missing has 95 % upper "
-                 "limits then."),
-    click.option("--exposure", type=click.Path(), help="Of --counts: its exposure, for fluxes."),
+                 help="The map that was searched: only sources in it are matched, and --missing "
+                 "has 95 % upper limits."),
+    click.option("--exposure", type=click.Path(), help="Exposure of --counts, for fluxes."),
     click.option("--new", type=click.Path(), metavar="FILE",
-                 help="Write the detections that the first reference does not know."),
+                 help="Write the detections that are not in the first reference."),
     click.option("--candidates", type=click.Path(), metavar="FILE",
-                 help="Write all pairs that may be one source, not only the best."),
+                 help="Write all pairs that may be the same source, not only the best."),
     click.option("--radius", type=float,
-                 help="Degrees, whatever the errors are.  [default: the error ellipses of both "
-                 "decide; 0.3 where one is unknown]"),
+                 help="Matching radius in degrees, whatever the errors are.  [default: set by the "
+                 "error ellipses of both; 0.3 where one is unknown]"),
     click.option("--min-latitude", type=float, default=0.0, show_default=True,
                  help="Only sources at this Galactic latitude or above, in degrees."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
@@ -291,7 +277,7 @@ def train(patch_set, folder, seed, overwrite, quiet, debug, **options):
                  help="Only sources in this Galactic box: centre and widths in degrees."),
 )  # fmt: skip
 def match(catalog, references, outputs, counts, exposure, radius, min_latitude, region, box,
-          overwrite, quiet, debug, **lists):  # fmt: skip
+          overwrite, quiet, **lists):  # fmt: skip
     """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC.
 
     A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
@@ -307,183 +293,151 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     inputs = [catalog, *references, *filter(None, (counts, exposure))]
     check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=inputs)
     found, everything = read_catalog(catalog), [read_catalog(path) for path in references]
-    sky = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
+    area = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
     if counts:
-        energies = _range(found, "EMIN", "EMAX")
-        sky_map = sky["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
-    catalog, tables = within_sky(found, **sky), [within_sky(t, **sky) for t in everything]
+        energies = _energy_range(found, "EMIN", "EMAX")
+        sky_map = area["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
+    detections, tables = within_sky(found, **area), [within_sky(t, **area) for t in everything]
     results = [
-        match_catalogs(catalog, table, radius=radius, surroundings=whole)
+        match_catalogs(detections, table, radius=radius, surroundings=whole)
         for table, whole in zip(tables, everything)
     ]
     for path, result in zip(references, results):
         click.echo(f"{path}: {result.summary()}")
-    known = is_known(catalog, everything, radius=radius).sum()
+    known = is_known(detections, everything, radius=radius).sum()
     radius = MATCH_RADIUS_DEG if radius is None else radius
-    click.echo(f"{known} of {len(catalog)} detections lie within {radius:g} deg of any of them.")
-    matched = results[0].apply(catalog)
-    contents = {
-        "missing": results[0].not_found(tables[0]),
-        "new": results[0].not_known(matched),
-        "candidates": results[0].candidate_table(catalog),
-    }
+    click.echo(f"{known} of {len(detections)} detections lie within {radius:g} deg of any of them.")
+    matched, missing = results[0].apply(detections), results[0].not_found(tables[0])
     if counts and "missing" in lists:
-        contents["missing"] = _with_limits(contents["missing"], found, sky_map)
+        missing = _with_limits(missing, found, sky_map)
+    contents = {
+        "missing": missing,
+        "new": results[0].not_known(matched),
+        "candidates": results[0].candidate_table(detections),
+    }
     others = {path: table_bytes(contents[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
-def _range(catalog, *keys):
-    """Energies that a catalogue says, GeV; None if it does not."""
-    return (
-        tuple(float(catalog.meta[key]) for key in keys) if set(keys) <= set(catalog.meta) else None
-    )
+def _energy_range(catalog, *keys):
+    """Energies in the metadata of a catalogue, GeV; None if they are absent."""
+    if not set(keys) <= set(catalog.meta):
+        return None
+    return tuple(float(catalog.meta[key]) for key in keys)
 
 
 def _with_limits(missing, found, sky_map):
-    """Sources that were not found, with upper limits by the map in which others were."""
+    """Sources that were not found, with upper limits from the map that was searched."""
     from astro_unetloc.catalog.columns import LIMIT_COLUMNS
     from astro_unetloc.catalog.table import with_limit_columns
     from astro_unetloc.measurement.limits import upper_limits
 
-    flux_range = _range(found, "FLUXEMIN", "FLUXEMAX")
+    flux_range = _energy_range(found, "FLUXEMIN", "FLUXEMAX")
     limits = upper_limits(sky_map, missing, sources=found, flux_range=flux_range)
     result = with_limit_columns(missing, {spec.name: limits[spec.name] for spec in LIMIT_COLUMNS})
     result.meta |= limits.meta
     return result
 
 
-@click.command()
-@options()
-def models(overwrite, quiet, debug):
-    """List the shipped models."""
-    from astro_unetloc.unet.model import list_models, load_model
-
-    for name in list_models():
-        model = load_model(name)
-        edges = "-".join(f"{edge:g}" for edge in model.band_edges)
-        facts = f"{name}  {edges} GeV  threshold {model.threshold:g}  {model.sha256[:12]}"
-        click.echo("\n    ".join([facts, *filter(None, [model.card.get("description")])]))
-
-
-# Options that say something of one way to evaluate, and nothing of the others.
-_SKY_OPTIONS = ("skies", "seed", "years", "template", "variant", "energy_range")
-
-
-_OF_SETS = ("data", "all_skies")
-
-
-_OF_CATALOGS = ("catalog", "truth")
+# The options of `evaluate` that only some ways to evaluate take.
+_ON_SKIES, _ON_SET, _ON_CATALOG = "simulated skies", "--data SET.h5", "--catalog CATALOG"
+_SEARCH = {"model", "n_patches", "codes"}
+_EVALUATE_OPTIONS = {
+    _ON_SKIES: {"skies", "seed", "years", "template", "variant", "energy_range", *_SEARCH},
+    _ON_SET: {"data", "all_skies", *_SEARCH},
+    _ON_CATALOG: {"catalog", "truth"},
+}
 
 
 @click.command()
 @options(
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
     click.option("--skies", type=click.IntRange(1), default=1, show_default=True,
-                 help="Whole skies to simulate."),
+                 help="Number of whole skies to simulate."),
     click.option("--seed", default=2000, type=click.IntRange(min=0), show_default=True,
                  help="Seed of the first sky; the next ones follow. Shipped models were trained on "
                  "seeds below 1000 and tuned on those below 2000."),
-    click.option("--years", type=float, default=7.0, show_default=True, help="Time observed."),
+    click.option("--years", type=float, default=7.0, show_default=True, help="Observing time."),
     click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
     click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Only photons of these energies: quantities, or numbers in GeV.  [default: "
                  "those of the model]"),
     click.option("--data", type=click.Path(), metavar="SET.h5",
-                 help="Instead of skies: a patch set; only skies to validate on are taken."),
+                 help="Evaluate on the validation skies of a patch set instead of simulated "
+                 "skies."),
     click.option("--all-skies", is_flag=True,
-                 help="Of a patch set: take the skies that a model may be trained on too."),
+                 help="Of --data: evaluate also on the skies on which a model may be trained."),
     click.option("--catalog", type=click.Path(),
-                 help="Instead of skies: a catalogue, with --truth."),
+                 help="Evaluate a catalogue, with --truth, instead of simulated skies."),
     click.option("--truth", type=click.Path(), help="True sources of the sky of --catalog."),
     click.option("--threshold", type=float, metavar="P",
                  help="Smallest Score listed.  [default: that of the model; of a catalogue all]"),
     click.option("--against", metavar="MODEL|CATALOG",
-                 help="Compare with another model, or of --catalog another catalogue."),
+                 help="Baseline: another model, or with --catalog another catalogue."),
     click.option("-o", "--output", "folder", type=click.Path(),
                  help="Folder for tables, figures, page (index.html), scores.json, pictures of "
-                 "cases and predictions.h5."),
+                 "examples and predictions.h5."),
     click.option("--patches", "n_patches", type=click.IntRange(1), default=1000, show_default=True,
-                 help="Patches of predictions.h5 (with -o); of a set those that are searched."),
+                 help="Number of patches in predictions.h5 (with -o); with --data, number of "
+                 "patches that are searched."),
     click.option("--case", "codes", multiple=True, metavar="CODE",
-                 help="Show this patch too, such as sky002000-p123; may be given again."),
+                 help="Show this patch too, such as sky002000-p123; may be repeated."),
 )  # fmt: skip
 @click.pass_context
-def evaluate(context, folder, threshold, codes, overwrite, quiet, debug, **chosen):
+def evaluate(context, folder, overwrite, quiet, **options):
     """Score a model on simulated skies or patches that it has never seen, or a catalogue.
 
-    With -o a killed run goes on where it was when the same is run again.
+    With -o, an interrupted evaluation is resumed when the same command is given again.
     """
     from astro_unetloc.evaluation.report import check_folder, report_words, write_evaluation
     from astro_unetloc.evaluation.runs import Workplace
 
-    _check_ways(context, chosen, folder, codes)
+    way = _ON_SET if options["data"] else _ON_CATALOG if options["catalog"] else _ON_SKIES
+    _check_evaluation(context, way)
     place = Workplace()
     if folder:
         check_folder(folder, overwrite=overwrite)
-        if not chosen["catalog"]:
+        if way != _ON_CATALOG:
             place = Workplace(Path(folder) / ".unetloc-parts", overwrite)
-    run = _run(threshold=threshold, codes=codes, place=place, quiet=quiet, **chosen)
-    if not folder:
-        _echo(report_words(run, {}))
-        return
-    command = shlex.join(["astro-unetloc", *sys.argv[1:]])
-    paths, words = write_evaluation(run, folder, codes=codes, command=command, overwrite=overwrite)
-    place.clear()
-    _echo(words)
-    say(f"{len(paths)} files -> {paths[-1]}", quiet)
-
-
-def _echo(paragraphs):
-    for line in (line for lines in paragraphs for line in lines):
-        click.echo(line)
-
-
-def _check_ways(context, chosen, folder, codes):
-    """Refuse options of two ways to evaluate at once."""
-    chosen_names = given(context)
-    ways = {"--data": _OF_SETS, "--catalog": _OF_CATALOGS, "--skies": _SKY_OPTIONS}
-    way = next((way for way, of in ways.items() if chosen[of[0]] and way != "--skies"), "--skies")
-    allowed = {*ways[way], *(() if way == "--catalog" else ("model", "n_patches", "codes"))}
-    others = {"model", "n_patches", "codes"}.union(*ways.values()) - allowed
-    wrong = flags(context, chosen_names & others)
-    if wrong:
-        raise click.UsageError(
-            f"{', '.join(wrong)} cannot go with {way}"
-            if way != "--skies"
-            else f"{', '.join(wrong)} goes with {_wanted(wrong[0])}, which is not given"
+    run = _evaluate(way, options, place=place, progress=progress_bar(quiet))
+    if folder:
+        command = shlex.join(["astro-unetloc", *sys.argv[1:]])
+        paths, paragraphs = write_evaluation(
+            run, folder, codes=options["codes"], command=command, overwrite=overwrite
         )
-    check_variant(chosen_names, **chosen)
-    if way == "--catalog" and not chosen["truth"]:
+        place.clear()
+        print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
+    else:
+        paragraphs = report_words(run, {})
+    for lines in paragraphs:
+        click.echo("\n".join(lines))
+
+
+def _check_evaluation(context, way):
+    """Refuse options that do not go with the way to evaluate."""
+    values, given = context.params, given_options(context)
+    check_kind(context, way, _EVALUATE_OPTIONS)
+    check_variant(context)
+    if way == _ON_CATALOG and not values["truth"]:
         raise click.UsageError("--catalog goes with --truth TABLE; give the true sources")
-    if codes and not folder:
+    if values["codes"] and not values["folder"]:
         raise click.UsageError("--case goes with -o FOLDER, where its picture is written; give it")
-    if "n_patches" in chosen_names and way == "--skies" and not folder:
+    if "n_patches" in given and way == _ON_SKIES and not values["folder"]:
         raise click.UsageError("--patches goes with -o FOLDER or --data SET.h5; give one")
 
 
-def _wanted(option):
-    return "--catalog CATALOG" if option == "--truth" else "--data SET.h5"
+def _evaluate(way, options, *, place, progress):
+    """Evaluate a catalogue, or a model on simulated skies or on a patch set."""
+    from astro_unetloc.evaluation import runs
 
-
-def _run(
-    *, model, skies, seed, years, template, variant, energy_range, data, all_skies, catalog, truth,
-    threshold, against, n_patches, codes, place, quiet,
-):  # fmt: skip
-    """The run that was asked for."""
-    from astro_unetloc.evaluation import runs as evaluation_run
-
-    common = {"threshold": threshold, "against": against}
-    if catalog:
-        return evaluation_run.run_on_catalog(catalog, truth, **common)
-    common |= {
-        "model": model, "n_patches": n_patches, "codes": codes, "place": place,
-        "progress": progress_bar(quiet),
-    }  # fmt: skip
-    if data:
-        return evaluation_run.run_on_set(data, all_skies=all_skies, **common)
-    return evaluation_run.run_on_skies(
-        seeds=range(seed, seed + skies), years=years, template=template, variant=variant,
-        energy_range=energy_range or None, source_free=place.folder is not None, **common,
-    )  # fmt: skip
+    chosen = {name: options[name] for name in _EVALUATE_OPTIONS[way] | {"threshold", "against"}}
+    if way == _ON_CATALOG:
+        return runs.run_on_catalog(**chosen)
+    chosen |= {"place": place, "progress": progress}
+    if way == _ON_SET:
+        return runs.run_on_set(chosen.pop("data"), **chosen)
+    first, n_skies = chosen.pop("seed"), chosen.pop("skies")
+    return runs.run_on_skies(
+        seeds=range(first, first + n_skies), source_free=place.folder is not None, **chosen
+    )

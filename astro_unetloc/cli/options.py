@@ -1,10 +1,6 @@
-"""What the command line says on the terminal: messages, warnings, errors and progress on stderr.
-
-What the commands share: common options, and words that become values.
-"""
+"""The options that commands share, the parsing of their values, and messages on the terminal."""
 
 import logging
-import os
 import sys
 import warnings
 from functools import partial
@@ -12,36 +8,21 @@ from functools import partial
 import click
 from click.core import ParameterSource
 
-__all__ = [
-    "EXIT_FAULT",
-    "EXIT_INCOMPLETE",
-    "EXIT_USAGE",
-    "check_apart",
-    "check_variant",
-    "flags",
-    "given",
-    "options",
-    "progress_bar",
-    "report",
-    "say",
-    "show_warning",
-    "sky_cone",
-    "take_warnings",
-]
-
-
-# A fault of ours; wrong usage or input; done but for some patches.
+# A fault of the package; wrong usage or input; finished, but some patches failed.
 EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
 
 
-def say(text, quiet=False):
-    """Write a line to stderr, unless quiet."""
+# Terminal: the results of a command go to stdout, everything else to stderr.
+
+
+def print_message(text, quiet=False):
+    """Write a line to stderr unless ``quiet`` is set."""
     if not quiet:
         click.echo(text, err=True)
 
 
 def progress_bar(quiet):
-    """A tqdm that draws on stderr, None if that is no terminal or quiet is asked for."""
+    """Return a tqdm that draws on stderr; None if ``quiet`` is set or stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         return None
     from tqdm import tqdm
@@ -49,96 +30,109 @@ def progress_bar(quiet):
     return partial(tqdm, leave=False, file=sys.stderr, dynamic_ncols=True)
 
 
-def report(error, debug):
-    """Say what went wrong in one line, after the traceback if ``debug``; returns the exit code."""
+def report_error(error, debug):
+    """Print an exception as one line, with its traceback if ``debug``, and return the exit code."""
     if isinstance(error, click.Abort):
-        say("interrupted")
+        print_message("interrupted")
         return EXIT_FAULT
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, click.ClickException):
-        text = " ".join(error.format_message().split()).rstrip(".")
-        say(f"error: {text}; see 'astro-unetloc --help'")
+        text = _one_line(error.format_message()).rstrip(".")
+        print_message(f"error: {text}; see 'astro-unetloc --help'")
         return EXIT_USAGE
     from astro_unetloc.exceptions import InputError
 
+    text = _one_line(error) or type(error).__name__
     if isinstance(error, InputError | OSError):
-        # the library speaks of its argument, the command line of its option
-        say(f"error: {text.replace('allow overwriting', 'add --overwrite')}")
+        # The library names its argument; on the command line it is an option.
+        print_message(f"error: {text.replace('allow overwriting', 'add --overwrite')}")
         return EXIT_USAGE
     where = "see above" if debug else "--debug shows where"
-    say(f"fault of astro-unetloc: {type(error).__name__}: {text}; {where}, please report it")
+    print_message(
+        f"fault of astro-unetloc: {type(error).__name__}: {text}; {where}, please report it"
+    )
     return EXIT_FAULT
 
 
-def take_warnings():
-    """Let `show_warning` say all warnings from now on."""
-    # astropy takes them over when it is first imported: that must come before
+def _one_line(text):
+    """Join the lines of a text."""
+    return " ".join(str(text).split())
+
+
+def route_warnings():
+    """Print warnings of the package as one line each and send those of others to the log."""
+    # The first import of astropy replaces `warnings.showwarning`, so it has to come before.
     import astropy  # noqa: F401
 
     warnings.simplefilter("always")
-    warnings.showwarning = show_warning
+    warnings.showwarning = _show_warning
 
 
-def show_warning(message, category, filename, lineno, file=None, line=None):
-    """Say a warning of the package in one line; those of others go to the log."""
-    text = " ".join(str(message).split())
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    """Replacement for `warnings.showwarning`."""
     if category.__module__.startswith("astro_unetloc"):
-        say(f"warning: {text}")
+        print_message(f"warning: {_one_line(message)}")
     else:
-        logging.getLogger("astro_unetloc").debug("%s: %s", category.__name__, text)
+        log = logging.getLogger("astro_unetloc")
+        log.debug("%s: %s", category.__name__, _one_line(message))
 
 
-_common = [
+# Options and their values
+
+
+_COMMON = [
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
-    click.option("--quiet", is_flag=True, help="No messages but warnings and errors."),
-    click.option("--debug", is_flag=True, help="Show the log, and the traceback of an error."),
-]
+    click.option("--quiet", is_flag=True, help="Print only warnings and errors."),
+    click.option("--debug", is_flag=True, expose_value=False,
+                 help="Show the log, and the traceback of an error."),
+]  # fmt: skip
 
 
 def options(*own):
-    """Decorator: the options of a command, and those that all of them have."""
+    """Return a decorator that adds the options of a command and those that all commands have."""
 
     def decorate(function):
-        for option in reversed([*own, *_common]):
+        for option in reversed([*own, *_COMMON]):
             function = option(function)
         return function
 
     return decorate
 
 
-def given(context):
-    """Names of the parameters of a command that its user has given."""
+def given_options(context):
+    """Names of the parameters that stand on the command line."""
     source = context.get_parameter_source
     return {name for name in context.params if source(name) is ParameterSource.COMMANDLINE}
 
 
-def flags(context, names):
-    """How parameters of a command are written, in the order of their names."""
-    spelled = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
-    return [spelled[name] for name in sorted(names)]
+def check_kind(context, kind, options_of):
+    """Refuse options of other kinds of run; ``options_of`` maps each kind to its parameters."""
+    wrong = given_options(context) & set().union(*options_of.values()) - options_of[kind]
+    if not wrong:
+        return
+    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+    first = min(wrong)
+    kinds = " or ".join(other for other, names in options_of.items() if first in names)
+    raise click.UsageError(
+        f"{', '.join(flags[name] for name in sorted(wrong))} cannot go with {kind}; "
+        f"{flags[first]} goes with {kinds}"
+    )
 
 
-def check_variant(chosen, *, variant, template, **_):
-    """Refuse a set of templates that is chosen without their file."""
-    if "variant" in chosen and not template:
+def check_variant(context):
+    """Refuse --variant without --template."""
+    if "variant" in given_options(context) and not context.params["template"]:
         raise click.UsageError(
-            f"--variant chooses among the templates of --template FILE; got {variant!r} without; "
-            "give the file too"
+            "--variant chooses among the templates of --template FILE; got "
+            f"{context.params['variant']!r} without a file; give the file too"
         )
 
 
-def check_apart(path, others):
-    """Refuse an output that is also another output or an input."""
-    if os.path.realpath(path) in {os.path.realpath(other) for other in others}:
-        raise click.UsageError(f"each output must be a file of its own; got {path!r} twice")
-
-
 def sky_cone(region, frame):
-    """Centre and radius from the three words of --region; None without them."""
+    """Centre and radius from the three words of --region; None if the option is not given."""
     if not region:
         return None
     import astropy.units as u
