@@ -11,8 +11,9 @@ _load, _, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "catalog.match": ["MatchResult", "match_catalogs"],
+        "catalog.models": ["to_gammapy_models"],
         "catalog.read": ["read_catalog"],
-        "catalog.write": ["to_gammapy_models", "to_regions"],
+        "catalog.write": ["to_regions"],
         "evaluation.metrics": ["evaluate"],
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],

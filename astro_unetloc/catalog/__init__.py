@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "match": ["MatchResult", "match_catalogs"],
         "read": ["read_catalog"],
-        "write": ["to_regions", "to_gammapy_models"],
+        "models": ["to_gammapy_models"],
+        "write": ["to_regions"],
     },
 )

@@ -1,25 +1,27 @@
-"""Point sources with a power law: what a likelihood fit starts from, in two formats.
+"""Point sources with power laws for a likelihood fit: models of gammapy, XML of the Fermi tools."""
 
-`Models` of gammapy, and the XML source library of the Fermi tools, whose spectra are in MeV.
-"""
-
-from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from astro_unetloc.catalog.table import degrees, numbers, sky_positions, texts_of, unique_names
+from astro_unetloc.catalog.read import energy_range
+from astro_unetloc.catalog.table import (
+    degrees,
+    numbers,
+    sky_positions,
+    texts_of,
+    unique_names,
+)
 from astro_unetloc.exceptions import InputError, warn
 
 __all__ = [
-    "PointModels",
-    "format_gammapy_models",
-    "format_library",
+    "fermi_library",
+    "gammapy_yaml",
     "library_amplitude",
     "library_parameter",
     "library_source",
     "library_text",
-    "point_models",
+    "to_gammapy_models",
 ]
 
 # Where the index of a source is unknown: that of `astro_unetloc.irf.spectra`.
@@ -31,118 +33,15 @@ _GAUSSIAN_68 = 1.5096
 # Classes that a source of a library may state, see `astro_unetloc.simulation`.
 _CLASSES = ("AGN", "PSR", "GAL")
 
-# Decades by which a parameter of a fit may go away from its value.
+# Factor by which the amplitude of a fit may differ from its start.
 _FREEDOM = 1e4
 
-
-def library_text(title, sources):
-    """XML source library (bytes) of elements from `library_source`."""
-    lines = [
-        '<?xml version="1.0" encoding="utf-8"?>',
-        f"<source_library title={quoteattr(title)}>",
-        *sources,
-        "</source_library>",
-        "",
-    ]
-    return "\n".join(lines).encode()
-
-
-def library_source(name, spectrum, shape, position, *, source_class=""):
-    """XML element of one source.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    spectrum : tuple of str and list of str
-        Type of the spectrum and its parameters, from `library_parameter`.
-    shape : str
-        Type of the spatial model: ``SkyDirFunction`` or that of an extended source.
-    position : dict of str to float
-        Its parameters, in degrees.
-    source_class : str
-        Written as an attribute ``class``, which the Fermi tools ignore; empty if unknown.
-
-    Returns
-    -------
-    str
-    """
-    kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
-    stated = f' class="{source_class}"' if source_class else ""
-    places = (library_parameter(n, value, 1, -360, 360) for n, value in position.items())
-    return "\n".join(
-        [
-            f'  <source name={quoteattr(str(name))} type="{kind}"{stated}>',
-            f'    <spectrum type="{spectrum[0]}">',
-            *spectrum[1],
-            "    </spectrum>",
-            f'    <spatialModel type="{shape}">',
-            *places,
-            "    </spatialModel>",
-            "  </source>",
-        ]
-    )
-
-
-def library_parameter(name, value, scale, low, high, *, error=np.nan, free=False):
-    """XML element of a parameter; a finite ``error`` is written as an attribute."""
-    error = f' error="{float(error)!r}"' if np.isfinite(error) else ""
-    return (
-        f'      <parameter name="{name}" value="{float(value)!r}"{error} scale="{scale:g}" '
-        f'min="{low:g}" max="{high:g}" free="{int(free)}"/>'
-    )
-
-
-def library_amplitude(name, value, *, error=np.nan):
-    """XML element of a free amplitude, its scale a power of ten."""
-    scale = 10.0 ** np.floor(np.log10(value))
-    limits = (1 / _FREEDOM, _FREEDOM)
-    return library_parameter(name, value / scale, scale, *limits, error=error / scale, free=True)
-
-
-# So many sources that are left out are named in the warning.
+# Largest number of sources that a warning names.
 _MAX_NAMES = 5
 
 
-@dataclass(frozen=True)
-class PointModels:
-    """n point sources with power laws, and their errors; errors are NaN where unknown.
-
-    Attributes
-    ----------
-    names : list of str
-        Unique.
-    ra, dec : ndarray (n,)
-        ICRS, degrees.
-    covariance : ndarray (n, 2, 2)
-        Of the right ascension and declination, in deg2.
-    flux, flux_err : ndarray (n,)
-        Photon flux in ``flux_range``, ph cm-2 s-1.
-    index, index_err : ndarray (n,)
-        Photon index; where it is unknown 2.4.
-    classes : ndarray (n,) of str
-        One of AGN, PSR and GAL for those that a library names, or another, or empty.
-    flux_range : pair of float
-        In GeV.
-    """
-
-    names: list
-    ra: np.ndarray
-    dec: np.ndarray
-    covariance: np.ndarray
-    flux: np.ndarray
-    flux_err: np.ndarray
-    index: np.ndarray
-    index_err: np.ndarray
-    classes: np.ndarray
-    flux_range: tuple
-
-    def __len__(self):
-        return len(self.names)
-
-
-def point_models(catalog):
-    """The sources of a catalogue that have a flux, as power laws.
+def to_gammapy_models(catalog):
+    """Return the catalogue as `gammapy.modeling.models.Models`, from which a fit can start.
 
     Parameters
     ----------
@@ -151,53 +50,100 @@ def point_models(catalog):
 
     Returns
     -------
-    PointModels
+    gammapy.modeling.models.Models
+        For each source with a ``Flux`` a point source with a power law between the energies of the
+        flux (``PowerLaw2SpectralModel``), under its name, with the errors of the catalogue and the
+        covariance of the position from its 68 % ellipse. An unknown index is 2.4.
 
     Raises
     ------
-    ValueError
-        If there are sources and none has a ``Flux``, or the header does not state its energies.
+    InputError
+        If there are sources and none has a flux, or the header does not state its energies.
 
     Warns
     -----
     UnetlocWarning
         If sources without a flux are left out.
+
+    Examples
+    --------
+    >>> from astro_unetloc import read_catalog, to_gammapy_models
+    >>> models = to_gammapy_models(read_catalog("catalog.fits"))  # doctest: +SKIP
+    >>> dataset.models = [*models, *dataset.models]  # doctest: +SKIP
     """
-    flux = _numbers(catalog, "Flux", "cm-2 s-1")
-    known = np.isfinite(flux) & (flux > 0)
+    from gammapy.modeling.models import Models, SkyModel
+
+    sources = _power_laws(catalog)
+    parts = (_spectrum_and_place(source) for source in sources)
+    return Models([SkyModel(*part, name=str(name)) for part, name in zip(parts, sources["name"])])
+
+
+def gammapy_yaml(catalog):
+    """Return `to_gammapy_models` as YAML (str), made 30 times faster without the `SkyModel`."""
+    from gammapy.utils.scripts import to_yaml
+
+    components = []
+    for source in _power_laws(catalog):
+        component = {"name": str(source["name"]), "type": "SkyModel"}
+        for part in _spectrum_and_place(source):
+            component |= part.to_dict()
+        components.append(component)
+    return to_yaml({"components": components})
+
+
+def _spectrum_and_place(source):
+    """Spectral and spatial model of gammapy for one row of `_power_laws`."""
+    import astropy.units as u
+    from gammapy.modeling.models import PointSpatialModel, PowerLaw2SpectralModel
+
+    spectral = PowerLaw2SpectralModel(
+        amplitude=source["flux"] * u.Unit("cm-2 s-1"), index=source["index"],
+        emin=source["flux_min"] * u.GeV, emax=source["flux_max"] * u.GeV,
+    )  # fmt: skip
+    spectral.amplitude.error = np.nan_to_num(source["flux_err"])
+    spectral.index.error = np.nan_to_num(source["index_err"])
+    place = PointSpatialModel(lon_0=source["ra"] * u.deg, lat_0=source["dec"] * u.deg, frame="icrs")
+    if np.isfinite(source["covariance"]).all():
+        place.covariance = source["covariance"]
+    return spectral, place
+
+
+def _power_laws(catalog):
+    """Table of the sources that have a flux, in deg, GeV and ph cm-2 s-1; errors may be NaN."""
+    from astropy.table import Table
+
+    names = unique_names([name or "source" for name in texts_of(catalog, "Source_Name")])
+    known = np.nan_to_num(_numbers(catalog, "Flux", "cm-2 s-1")) > 0
     if len(catalog) and not known.any():
         raise InputError(
             "models need the Flux of sources; got a catalogue without; find them with an exposure"
         )
-    rows = catalog[known]
-    names = _names(catalog)
     if not known.all():
         left = [name for name, is_known in zip(names, known) if not is_known]
         some = ", ".join(left[:_MAX_NAMES] + ["..."] * (len(left) > _MAX_NAMES))
         warn(f"models leave out {len(left)} of {len(names)} sources, whose Flux is unknown: {some}")
-    positions = sky_positions(rows)
-    index = _numbers(rows, "Spectral_Index")
-    return PointModels(
-        names=[name for name, is_known in zip(names, known) if is_known],
-        ra=positions.ra.deg,
-        dec=positions.dec.deg,
-        covariance=_position_covariance(rows, positions.dec.rad),
-        flux=flux[known],
-        flux_err=_numbers(rows, "Unc_Flux", "cm-2 s-1"),
-        index=np.where(np.isfinite(index), index, _PHOTON_INDEX),
-        index_err=_numbers(rows, "Unc_Spectral_Index"),
-        classes=texts_of(rows, "Class"),
-        flux_range=_flux_range(catalog),
+    rows = catalog[known]
+    positions, index = sky_positions(rows), _numbers(rows, "Spectral_Index")
+    low, high = _flux_range(catalog)
+    return Table(
+        {
+            "name": np.array(names, str)[known],
+            "ra": positions.ra.deg,
+            "dec": positions.dec.deg,
+            "covariance": _position_covariance(rows, positions.dec.rad),
+            "flux": _numbers(rows, "Flux", "cm-2 s-1"),
+            "flux_err": _numbers(rows, "Unc_Flux", "cm-2 s-1"),
+            "flux_min": np.full(len(rows), low),
+            "flux_max": np.full(len(rows), high),
+            "index": np.where(np.isfinite(index), index, _PHOTON_INDEX),
+            "index_err": _numbers(rows, "Unc_Spectral_Index"),
+            "class": texts_of(rows, "Class"),
+        }
     )
 
 
-def _names(catalog):
-    names = [name or "source" for name in texts_of(catalog, "Source_Name")]
-    return [str(name) for name in unique_names(names)]
-
-
 def _numbers(table, name, unit=""):
-    """Plain float64 values of a column in a unit, photons being none; NaN where unknown."""
+    """Plain float64 values of a column in a unit, without photons; NaN where unknown."""
     import astropy.units as u
 
     if name not in table.colnames:
@@ -207,17 +153,14 @@ def _numbers(table, name, unit=""):
 
 
 def _flux_range(catalog):
-    """Energies of ``Flux`` in GeV, from the header."""
-    try:
-        low, high = (float(catalog.meta[key]) for key in ("FLUXEMIN", "FLUXEMAX"))
-    except (KeyError, TypeError, ValueError):
-        low = high = np.nan
-    if len(catalog) and not 0 < low < high:
+    """Energies of ``Flux`` in GeV."""
+    energies = energy_range(catalog, "FLUX")
+    if energies is None and len(catalog):
         raise InputError(
             "models need the energies of Flux, FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose "
             "header does not state them, as in .csv; read that of .fits, .ecsv or .vot"
         )
-    return low, high
+    return energies or (np.nan, np.nan)
 
 
 def _position_covariance(table, dec):
@@ -234,58 +177,8 @@ def _position_covariance(table, dec):
     return np.einsum("an,ain,ajn->nij", sigma**2, axes, axes)
 
 
-def format_gammapy_models(models):
-    """The sources as the YAML that `gammapy.modeling.models.Models` reads.
-
-    ``PowerLaw2SpectralModel`` and ``PointSpatialModel``: the amplitude is the photon flux between
-    ``emin`` and ``emax``, so that its error is that of the catalogue. Errors are written, their
-    correlations not: gammapy keeps these in a further file, of (6 n)**2 numbers.
-
-    Parameters
-    ----------
-    models : PointModels
-        The sources.
-
-    Returns
-    -------
-    str
-    """
-    import yaml
-
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    components = [_gammapy_component(models, row) for row in range(len(models))]
-    return yaml.dump({"components": components}, Dumper=dumper, sort_keys=False, indent=4)
-
-
-def _gammapy_component(models, row):
-    """One source in the form of ``SkyModel.to_dict``; written here, which is 30 times faster."""
-    low, high = models.flux_range
-    ra_err, dec_err = np.sqrt(np.diagonal(models.covariance[row]))
-    spectral = [
-        _parameter("amplitude", models.flux[row], models.flux_err[row], unit="cm-2 s-1"),
-        _parameter("index", models.index[row], models.index_err[row]),
-        _parameter("emin", low, unit="GeV", frozen=True),
-        _parameter("emax", high, unit="GeV", frozen=True),
-    ]
-    spatial = [
-        _parameter("lon_0", models.ra[row], ra_err, unit="deg"),
-        _parameter("lat_0", models.dec[row], dec_err, unit="deg", min=-90.0, max=90.0),
-    ]
-    return {
-        "name": models.names[row],
-        "type": "SkyModel",
-        "spectral": {"type": "PowerLaw2SpectralModel", "parameters": spectral},
-        "spatial": {"type": "PointSpatialModel", "frame": "icrs", "parameters": spatial},
-    }
-
-
-def _parameter(name, value, error=np.nan, **others):
-    error = {"error": float(error)} if np.isfinite(error) else {}
-    return {"name": name, "value": float(value)} | error | others
-
-
-def format_library(models):
-    """The sources as a source library of the Fermi tools, ``PowerLaw`` in MeV.
+def fermi_library(catalog):
+    """Return the catalogue as a source library of the Fermi tools, ``PowerLaw`` in MeV.
 
     The pivot is the energy at which, for a given flux, the amplitude does not depend on the index:
     the mean logarithm of the photon energies in the flux range. There the relative error of the
@@ -293,44 +186,111 @@ def format_library(models):
 
     Parameters
     ----------
-    models : PointModels
-        The sources.
+    catalog : QTable
+        As for `to_gammapy_models`, which lists the errors and warnings.
 
     Returns
     -------
     bytes
+        The XML file.
     """
-    low, high = models.flux_range
-    pivot = _mean_energy(models.index, low, high)
-    x, power = np.log(high / low), 1 - models.index
-    flat = np.abs(power) * x < 1e-6
-    safe = np.where(flat, 1.0, power)
-    integral = np.where(flat, x, np.expm1(safe * x) / safe) * low * (low / pivot) ** -models.index
-    amplitude = models.flux / integral / 1e3  # per MeV
-    amplitude_err = amplitude * models.flux_err / models.flux
-    sources = []
-    for row, name in enumerate(models.names):
+    sources = _power_laws(catalog)
+    index, low, high = (sources[name].data for name in ("index", "flux_min", "flux_max"))
+    pivot = _mean_energy(index, low, high)
+    amplitude = sources["flux"] / _integral(index, pivot, low, high) / 1e3  # per MeV
+    error = amplitude * sources["flux_err"] / sources["flux"]
+    elements = []
+    for row, source in enumerate(sources):
         parameters = [
-            library_amplitude("Prefactor", amplitude[row], error=amplitude_err[row]),
+            library_amplitude("Prefactor", amplitude[row], error=error[row]),
             library_parameter(
-                "Index", models.index[row], -1, -5, 10, error=models.index_err[row], free=True
+                "Index", index[row], -1, -5, 10, error=source["index_err"], free=True
             ),
             library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
         ]
-        place = {"RA": models.ra[row], "DEC": models.dec[row]}
-        stated = models.classes[row] if models.classes[row] in _CLASSES else ""
+        position = {"RA": source["ra"], "DEC": source["dec"]}
+        stated = source["class"] if source["class"] in _CLASSES else ""
         spectrum = ("PowerLaw", parameters)
-        sources.append(library_source(name, spectrum, "SkyDirFunction", place, source_class=stated))
-    return library_text("astro_unetloc", sources)
+        elements.append(
+            library_source(
+                source["name"], spectrum, "SkyDirFunction", position, source_class=stated
+            )
+        )
+    return library_text("astro_unetloc", elements)
+
+
+def _integral(index, pivot, low, high):
+    """Integral of (E / pivot)**-index between two energies."""
+    x, power = np.log(high / low), 1 - index
+    flat = np.abs(power) * x < 1e-6
+    safe = np.where(flat, 1.0, power)
+    return np.where(flat, x, np.expm1(safe * x) / safe) * low * (low / pivot) ** -index
 
 
 def _mean_energy(index, low, high):
-    """exp of the mean ln E of the photons of power laws (n,) between two energies.
+    """exp of the mean ln E of the photons of power laws between two energies.
 
     With g = index - 1 and x = ln(high / low) the mean of ln(E / low) is 1 / g - x / (exp(g x) - 1).
     """
     x = np.log(high / low)
     flat = np.abs(index - 1) * x < 1e-4
     g = np.where(flat, 1.0, index - 1)
-    mean = 1 / g - x / np.expm1(np.minimum(g * x, 700.0))  # exp(710) is too large a number
+    mean = 1 / g - x / np.expm1(np.minimum(g * x, 700.0))  # exp(710) overflows
     return low * np.exp(np.where(flat, x / 2, mean))
+
+
+def library_text(title, sources):
+    """XML source library (bytes) of elements from `library_source`."""
+    head = ['<?xml version="1.0" encoding="utf-8"?>', f"<source_library title={quoteattr(title)}>"]
+    return "\n".join([*head, *sources, "</source_library>", ""]).encode()
+
+
+def library_source(name, spectrum, shape, position, *, source_class=""):
+    """XML element of one source.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    spectrum : tuple of str and list of str
+        Type of the spectrum and its parameters, from `library_parameter`.
+    shape : str
+        Type of the spatial model: ``SkyDirFunction`` or that of an extended source.
+    position : dict of str to float
+        Parameters of the spatial model, in degrees.
+    source_class : str
+        Written as an attribute ``class``, which the Fermi tools ignore; empty if unknown.
+
+    Returns
+    -------
+    str
+    """
+    kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
+    stated = f' class="{source_class}"' if source_class else ""
+    lines = [
+        f'  <source name={quoteattr(str(name))} type="{kind}"{stated}>',
+        f'    <spectrum type="{spectrum[0]}">',
+        *spectrum[1],
+        "    </spectrum>",
+        f'    <spatialModel type="{shape}">',
+        *(library_parameter(n, value, 1, -360, 360) for n, value in position.items()),
+        "    </spatialModel>",
+        "  </source>",
+    ]
+    return "\n".join(lines)
+
+
+def library_parameter(name, value, scale, low, high, *, error=np.nan, free=False):
+    """XML element of a parameter; a finite ``error`` is written as an attribute."""
+    error = f' error="{float(error)!r}"' if np.isfinite(error) else ""
+    return (
+        f'      <parameter name="{name}" value="{float(value)!r}"{error} scale="{scale:g}" '
+        f'min="{low:g}" max="{high:g}" free="{int(free)}"/>'
+    )
+
+
+def library_amplitude(name, value, *, error=np.nan):
+    """XML element of a free amplitude, its scale a power of ten."""
+    scale = 10.0 ** np.floor(np.log10(value))
+    limits = (1 / _FREEDOM, _FREEDOM)
+    return library_parameter(name, value / scale, scale, *limits, error=error / scale, free=True)

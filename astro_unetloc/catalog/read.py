@@ -30,6 +30,7 @@ __all__ = [
     "STANDARD_CATALOGS",
     "as_reference",
     "catalog_name",
+    "energy_range",
     "read_catalog",
     "read_extended",
     "standard_catalog_path",
@@ -334,3 +335,26 @@ def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=No
     if footprint is not None:
         keep &= footprint.covers(vectors_from_lonlat(lon, lat))
     return table[keep]
+
+
+def energy_range(table, kind=""):
+    """Energies in GeV that the header of a catalogue states; the one place that interprets them.
+
+    Parameters
+    ----------
+    table : Table
+        A catalogue, made here or read from a file.
+    kind : str
+        Empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that were
+        fitted and "FLUX" for those of ``Flux``.
+
+    Returns
+    -------
+    tuple of float or None
+        Lower and upper edge; None if the header does not state them.
+    """
+    try:
+        low, high = (float(table.meta[f"{kind}{key}"]) for key in ("EMIN", "EMAX"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (low, high) if 0 < low < high else None

@@ -1,24 +1,27 @@
-"""The content of a file of the catalogue: FITS, ECSV, CSV or VOTable, as bytes.
+"""Files made from a catalogue: tables, DS9 and CASA regions, models for a likelihood fit.
 
-Files made from a catalogue: tables, regions, models for a likelihood fit and a picture.
-
-What is written is made in memory first; each file is written whole or not at all.
+The content of a file is made in memory, as bytes; `astro_unetloc.files` puts it in place.
 """
 
-import csv
 import gzip
 import io
 import re
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
 from astro_unetloc import files
-from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, LIMIT_COLUMNS, MATCH_COLUMNS
-from astro_unetloc.catalog.models import format_gammapy_models, format_library, point_models
-from astro_unetloc.catalog.regions import format_regions
+from astro_unetloc.catalog.columns import (
+    COLUMNS,
+    FLAGS,
+    LAYOUT_KEYWORDS,
+    LIMIT_COLUMNS,
+    MATCH_COLUMNS,
+)
+from astro_unetloc.catalog.models import fermi_library, gammapy_yaml
+from astro_unetloc.catalog.table import confidence_ellipses, sky_positions, texts_of
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output, suffix_of, write_files
 
@@ -27,22 +30,21 @@ __all__ = [
     "check_fluxes",
     "check_outputs",
     "format_catalog",
+    "format_regions",
     "output_paths",
     "set_cards",
     "table_bytes",
-    "to_gammapy_models",
     "to_regions",
     "write_outputs",
 ]
 
-
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
-
+_MODEL_SUFFIXES = (".yaml", ".xml")
+SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png")
 
 EXTENSION_NAME = "UNETLOC_CATALOG"
 
-
-# What the keywords that we know say; others are written without a comment.
+# Comments of the keywords of the provenance; other keywords are written without a comment.
 KEYWORDS = {
     "CREATOR": "software and version",
     "VERSIONS": "of what it used",
@@ -59,55 +61,166 @@ KEYWORDS = {
     "FLUXEMAX": "[GeV] upper edge of Flux",
     "THRESH": "smallest Score listed",
 }
+_UCDS = {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS}
 
 
-def format_catalog(catalog, suffix):
-    """The content of a file of the catalogue, as bytes.
+def output_paths(paths):
+    """Return the paths to write: a lone FITS catalogue gets its regions beside it.
+
+    Parameters
+    ----------
+    paths : iterable of str or path-like
+        Paths that the user gave.
+
+    Returns
+    -------
+    tuple of Path
+
+    Examples
+    --------
+    >>> from astro_unetloc.catalog.write import output_paths
+    >>> print(*output_paths(["catalog.fits"]))
+    catalog.fits catalog.reg
+    """
+    paths = tuple(Path(path) for path in paths)
+    suffix = suffix_of(paths[0], SUFFIXES) if len(paths) == 1 else ""
+    if suffix.startswith(".fits"):
+        paths += (paths[0].with_name(paths[0].name[: -len(suffix)] + ".reg"),)
+    return paths
+
+
+def check_outputs(paths, *, overwrite=False, inputs=()):
+    """Raise an error unless all files of a catalogue can be written; see `files.check_outputs`."""
+    files.check_outputs(paths, overwrite=overwrite, inputs=inputs, suffixes=SUFFIXES)
+
+
+def check_fluxes(paths, *, known):
+    """Raise `InputError` if models are to be written and sources will have no fluxes.
+
+    Parameters
+    ----------
+    paths : iterable of str or path-like
+        Files to write.
+    known : bool
+        Whether sources are measured with an exposure.
+    """
+    models = [str(path) for path in paths if suffix_of(path, SUFFIXES) in _MODEL_SUFFIXES]
+    if models and not known:
+        raise InputError(
+            f"models need the flux of each source; got {models[0]!r} without an exposure or "
+            "without measuring; give --exposure or drop that output"
+        )
+
+
+def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):
+    """Write a catalogue to all paths, in the format of each suffix.
 
     Parameters
     ----------
     catalog : QTable
-        From `make_catalog`, or any table of sources.
+        Any table of sources.
+    paths : iterable of str or path-like
+        Files ending in one of `SUFFIXES`, as from `output_paths`.
+    overwrite : bool
+        Whether files that exist may be replaced.
+    frame : str
+        Frame of the regions: "icrs", "fk5" or "galactic".
+    figure : callable, optional
+        ``figure(file)`` writes the picture as PNG to a binary file; needed for .png.
+    others : dict of path to bytes, optional
+        Further files to write along with them, of any suffix.
+
+    Returns
+    -------
+    tuple of Path
+        The files written.
+
+    Raises
+    ------
+    InputError
+        If a suffix is unknown, a path is given twice, a picture has no ``figure``, or models have
+        no fluxes.
+    FileExistsError, FileNotFoundError, PermissionError
+        As `astro_unetloc.files.check_output`.
+    """
+    paths, others = tuple(Path(path) for path in paths), others or {}
+    check_outputs(paths, overwrite=overwrite)
+    for path in others:
+        check_output(path, overwrite=overwrite)
+    contents = {path: _content(catalog, path, frame, figure) for path in paths}
+    return tuple(write_files(contents | others, overwrite=overwrite))
+
+
+def table_bytes(table, path):
+    """Content of a file with a table, or with the regions of its sources, for ``others``."""
+    check_outputs([path], overwrite=True)
+    return _content(table, path, "icrs", None)
+
+
+def _content(catalog, path, frame, figure):
+    """Content of a file by its suffix."""
+    suffix = suffix_of(path, SUFFIXES)
+    if suffix == ".png":
+        return _picture(figure, path)
+    if suffix == ".reg":
+        return format_regions(catalog, frame=frame).encode("ascii")
+    if suffix == ".crtf":
+        return _casa_regions(catalog, frame).encode("ascii")
+    if suffix == ".yaml":
+        return gammapy_yaml(catalog).encode()
+    if suffix == ".xml":
+        return fermi_library(catalog)
+    return format_catalog(catalog, suffix)
+
+
+def _picture(figure, path):
+    if figure is None:
+        raise InputError(f"a picture needs the photons of the map; got {str(path)!r} without them")
+    stream = io.BytesIO()
+    figure(stream)
+    return stream.getvalue()
+
+
+# Tables
+
+
+def format_catalog(catalog, suffix):
+    """Return the content of a table file as bytes.
+
+    Parameters
+    ----------
+    catalog : QTable
+        Any table of sources.
     suffix : str
         One of .fits, .fits.gz, .ecsv, .csv, .vot.
 
     Returns
     -------
     bytes
-        The content.
     """
-    table = _bare_table(catalog)
+    table = _plain_table(catalog)
+    if suffix == ".fits":
+        return _fits_bytes(table)
     if suffix == ".fits.gz":
         return gzip.compress(_fits_bytes(table), mtime=0)
-    writers = {".fits": _fits_bytes, ".vot": _votable_bytes}
-    writers |= {".ecsv": _ecsv_bytes, ".csv": _csv_bytes}
-    if suffix not in writers:
-        raise InputError(f"suffix must be one of {' '.join(TABLE_SUFFIXES)}; got {suffix!r}")
-    return writers[suffix](table)
-
-
-def _csv_bytes(table):
-    stream = io.StringIO()
-    # The shortest digits that give the same float32 back: 0.1 and not 0.10000000149011612.
-    single = [name for name in table.colnames if table[name].dtype == np.float32]
-    table.write(stream, format="ascii.csv", formats=dict.fromkeys(single, _shortest))
-    return stream.getvalue().encode()
-
-
-def _ecsv_bytes(table):
-    """A header with types, units and provenance above the CSV: ten times faster than astropy's."""
-    stream = io.StringIO()
-    table[:0].write(stream, format="ascii.ecsv", delimiter=",")
-    comments = [line for line in stream.getvalue().splitlines() if line.startswith("#")]
-    return "\n".join([*comments, ""]).encode() + _csv_bytes(table)
+    if suffix == ".vot":
+        return _votable_bytes(table)
+    if suffix in (".ecsv", ".csv"):
+        stream = io.StringIO()
+        # The shortest digits that read back as the same float32: 0.1, not 0.10000000149011612.
+        single = [name for name in table.colnames if table[name].dtype == np.float32]
+        formats = dict.fromkeys(single, _shortest)
+        table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
+        return stream.getvalue().encode()
+    raise InputError(f"suffix must be one of {' '.join(TABLE_SUFFIXES)}; got {suffix!r}")
 
 
 def _shortest(value):
     return str(value) if np.ma.is_masked(value) else str(np.float32(value))
 
 
-def _bare_table(catalog):
-    """Table of plain columns with units: what every reader understands; without ``skycoord``."""
+def _plain_table(catalog):
+    """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
     from astropy.table import Column, MaskedColumn, Table
     from astropy.units import Quantity
 
@@ -117,31 +230,32 @@ def _bare_table(catalog):
         if not isinstance(column, Column | Quantity):
             continue
         about = {"name": name, "unit": column.unit, "description": column.info.description}
-        about["meta"] = {
-            key: value for key, value in (column.info.meta or {}).items() if key == "ucd"
-        }
+        ucd = _UCDS.get(name, (column.info.meta or {}).get("ucd"))
+        about["meta"] = {"ucd": ucd} if ucd else {}
         values = np.ma.getdata(getattr(getattr(column, "unmasked", column), "value", column))
         mask = getattr(column, "mask", None)
-        make = Column if mask is None else MaskedColumn
-        table[name] = make(values, **about, **({} if mask is None else {"mask": mask}))
+        table[name] = Column(values, **about) if mask is None else (
+            MaskedColumn(values, mask=mask, **about)
+        )  # fmt: skip
     return table
 
 
-def _ucds():
-    return {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS}
-
-
 def _fits_bytes(table):
+    """FITS table; `Table.write` would drop UCDs and descriptions."""
     from astropy.io import fits
 
-    hdu = fits.table_to_hdu(_without_meta(table), character_as_bytes=True)
+    bare = table.copy(copy_data=False)
+    bare.meta = {}
+    for column in bare.itercols():
+        column.meta, column.description = {}, None
+    hdu = fits.table_to_hdu(bare, character_as_bytes=True)
     hdu.name = EXTENSION_NAME
-    for number, name in enumerate(table.colnames, 1):
+    for number, column in enumerate(table.itercols(), 1):
         after = f"TFORM{number}"
-        if table[name].description:
-            hdu.header.set(f"TCOMM{number}", _ascii(table[name].description), after=after)
-        if name in _ucds():
-            hdu.header.set(f"TUCD{number}", _ucds()[name], after=after)
+        if column.description:
+            hdu.header.set(f"TCOMM{number}", _ascii(column.description), after=after)
+        if "ucd" in column.meta:
+            hdu.header.set(f"TUCD{number}", column.meta["ucd"], after=after)
     hdu.header["RADESYS"] = ("ICRS", "frame of RAJ2000 and DEJ2000")
     hdu.header["DATE"] = (f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}", "UTC, when written")
     set_cards(hdu.header, table.meta)
@@ -150,33 +264,24 @@ def _fits_bytes(table):
     return stream.getvalue()
 
 
-def _without_meta(table):
-    table = table.copy(copy_data=False)
-    table.meta = {}
-    for column in table.itercols():
-        column.meta, column.description = {}, None
-    return table
-
-
 def set_cards(header, keywords):
-    """Write provenance into a FITS header.
+    """Write the provenance into a FITS header.
 
     Parameters
     ----------
     header : astropy.io.fits.Header
-        It gets the keywords, but for those that describe the layout of a file.
+        Header that gets the keywords, except for those that describe the layout of a file.
     keywords : dict
-        Names and values; what FITS cannot hold as it is becomes text.
+        Names and values; a value that FITS cannot hold is written as text.
     """
     for keyword, value in keywords.items():
-        _set_card(header, keyword, value)
+        _set_card(header, str(keyword), value)
     if any(len(card.image) > 80 for card in header.cards):  # fitsverify warns without
         header.set("LONGSTRN", "OGIP 1.0", "values may go on in CONTINUE")
 
 
 def _set_card(header, keyword, value):
-    """One keyword of the provenance; what FITS cannot hold as it is becomes text."""
-    keyword = str(keyword)
+    """Write one keyword of the provenance."""
     if not keyword or LAYOUT_KEYWORDS.match(keyword.upper()):
         return
     if not re.fullmatch(r"[A-Z0-9_-]{1,8}", keyword):
@@ -197,215 +302,150 @@ def _ascii(text):
 
 
 def _votable_bytes(table):
+    """VOTable with the provenance as parameters of the table."""
     from astropy.io.votable import from_table
     from astropy.io.votable.tree import CooSys
 
-    # One row is enough to declare the fields; the rows are put in below.
-    votable = from_table(_char_columns(table[:1]))
-    resource, first = votable.resources[0], votable.get_first_table()
-    resource.coordinate_systems.append(CooSys(ID="icrs", system="ICRS"))
+    text = table.copy()
+    text.meta = {}
+    for name in text.colnames:
+        if text[name].dtype.kind == "U":
+            text[name][:] = [_xml_text(value) for value in np.ma.getdata(text[name])]
+    text.convert_unicode_to_bytestring()  # ``char``, which every reader knows
+    votable = from_table(text)
+    first = votable.get_first_table()
+    votable.resources[0].coordinate_systems.append(CooSys(ID="icrs", system="ICRS"))
     for field in first.fields:
-        field.ucd = _ucds().get(field.name)
         if field.name in ("RAJ2000", "DEJ2000"):
             field.ref = "icrs"
-        if field.datatype == "char":  # as wide as the widest of all rows
-            field.arraysize = str(_byte_width(table[field.name]))
+        if field.arraysize == "1":
+            field.arraysize = "2"  # one ``char`` would be no text
+    for number, (name, value) in enumerate(table.meta.items(), 1):
+        first.params.append(_votable_param(votable, f"param_{number}", name, value))
     stream = io.BytesIO()
     votable.to_xml(stream, tabledata_format="tabledata")
-    # without data, also of no rows, readers see no table at all
-    start = b"<DATA>" if len(table) else b"</TABLE>"
-    before, rest = stream.getvalue().split(start)
-    parts = (before, _votable_params(table.meta), b"<DATA>\n<TABLEDATA>\n", _votable_rows(table),
-             b"</TABLEDATA>\n</DATA>\n</TABLE>", rest.split(b"</TABLE>")[-1])  # fmt: skip
-    return b"".join(parts)
+    content = stream.getvalue()
+    if not len(table):  # readers see no table at all without data
+        content = content.replace(b"</TABLE>", b"<DATA><TABLEDATA/></DATA></TABLE>")
+    return content
 
 
-def _votable_params(meta):
-    """The provenance as XML; astropy writes ``<`` and ``&`` in it so that they read back wrong."""
-    lines = []
-    for number, (name, value) in enumerate(meta.items(), 1):
-        value = value.item() if isinstance(value, np.generic) else value
-        kind = {bool: "boolean", int: "long", float: "double"}.get(type(value))
-        about = f'datatype="{kind}"' if kind else 'datatype="unicodeChar" arraysize="*"'
-        text = str(value).lower() if kind == "boolean" else str(value)
-        name, text = (quoteattr(_xml_text(word)) for word in (str(name), text))
-        lines.append(f'<PARAM ID="param_{number}" name={name} {about} value={text}/>\n')
-    return "".join(lines).encode()
+def _votable_param(votable, number, name, value):
+    from astropy.io.votable.tree import Field, Param
+
+    value = value.item() if isinstance(value, np.generic) else value
+    kind = {bool: "boolean", int: "long", float: "double"}.get(type(value))
+    about = {"datatype": kind} if kind else {"datatype": "unicodeChar", "arraysize": "*"}
+    value = value if kind else _xml_text(value)
+    param = Param(votable, ID=number, name=_xml_text(name), value=value, **about)
+    if not kind:
+        param.to_xml = partial(Field.to_xml, param)  # that of `Param` escapes < and & twice
+    return param
 
 
 def _xml_text(text):
-    """Text without the characters that XML has no way to write."""
-    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", text)
+    """Text without the characters that XML cannot hold."""
+    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", str(text))
 
 
-def _byte_width(column):
-    """Bytes of the longest text of a column, at least 2: one alone would be no text."""
-    return max([2, *(len(str(text).encode()) for text in np.ma.filled(column, ""))])
+# Regions
+
+_COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow", "source": "cyan"}
+
+# Flags that question the source itself; the others describe its surroundings or the map.
+_DOUBT = sum(
+    FLAGS[name][0] for name in ("edge", "blended", "wide", "bright_neighbor", "fit_failed")
+)
+
+_REGION_HEADER = """\
+# Region file format: DS9 version 4.1
+# cross: position, ellipse: 95 % confidence, green: matched, magenta: new, yellow: flagged
+global dashlist=8 3 width=1 font="helvetica 10 normal roman" select=1 highlite=1 dash=0 fixed=0 \
+edit=1 move=1 delete=1 include=1 source=1
+"""
 
 
-def _votable_rows(table):
-    """The rows as XML, from the cells of the CSV: seven times faster than astropy's."""
-    rows = csv.reader(io.StringIO(_csv_bytes(table).decode()))
-    next(rows)
-    lines = ("</TD><TD>".join(escape(_xml_text(cell)) for cell in row) for row in rows)
-    return "\n".join([f"<TR><TD>{line}</TD></TR>" for line in lines] + [""]).encode()
+def format_regions(catalog, *, frame="icrs"):
+    """Return the DS9 regions of a catalogue as text, in the style of the Fermi-LAT region files.
 
-
-def _char_columns(table):
-    """Text columns as bytes, which VOTable calls ``char`` and every reader knows."""
-    table = table.copy()
-    table.meta = {}
-    for column in table.itercols():
-        column.meta = {}
-    table.convert_unicode_to_bytestring()
-    return table
-
-
-_MODEL_SUFFIXES = (".yaml", ".xml")
-
-
-SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png")
-
-
-def output_paths(paths):
-    """The paths to write: a lone FITS catalogue gets its regions beside it.
-
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        What was asked for.
-
-    Returns
-    -------
-    tuple of Path
-        What is to be written.
-
-    Examples
-    --------
-    >>> from astro_unetloc.catalog.write import output_paths
-    >>> print(*output_paths(["catalog.fits"]))
-    catalog.fits catalog.reg
-    """
-    paths = tuple(Path(path) for path in paths)
-    if len(paths) == 1 and _suffix(paths[0]).startswith(".fits"):
-        stem = paths[0].name[: -len(_suffix(paths[0]))]
-        paths += (paths[0].with_name(f"{stem}.reg"),)
-    return paths
-
-
-def _suffix(path):
-    return suffix_of(path, SUFFIXES)
-
-
-def check_outputs(paths, *, overwrite=False, inputs=()):
-    """Raise an error unless all files of a catalogue can be written later."""
-    files.check_outputs(paths, overwrite=overwrite, inputs=inputs, suffixes=SUFFIXES)
-
-
-def check_fluxes(paths, *, known):
-    """Raise if models are to be written, which need fluxes, and fluxes will not be known.
-
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        Files to write.
-    known : bool
-        Whether sources are measured with an exposure.
-
-    Raises
-    ------
-    ValueError
-        If models are among the files and ``known`` is false.
-    """
-    models = [str(path) for path in paths if _suffix(Path(path)) in _MODEL_SUFFIXES]
-    if models and not known:
-        raise InputError(
-            f"models need the flux of each source; got {models[0]!r} without an exposure or "
-            "without measuring; give --exposure or drop that output"
-        )
-
-
-def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):
-    """Write the catalogue to all paths, format by suffix.
+    The writer of `regions` drops the label of a single region and fails at braces in labels.
 
     Parameters
     ----------
     catalog : QTable
-        From `make_catalog`, or any table of sources.
-    paths : iterable of str or path-like
-        Files ending in one of `SUFFIXES`, as from `output_paths`.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    frame : str
-        Frame of the regions: "icrs", "fk5" or "galactic".
-    figure : callable, optional
-        ``figure(file)`` writes the picture as PNG to a binary file; needed for .png.
-    others : dict of path to bytes, optional
-        Further files to write along with them, of any suffix.
-
-    Returns
-    -------
-    tuple of Path
-        The files written.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError, FileExistsError, PermissionError
-        As `check_outputs`; ValueError also for a picture without ``figure`` and for models
-        without fluxes.
-    """
-    paths = tuple(Path(path) for path in paths)
-    check_outputs(paths, overwrite=overwrite)
-    contents = {path: _content(catalog, path, frame, figure) for path in paths}
-    for path, content in (others or {}).items():
-        check_output(path, overwrite=overwrite)
-        contents[Path(path)] = content
-    return tuple(write_files(contents, overwrite=overwrite))
-
-
-def table_bytes(table, path):
-    """The content of a further file with a table or the regions of its sources, for ``others``."""
-    check_outputs([path], overwrite=True)
-    return _content(table, Path(path), "icrs", None)
-
-
-def _content(catalog, path, frame, figure):
-    """What belongs in a file, by its suffix, as bytes."""
-    suffix = _suffix(path)
-    if suffix == ".png":
-        return _picture(figure, path)
-    if suffix == ".reg":
-        return format_regions(catalog, frame=frame).encode("ascii")
-    if suffix == ".crtf":
-        return _crtf(catalog, frame).encode("ascii")
-    if suffix == ".yaml":
-        return format_gammapy_models(point_models(catalog)).encode()
-    if suffix == ".xml":
-        return format_library(point_models(catalog))
-    return format_catalog(catalog, suffix)
-
-
-def _picture(figure, path):
-    if figure is None:
-        raise InputError(f"a picture needs the photons of the map; got {str(path)!r} without them")
-    stream = io.BytesIO()
-    figure(stream)
-    return stream.getvalue()
-
-
-def to_regions(catalog, *, frame="icrs"):
-    """The catalogue as `regions.Regions`: a labelled point and a 95 % ellipse for each source.
-
-    Parameters
-    ----------
-    catalog : QTable
-        Sources.
+        Any table of sources.
     frame : str
         "icrs", "fk5" or "galactic".
 
     Returns
     -------
-    Regions
+    str
+        One line for each cross and each 95 % ellipse.
+    """
+    positions, ellipses = _positions_and_ellipses(catalog, frame)
+    lon, lat = positions.spherical.lon.deg, positions.spherical.lat.deg
+    lines = [_REGION_HEADER]
+    rows = zip(lon, lat, ellipses, texts_of(catalog, "Source_Name"), _states(catalog))
+    for lon_deg, lat_deg, ellipse, name, state in rows:
+        place, style = f"{lon_deg:.6f},{lat_deg:.6f}", f"color={_COLORS[state]}"
+        if not np.isfinite([lon_deg, lat_deg]).all():
+            continue
+        label = _label(name)
+        text = f" text={{{label}}}" if label else ""
+        lines.append(f"{frame};point({place})# point=cross {style} tag={{{state}}}{text}\n")
+        if np.isfinite(ellipse).all():
+            shape = ",".join(f"{value:.6f}" for value in ellipse)
+            lines.append(f"{frame};ellipse({place},{shape})# {style} tag={{{state}}}\n")
+    return "".join(lines)
+
+
+def _label(name):
+    """Name that is safe between the braces of a region file."""
+    return " ".join(_ascii(name.translate(str.maketrans("{}\\", "()/"))).split())
+
+
+def _states(catalog):
+    """State of each source: matched or new after a match, flagged, or source."""
+    doubtful = np.zeros(len(catalog), bool)
+    if "Flags" in catalog.colnames:
+        doubtful = (np.asarray(catalog["Flags"]).astype(int) & _DOUBT) > 0
+    if "ASSOC" not in catalog.colnames:
+        return np.where(doubtful, "flagged", "source")
+    unmatched = np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))
+    return np.where(~unmatched, "matched", np.where(doubtful, "flagged", "new"))
+
+
+def _positions_and_ellipses(catalog, frame):
+    """Positions in the frame and (n, 3) of 95 % axes and angle in degrees, NaN where unknown.
+
+    The angle is that of DS9 and `regions`: from the longitude axis, so position angle + 90 deg.
+    """
+    import astropy.units as u
+
+    if frame not in ("icrs", "fk5", "galactic"):
+        raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
+    icrs = sky_positions(catalog)
+    positions = icrs.transform_to(frame)
+    ellipse = confidence_ellipses(catalog)
+    along = icrs.directional_offset_by(np.nan_to_num(ellipse[:, 2]) * u.deg, 1 * u.arcsec)
+    angle = positions.position_angle(along.transform_to(frame)).deg + 90
+    ellipse[:, 2] = np.where(np.isnan(ellipse[:, 2]), np.nan, angle % 360)
+    return positions, ellipse
+
+
+def to_regions(catalog, *, frame="icrs"):
+    """Return the catalogue as `regions.Regions`: labelled points and 95 % ellipses.
+
+    Parameters
+    ----------
+    catalog : QTable
+        Any table of sources.
+    frame : str
+        "icrs", "fk5" or "galactic".
+
+    Returns
+    -------
+    regions.Regions
         A point for each source, followed by its ellipse where that is known.
 
     Examples
@@ -418,10 +458,10 @@ def to_regions(catalog, *, frame="icrs"):
     return Regions.parse(format_regions(catalog, frame=frame), format="ds9")
 
 
-def _crtf(catalog, frame):
-    """Regions of CASA: labelled symbols and ellipses.
+def _casa_regions(catalog, frame):
+    """Regions of CASA as text.
 
-    The writer of `regions` knows points as ``point``, which CASA and its own reader refuse, and
+    The writer of `regions` writes points as ``point``, which CASA and its own reader refuse, and
     takes the height of an ellipse for the major axis, whose position angle CASA wants.
     """
     import astropy.units as u
@@ -439,45 +479,3 @@ def _crtf(catalog, frame):
             shape = (region.height, region.width, region.angle - 90 * u.deg)
             regions.append(EllipseSkyRegion(region.center, *shape, visual=visual))
     return Regions(regions).serialize(format="crtf", coordsys=frame)
-
-
-def to_gammapy_models(catalog):
-    """The catalogue as `gammapy.modeling.models.Models`, from which a likelihood fit can start.
-
-    Parameters
-    ----------
-    catalog : QTable
-        From `astro_unetloc.find_sources` with an exposure, or read back from FITS, ECSV or VOTable.
-
-    Returns
-    -------
-    gammapy.modeling.models.Models
-        For each source with a ``Flux`` a point source with a power law between the energies of the
-        flux (``PowerLaw2SpectralModel``), under its name, with the errors of the catalogue and the
-        covariance of the position from its 68 % ellipse. An unknown index is
-        ``astro_unetloc.irf.spectra.PHOTON_INDEX``.
-
-    Raises
-    ------
-    ValueError
-        If there are sources and none has a flux, or the header does not state its energies.
-
-    Warns
-    -----
-    UnetlocWarning
-        If sources without a flux are left out.
-
-    Examples
-    --------
-    >>> from astro_unetloc import read_catalog, to_gammapy_models
-    >>> models = to_gammapy_models(read_catalog("catalog.fits"))  # doctest: +SKIP
-    >>> dataset.models = [*models, *dataset.models]  # doctest: +SKIP
-    """
-    from gammapy.modeling.models import Models
-
-    sources = point_models(catalog)
-    models = Models.from_yaml(format_gammapy_models(sources))
-    for model, covariance in zip(models, sources.covariance):
-        if np.isfinite(covariance).all():
-            model.spatial_model.covariance = covariance
-    return models

@@ -14,9 +14,8 @@ from astropy.io import fits
 from conftest import make_wcs, skip_unless_in_ci
 from made_catalogs import make_sources
 
-from astro_unetloc.catalog.regions import format_regions
 from astro_unetloc.catalog.table import make_catalog
-from astro_unetloc.catalog.write import write_outputs
+from astro_unetloc.catalog.write import format_regions, write_outputs
 
 DS9_SECONDS = 60
 MISSING = [name for name in ("ds9", "Xvfb") if not shutil.which(name)]

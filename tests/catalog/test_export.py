@@ -8,8 +8,13 @@ from made_catalogs import assert_same_catalog, make_measured
 from regions import EllipseSkyRegion, PointSkyRegion, Regions
 
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.regions import format_regions
-from astro_unetloc.catalog.write import check_outputs, output_paths, to_regions, write_outputs
+from astro_unetloc.catalog.write import (
+    check_outputs,
+    format_regions,
+    output_paths,
+    to_regions,
+    write_outputs,
+)
 
 SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot", ".reg")
 
