@@ -25,9 +25,9 @@ from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
+from astro_unetloc.measurement.data import gather_counts, make_regions
 from astro_unetloc.measurement.fit import measure_sources
-from astro_unetloc.measurement.likelihood import SourceModel, SourcesFit, fit_sources
+from astro_unetloc.measurement.likelihood import Likelihood, maximize
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
 from astro_unetloc.simulation.sky import expected_photons, simulate_photons
@@ -97,18 +97,14 @@ def median_bound(profiles, expected, diffuse):
 
 
 class KnownBackground:
-    """A background that is told, with the methods of `BackgroundFit` that a fit uses."""
+    """A known background, with the members of `LocalBackground` that a fit uses."""
 
-    def __init__(self, density, n_core):
-        self.values, self.n_core = density, n_core
+    def __init__(self, npred):
+        self.npred = npred
 
-    def density(self, background):
-        """Counts per square degree at the pairs."""
-        return self.values
-
-    def step(self, background, share):
-        """Nothing changes."""
-        return background
+    def step(self, fraction):
+        """The same background."""
+        return self
 
 
 def oracle_fit(sky, sky_map, exposure, photons, wanted):
@@ -131,20 +127,17 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     profiles = make_profiles(KingPSF(), counts.energy_edges)
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
     vectors = sky.sources.vectors[used]
-    hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(used), 2.0))
+    regions = make_regions(counts, vectors, 2.0, core, np.full(len(used), 2.0))
     spectrum = PowerLawFractions(counts.energy_edges, exposure.relative)
-    fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
-    entry = hood.region_entry
-    place = counts.vectors[entry]  # of events every entry is a place
-    density = diffuse_at(sky, place, counts.energy_edges)
-    density = density[np.arange(len(entry)), counts.energy_bin[entry]]
-    background = KnownBackground(density, len(hood.core.entry))
-    zero, turns = np.zeros(len(used)), np.zeros(len(used), int)
-    index = best_index(sky.sources.spectra.select(used), exposure)
-    model = SourceModel(zero, zero, photons[used], index)
-    options = {"turns": turns, "free": (1, 1, 0, 0)}
-    state = fit_sources(fit, background, model, None, n_rounds=12, **options)[0]
-    offset = np.hypot(state.model.x, state.model.y)
+    likelihood = Likelihood(regions, len(counts.number), profiles, spectrum, core)
+    pairs = regions.pairs
+    density = diffuse_at(sky, counts.vectors[pairs.bin], counts.energy_edges)
+    background = KnownBackground(density[np.arange(len(pairs)), pairs.energy_bin])
+    zero, index = np.zeros(len(used)), best_index(sky.sources.spectra.select(used), exposure)
+    parameters = np.stack([zero, zero, photons[used], index], axis=1)
+    options = {"colors": np.zeros(len(used), int), "free": (1, 1, 0, 0)}
+    state = maximize(likelihood, background, parameters, n_rounds=12, **options)[0]
+    offset = np.hypot(state.x, state.y)
     expected = photons[used, None] * spectrum.fractions(index)
     bound = median_bound(profiles, expected, diffuse_at(sky, vectors, counts.energy_edges))
     row = np.searchsorted(used, wanted)

@@ -9,6 +9,7 @@ from astro_unetloc.irf.spectra import draw_energy, power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import SkyMap
+from astro_unetloc.measurement.data import gather_counts, make_regions
 
 RANGE = (10.0, 2000.0)
 
@@ -82,3 +83,12 @@ def lonely_sources(photons_each, *, nside=4, density=17.0, seed=0, off_deg=0.02,
     )
     found = scatter(true, np.abs(rng.normal(0, off_deg, len(true))), rng)
     return as_events(photons, exposure=SurveyExposure()), sources_at(found), true
+
+
+def regions_of(sky_map, vectors, *, radius_deg=2.0, core_deg=0.5, reach_deg=None, n_split=1):
+    """Counts of a map, and regions of interest around vectors (n, 3)."""
+    counts = gather_counts(sky_map, *RANGE)
+    core_deg = np.broadcast_to(core_deg, counts.n_energy)
+    reach_deg = np.full(len(vectors), radius_deg) if reach_deg is None else reach_deg
+    regions = make_regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
+    return counts, regions

@@ -1,75 +1,80 @@
-"""Pairs of a source and a count near it: what the likelihood sums over.
-
-Photons around sources: which counts lie in the region of which source, and where in it.
-"""
+"""Data of the fit: the counts of a map, and which of them lie in the region of which source."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from astro_unetloc.sphere import chord, ragged_ranges, tangent_axes, tangent_offsets
 
 __all__ = [
     "Counts",
     "MeasurementConfig",
-    "Neighborhoods",
     "Pairs",
-    "SplitPairs",
-    "find_pairs",
+    "Regions",
     "fitted_energies",
     "gather_counts",
-    "make_neighborhoods",
-    "split_pixels",
+    "graph_colors",
+    "make_regions",
+    "neighbor_pairs",
     "sum_groups",
 ]
+
+_SAMPLES_PER_REGION = 199
+# Maps with pixels larger than this fraction of the region's radius are sampled at their pixels.
+_MAX_PIXEL_FRACTION = 1 / 20
+# Regions of which a smaller fraction was observed need the coverage of rings around the source.
+_FULL_COVERAGE = 0.99
+# Number of these rings, outer radius of the first one relative to the region, samples per ring.
+_N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24
+# Least fraction of photons on observed sky, so that counts stay finite outside of the footprint.
+_MIN_CONTAINED = 0.02
+_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
 @dataclass(frozen=True)
 class MeasurementConfig:
-    """The likelihood fit of each source.
+    """Parameters of the likelihood fit.
 
     Attributes
     ----------
     min_radius_deg, radius_psf : float
-        Radius of the region around a source: ``min_radius_deg``, or ``radius_psf`` times the 68 %
-        radius of the point-spread function in the lowest bin where that is more.
+        Radius of the region of interest: ``min_radius_deg``, or ``radius_psf`` times the 68 %
+        containment radius of the PSF in the lowest energy bin, whichever is larger.
     min_core_deg, core_pixels : float
-        Photons within ``min_core_deg``, within ``core_pixels`` pixels of the map or within the
-        radius that holds 90 % in their bin, whichever is largest, tell position, counts and
-        spectrum.
+        Radius of the core, whose counts constrain position, counts and spectrum: the largest of
+        ``min_core_deg``, ``core_pixels`` pixels and the 90 % containment radius of each bin.
     part_deg, part_psf, max_split : float
-        Pixels are divided by powers of two until their parts are at most ``part_deg``, or
-        ``part_psf`` times the 68 % radius of the point-spread function wide, but not by more than
-        ``max_split``.
+        Core pixels are divided by powers of two, at most by ``max_split``, until the sub-pixels
+        are no wider than the larger of ``part_deg`` and ``part_psf`` times the 68 % containment
+        radius.
     max_pairs : float
-        Sources with more pairs of a source and an entry than this are fitted in groups.
+        Sources are fitted in groups with at most this number of pairs of source and counts bin.
     systematic : float
-        Relative error of the background within the point-spread function that no fit removes, as in
-        4FGL (arXiv:1902.10045, section 3.2): counts weigh less where they are so many that it
-        exceeds their Poisson error.
+        Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2).
+        Counts get a smaller weight where it exceeds the Poisson error.
     n_rounds : int
-        Steps of the fit.
+        Number of rounds of the fit; every source takes one step per round.
     max_offset_deg : float
-        A source whose fit ends farther than this from where it was found failed.
+        A fit fails if the source moves farther than this.
     min_counts : float
-        A source whose fit ends with fewer counts failed.
+        A fit fails if it ends with fewer counts.
     max_index_error : float
-        Indices with a larger error are not listed: the data hardly tell them.
+        Photon indices with a larger error are masked.
     surface_sigma : tuple of float
-        Widths of the priors on slope (two) and curvature (three) of the logarithm of the
-        background, per radius of the region.
+        Widths of the priors on the gradient (two) and the curvature (three) of the logarithm of
+        the background, with offsets in units of the region's radius.
     background_index : tuple of float
         Mean and width of the prior on the photon index of the background.
     background_spectrum_counts : float
-        So many counts in a bin say as much of the background there as its power law does.
+        Counts in an energy bin that outweigh the power law of the background.
     wide_ts : float
-        Test statistic of a disc over a point above which a source is "wide".
+        A source is wide if a disc improves the test statistic by more than this.
     wide_radii_deg : tuple of float
-        Radii of the discs that are tried.
+        Radii of these discs.
     bright_ratio, bright_radius_deg : float
-        A source with a neighbour within the radius and this many times its counts is near a much
-        brighter one.
+        A neighbour within this radius and with this many times the counts is much brighter.
     """
 
     min_radius_deg: float = 2.0
@@ -95,165 +100,28 @@ class MeasurementConfig:
 
 
 def sum_groups(group, values, n_groups):
-    """Sums (n_groups,) of values by group; floats also of no values, where bincount gives ints."""
+    """Sums (n_groups,) of values by group, always as floats."""
     return np.bincount(group, values, minlength=n_groups).astype(float, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """m pairs of a source and an entry near it, sorted by source.
-
-    Attributes
-    ----------
-    source, entry : ndarray (m,) of int
-        Index of the source and of the entry.
-    energy_bin : ndarray (m,) of int
-        Energy bin of the entry.
-    number : ndarray (m,)
-        Counts of the entry.
-    x, y : ndarray (m,)
-        Degrees east and north of the source, on its tangent plane.
-    """
-
-    source: np.ndarray
-    entry: np.ndarray
-    energy_bin: np.ndarray
-    number: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-
-    def select(self, mask):
-        """The pairs of a mask or index array."""
-        return Pairs(*(getattr(self, field.name)[mask] for field in fields(self)))
-
-    def sum(self, values, n):
-        """Sums (n,) over the pairs of each source."""
-        return sum_groups(self.source, values, n)
-
-
-@dataclass(frozen=True, eq=False)
-class SplitPairs(Pairs):
-    """Pairs whose entries are divided into parts, so that a pixel is more than its centre.
-
-    Attributes
-    ----------
-    first : ndarray (m + 1,) of int
-        Where the parts of each pair begin, and the number of parts.
-    part_x, part_y : ndarray (n_parts,)
-        Degrees east and north of the source, as ``x`` and ``y``.
-    """
-
-    first: np.ndarray
-    part_x: np.ndarray
-    part_y: np.ndarray
-
-    @classmethod
-    def whole(cls, pairs):
-        """Pairs with one part each."""
-        first = np.arange(len(pairs.source) + 1)
-        return cls(*(getattr(pairs, f.name) for f in fields(Pairs)), first, pairs.x, pairs.y)
-
-    @property
-    def n_parts(self):
-        """Number of parts of each pair, (m,)."""
-        return np.diff(self.first)
-
-    def select(self, mask):
-        """The pairs of a mask or index array."""
-        rows = np.arange(len(self.source))[mask]
-        part, _ = ragged_ranges(self.first[rows], self.first[rows + 1])
-        first = np.append(0, np.cumsum(self.n_parts[rows]))
-        own = (getattr(self, f.name)[rows] for f in fields(Pairs))
-        return SplitPairs(*own, first, self.part_x[part], self.part_y[part])
-
-    def to_parts(self, values):
-        """Values (m,) of the pairs, for each of their parts (n_parts,)."""
-        return values if self._undivided else np.repeat(values, self.n_parts)
-
-    def mean_of_parts(self, values):
-        """Means (m, ...) over the parts of each pair of values (n_parts, ...)."""
-        if self._undivided:
-            return values
-        n_parts = self.n_parts.reshape(-1, *[1] * (values.ndim - 1))
-        return np.add.reduceat(values, self.first[:-1], axis=0) / n_parts
-
-    @property
-    def _undivided(self):
-        return len(self.part_x) == len(self.source)
-
-
-def find_pairs(counts, vectors, east, north, radius_deg):
-    """Pairs of the sources and the entries within a radius (n,) of each."""
-    found = counts.tree.query_ball_point(vectors, chord(radius_deg), return_sorted=True)
-    size = np.array([len(places) for places in found], dtype=np.int64)
-    place = np.concatenate([np.zeros(0, np.int64), *(np.asarray(f, np.int64) for f in found)])
-    source = np.repeat(np.arange(len(size)), size)
-    x, y = tangent_offsets(vectors[source], east[source], north[source], counts.vectors[place])
-    entry, pair = ragged_ranges(counts.first[place], counts.first[place + 1])
-    number = counts.number[entry]
-    return Pairs(source[pair], entry, counts.energy_bin[entry], number, x[pair], y[pair])
-
-
-def split_pixels(pairs, counts, vectors, east, north, n_split):
-    """The pairs with n_split**2 parts, by the energy bin, that are even inside each pixel."""
-    place = np.searchsorted(counts.first, pairs.entry, side="right") - 1
-    pixels, splits = counts.sky_map.pixels, n_split[pairs.energy_bin]
-    first = np.append(0, np.cumsum(splits**2))
-    x, y = np.empty((2, first[-1]))
-    for split in np.unique(splits):
-        rows = np.flatnonzero(splits == split)
-        used, of_pair = np.unique(place[rows], return_inverse=True)
-        pixel, source = counts.pixel[used], pairs.source[rows]
-        where = vectors[source], east[source], north[source]
-        for k in range(split**2):
-            if hasattr(pixels, "nside"):
-                # nested digits k 0 3 3 3 ...: the middle of sub-pixel k
-                u, v = (k + 0.25 - 1e-9) / split**2, 0.5
-            else:
-                u, v = (k % split + 0.5) / split, (k // split + 0.5) / split
-            points = pixels.points(pixel, np.full(len(used), u), np.full(len(used), v))
-            part = first[rows] + k
-            x[part], y[part] = tangent_offsets(*where, points[of_pair])
-    return replace(pairs, first=first, part_x=x, part_y=y)
-
-
-# Places on a disc, even in area: a Fibonacci spiral.
-_N_PLACES = 199
-
-
-# Pixels larger than this part of the radius are places of their own.
-_FINE = 20
-
-
-# A region with less than this part of its area observed lies at an edge; there the coverage of
-# rings is found, the first of them as wide as this part of the region's radius.
-_COVERED = 0.99
-
-
-_N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24
-
-
-_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
-
-
-@dataclass(frozen=True, eq=False)
 class Counts:
-    """The counts of a map in the range of the measurement.
+    """Counts of a map in the energy range of the fit.
+
+    A counts bin is one energy bin of one position. Events are positions with one count.
 
     Attributes
     ----------
     sky_map : SkyMap
-        The map; tells what was observed.
-    vectors : ndarray (n_places, 3)
-        Galactic unit vectors of the events, or of the centres of the pixels with counts.
-    first : ndarray (n_places + 1,) of int
-        Where the entries of each place begin.
-    energy_bin : ndarray (n_entries,) of int
-        Energy bin of each entry.
-    number : ndarray (n_entries,)
-        Counts of each entry.
-    pixel : ndarray (n_places,) of int or None
-        Pixel of each place; None for events.
+        The map.
+    vectors : ndarray (n_positions, 3)
+        Galactic unit vectors of events, or of the centres of pixels with counts.
+    first : ndarray (n_positions + 1,) of int
+        Index of the first counts bin of each position.
+    energy_bin, number : ndarray (n_bins,)
+        Energy bin and counts of each counts bin.
+    pixel : ndarray (n_positions,) of int or None
+        Pixel of each position; None for events.
     energy_edges : ndarray (n_energy + 1,)
         In GeV.
     """
@@ -266,129 +134,68 @@ class Counts:
     pixel: np.ndarray | None
     energy_edges: np.ndarray
 
+    @property
+    def n_energy(self):
+        """Number of energy bins."""
+        return len(self.energy_edges) - 1
+
+    @property
+    def position(self):
+        """Position (n_bins,) of each counts bin."""
+        return np.repeat(np.arange(len(self.vectors)), np.diff(self.first))
+
     @cached_property
     def tree(self):
-        """Tree of the places."""
+        """KDTree of the positions."""
         return _tree(self.vectors)
 
     @cached_property
     def observed_pixels(self):
-        """Centres (k, 3) of all observed pixels of the map, their areas (k,) and their tree."""
+        """Centres (k, 3) and areas (k,) in deg2 of the observed pixels, and their KDTree."""
         pixels = self.sky_map.pixels
         centers = pixels.centers(np.arange(pixels.n_pixels))
-        seen = np.isfinite(centers[:, 0])
-        seen[seen] = self.sky_map.covers(centers[seen])
-        area = _pixel_areas(pixels, np.flatnonzero(seen))
-        return centers[seen], area, _tree(centers[seen])
+        observed = np.isfinite(centers[:, 0])
+        observed[observed] = self.sky_map.covers(centers[observed])
+        centers = centers[observed]
+        return centers, _area_deg2(pixels, np.flatnonzero(observed)), _tree(centers)
 
-    def number_near(self, vectors, radius_deg):
+    def within(self, vectors, radius_deg):
         """Counts (n,) within a radius of directions (n, 3)."""
         found = self.tree.query_ball_point(vectors, chord(radius_deg))
-        per_place = np.add.reduceat(self.number, self.first[:-1])
-        return np.array([per_place[np.asarray(places, int)].sum() for places in found])
+        at_position = np.add.reduceat(self.number, self.first[:-1])
+        return np.array([at_position[np.asarray(near, int)].sum() for near in found])
 
 
 def _tree(vectors):
-    from scipy.spatial import KDTree
-
     return KDTree(vectors, compact_nodes=False, balanced_tree=False)
 
 
-def _pixel_areas(pixels, index):
-    """Solid angles (n,) of pixels in square degrees."""
-    if hasattr(pixels, "nside"):
-        return np.full(len(index), pixels.pixel_size_deg**2)
-    half = np.full(len(index), 0.5)
-    low, high = half - 0.25, half + 0.25
-    across = pixels.points(index, high, half) - pixels.points(index, low, half)
-    along = pixels.points(index, half, high) - pixels.points(index, half, low)
-    return 4 * np.degrees(np.degrees(np.linalg.norm(np.cross(across, along), axis=1)))
-
-
-@dataclass(frozen=True, eq=False)
-class Neighborhoods:
-    """The regions of n sources.
-
-    Attributes
-    ----------
-    vectors, east, north : ndarray (n, 3)
-        Galactic unit vectors of the sources and of their tangent planes (ICRS east and north).
-    radius_deg : float
-        Radius of the regions.
-    core : SplitPairs
-        Sources and the entries close to them: these tell position, counts and spectrum.
-    tail : Pairs
-        Sources and the other entries that their photons may reach.
-    in_region : ndarray (m,) of bool
-        Which pairs of ``tail`` lie in the region of their source; with ``core`` they tell the
-        background.
-    place_x, place_y, place_area : ndarray (n, q)
-        Places that sample each region, degrees, and the observed area that each stands for, square
-        degrees.
-    ring_edges : ndarray (k + 1,)
-        Radii of rings around each source, degrees.
-    ring_coverage : ndarray (n, k)
-        Observed part of each ring.
-    """
-
-    vectors: np.ndarray
-    east: np.ndarray
-    north: np.ndarray
-    radius_deg: float
-    core: SplitPairs
-    tail: Pairs
-    in_region: np.ndarray
-    place_x: np.ndarray
-    place_y: np.ndarray
-    place_area: np.ndarray
-    ring_edges: np.ndarray
-    ring_coverage: np.ndarray
-
-    @property
-    def region_entry(self):
-        """Entries (m,) of the pairs of ``core``, then of those of ``tail`` in the region."""
-        return np.concatenate([self.core.entry, self.tail.entry[self.in_region]])
-
-
 def fitted_energies(sky_map, emin, emax):
-    """Edges of the energies of a map that are fitted between two energies.
+    """Energy edges of the counts of a map that are fitted between two energies.
 
     Parameters
     ----------
     sky_map : SkyMap
         Counts in pixels, or events.
     emin, emax : float
-        In GeV; of a map the bins whose middle lies between them are taken, whole.
+        In GeV. Counts in pixels are taken in whole bins: those whose logarithmic centre lies
+        between the two energies.
 
     Returns
     -------
     ndarray (k + 1,)
-        In GeV: the ends for events, of a map the edges of its bins; empty if there are none.
+        In GeV. For events the two ends; empty if no bin is fitted.
     """
     edges = np.asarray(sky_map.energy_edges, dtype=float)
     if sky_map.events is not None:
         return np.array([max(edges[0], emin), min(edges[-1], emax)])
-    middle = np.sqrt(edges[:-1] * edges[1:])
-    kept = np.flatnonzero((middle > emin) & (middle < emax))
+    center = np.sqrt(edges[:-1] * edges[1:])
+    kept = np.flatnonzero((center > emin) & (center < emax))
     return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
 
 
 def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
-    """The counts of a map between two energies.
-
-    Parameters
-    ----------
-    sky_map : SkyMap
-        Counts in pixels, or events.
-    emin, emax : float
-        See `fitted_energies`.
-    bins_per_decade : int
-        Into how many bins events are sorted at least.
-
-    Returns
-    -------
-    Counts
-    """
+    """`Counts` of a map between two energies in GeV, events in at least 8 bins per decade."""
     edges = fitted_energies(sky_map, emin, emax)
     if sky_map.events is not None:
         low, high = edges
@@ -401,120 +208,300 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
         edges, counts = np.array([emin, emax]), np.zeros((1, sky_map.pixels.n_pixels))
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)
-    return Counts(
-        sky_map,
-        sky_map.pixels.centers(filled),
-        np.append(first, len(pixel)),
-        energy_bin,
-        counts[energy_bin, pixel].astype(float),
-        filled,
-        edges,
-    )
+    number, first = counts[energy_bin, pixel].astype(float), np.append(first, len(pixel))
+    centers = sky_map.pixels.centers(filled)
+    return Counts(sky_map, centers, first, energy_bin, number, filled, edges)
 
 
 def _gather_events(sky_map, edges):
-    events = sky_map.events
-    inside = (events.energy >= edges[0]) & (events.energy <= edges[-1])
-    energy_bin = np.searchsorted(edges, events.energy[inside], side="right") - 1
+    energy, vectors = sky_map.events.energy, sky_map.events.vectors
+    inside = (energy >= edges[0]) & (energy <= edges[-1])
+    energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
+    energy_bin = np.minimum(energy_bin, len(edges) - 2)
     n = len(energy_bin)
-    return Counts(
-        sky_map,
-        events.vectors[inside],
-        np.arange(n + 1),
-        np.minimum(energy_bin, len(edges) - 2),
-        np.ones(n),
-        None,
-        edges,
-    )
+    return Counts(sky_map, vectors[inside], np.arange(n + 1), energy_bin, np.ones(n), None, edges)
 
 
-def make_neighborhoods(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
-    """Regions around sources, and what lies in them.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of a source and a counts bin near it, m of them, sorted by source.
+
+    Attributes
+    ----------
+    source, bin, energy_bin : ndarray (m,) of int
+        Indices of the source, of the counts bin and of its energy bin.
+    number : ndarray (m,)
+        Counts.
+    x, y : ndarray (m,)
+        Offset from the source, degrees east and north on its tangent plane.
+    first : ndarray (m + 1,) of int or None
+        Index of the first sub-pixel of each pair; None if pairs are not divided.
+    sub_x, sub_y : ndarray (n_sub,) or None
+        Offsets of the sub-pixels.
+    """
+
+    source: np.ndarray
+    bin: np.ndarray
+    energy_bin: np.ndarray
+    number: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    first: np.ndarray | None = None
+    sub_x: np.ndarray | None = None
+    sub_y: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.source)
+
+    @property
+    def n_sub(self):
+        """Number of sub-pixels (m,) of each pair."""
+        return np.ones(len(self), int) if self.first is None else np.diff(self.first)
+
+    @property
+    def offsets(self):
+        """Offsets x and y of all sub-pixels, or of the pairs where they are not divided."""
+        return (self.x, self.y) if self.first is None else (self.sub_x, self.sub_y)
+
+    def select(self, mask):
+        """The pairs of a mask or index array."""
+        rows = np.arange(len(self))[mask]
+        selected = (getattr(self, name)[rows] for name in _OF_EACH_PAIR)
+        if self.first is None:
+            return Pairs(*selected)
+        sub, _ = ragged_ranges(self.first[rows], self.first[rows + 1])
+        first = np.append(0, np.cumsum(self.n_sub[rows]))
+        return Pairs(*selected, first, self.sub_x[sub], self.sub_y[sub])
+
+    def sum(self, values, n):
+        """Sums (n,) of values (m,) over the pairs of each of n sources."""
+        return sum_groups(self.source, values, n)
+
+    def at_subpixels(self, values):
+        """Values (m,) of the pairs repeated for their sub-pixels."""
+        return values if self.first is None else np.repeat(values, self.n_sub)
+
+    def mean(self, values):
+        """Means (m, ...) over the sub-pixels of each pair of values (n_sub, ...)."""
+        if self.first is None:
+            return values
+        n_sub = self.n_sub.reshape(-1, *[1] * (values.ndim - 1))
+        return np.add.reduceat(values, self.first[:-1], axis=0) / n_sub
+
+
+_OF_EACH_PAIR = [field.name for field in fields(Pairs)][:6]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of interest of n sources.
+
+    Attributes
+    ----------
+    vectors, east, north : ndarray (n, 3)
+        Galactic unit vectors of the sources and of the axes of their tangent planes (ICRS).
+    radius_deg : float
+        Radius of the regions.
+    core : Pairs
+        Counts close to the sources, with sub-pixels; they constrain the sources.
+    tail : Pairs
+        The other counts that photons of the sources may reach, also beyond the region.
+    in_region : ndarray of bool
+        Which pairs of ``tail`` lie in the region; with ``core`` they constrain the background.
+    sample_x, sample_y, sample_area : ndarray (n, q)
+        Offsets in degrees of points that sample each region, and the observed area in deg2 that
+        each of them represents.
+    ring_edges : ndarray (k + 1,)
+        Radii in degrees of rings around each source.
+    ring_coverage : ndarray (n, k)
+        Observed fraction of each ring.
+    """
+
+    vectors: np.ndarray
+    east: np.ndarray
+    north: np.ndarray
+    radius_deg: float
+    core: Pairs
+    tail: Pairs
+    in_region: np.ndarray
+    sample_x: np.ndarray
+    sample_y: np.ndarray
+    sample_area: np.ndarray
+    ring_edges: np.ndarray
+    ring_coverage: np.ndarray
+
+    def __len__(self):
+        return len(self.vectors)
+
+    @cached_property
+    def pairs(self):
+        """All pairs in the regions: those of the core, then the others; not divided."""
+        outer = self.tail.select(self.in_region)
+        each = ((getattr(self.core, name), getattr(outer, name)) for name in _OF_EACH_PAIR)
+        return Pairs(*map(np.concatenate, each))
+
+    def contained(self, profiles, radius_deg):
+        """Fraction (n, n_energy) of the photons on observed sky within a radius.
+
+        The radius in degrees is one for all energy bins, or one for each (n_energy,).
+        """
+        edges = np.minimum(self.ring_edges[:, None], radius_deg)
+        in_rings = np.diff(profiles.containment(edges), axis=0)
+        return np.maximum(self.ring_coverage @ in_rings, _MIN_CONTAINED)
+
+
+def make_regions(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
+    """`Regions` of sources at vectors (n, 3).
 
     Parameters
     ----------
     counts : Counts
-        The counts of a map.
+        Counts of the map.
     vectors : ndarray (n, 3)
-        The sources.
+        Galactic unit vectors of the sources.
     radius_deg : float
         Radius of the regions.
     core_deg : ndarray (n_energy,)
-        Radius in each energy bin within which an entry is close.
+        Radius of the core in each energy bin.
     reach_deg : ndarray (n,)
-        How far the photons of each source are followed; not less than the radius of its region.
-    n_split : ndarray (n_energy,) of {1, 2, 4, 8}, or one of these
-        In how many parts along a side the close pixels of each bin are divided.
-
-    Returns
-    -------
-    Neighborhoods
+        Radius to which the photons of each source are followed, not less than ``radius_deg``.
+    n_split : ndarray (n_energy,) or int
+        Number of sub-pixels along a side of the core pixels in each energy bin: 1, 2, 4 or 8.
     """
-    east, north = tangent_axes(vectors)
-    pairs = find_pairs(counts, vectors, east, north, reach_deg)
-    offset = np.hypot(pairs.x, pairs.y)
-    close = offset < core_deg[pairs.energy_bin]
-    core, tail = SplitPairs.whole(pairs.select(close)), pairs.select(~close)
+    axes = vectors, *tangent_axes(vectors)
+    pairs = _find_pairs(counts, *axes, reach_deg)
+    offset_deg = np.hypot(pairs.x, pairs.y)
+    close = offset_deg < core_deg[pairs.energy_bin]
+    core, tail = pairs.select(close), pairs.select(~close)
     if counts.pixel is not None and np.any(np.asarray(n_split) > 1):
-        n_split = np.broadcast_to(n_split, len(counts.energy_edges) - 1)
-        core = split_pixels(core, counts, vectors, east, north, n_split)
+        core = _divide(core, counts, *axes, np.broadcast_to(n_split, counts.n_energy))
     sky_map = counts.sky_map
-    if sky_map.pixels is not None and sky_map.pixel_size_deg > radius_deg / _FINE:
-        places = _pixel_places(counts, vectors, east, north, radius_deg)
+    if sky_map.pixels is not None and sky_map.pixel_size_deg > radius_deg * _MAX_PIXEL_FRACTION:
+        samples = _pixel_samples(counts, *axes, radius_deg)
     else:
-        places = _spiral_places(sky_map, vectors, east, north, radius_deg)
-    in_region = offset[~close] < radius_deg
-    at_edge = np.flatnonzero(places[2].sum(axis=1) < _COVERED * np.pi * radius_deg**2)
+        samples = _spiral_samples(sky_map, *axes, radius_deg)
+    at_edge = np.flatnonzero(samples[2].sum(axis=1) < _FULL_COVERAGE * np.pi * radius_deg**2)
     ring_edges = radius_deg * np.append(0.0, np.geomspace(_FIRST_RING, 1.0, _N_RINGS))
     coverage = np.ones((len(vectors), _N_RINGS))
-    where = vectors[at_edge], east[at_edge], north[at_edge]
-    coverage[at_edge] = _ring_coverage(sky_map, *where, ring_edges)
-    return Neighborhoods(
-        vectors, east, north, radius_deg, core, tail, in_region, *places, ring_edges, coverage
-    )
+    coverage[at_edge] = _ring_coverage(sky_map, *(axis[at_edge] for axis in axes), ring_edges)
+    in_region = offset_deg[~close] < radius_deg
+    return Regions(*axes, radius_deg, core, tail, in_region, *samples, ring_edges, coverage)
 
 
-def _spiral_places(sky_map, vectors, east, north, radius_deg):
-    """Places that fill a disc evenly; their area is 0 where the sky was not observed."""
-    number = np.arange(_N_PLACES) + 0.5
-    radius = radius_deg * np.sqrt(number / _N_PLACES)
+def _find_pairs(counts, vectors, east, north, radius_deg):
+    """Pairs of the sources and the counts bins within a radius (n,) of each."""
+    found = counts.tree.query_ball_point(vectors, chord(radius_deg), return_sorted=True)
+    source = np.repeat(np.arange(len(found)), [len(near) for near in found])
+    position = np.concatenate([np.zeros(0, int), *(np.asarray(near, int) for near in found)])
+    x, y = tangent_offsets(vectors[source], east[source], north[source], counts.vectors[position])
+    bins, row = ragged_ranges(counts.first[position], counts.first[position + 1])
+    return Pairs(source[row], bins, counts.energy_bin[bins], counts.number[bins], x[row], y[row])
+
+
+def _divide(pairs, counts, vectors, east, north, n_split):
+    """The pairs with n_split**2 sub-pixels, n_split (n_energy,) by the energy bin."""
+    position = np.searchsorted(counts.first, pairs.bin, side="right") - 1
+    n_split = n_split[pairs.energy_bin]
+    first = np.append(0, np.cumsum(n_split**2))
+    x, y = np.empty((2, first[-1]))
+    for n in np.unique(n_split):
+        rows = np.flatnonzero(n_split == n)
+        used, inverse = np.unique(position[rows], return_inverse=True)
+        axes = [axis[pairs.source[rows]] for axis in (vectors, east, north)]
+        subpixels = _subpixels(counts.sky_map.pixels, counts.pixel[used], n)
+        for number, centers in enumerate(subpixels):
+            sub = first[rows] + number
+            x[sub], y[sub] = tangent_offsets(*axes, centers[inverse])
+    return replace(pairs, first=first, sub_x=x, sub_y=y)
+
+
+def _subpixels(pixels, index, n):
+    """Centres (k, 3) of the first, second, ... of n**2 equal parts of k pixels."""
+    for number in range(n**2):
+        if hasattr(pixels, "nside"):
+            # nested digits number 0 3 3 3 ...: the centre of the sub-pixel
+            u, v = (number + 0.25 - 1e-9) / n**2, 0.5
+        else:
+            u, v = (number % n + 0.5) / n, (number // n + 0.5) / n
+        yield pixels.points(index, np.full(len(index), u), np.full(len(index), v))
+
+
+def _area_deg2(pixels, index):
+    """Solid angles (k,) of pixels in square degrees."""
+    if hasattr(pixels, "nside"):
+        return np.full(len(index), pixels.pixel_size_deg**2)
+    half = np.full(len(index), 0.5)
+    low, high = half - 0.25, half + 0.25
+    across = pixels.points(index, high, half) - pixels.points(index, low, half)
+    along = pixels.points(index, half, high) - pixels.points(index, half, low)
+    return 4 * np.degrees(np.degrees(np.linalg.norm(np.cross(across, along), axis=1)))
+
+
+def _spiral_samples(sky_map, vectors, east, north, radius_deg):
+    """Points on a Fibonacci spiral, even on a disc; unobserved ones have no area."""
+    number = np.arange(_SAMPLES_PER_REGION) + 0.5
+    radius = radius_deg * np.sqrt(number / _SAMPLES_PER_REGION)
     x, y = radius * np.cos(number * _GOLDEN_ANGLE), radius * np.sin(number * _GOLDEN_ANGLE)
-    area = np.empty((len(vectors), _N_PLACES))
+    area = np.empty((len(vectors), _SAMPLES_PER_REGION))
     for start in range(0, len(vectors), 256):
         rows = slice(start, start + 256)
-        points = (
-            vectors[rows, None]
-            + np.radians(x)[:, None] * east[rows, None]
-            + np.radians(y)[:, None] * north[rows, None]
-        )
-        area[rows] = sky_map.covers(points / np.linalg.norm(points, axis=-1, keepdims=True))
-    area *= np.pi * radius_deg**2 / _N_PLACES
+        area[rows] = sky_map.covers(_points(vectors[rows], east[rows], north[rows], x, y))
+    area *= np.pi * radius_deg**2 / _SAMPLES_PER_REGION
     return np.broadcast_to(x, area.shape), np.broadcast_to(y, area.shape), area
 
 
-def _ring_coverage(sky_map, vectors, east, north, edges):
-    """Observed part (n, k) of rings between radii (k + 1,)."""
-    radius = np.radians((edges[1:] + edges[:-1]) / 2)[:, None, None]
-    angle = (np.arange(_N_ANGLES) + 0.5)[:, None] * (2 * np.pi / _N_ANGLES)
-    coverage = np.empty((len(vectors), len(edges) - 1))
-    for row in range(len(vectors)):
-        axes = radius * (np.cos(angle) * east[row] + np.sin(angle) * north[row])
-        points = vectors[row] + axes
-        points /= np.linalg.norm(points, axis=-1, keepdims=True)
-        coverage[row] = sky_map.covers(points).mean(axis=1)
+def _pixel_samples(counts, vectors, east, north, radius_deg):
+    """The observed pixels with their centre in each region, padded with points of no area."""
+    centers, areas, tree = counts.observed_pixels
+    found = tree.query_ball_point(vectors, chord(radius_deg)) if len(centers) else []
+    x, y, area = np.zeros((3, len(vectors), max([1, *map(len, found)])))
+    for row, near in enumerate(found):
+        near, n = np.asarray(near, int), len(near)
+        axes = vectors[row], east[row], north[row]
+        x[row, :n], y[row, :n] = tangent_offsets(*axes, centers[near])
+        area[row, :n] = areas[near]
+    return x, y, area
+
+
+def _ring_coverage(sky_map, vectors, east, north, edges_deg):
+    """Observed fraction (n, k) of rings between radii (k + 1,)."""
+    radius = ((edges_deg[1:] + edges_deg[:-1]) / 2)[:, None]
+    angle = (np.arange(_N_ANGLES) + 0.5) * (2 * np.pi / _N_ANGLES)
+    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    coverage = np.empty((len(vectors), len(radius)))
+    for row, axes in enumerate(zip(vectors, east, north)):
+        coverage[row] = sky_map.covers(_points(*axes, x, y)).mean(axis=1)
     return coverage
 
 
-def _pixel_places(counts, vectors, east, north, radius_deg):
-    """The observed pixels with their centre in each region, padded with places of no area."""
-    centers, areas, tree = counts.observed_pixels
-    found = tree.query_ball_point(vectors, chord(radius_deg)) if len(centers) else []
-    size = np.array([len(f) for f in found], dtype=np.int64)
-    shape = (len(vectors), max(int(size.max(initial=0)), 1))
-    x, y, area = np.zeros((3, *shape))
-    for row, places in enumerate(found):
-        places, n = np.asarray(places, np.int64), len(places)
-        points = centers[places]
-        x[row, :n], y[row, :n] = tangent_offsets(vectors[row], east[row], north[row], points)
-        area[row, :n] = areas[places]
-    return x, y, area
+def _points(vectors, east, north, x_deg, y_deg):
+    """Unit vectors (..., *k, 3) of offsets (*k) on tangent planes (..., 3)."""
+    shape = *vectors.shape[:-1], *[1] * x_deg.ndim, 3
+    points = (
+        vectors.reshape(shape)
+        + np.radians(x_deg)[..., None] * east.reshape(shape)
+        + np.radians(y_deg)[..., None] * north.reshape(shape)
+    )
+    return points / np.linalg.norm(points, axis=-1, keepdims=True)
+
+
+def neighbor_pairs(vectors, radius_deg):
+    """Pairs (m, 2) of sources within a radius, in both orders, sorted by the first and distance."""
+    pairs = KDTree(vectors).query_pairs(chord(radius_deg), output_type="ndarray")
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    distance = np.linalg.norm(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], axis=1)
+    return pairs[np.lexsort((distance, pairs[:, 0]))]
+
+
+def graph_colors(n, pairs):
+    """Greedy graph colouring: numbers (n,) of sources that differ within each of `neighbor_pairs`.
+
+    Sources of one colour do not overlap, so that they can be fitted at the same time.
+    """
+    colors = np.zeros(n, dtype=int)
+    first = np.searchsorted(pairs[:, 0], np.arange(n + 1))
+    for source in np.unique(pairs[:, 0]):
+        neighbors = pairs[first[source] : first[source + 1], 1]
+        taken = colors[neighbors[neighbors < source]]
+        colors[source] = np.setdiff1d(np.arange(len(taken) + 1), taken)[0]
+    return colors

@@ -1,6 +1,7 @@
-"""The fit of the sources of one map, step by step: from where they were found to what they are.
+"""Fit of the sources of a map: positions, counts, spectra, their errors and significance.
 
-Measurement: positions, counts, spectra and their errors of localized sources, by likelihood.
+`FieldSetup` holds what all sources of the map share, `FieldFit` fits a group of them step by step:
+counts alone, all parameters, position posterior, then counts and spectra at the final positions.
 """
 
 import logging
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.columns import FLAGS
 from astro_unetloc.detection.localization import LocalizationConfig
@@ -16,25 +18,23 @@ from astro_unetloc.exceptions import warn
 from astro_unetloc.irf.exposure import exposure_of
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
 from astro_unetloc.irf.spectra import PowerLawFractions, power_laws
-from astro_unetloc.measurement.background import BackgroundFit, model_background
+from astro_unetloc.measurement.background import LocalBackground, model_background
 from astro_unetloc.measurement.data import (
     MeasurementConfig,
     fitted_energies,
     gather_counts,
-    make_neighborhoods,
+    graph_colors,
+    make_regions,
+    neighbor_pairs,
     sum_groups,
 )
 from astro_unetloc.measurement.likelihood import (
-    SourceModel,
-    SourcesFit,
-    curvatures,
-    derivatives,
-    fit_sources,
+    Ellipses,
+    Likelihood,
     joint_covariances,
-    neighbor_pairs,
-    take_turns,
+    maximize,
+    position_posterior,
 )
-from astro_unetloc.measurement.posterior import Ellipses, position_posterior
 from astro_unetloc.sphere import lonlat_from_vectors, move
 
 __all__ = [
@@ -47,13 +47,14 @@ __all__ = [
     "systematic_weights",
 ]
 
-
-# Of a curvature that counts as one of a maximum, in the units of the errors of the parameters.
-_LEAST_TOLD = 1e-3
+# Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
+_MIN_HESSIAN = 1e-3
+# Free parameters of the steps of the fit: x, y, counts, index.
+_COUNTS, _COUNTS_AND_INDEX, _ALL = (0, 0, 1, 0), (0, 0, 1, 1), (1, 1, 1, 1)
 
 
 class FieldSetup:
-    """What is the same for all sources of a map.
+    """What all sources of a map share: counts, PSF profiles and radii.
 
     Parameters
     ----------
@@ -62,66 +63,101 @@ class FieldSetup:
     counts : Counts
         Its counts.
     vectors : ndarray (n, 3)
-        The sources, in whose middle a PSF map is read.
+        The sources; a PSF map is read at their mean position.
     config : MeasurementConfig
-        Radii and limits.
+        Parameters of the fit.
+
+    Attributes
+    ----------
+    profiles : PsfProfiles
+        The PSF in each energy bin, averaged over a (sub-)pixel.
+    wide_profiles : list of PsfProfiles
+        The same for discs instead of points.
+    radius_deg : float
+        Radius of the regions of interest.
+    core_deg : ndarray (n_energy,)
+        Radius of the core in each energy bin.
+    n_split : ndarray (n_energy,) of int
+        Number of sub-pixels along a side of a core pixel.
     """
 
     def __init__(self, sky_map, counts, vectors, config):
         self.sky_map, self.counts, self.config = sky_map, counts, config
-        self._psf = psf_of(sky_map.psf, vectors)
-        pixel_deg = sky_map.pixel_size_deg
-        _, table = exposure_of(sky_map.exposure, vectors)
-        self._exposure = lambda energy: np.atleast_2d(table(energy)).mean(axis=0)
-        of_points = self._profiles(0.0)
-        self.n_split = _divisions(pixel_deg, of_points.containment_radius(0.68), config)
-        self.part_disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
-        self.profiles = self._profiles(self.part_disc_deg) if pixel_deg else of_points
-        least_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
-        self.core_deg = np.maximum(self.profiles.containment_radius(0.9), least_deg)
-        widest_deg = config.radius_psf * self.profiles.containment_radius(0.68).max()
-        self.radius_deg = max(config.min_radius_deg, widest_deg, 3 * least_deg)
-        self.core_deg = np.minimum(self.core_deg, max(self.radius_deg / 2, least_deg))
-        # of discs instead of points
+        psf = psf_of(sky_map.psf, vectors)
+        _, exposure = exposure_of(sky_map.exposure, vectors)
+
+        def profiles(disc_deg):
+            """PSF profiles averaged over a disc."""
+            return make_profiles(
+                psf, counts.energy_edges, disc_deg=disc_deg,
+                exposure=lambda energy: np.atleast_2d(exposure(energy)).mean(axis=0),
+            )  # fmt: skip
+
+        pixel_deg, of_points = sky_map.pixel_size_deg, profiles(0.0)
+        self.n_split = _n_split(pixel_deg, of_points.containment_radius(0.68), config)
+        self.subpixel_radius_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
+        self.profiles = profiles(self.subpixel_radius_deg) if pixel_deg else of_points
         self.wide_profiles = [
-            self._profiles(np.hypot(radius_deg, self.part_disc_deg))
+            profiles(np.hypot(radius_deg, self.subpixel_radius_deg))
             for radius_deg in config.wide_radii_deg
         ]
-
-    def _profiles(self, disc_deg):
-        edges = self.counts.energy_edges
-        return make_profiles(self._psf, edges, disc_deg=disc_deg, exposure=self._exposure)
+        min_core_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
+        psf_deg = self.profiles.containment_radius(0.68).max()
+        radii = config.min_radius_deg, config.radius_psf * psf_deg, 3 * min_core_deg
+        self.radius_deg = max(radii)
+        core_deg = np.maximum(self.profiles.containment_radius(0.9), min_core_deg)
+        self.core_deg = np.minimum(core_deg, max(self.radius_deg / 2, min_core_deg))
 
     def reach_deg(self, vectors):
-        """How far (n,) the photons of a source are followed: until half of one is left."""
-        inner = np.median(self.profiles.containment_radius(0.5))
-        seen = self.counts.number_near(vectors, inner)
+        """Radius (n,) outside of which less than half a photon of each source is expected."""
+        seen = self.counts.within(vectors, np.median(self.profiles.containment_radius(0.5)))
         outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
         radius = np.array([self.profiles.containment_radius(1 - o)[0] for o in outside])
         return np.clip(radius, self.radius_deg, 3 * self.radius_deg)
 
     def pairs_per_source(self, vectors):
-        """About how many numbers (n,) are held for each source."""
-        places = self.counts.tree.query_ball_point(
+        """Approximate number (n,) of pairs and sub-pixels of each source."""
+        n_positions = self.counts.tree.query_ball_point(
             vectors, np.radians(self.radius_deg), return_length=True
         )
-        close = np.minimum(self.core_deg / self.radius_deg, 1.0) ** 2
-        entries = np.bincount(self.counts.energy_bin, minlength=len(close))
-        entries = entries / len(self.counts.vectors)
-        return places * (entries * (1 + close * self.n_split**2)).sum()
+        in_core = np.minimum(self.core_deg / self.radius_deg, 1.0) ** 2
+        bins = np.bincount(self.counts.energy_bin, minlength=len(in_core))
+        bins = bins / len(self.counts.vectors)
+        return n_positions * (bins * (1 + in_core * self.n_split**2)).sum()
+
+
+def _n_split(pixel_deg, psf_deg, config):
+    """Number of sub-pixels (n_energy,) along a side, a power of two."""
+    fine_deg = config.part_psf * psf_deg
+    width_deg = np.maximum(config.part_deg, fine_deg)
+    halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
+    halvings = np.maximum(halvings, pixel_deg > fine_deg)
+    return np.minimum(2**halvings, config.max_split)
 
 
 class FieldFit:
-    """The fit of n sources: its steps, and what they share.
+    """Fit of a group of n sources.
 
     Parameters
     ----------
     vectors : ndarray (n, 3)
-        Galactic unit vectors of where the sources were found.
+        Galactic unit vectors of the initial positions.
     setup : FieldSetup
-        The map.
+        What all sources of the map share.
     members : ndarray (k,) of int, optional
-        Those of the sources that are asked for, all by default; the others only shine on them.
+        The sources whose results are returned, all by default; the others are fitted because
+        their photons reach the members.
+
+    Attributes
+    ----------
+    regions, likelihood, background : Regions, Likelihood, LocalBackground
+        Data, likelihood and initial background.
+    spectrum : PowerLawFractions
+        Fractions of power laws in the energy bins, with the exposure of each source.
+    exposed : ndarray (n,) of bool
+        Whether the exposure is known.
+    weight : ndarray (n, n_energy)
+        Weight of the counts.
     """
 
     def __init__(self, vectors, setup, members=None):
@@ -130,150 +166,136 @@ class FieldFit:
         self.vectors, self.n, counts = vectors, len(vectors), setup.counts
         self.exposed, exposure = exposure_of(setup.sky_map.exposure, vectors)
         self.spectrum = PowerLawFractions(counts.energy_edges, exposure)
-        self.hood = make_neighborhoods(
+        self.regions = make_regions(
             counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
             n_split=setup.n_split,
         )  # fmt: skip
         self.weight = systematic_weights(
-            self.hood, setup.profiles.effective_area(), self.config.systematic
+            self.regions, setup.profiles.effective_area(), self.config.systematic
         )
-        self.fit = SourcesFit(
-            self.hood, len(counts.number), setup.profiles, self.spectrum, setup.core_deg,
+        self.likelihood = Likelihood(
+            self.regions, len(counts.number), setup.profiles, self.spectrum, setup.core_deg,
             self.weight,
         )  # fmt: skip
         model = setup.sky_map.background
         if model is not None:
-            model = model_background(model, self.hood, counts)
-        self.background_fit = BackgroundFit(
-            self.hood, self.spectrum, model, self.config, self.weight
+            model = model_background(model, self.regions, counts)
+        self.background = LocalBackground(
+            self.regions, self.spectrum, model, self.config, self.weight
         )
-        self.neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
-        self.turns = take_turns(self.n, self.neighbors)
+        self._neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
+        self._colors = graph_colors(self.n, self._neighbors)
 
     def run(self, flux_range):
-        """Fit everything, in the order in which it becomes known.
-
-        Parameters
-        ----------
-        flux_range : pair of float
-            Energies of the flux, GeV.
+        """Results of the members by name, with fluxes between two energies in GeV.
 
         Returns
         -------
-        dict
-            Arrays and ellipses of the k members, named as in
-            `astro_unetloc.measurement.fit.Measurement`.
+        dict of ndarray (k, ...) or Ellipses
+            NaN where unknown.
         """
-        model = self._start()
-        background = self.background_fit.start()
-        state, background, _ = self._maximize(model, background, 3, (0, 0, 1, 0))
-        state, background, rest = self._maximize(
-            state.model, background, self.config.n_rounds, (1, 1, 1, 1)
+        members, n_rounds = self.members, self.config.n_rounds
+        state, background, _ = self._maximize(self._initial(), self.background, 3, _COUNTS)
+        state, background, npred_other = self._maximize(
+            state.parameters, background, n_rounds, _ALL
         )
-        alone, joint = self._covariances(state, rest, background)
-        part, pairs = self.fit.part(self.members)
-        state_of_part = state.part(self.members, pairs)
-        posterior = position_posterior(part, state_of_part, rest[pairs], alone[:, :2, :2])
-        posterior = posterior.widened((joint - alone)[:, :2, :2])
-        failed = self._failed(posterior, state_of_part.model)
-        x, y = state.model.x.copy(), state.model.y.copy()
-        x[self.members] = np.where(failed, 0.0, posterior.x)
-        y[self.members] = np.where(failed, 0.0, posterior.y)
-        model = replace(state.model, x=x, y=y)
-        state, background, rest = self._maximize(model, background, 4, (0, 0, 1, 1))
-        covariance = np.where(failed[:, None, None], np.nan, posterior.covariance)
-        vectors = move(self.vectors, self.hood.east, self.hood.north, x, y)
-        vectors[self.members[failed]] = self.vectors[self.members[failed]]
-        near_brighter = _near_brighter(vectors, state.model.counts, self.config)
-        scales = posterior.scale_68, posterior.scale_95
-        ellipses = (
+        posterior, failed = self._positions(state, background, npred_other)
+        parameters = state.parameters.copy()
+        mean = np.stack([posterior.x, posterior.y], axis=1)
+        parameters[members, :2] = np.where(failed[:, None], 0.0, mean)
+        state, background, npred_other = self._maximize(
+            parameters, background, 4, _COUNTS_AND_INDEX
+        )
+        vectors = move(self.vectors, self.regions.east, self.regions.north, state.x, state.y)
+        vectors[members[failed]] = self.vectors[members[failed]]
+        ellipse_68, ellipse_95 = (
             Ellipses.from_covariance(posterior.covariance, np.where(failed, np.nan, scale))
-            for scale in scales
+            for scale in (posterior.scale_68, posterior.scale_95)
         )
         return {
-            "vectors": vectors[self.members],
-            "covariance": covariance,
-            **dict(zip(("ellipse_68", "ellipse_95"), ellipses)),
-            "sqrt_ts": self._sqrt_ts(state, background)[self.members],
-            **self._spectra(state, rest, background, flux_range),
+            "vectors": vectors[members],
+            "covariance": np.where(failed[:, None, None], np.nan, posterior.covariance),
+            "ellipse_68": ellipse_68,
+            "ellipse_95": ellipse_95,
+            "sqrt_ts": self._sqrt_ts(state, background)[members],
+            **self._spectra(state, background, npred_other, flux_range),
             "failed": failed,
-            "wide": self._wide(state, rest),
-            "bright_neighbor": near_brighter[self.members],
+            "wide": self._wide(state, npred_other),
+            "bright_neighbor": _near_brighter(vectors, state.counts, self.config)[members],
         }
 
-    def fit_strengths(self):
-        """State of the sources with counts and indices fitted where they were found."""
-        background = self.background_fit.start()
-        free = (0, 0, 1, 1)
-        return self._maximize(self._start(), background, self.config.n_rounds, free)[0]
+    def fit_spectra(self):
+        """`SourceState` of the sources with counts and indices fitted at the given positions."""
+        n_rounds = self.config.n_rounds
+        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)[0]
 
-    def _maximize(self, model, background, n_rounds, free):
-        return fit_sources(
-            self.fit, self.background_fit, model, background,
-            n_rounds=n_rounds, turns=self.turns, free=free,
-        )  # fmt: skip
+    def _maximize(self, parameters, background, n_rounds, free):
+        options = {"n_rounds": n_rounds, "colors": self._colors, "free": free}
+        return maximize(self.likelihood, background, parameters, **options)
 
-    def _covariances(self, state, rest, background):
-        """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
-        _, curvature, information = curvatures(self.fit, state, rest)
-        slopes = np.stack(derivatives(self.fit, state, rest), axis=1)
-        own, others, _ = self.fit.at_all_pairs(state)
-        surface = self.background_fit.density(background)
-        cost = self.background_fit.cost(surface / (surface + others + own), slopes)
-        curvature = _positive(curvature - cost, information - cost)
-        core = self.fit.core
-        slopes *= np.sqrt(core.number)[:, None]
-        return joint_covariances(
-            slopes, self.neighbors, curvature, core.entry, core.source, wanted=self.members
-        )
-
-    def _start(self):
-        """Counts within the 68 % radius without those that the surroundings let expect."""
-        core, tail = self.hood.core, self.hood.tail.select(self.hood.in_region)
-        radius = self.setup.profiles.containment_radius(0.68)
-        inside = np.hypot(core.x, core.y) < radius[core.energy_bin]
+    def _initial(self):
+        """Parameters (n, 4): counts within the 68 % radius less those of the surroundings."""
+        core, tail = self.regions.core, self.regions.tail.select(self.regions.in_region)
+        radius_deg = self.setup.profiles.containment_radius(0.68)
+        inside = np.hypot(core.x, core.y) < radius_deg[core.energy_bin]
         found = core.sum(core.number * inside, self.n)
-        around = np.pi * (self.hood.radius_deg**2 - np.median(self.setup.core_deg) ** 2)
-        density = tail.sum(tail.number, self.n) / around
-        counts = np.maximum(found - density * np.pi * np.median(radius) ** 2, 2.0) / 0.68
+        area = np.pi * (self.regions.radius_deg**2 - np.median(self.setup.core_deg) ** 2)
+        background = tail.sum(tail.number, self.n) / area * np.pi * np.median(radius_deg) ** 2
+        counts = np.maximum(found - background, 2.0) / 0.68
         zero = np.zeros(self.n)
-        return SourceModel(zero, zero, counts, np.full(self.n, 2.3))
+        return np.stack([zero, zero, counts, np.full(self.n, 2.3)], axis=1)
 
-    def _failed(self, posterior, model):
-        """Which positions (k,) could not be fitted."""
-        size = np.sqrt(np.einsum("naa->n", posterior.covariance))
-        moved = np.hypot(posterior.x, posterior.y)
-        limit = self.config.max_offset_deg
-        good = (size < limit) & (moved < limit) & (model.counts > self.config.min_counts)
-        good &= np.isfinite(posterior.scale_95)
-        return ~good
+    def _positions(self, state, background, npred_other):
+        """Position posterior of the members, and which of them failed."""
+        alone, joint = self._covariances(state, background, npred_other)
+        part, pairs = self.likelihood.select(self.members)
+        state = state.select(self.members, pairs)
+        posterior = position_posterior(part, state, npred_other[pairs], alone[:, :2, :2])
+        posterior = posterior.widened((joint - alone)[:, :2, :2])
+        size_deg = np.sqrt(np.einsum("naa->n", posterior.covariance))
+        moved_deg = np.hypot(posterior.x, posterior.y)
+        limit_deg = self.config.max_offset_deg
+        good = (size_deg < limit_deg) & (moved_deg < limit_deg)
+        good &= (state.counts > self.config.min_counts) & np.isfinite(posterior.scale_95)
+        return posterior, ~good
+
+    def _covariances(self, state, background, npred_other):
+        """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
+        _, hessian, information = self.likelihood.expand(state, npred_other)
+        derivatives = self.likelihood.derivatives(state, npred_other).T
+        npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
+        npred = background.npred + npred_neighbors + npred_source
+        loss = background.information_loss(background.npred / npred, derivatives)
+        hessian = _positive(hessian - loss, information - loss)
+        core = self.likelihood.core
+        derivatives = derivatives * np.sqrt(core.number)[:, None]
+        return joint_covariances(derivatives, core, hessian, self._neighbors, self.members)
 
     def _sqrt_ts(self, state, background):
-        """Root of the test statistic, the background fitted again without the source.
+        """Root of the test statistic (n,), the background fitted again without the source.
 
-        Its slope and curvature stay: with them a parabola would rise where the source is.
+        Gradient and curvature of the background stay: a free parabola would rise at the source.
         """
-        own, others, _ = self.fit.at_all_pairs(state)
-        fit = self.background_fit
-        with_source = others + own + fit.density(background)
-        inside = self.fit.contained(self.hood.radius_deg)
-        expected = fit.total(background) + state.model.counts[:, None] * state.rates[0] * inside
+        npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
+        npred = npred_neighbors + npred_source + background.npred
+        contained = self.regions.contained(self.setup.profiles, self.regions.radius_deg)
+        total = background.in_regions + state.counts[:, None] * state.fraction[0] * contained
         for _ in range(4):
-            surface = fit.density(background)
-            share = surface / (surface + others)
-            background = fit.step(background, share, surface_free=False)
-        without = others + fit.density(background)
-        gain = sum_groups(fit.source, fit.weighted * np.log(with_source / without), self.n)
-        gain -= ((expected - fit.total(background)) * self.weight).sum(axis=1)
+            fraction = background.npred / (background.npred + npred_neighbors)
+            background = background.step(fraction, surface_free=False)
+        ratio = npred / (npred_neighbors + background.npred)
+        gain = background.pairs.sum(background.weighted * np.log(ratio), self.n)
+        gain -= ((total - background.in_regions) * self.weight).sum(axis=1)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
-    def _spectra(self, state, rest, background, flux_range):
+    def _spectra(self, state, background, npred_other, flux_range):
         """Counts, flux and index of the members, each with its error, by name."""
-        counts, index = state.model.counts[self.members], state.model.index[self.members]
+        counts, index = state.counts[self.members], state.index[self.members]
         exposed = self.exposed[self.members]
-        covariance = self._covariances(state, rest, background)[1][:, 2:, 2:]
+        _, joint = self._covariances(state, background, npred_other)
+        covariance = joint[:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
-        flux, above = (self.flux_per_count(index + change, flux_range) for change in (0, 0.01))
+        flux, above = (self.flux_per_count(index + step, flux_range) for step in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
         known = exposed & (index_error < self.config.max_index_error)
@@ -287,86 +309,74 @@ class FieldFit:
         }
 
     def flux_per_count(self, index, flux_range):
-        """Photon flux (k,) of power laws of which one count of a member is detected."""
+        """Photon flux (k,) in ph cm-2 s-1 of power laws with one detected count of a member."""
         detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
         pivot = self.setup.counts.energy_edges[0]
         laws = power_laws(np.ones(len(index)), index, emin=pivot, emax=2 * pivot)
         norm = 1 / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
         return laws.flux(*flux_range) / laws.amplitude * pivot ** (-index) * norm
 
-    def _wide(self, state, rest):
-        """Whether a disc fits a member better than a point, by more than chance lets expect."""
-        part, pairs = self.fit.part(self.members)
-        state, rest = state.part(self.members, pairs), rest[pairs]
-        point = _best_log_likelihood(part, state, rest)
-        discs = (
-            _best_log_likelihood(self.fit.of_profiles(part, self.members, profiles), state, rest)
-            for profiles in self.setup.wide_profiles
-        )
-        return 2 * (np.max(list(discs), axis=0) - point) > self.config.wide_ts
+    def _wide(self, state, npred_other):
+        """Whether (k,) a disc fits a member better than a point, by ``wide_ts``."""
+
+        def best(profiles):
+            """Largest log-likelihood ratio (k,) for a PSF."""
+            part, pairs = self.likelihood.with_profiles(profiles).select(self.members)
+            return _best_log_likelihood(part, state.select(self.members, pairs), npred_other[pairs])
+
+        discs = np.max([best(profiles) for profiles in self.setup.wide_profiles], axis=0)
+        return 2 * (discs - best(self.setup.profiles)) > self.config.wide_ts
 
 
-def _best_log_likelihood(fit, state, rest):
-    """Logarithm of the likelihood (n,) over that of no source, best in the counts."""
-    core, share = fit.core, state.rates[0]
-    ratio = share.ravel()[fit.cell] * fit.densities(state.model)[0] / rest
-    observed = (share * fit.inside).sum(axis=1)
-    counts = state.model.counts
+def _best_log_likelihood(likelihood, state, npred_other):
+    """Log-likelihood ratio (n,) to no source, at the best counts."""
+    core, n = likelihood.core, likelihood.n
+    at_one_count = likelihood.evaluate(np.where([0, 0, 1, 0], 1.0, state.parameters))
+    ratio, observed = at_one_count.npred / npred_other, at_one_count.observed[0]
+    counts = state.counts
     for _ in range(6):
-        part = ratio / (1 + counts[core.source] * ratio)
-        slope = core.sum(core.number * part, fit.n) - observed
-        bend = core.sum(core.number * part**2, fit.n)
-        counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 3, counts * 3)
-    gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), fit.n)
+        fraction = ratio / (1 + counts[core.source] * ratio)
+        gradient = core.sum(core.number * fraction, n) - observed
+        hessian = core.sum(core.number * fraction**2, n)
+        counts = np.clip(counts + gradient / np.maximum(hessian, 1e-12), counts / 3, counts * 3)
+    gain = core.sum(core.number * np.log1p(counts[core.source] * ratio), n)
     return gain - counts * observed
 
 
-def _positive(curvature, information):
-    """Curvatures (n, 4, 4) where they are those of a maximum, else the expected ones.
+def _positive(hessian, information):
+    """Hessians (n, 4, 4) that are those of a maximum, else the expected information.
 
-    What the data do not tell at all gets a thousandth of what they tell best, in the units of each
-    parameter's own error, so that its error is large and not infinite.
+    Directions that the data do not constrain get a thousandth of the best constrained one, in the
+    units of each parameter's own error, so that their errors are large but finite.
     """
     size = np.sqrt(np.maximum(np.einsum("naa->na", information), 1e-12))
     unit = size[:, :, None] * size[:, None, :]
-    least = np.linalg.eigvalsh(curvature / unit)[:, 0]
-    expected = information + _LEAST_TOLD * unit * np.eye(4)
-    return np.where((least > _LEAST_TOLD)[:, None, None], curvature, expected)
+    least = np.linalg.eigvalsh(hessian / unit)[:, 0]
+    expected = information + _MIN_HESSIAN * unit * np.eye(4)
+    return np.where((least > _MIN_HESSIAN)[:, None, None], hessian, expected)
 
 
-def _divisions(pixel_deg, psf_deg, config):
-    """In how many parts along a side the pixels of each bin are divided, (n_energy,)."""
-    fine = config.part_psf * psf_deg
-    halvings = np.ceil(np.log2(np.maximum(pixel_deg / np.maximum(config.part_deg, fine), 1.0)))
-    halvings = np.maximum(halvings.astype(int), pixel_deg > fine)
-    return np.minimum(2**halvings, config.max_split)
+def systematic_weights(regions, area_deg2, systematic):
+    """Weights (n, n_energy) of counts for a relative systematic error of the background.
 
-
-def systematic_weights(hood, area_deg2, systematic):
-    """What a count says (n, n_energy) where the background is not known exactly.
-
-    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B), with B the counts within the
-    point-spread function at this energy and above, where the same error is made again.
+    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B), where B are the counts within
+    the PSF, of which ``area_deg2`` (n_energy,) is the effective area, at this energy and above:
+    the error is taken as fully correlated between energies.
     """
-    ring = hood.tail.select(hood.in_region)
-    shape = len(hood.vectors), len(area_deg2)
-    counts = sum(
-        sum_groups(pairs.source * shape[1] + pairs.energy_bin, pairs.number, shape[0] * shape[1])
-        for pairs in (hood.core, ring)
-    ).reshape(shape)
-    covered = np.maximum(hood.place_area.sum(axis=1, keepdims=True), area_deg2.min())
-    above = np.cumsum((counts / covered * area_deg2)[:, ::-1], axis=1)[:, ::-1]
+    pairs, shape = regions.pairs, (len(regions), len(area_deg2))
+    cell = pairs.source * shape[1] + pairs.energy_bin
+    counts = sum_groups(cell, pairs.number, shape[0] * shape[1]).reshape(shape)
+    observed = np.maximum(regions.sample_area.sum(axis=1, keepdims=True), area_deg2.min())
+    above = np.cumsum((counts / observed * area_deg2)[:, ::-1], axis=1)[:, ::-1]
     return 1 / (1 + systematic**2 * above)
 
 
 def _near_brighter(vectors, counts, config):
     """Whether (n,) a much brighter source is near."""
-    from scipy.spatial import KDTree
-
+    pairs = neighbor_pairs(vectors, config.bright_radius_deg)
+    brighter = counts[pairs[:, 1]] > config.bright_ratio * counts[pairs[:, 0]]
     near = np.zeros(len(vectors), dtype=bool)
-    pairs = KDTree(vectors).query_pairs(np.radians(config.bright_radius_deg), output_type="ndarray")
-    for one, other in (pairs.T, pairs[:, ::-1].T):
-        near[one[counts[other] > config.bright_ratio * counts[one]]] = True
+    near[pairs[brighter, 0]] = True
     return near
 
 
@@ -570,7 +580,6 @@ def fit_groups(vectors, setup):
     ------
     members, group : ndarray of int
     """
-    from scipy.spatial import KDTree
 
     cost = setup.pairs_per_source(vectors)
     tree, margin = KDTree(vectors), np.radians(setup.radius_deg + 2 * setup.core_deg.max())

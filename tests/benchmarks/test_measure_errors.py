@@ -6,7 +6,7 @@ import pytest
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.measurement.posterior import Ellipses
+from astro_unetloc.measurement.likelihood import Ellipses
 from astro_unetloc.sphere import vectors_from_lonlat
 
 

@@ -1,106 +1,101 @@
 import numpy as np
 import pytest
-from made_sources import RANGE, as_events, background_around, join, lonely_sources, photons_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_sources import (
+    RANGE,
+    as_events,
+    background_around,
+    join,
+    lonely_sources,
+    photons_of,
+    regions_of,
+)
 
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions
-from astro_unetloc.measurement.background import BackgroundFit
-from astro_unetloc.measurement.data import gather_counts, make_neighborhoods
-from astro_unetloc.measurement.likelihood import (
-    SourceModel,
-    SourcesFit,
-    curvatures,
-    evaluate,
-    fit_sources,
+from astro_unetloc.measurement.background import LocalBackground
+from astro_unetloc.measurement.data import (
+    Pairs,
+    gather_counts,
+    graph_colors,
     neighbor_pairs,
-    take_turns,
+)
+from astro_unetloc.measurement.likelihood import (
+    Ellipses,
+    Likelihood,
+    joint_covariances,
+    maximize,
+    position_posterior,
 )
 from astro_unetloc.sphere import vectors_from_lonlat
 
-ALL = (1, 1, 1, 1)
 
-
-def make_fit(sky_map, vectors):
-    counts = gather_counts(sky_map, *RANGE)
-    profiles = make_profiles(KingPSF(), counts.energy_edges)
-    spectrum = PowerLawFractions(counts.energy_edges, SurveyExposure().relative)
-    core = np.maximum(profiles.containment_radius(0.95), 0.4)
-    hood = make_neighborhoods(counts, vectors, 2.0, core, np.full(len(vectors), 2.0))
-    fit = SourcesFit(hood, len(counts.number), profiles, spectrum, core)
-    return fit, BackgroundFit(hood, spectrum)
-
-
-def start(n, counts=20.0):
-    return SourceModel(np.zeros(n), np.zeros(n), np.full(n, counts), np.full(n, 2.3))
-
-
-def maximize(fit, background_fit, model, **options):
-    options = {"n_rounds": 12, "turns": np.zeros(fit.n, int), "free": ALL} | options
-    return fit_sources(fit, background_fit, model, background_fit.start(), **options)
+def maximum(sky_map, vectors, *, counts=20.0, colors=None):
+    """Likelihood of sources, their state at its maximum and the counts of all others."""
+    edges, n = gather_counts(sky_map, *RANGE).energy_edges, len(vectors)
+    profiles = make_profiles(KingPSF(), edges)
+    core_deg = np.maximum(profiles.containment_radius(0.95), 0.4)
+    counts_of_map, regions = regions_of(sky_map, vectors, core_deg=core_deg)
+    spectrum = PowerLawFractions(edges, SurveyExposure().relative)
+    likelihood = Likelihood(regions, len(counts_of_map.number), profiles, spectrum, core_deg)
+    state, _, npred_other = maximize(
+        likelihood, LocalBackground(regions, spectrum), np.tile([0.0, 0.0, counts, 2.3], (n, 1)),
+        n_rounds=12, colors=np.zeros(n, int) if colors is None else colors, free=(1, 1, 1, 1),
+    )  # fmt: skip
+    return likelihood, state, npred_other
 
 
 @pytest.fixture(scope="module")
 def lonely():
-    sky_map, sources, true = lonely_sources(50, seed=1)
-    fit, background_fit = make_fit(sky_map, sources.vectors)
-    return fit, *maximize(fit, background_fit, start(fit.n)), sources.vectors, true
+    sky_map, sources, _ = lonely_sources(50, seed=1)
+    return maximum(sky_map, sources.vectors)
 
 
 def test_counts_and_index_are_those_of_the_simulation(lonely):
-    model = lonely[1].model
-    error = np.sqrt(50 / len(model.counts))
-    assert model.counts.mean() == pytest.approx(50, abs=4 * error)
-    assert model.index.mean() == pytest.approx(2.3, abs=0.1)
+    state = lonely[1]
+    assert state.counts.mean() == pytest.approx(50, abs=4 * np.sqrt(50 / len(state.counts)))
+    assert state.index.mean() == pytest.approx(2.3, abs=0.1)
 
 
-def test_one_radius_is_that_of_all_bins(lonely):
-    fit = lonely[0]
-    found = fit.contained(1.0)
-    assert found.shape == (fit.n, fit.n_energy)
-    np.testing.assert_array_equal(found, fit.contained(np.ones(fit.n_energy)))
+def test_a_single_radius_holds_for_all_energy_bins(lonely):
+    likelihood = lonely[0]
+    radii = 1.0, np.ones(likelihood.n_energy)
+    found = [likelihood.regions.contained(likelihood.profiles, radius) for radius in radii]
+    assert found[0].shape == (likelihood.n, likelihood.n_energy)
+    np.testing.assert_array_equal(*found)
 
 
 def test_the_gradient_vanishes_at_the_maximum(lonely):
-    fit, state, _, rest = lonely[:4]
-    gradient, curvature, _ = curvatures(fit, state, rest)
-    error = np.sqrt(np.einsum("naa->na", np.linalg.inv(curvature)))
+    likelihood, state, npred_other = lonely
+    gradient, hessian, _ = likelihood.expand(state, npred_other)
+    error = np.sqrt(np.einsum("naa->na", np.linalg.inv(hessian)))
     assert np.percentile(np.abs(gradient) * error, 99) < 0.05
 
 
-def test_derivatives_are_those_of_the_likelihood(lonely):
-    fit, state, _, rest = lonely[:4]
-    model = state.model
-    names = ("x", "y", "counts", "index")
-    steps = np.array([2e-3, 2e-3, 0.5, 0.02])
-
-    def gradient_at(k, step):
-        values = {n: getattr(model, n) + (step if n == names[k] else 0) for n in names}
-        return curvatures(fit, evaluate(fit, SourceModel(**values)), rest)[0]
-
-    curvature = curvatures(fit, state, rest)[1]
-    for k, step in enumerate(steps):
-        found = (gradient_at(k, -step) - gradient_at(k, step)) / (2 * step)
-        scale = np.sqrt(np.einsum("naa->na", curvature) * curvature[:, k, k, None])
-        assert np.median(np.abs(found - curvature[:, k]) / scale) < 0.02
+@pytest.mark.parametrize(("number", "step"), [(0, 2e-3), (1, 2e-3), (2, 0.5), (3, 0.02)])
+def test_the_hessian_is_that_of_finite_differences(lonely, number, step):
+    likelihood, state, npred_other = lonely
+    change = step * (np.arange(4) == number)
+    below, above = (
+        likelihood.expand(likelihood.evaluate(state.parameters + sign * change), npred_other)[0]
+        for sign in (-1, 1)
+    )
+    hessian = likelihood.expand(state, npred_other)[1]
+    scale = np.sqrt(np.einsum("naa->na", hessian) * hessian[:, number, number, None])
+    difference = (below - above) / (2 * step) - hessian[:, number]
+    assert np.median(np.abs(difference) / scale) < 0.02
 
 
-def test_no_step_makes_it_worse(lonely):
-    """The likelihood of one round more is not less."""
-    fit, state, background, rest, *_ = lonely
-    own = state.own
-    best = fit.core.sum(fit.core.number * np.log(own + rest), fit.n)
-    for change in (0.9, 1.1):
-        other = SourceModel(
-            state.model.x, state.model.y, state.model.counts * change, state.model.index
-        )
-        trial = evaluate(fit, other)
-        value = fit.core.sum(fit.core.number * np.log(trial.own + rest), fit.n)
-        cost = (other.counts - state.model.counts) * state.rates[3]
-        assert np.all(value - cost < best + 1e-6)
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_other_counts_have_a_lower_likelihood(lonely, factor):
+    likelihood, state, npred_other = lonely
+    trial = likelihood.evaluate(state.parameters * [1, 1, factor, 1])
+    assert np.all(likelihood.gain(state, trial, npred_other) < 1e-6)
 
 
-def test_two_close_sources_share_their_photons(rng):
+def test_two_close_sources_divide_their_photons(rng):
     """A pair 0.25 deg apart, forty times over."""
     lon = np.arange(0.0, 360.0, 9.0)
     left, right = (vectors_from_lonlat(lon + d, np.full(40, 0.0)) for d in (-0.125, 0.125))
@@ -108,10 +103,109 @@ def test_two_close_sources_share_their_photons(rng):
         photons_of(left, 60, rng), photons_of(right, 30, rng), background_around(left, 17.0, rng)
     )
     vectors = np.concatenate([left, right])
-    turns = take_turns(80, neighbor_pairs(vectors, 1.0))
-    assert set(turns) == {0, 1}
-    assert np.all(turns[:40] != turns[40:])
-    model = maximize(*make_fit(as_events(photons), vectors), start(80), turns=turns)[0].model
-    assert np.median(model.counts[:40]) == pytest.approx(60, rel=0.08)
-    assert np.median(model.counts[40:]) == pytest.approx(30, rel=0.12)
-    assert np.median(np.hypot(model.x, model.y)) < 0.02
+    colors = graph_colors(80, neighbor_pairs(vectors, 1.0))
+    assert set(colors) == {0, 1}
+    assert np.all(colors[:40] != colors[40:])
+    state = maximum(as_events(photons), vectors, colors=colors)[1]
+    assert np.median(state.counts[:40]) == pytest.approx(60, rel=0.08)
+    assert np.median(state.counts[40:]) == pytest.approx(30, rel=0.12)
+    assert np.median(np.hypot(state.x, state.y)) < 0.02
+
+
+# Joint covariances
+
+
+def correlated(rho):
+    """Derivatives of two sources at the same 200 counts bins, their core pairs and Hessians."""
+    rng = np.random.default_rng(1)
+    derivatives = np.concatenate([rng.normal(size=(200, 4)), rng.normal(size=(200, 4))])
+    derivatives[200:] = rho * derivatives[:200] + np.sqrt(1 - rho**2) * derivatives[200:]
+    source, bins = np.repeat([0, 1], 200), np.tile(np.arange(200), 2)
+    core = Pairs(source, bins, *np.zeros((4, 400)))
+    hessian = np.stack([d.T @ d for d in np.split(derivatives, 2)])
+    return derivatives, core, hessian
+
+
+BOTH, EACH_OTHER = np.arange(2), np.array([[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_a_shared_photon_costs_precision(rho):
+    alone, joint = joint_covariances(*correlated(rho), EACH_OTHER, BOTH)
+    ratio = np.trace(joint[0]) / np.trace(alone[0])
+    assert ratio == pytest.approx(1 / (1 - rho**2), rel=0.1)
+
+
+def test_the_joint_covariance_is_that_of_the_whole_matrix():
+    derivatives, core, hessian = correlated(0.7)
+    both = np.hstack(np.split(derivatives, 2))
+    expected = np.linalg.inv(both.T @ both)
+    _, joint = joint_covariances(derivatives, core, hessian, EACH_OTHER, BOTH)
+    np.testing.assert_allclose(joint[0], expected[:4, :4], rtol=1e-6)
+    np.testing.assert_allclose(joint[1], expected[4:, 4:], rtol=1e-6)
+
+
+def test_without_neighbors_nothing_changes():
+    np.testing.assert_array_equal(*joint_covariances(*correlated(0.7), np.zeros((0, 2), int), BOTH))
+
+
+# Position posterior
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.floats(0.01, 1.0), st.floats(0.1, 1.0), st.floats(0.0, 179.0))
+def test_an_ellipse_comes_back_from_its_covariance(major, ratio, angle_deg):
+    minor = 0.95 * ratio * major
+    angle = np.radians(angle_deg)
+    along = np.array([np.sin(angle), np.cos(angle)])  # east, north
+    across = np.array([along[1], -along[0]])
+    covariance = major**2 * np.outer(along, along) + minor**2 * np.outer(across, across)
+    ellipse = Ellipses.from_covariance(covariance[None], np.array([2.0]))
+    assert ellipse.semi_major[0] == pytest.approx(2 * major)
+    assert ellipse.semi_minor[0] == pytest.approx(2 * minor, rel=1e-6)
+    difference = (ellipse.position_angle[0] - angle_deg + 90) % 180 - 90
+    assert difference == pytest.approx(0, abs=1e-3)
+
+
+def test_an_unknown_scale_gives_an_unknown_ellipse():
+    ellipse = Ellipses.from_covariance(np.eye(2)[None], np.array([np.nan]))
+    assert np.isnan(ellipse.semi_major[0])
+    assert np.isnan(ellipse.semi_minor[0])
+
+
+@pytest.fixture(scope="module")
+def bright():
+    sky_map, sources, _ = lonely_sources(400, nside=2, seed=2)
+    at_maximum = maximum(sky_map, sources.vectors, counts=300.0)
+    hessian = at_maximum[0].expand(*at_maximum[1:])[1]
+    return at_maximum, np.linalg.inv(hessian[:, :2, :2])
+
+
+def test_many_photons_have_a_gaussian_posterior(bright):
+    at_maximum, covariance = bright
+    state, posterior = at_maximum[1], position_posterior(*at_maximum, covariance)
+    size = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
+    shift = np.hypot(posterior.x - state.x, posterior.y - state.y)
+    assert np.median(shift / size) < 0.05
+    ratio = np.linalg.det(posterior.covariance) / np.linalg.det(covariance)
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.06)
+    # sqrt(-2 ln 0.32) and sqrt(-2 ln 0.05)
+    assert np.median(posterior.scale_68) == pytest.approx(1.5096, rel=0.02)
+    assert np.median(posterior.scale_95) == pytest.approx(2.4477, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [0.25, 9.0])
+def test_the_first_estimate_does_not_matter(bright, factor):
+    at_maximum, covariance = bright
+    expected, found = (position_posterior(*at_maximum, f * covariance) for f in (1.0, factor))
+    np.testing.assert_allclose(found.x, expected.x, atol=2e-4)
+    ratio = np.linalg.det(found.covariance) / np.linalg.det(expected.covariance)
+    np.testing.assert_allclose(np.median(ratio), 1.0, atol=0.05)
+
+
+def test_a_widened_posterior_is_never_narrower(bright):
+    at_maximum, covariance = bright
+    posterior = position_posterior(*at_maximum, covariance)
+    wider, same = posterior.widened(3 * covariance), posterior.widened(-covariance)
+    np.testing.assert_allclose(wider.covariance, posterior.covariance + 3 * covariance)
+    np.testing.assert_allclose(same.covariance, posterior.covariance, atol=1e-12)

@@ -1,0 +1,197 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_wcs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_sources import as_events, lonely_sources, regions_of
+
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
+from astro_unetloc.measurement.data import (
+    fitted_energies,
+    gather_counts,
+    graph_colors,
+    neighbor_pairs,
+)
+from astro_unetloc.sphere import (
+    frame_rotation,
+    move,
+    separation_deg,
+    tangent_axes,
+    vectors_from_lonlat,
+)
+
+CORE = 0.5
+
+
+def image(n, **options):
+    """Pixels of an image of n x n."""
+    return image_pixelization(make_wcs((n, n), **options), (n, n))
+
+
+def test_events_are_sorted_into_fine_bins():
+    energy = np.array([10.0, 13.0, 30.0, 1999.0, 2000.0, 9.0])
+    counts = gather_counts(as_events(Photons(np.tile([1.0, 0, 0], (6, 1)), energy)), 10, 2000)
+    assert len(counts.number) == 5
+    edges, bins = counts.energy_edges, counts.energy_bin
+    assert np.all(np.diff(np.log10(edges)) <= 1 / 8)
+    assert np.all((energy[:5] >= edges[bins]) & (energy[:5] <= edges[bins + 1]))
+
+
+@pytest.mark.parametrize(
+    ("edges", "fitted"),
+    [
+        ([5, 2000], [5, 2000]),
+        ([8, 12.6, 20, 3000], [8, 12.6, 20, 3000]),
+        ([5, 12, 2000], [12, 2000]),
+        ([2, 20], []),
+    ],
+)
+def test_bins_with_their_center_in_the_range_are_fitted_whole(edges, fitted):
+    counts = np.ones((len(edges) - 1, 16), dtype=np.int32)
+    sky_map = SkyMap(counts=counts, pixels=image(4), energy_edges=np.array(edges, float))
+    np.testing.assert_array_equal(fitted_energies(sky_map, 10, 2000), fitted)
+    assert gather_counts(sky_map, 10, 2000).number.sum() == 16 * max(len(fitted) - 1, 0)
+
+
+def test_counts_of_a_map_are_its_filled_pixels_and_bins():
+    cube = np.zeros((3, 400), dtype=np.int32)
+    cube[0, 5], cube[2, 5], cube[1, 210] = 3, 1, 2
+    cube[0, 7] = 9
+    counts = gather_counts(
+        SkyMap(
+            counts=np.vstack([np.full((1, 400), 4), cube]),  # the first bin is below the range
+            pixels=image(20, pixel_deg=0.1),
+            energy_edges=np.array([1.0, 10.0, 20.0, 50.0, 100.0]),
+        ),
+        10,
+        2000,
+    )
+    np.testing.assert_array_equal(counts.energy_edges, [10, 20, 50, 100])
+    np.testing.assert_array_equal(counts.pixel, [5, 7, 210])
+    np.testing.assert_array_equal(counts.first, [0, 2, 3, 4])
+    np.testing.assert_array_equal(counts.number, [3, 1, 9, 2])
+    np.testing.assert_array_equal(counts.position, [0, 0, 1, 2])
+
+
+def test_regions_hold_every_photon_near_every_source_once():
+    sky_map, sources, _ = lonely_sources(20, seed=3)
+    vectors = sources.vectors[:7]
+    counts, regions = regions_of(sky_map, vectors)
+    for row, vector in enumerate(vectors):
+        away = separation_deg(counts.vectors, vector)
+        core = np.sort(regions.core.bin[regions.core.source == row])
+        np.testing.assert_array_equal(core, np.flatnonzero(away < CORE))
+        tail = np.sort(regions.tail.bin[regions.tail.source == row])
+        inside = np.flatnonzero((away >= CORE) & (away < 2.0))
+        assert len(np.setxor1d(tail, inside)) <= 1  # the plane stretches by 0.04 % at 2 deg
+    assert regions.in_region.mean() > 0.99
+
+
+def test_photons_beyond_the_region_are_followed_but_are_not_in_it():
+    sky_map, sources, _ = lonely_sources(20, seed=3)
+    counts, regions = regions_of(sky_map, sources.vectors[:2], reach_deg=np.array([2.0, 3.0]))
+    assert np.all(regions.in_region[regions.tail.source == 0])
+    assert not np.all(regions.in_region[regions.tail.source == 1])
+    pairs, n_core = regions.pairs, len(regions.core)
+    np.testing.assert_array_equal(pairs.bin[:n_core], regions.core.bin)
+    away = separation_deg(counts.vectors[pairs.bin], sources.vectors[pairs.source])
+    assert n_core < len(pairs) < n_core + len(regions.tail)
+    assert np.all(away < 2.0)
+    assert np.all(away[n_core:] > 0.999 * CORE)
+
+
+def test_offsets_are_east_and_north_in_icrs():
+    vectors = vectors_from_lonlat(np.array([30.0, 200.0]), np.array([-20.0, 70.0]))
+    vectors = vectors @ frame_rotation("icrs").T
+    east, north = tangent_axes(vectors)
+    moved = move(vectors, east, north, np.array([0.1, 0.0]), np.array([0.0, 0.1]))
+    ra_dec = moved @ frame_rotation("icrs")
+    lon = np.array([30.0 + 0.1 / np.cos(np.radians(20)), 200.0])
+    expected = vectors_from_lonlat(lon, np.array([-20.0, 70.1]))
+    assert np.all(separation_deg(ra_dec, expected) < 1e-4)
+
+
+def test_the_pole_of_the_sky_has_axes_too():
+    pole = frame_rotation("icrs")[:, 2][None]
+    east, north = tangent_axes(pole)
+    products = east[0] @ east[0], north[0] @ north[0], east[0] @ north[0], east[0] @ pole[0]
+    np.testing.assert_allclose(products, [1, 1, 0, 0], atol=1e-9)
+
+
+def test_samples_represent_the_observed_part_of_the_region():
+    sky_map, sources, _ = lonely_sources(20, seed=3)
+    vector = sources.vectors[:1]
+    beside = move(vector, *tangent_axes(vector), np.array([90.0]), np.zeros(1))[0]
+    areas = []
+    for footprint in (DiscFootprint(vector[0], 1.0), sky_map.footprint, DiscFootprint(beside, 45)):
+        _, regions = regions_of(replace(sky_map, footprint=footprint), vector)
+        areas.append(regions.sample_area.sum())
+    assert areas[0] == pytest.approx(np.pi, rel=0.02)
+    assert areas[1] == pytest.approx(4 * np.pi, rel=0.02)
+    assert areas[2] < 2.3 * np.pi
+
+
+def test_coarse_pixels_are_samples_of_their_own():
+    pixels = HealpixPixelization(64, False, "galactic")
+    counts = np.ones((1, pixels.n_pixels), dtype=np.int32)
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
+    vectors = vectors_from_lonlat(np.array([10.0]), np.array([50.0]))
+    _, regions = regions_of(sky_map, vectors, radius_deg=3.0)
+    assert np.sum(regions.sample_area > 0) == len(regions.pairs)
+    assert regions.sample_area.sum() == pytest.approx(9 * np.pi, rel=0.1)
+
+
+@pytest.mark.parametrize("n_split", [2, 4])
+@pytest.mark.parametrize(
+    "pixels", [image(21, pixel_deg=0.1), HealpixPixelization(512, True, "galactic")]
+)
+def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
+    center = vectors_from_lonlat(np.array([0.0]), np.array([0.0]))
+    counts = np.zeros((1, pixels.n_pixels), dtype=np.int32)
+    counts[0, pixels.index(center)] = 1
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 20.0]))
+    whole = regions_of(sky_map, center)[1].core
+    core = regions_of(sky_map, center, n_split=n_split)[1].core
+    assert core.n_sub == n_split**2
+    size = pixels.pixel_size_deg
+    assert core.sub_x.mean() == pytest.approx(whole.x[0], abs=0.02 * size)
+    assert core.sub_y.mean() == pytest.approx(whole.y[0], abs=0.02 * size)
+    # of one axis, a square of side 1 has a variance of 1/12
+    expected = size**2 / 12 * (1 - n_split**-2.0)
+    assert (core.sub_x.var() + core.sub_y.var()) / 2 == pytest.approx(expected, rel=0.15)
+
+
+def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
+    counts = np.ones((1, 1600), dtype=np.int32)
+    pixels = image(40, lat=0.0, pixel_deg=0.5, projection="CAR")
+    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
+    centers, area, _ = gather_counts(sky_map, 10, 2000).observed_pixels
+    np.testing.assert_allclose(area, 0.25 * np.hypot(centers[:, 0], centers[:, 1]), rtol=1e-3)
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 1000))
+def test_no_two_neighbors_have_the_same_color(n, seed):
+    vectors = vectors_from_lonlat(*np.random.default_rng(seed).uniform(0, 3.0, (2, n)))
+    pairs = neighbor_pairs(vectors, 0.8)
+    colors = graph_colors(n, pairs)
+    assert np.all(colors[pairs[:, 0]] != colors[pairs[:, 1]])
+    away = separation_deg(vectors[:, None], vectors[None])
+    assert len(pairs) == np.sum(away < 0.8) - n
+    assert colors.max() <= np.bincount(pairs[:, 0], minlength=n).max()
+
+
+def test_lonely_sources_have_one_color():
+    pairs = neighbor_pairs(vectors_from_lonlat(np.arange(0.0, 360.0, 30.0), np.zeros(12)), 1.0)
+    assert pairs.shape == (0, 2)
+    assert np.all(graph_colors(12, pairs) == 0)
+
+
+def test_neighbors_are_sorted_by_distance():
+    pairs = neighbor_pairs(vectors_from_lonlat(np.array([0.0, 0.5, 0.2, 40.0]), np.zeros(4)), 1.0)
+    np.testing.assert_array_equal(pairs[pairs[:, 0] == 0, 1], [2, 1])
+    assert 3 not in pairs
