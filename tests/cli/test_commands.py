@@ -1,0 +1,344 @@
+"""The sub-commands: demo, models, simulate, train, match, evaluate."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from made_predictions import made_predictions
+from made_skies import made_patches
+
+import astro_unetloc
+from astro_unetloc import find_sources, read_catalog
+from astro_unetloc.evaluation import report as evaluation_report
+from astro_unetloc.evaluation import runs as evaluation_runs
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.runs import check_codes
+from astro_unetloc.training import make as training_make
+
+DATA = Path(astro_unetloc.__file__).parent / "data"
+EXAMPLE = DATA / "example"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("demo -o no/where", "output directory must exist; got 'no'"),
+        ("train no.h5 -o model", "no such patch set: no.h5"),
+        ("match a.fits b.fits", "a.fits"),
+        ("simulate -o sky.txt", "output must end in .fits, .fits.gz or .h5"),
+        ("simulate -o s.fits --years -1", "years must be a positive number"),
+        ("simulate -o s.fits --width 0", "pixel <= width"),
+        ("simulate -o s.fits --variant X", "--variant chooses among"),
+        ("simulate -o s.fits --template no.fits", "no such file: no.fits"),
+        ("simulate -o s.fits --exposure no.fits", "no such file: no.fits"),
+        ("simulate -o s.fits --truth s.fits", "outputs must differ"),
+        ("simulate -o s.fits --energy-range 0.1 10", "lie within 0.3-2000 GeV"),
+        ("simulate -o s.fits --bands 1,10", "--bands goes with a patch set (.h5)"),
+        ("simulate -o s.fits --skies 2", "--skies goes with a patch set (.h5)"),
+        ("simulate -o s.fits --components sky", "--components goes with a patch set"),
+        ("simulate -o s.fits --nside 64", "--nside goes with a folder"),
+        ("simulate -o s.fits --exposure e --years 4", "instead of --years"),
+        ("simulate -o s.h5 --bands 1;10", "--bands must be numbers in GeV"),
+        ("simulate -o s.h5 --psf p.fits", "--psf cannot go with a patch set (.h5)"),
+        ("simulate -o s.h5 --truth t.fits --years 4", "--truth, --years"),
+        ("simulate -o s.h5 --components no", "components must be a folder; got 'no'"),
+        ("simulate -o s/ --nside 64 --width 4", "the whole sky"),
+        ("simulate -o s/ --truth t.fits", "--truth goes with a cube"),
+    ],
+)
+def test_wrong_usage_is_refused_and_leaves_nothing(refused, files, words, message):
+    refused(message, *words.split())
+    assert files() == []
+
+
+def test_demo_finds_most_of_the_example(run, refused):
+    code, stdout, stderr = run("demo")
+    assert (code, stdout) == (0, "")
+    found = {path.name for path in Path("astro-unetloc-demo").iterdir()}
+    assert found == {"catalog.fits", "catalog.reg", "catalog.png"}
+    assert "The example is a simulated sky" in stderr
+    assert "Your own map:" in stderr
+    catalog = read_catalog("astro-unetloc-demo/catalog.fits")
+    assert evaluate(catalog, read_catalog(EXAMPLE / "truth.ecsv")).completeness > 0.5
+    refused("add --overwrite", "demo")
+
+
+def test_models_are_listed(run):
+    code, stdout, _ = run("models")
+    assert code == 0
+    assert "lat-10gev  10-20-50-150-500-2000 GeV" in stdout
+
+
+# simulate
+
+
+def test_simulated_cube_is_found_again(run, refused, files):
+    words = ("simulate", "-o", "sky.fits.gz", "--truth", "truth.ecsv", "--width", "6")
+    code, stdout, stderr = run(*words, "--center", "-120", "-10", "--years", "3", "--seed", "5")
+    assert (code, stdout) == (0, "")
+    assert "true sources -> sky.fits.gz, truth.ecsv" in stderr
+    assert files() == ["sky.fits.gz", "truth.ecsv"]
+    assert run("sky.fits.gz", "-o", "c.csv", "--no-measure")[0] == 0
+    assert np.all(np.abs(QTable.read("truth.ecsv")["GLON"].value - 240) < 4)
+    refused("add --overwrite", *words)
+
+
+def test_cube_below_10_gev_is_simulated(run):
+    words = ("simulate", "-o", "sky.fits", "--width", "4", "--energy-range", "1", "100")
+    code, _, stderr = run(*words, "--years", "1", "--truth", "truth.ecsv")
+    assert code == 0, stderr
+    assert fits.getheader("sky.fits")["DSVAL1"] == "1000:100000"
+    assert fits.getdata("sky.fits").sum() > 1000
+    assert QTable.read("truth.ecsv").meta["FLUXEMIN"] == 1.0
+
+
+def test_simulated_folder_holds_components_and_truth(run, refused):
+    words = ("simulate", "-o", "sky/", "--width", "6", "--center", "10", "0", "--years", "2")
+    code, stdout, stderr = run(*words)
+    assert (code, stdout) == (0, ""), stderr
+    assert "true sources -> sky/" in stderr
+    written = {path.name for path in Path("sky").iterdir()}
+    assert {"background.fits", "agn.fits", "psr.fits", "sources.xml", "truth.fits"} <= written
+    refused("add --overwrite", *words)
+
+
+def test_whole_patch_set_is_kept_without_overwrite(run, refused, monkeypatch):
+    monkeypatch.setattr(training_make, "patches_of_sky", made_patches)
+    words = ("simulate", "-o", "set.h5", "--skies", "2", "--patches-per-sky", "2")
+    assert run(*words) == (0, "", "4 patches of 2 skies -> set.h5\n")
+    refused("got the whole set 'set.h5'", *words)
+    assert run(*words, "--overwrite", "--quiet") == (0, "", "")
+
+
+# match
+
+
+@pytest.fixture
+def found(run, write_map):
+    """Catalogue of a map with one source at l = 120, b = 40 deg."""
+    run(write_map(), "-o", "c.fits", "--quiet")
+    return "c.fits"
+
+
+def write_reference(*rows):
+    """Write a table of names and Galactic positions."""
+    Path("ref.csv").write_text("\n".join(["Source_Name,GLON,GLAT", *rows]) + "\n")
+    return "ref.csv"
+
+
+def test_match_prints_and_writes_the_known_sources(run, found):
+    reference = write_reference("A,120.02,40.01", "B,10,0")
+    code, stdout, stderr = run("match", found, reference, "-o", "m.ecsv", "--region", 120, 40, 5)
+    assert code == 0, stderr
+    assert "ref.csv: 1 of 1 (100 %) point-like" in stdout
+    assert "1 of 1 detections lie within 0.3 deg" in stdout
+    assert QTable.read("m.ecsv")["ASSOC"][0] == "A"
+
+
+def test_match_lists_missing_new_and_possible_sources(run, refused, found):
+    words = ("match", found, write_reference("A,120.02,40.01", "B,120.2,40.01", "C,10,0"))
+    lists = ("--missing", "missing.csv", "--new", "new.reg", "--candidates", "all.fits")
+    code, stdout, stderr = run(*words, *lists, "--radius", "0.5")
+    assert code == 0, stderr
+    assert "1 of 3 (33 %) point-like ref.csv sources found (<= 0.5 deg)" in stdout
+    assert list(QTable.read("missing.csv")["Source_Name"]) == ["B", "C"]
+    assert "point(" not in Path("new.reg").read_text()
+    assert list(QTable.read("all.fits")["ASSOC"]) == ["A", "B"]
+    refused("must not exist", *words, "--new", "all.fits")
+    refused("must not be the input", *words, "--new", found)
+    refused("twice", *words, "-o", "x.fits", "--new", "x.fits")
+
+
+def test_match_writes_upper_limits_of_missing_sources(run, refused, found):
+    reference = write_reference("A,120.02,40.01", "B,120.9,40.8", "C,10,0")
+    words = ("match", found, reference, "--missing", "missing.fits")
+    code, _, stderr = run(*words, "--counts", "map.fits")
+    assert code == 0, stderr
+    missing = QTable.read("missing.fits")
+    assert list(missing["Source_Name"]) == ["B"]  # C lies outside of the map
+    assert 2.5 < missing["Npred_UL95"][0] < 20
+    assert missing["Flux_UL95"].mask.all()
+    header = fits.getheader("missing.fits", 1)
+    assert (header["EMIN"], header["FLUXEMAX"]) == (10, 1000)
+    assert "stat.max;phot.flux;em.gamma" in header.values()
+    refused("goes with --counts", *words, "--overwrite", "--exposure", "e.fits")
+    assert "1 of 2 (50 %)" in run(*words[:3], "--counts", "map.fits")[1]
+
+
+def test_match_reads_catalogs_by_their_names(refused, found, monkeypatch):
+    monkeypatch.delenv("GAMMAPY_DATA", raising=False)
+    refused("'4fgl' is read from $GAMMAPY_DATA", "match", found, "4fgl")
+
+
+# evaluate
+
+
+PARTS_OF_THE_SKY = ["all", "|b|", "|b|"]
+
+
+def first_words(text):
+    """First words of the lines of a text."""
+    return [line.split(" ")[0] for line in text.splitlines()]
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Replace the searches of skies; a list of (seed, number of patches, whether with sources)."""
+    searched = []
+
+    def predict_sky(model, seed, *, numbers=(), with_sources=True, **options):
+        searched.append((seed, len(numbers), with_sources))
+        patches, judgement = made_predictions(seed)
+        return (patches if len(numbers) else None), judgement
+
+    monkeypatch.setattr(evaluation_runs, "predict_sky", predict_sky)
+    return searched
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Leave the figures of a report out, which take time."""
+    monkeypatch.setattr(evaluation_report, "draw", lambda name, table: None)
+    monkeypatch.setattr(evaluation_report, "_cases", lambda run, codes, n_cases: [])
+
+
+def test_scores_of_skies_are_printed(run, searches, files):
+    code, stdout, stderr = run("evaluate", "--skies", 2, "--seed", 7)
+    assert (code, stderr) == (0, "")
+    assert first_words(stdout) == PARTS_OF_THE_SKY
+    assert "24 true sources" in stdout
+    assert "average precision" in stdout
+    assert [seed for seed, *_ in searches] == [7, 8]
+    assert files() == []
+
+
+def test_report_holds_tables_figures_page_examples_and_predictions(run, searches):
+    words = ("--skies", 2, "--seed", 7, "-o", "out", "--case", "sky000008-p001")
+    code, stdout, stderr = run("evaluate", *words)
+    assert code == 0
+    folder = Path("out")
+    assert (folder / "index.html").read_text().count("data:image/png") >= 5
+    assert json.loads((folder / "scores.json").read_text())["meta"]["seeds"] == [7, 8]
+    assert {"summary_table.ecsv", "by_flux.png", "source_free.ecsv", "predictions.h5"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert (folder / "case-sky000008-p001.png").exists()
+    assert not (folder / ".unetloc-parts").exists()
+    assert searches[2] == (7, 0, False)
+    assert "A sky without sources: " in stdout
+    line = stdout.splitlines()[0].replace("all sky       ", "all sky: ")
+    assert line in (folder / "index.html").read_text()
+    assert stderr.endswith(f"files -> {folder / 'index.html'}\n")
+
+
+def test_finished_report_is_kept_without_overwrite(run, refused, searches, plain):
+    words = ("evaluate", "-o", "out", "--seed", 7)
+    assert run(*words)[0] == 0
+    refused("add --overwrite", *words)
+    assert len(searches) == 2
+    assert run(*words, "--overwrite")[0] == 0
+
+
+def test_interrupted_evaluation_is_resumed(run, searches, plain, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_report, "write_report", interrupted)
+        assert run("evaluate", "-o", "out", "--seed", 7)[0] == 1
+    assert Path("out/.unetloc-parts/sky000007.h5").exists()
+    assert run("evaluate", "-o", "out", "--seed", 7)[0] == 0
+    assert len(searches) == 2
+
+
+def test_code_in_the_help_is_on_the_first_sky(run):
+    stdout = run("evaluate", "--help")[1]
+    check_codes(re.findall("sky[0-9]+-p[0-9]+", stdout), [2000])
+    assert "such as sky002000-p123" in " ".join(stdout.split())
+
+
+def test_model_is_compared_with_a_baseline(run, searches, plain):
+    words = ("--seed", 7, "--skies", 2, "--against", DATA / "models" / "lat-10gev", "-o", "out")
+    code, stdout, _ = run("evaluate", *words)
+    assert code == 0
+    assert "Against lat-10gev:" in stdout
+    assert "no difference is seen in" in stdout
+    assert Path("out/comparison.ecsv").exists()
+
+
+@pytest.fixture(scope="module")
+def set_path(tmp_path_factory):
+    """A patch set of one validation sky."""
+    path = tmp_path_factory.mktemp("set") / "set.h5"
+    training_make.make_patch_set(path, n_skies=1, patches_per_sky=6, first_seed=1010)
+    return path
+
+
+def test_patch_set_is_evaluated(run, set_path, monkeypatch):
+    monkeypatch.setattr(evaluation_report, "draw", lambda name, table: None)
+    code, stdout, _ = run("evaluate", "--data", set_path, "-o", "out", "--patches", 4)
+    assert code == 0
+    assert first_words(stdout) == PARTS_OF_THE_SKY
+    assert json.loads(Path("out/scores.json").read_text())["meta"]["n_patches"] == 4
+    assert list(Path("out").glob("case-sky001010-*.png"))
+    assert Path("out/predictions.h5").exists()
+
+
+def test_catalog_is_evaluated(run, plain):
+    find_sources(EXAMPLE / "map.fits.gz", measure=False).write("found.ecsv")
+    words = ("evaluate", "--catalog", "found.ecsv", "--truth", EXAMPLE / "truth.ecsv")
+    others = [Path("out", name, "notes.txt") for name in ("parts", ".unetloc-parts")]
+    for path in others:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    code, stdout, _ = run(*words)
+    assert code == 0
+    assert first_words(stdout) == PARTS_OF_THE_SKY
+    code, again, _ = run(*words, "-o", "out", "--against", "found.ecsv")
+    assert code == 0
+    assert again.startswith(stdout)
+    assert "Against found.ecsv:" in again
+    assert not Path("out/predictions.h5").exists()
+    assert Path("out/index.html").exists()
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.slow
+def test_evaluation_scores_simulated_skies(run):
+    code, stdout, _ = run("evaluate", "--years", "2", "--seed", "77")
+    assert code == 0
+    assert first_words(stdout) == PARTS_OF_THE_SKY
+    assert "average precision" in stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data set.h5 --skies 2", "--skies cannot go with --data"),
+        ("--data set.h5 --seed 2 --years 1", "--seed, --years cannot go with"),
+        ("--catalog c.fits", "--catalog goes with --truth"),
+        ("--catalog c.fits --truth t.fits --model m", "--model cannot go with"),
+        ("--catalog c.fits --truth t.fits --data s.h5", "cannot go with --data"),
+        ("--catalog c.fits --truth t.fits --case c", "--case cannot go with"),
+        ("--truth t.fits", "--truth goes with --catalog CATALOG"),
+        ("--all-skies", "--all-skies goes with --data SET.h5"),
+        ("--case sky000000-p001", "--case goes with -o FOLDER"),
+        ("--patches 10", "--patches goes with -o FOLDER or --data SET.h5; give one"),
+        ("--variant PIBREM+ICS", "--variant chooses among the templates of --template FILE"),
+        ("--data none.h5", "no such patch set: none.h5"),
+        ("-o no/out", "output directory must exist"),
+        ("--model none -o out", "expected one of the models"),
+        (
+            "-o out --seed 7 --case sky000008-p001",
+            "expected code names such as sky000007-p000 to sky000007-p767",
+        ),
+    ],
+)
+def test_wrong_evaluations_are_refused_before_the_search(refused, searches, files, words, message):
+    refused(message, "evaluate", *words.split())
+    assert searches == []
+    assert files() == []
