@@ -88,7 +88,9 @@ class Sky:
 
 def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
     """Simulate a whole sky and prepare what its peers are told."""
-    sky, exposure = simulate_photons(years=years, template=template, variant=variant, rng=seed)
+    sky, exposure = simulate_photons(
+        years=years, template=template, variant=variant, rng=seed, with_background=True
+    )
     other = peers.other_variant(variant, template)
     told = interstellar(template, variant=other, nside=sky.nside)
     return Sky(

@@ -163,7 +163,9 @@ def held(ellipse, x, y):
 
 def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
     """One simulated sky: its matched sources, seconds of the measurement of how many sources."""
-    sky, exposure = simulate_photons(years=years, template=template, variant=variant, rng=seed)
+    sky, exposure = simulate_photons(
+        years=years, template=template, variant=variant, rng=seed, with_background=True
+    )
     footprint = cone or DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
     inside = footprint.covers(sky.photons.vectors)
     sky_map = SkyMap(

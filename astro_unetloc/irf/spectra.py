@@ -35,21 +35,9 @@ _N_STEPS = 160
 
 
 def draw_energy(uniform, energy_min, energy_max, index=PHOTON_INDEX):
-    """Energies drawn from a power law between two edges, by inversion.
+    """Energies (n,) of uniform numbers (n,) in [0, 1) by inversion of a power law ``E ** -index``.
 
-    Parameters
-    ----------
-    uniform : ndarray (n,)
-        Uniform random numbers in [0, 1).
-    energy_min, energy_max : float or ndarray (n,)
-        Edges of the bin, in any unit.
-    index : float
-        Photon index, not 1.
-
-    Returns
-    -------
-    ndarray (n,)
-        Energies in [energy_min, energy_max).
+    They lie in [energy_min, energy_max), edges of any unit; the index is not 1.
     """
     low, high = (np.asarray(e, dtype=float) ** (1 - index) for e in (energy_min, energy_max))
     energy = (low + uniform * (high - low)) ** (1 / (1 - index))
@@ -57,20 +45,10 @@ def draw_energy(uniform, energy_min, energy_max, index=PHOTON_INDEX):
 
 
 def bin_fractions(edges, new_edges, index=PHOTON_INDEX):
-    """Fraction of the photons of each energy bin that falls into each new bin.
+    """Fraction (n_bins, n_new) of the photons of each energy bin that falls into each new bin.
 
-    Parameters
-    ----------
-    edges : ndarray (n_bins + 1,)
-        Edges of the bins; inside a bin the photons follow ``E ** -index``.
-    new_edges : ndarray (n_new + 1,)
-        Edges of the new bins, in the same unit.
-    index : float
-        Photon index, not 1.
-
-    Returns
-    -------
-    ndarray (n_bins, n_new)
+    Inside a bin the photons follow ``E ** -index``, index not 1; both sets of edges, (n_bins + 1,)
+    and (n_new + 1,), are in the same unit.
     """
     clipped = np.clip(new_edges, edges[:-1, None], edges[1:, None]) ** (1 - index)
     return np.diff(clipped, axis=1) / np.diff(edges ** (1 - index))[:, None]
@@ -153,8 +131,8 @@ class Spectra:
     def flux(self, emin, emax, *, weight=None):
         """Photon flux (n,) in ph cm-2 s-1 between two energies in GeV.
 
-        ``weight`` is a function of energies (m,) in GeV that multiplies the spectrum, such as a
-        relative exposure.
+        ``weight``, a function of energies (m,) in GeV such as a relative exposure, multiplies the
+        spectrum.
         """
         nodes, weights = np.polynomial.legendre.leggauss(_N_NODES)
         half = np.log(emax / emin) / 2
@@ -178,24 +156,10 @@ class Spectra:
         return replace(self, amplitude=self.amplitude * (flux / self.flux(emin, emax)))
 
     def draw_energy(self, which, rng, *, emin, emax):
-        """Random energies of photons of many sources.
+        """Random energies (n_photons,) in [emin, emax) GeV of photons of the sources ``which``.
 
         The cumulative spectrum of each source is inverted on a logarithmic grid, between whose
         points the spectrum is taken as a power law; drawn power laws are exact.
-
-        Parameters
-        ----------
-        which : ndarray (n_photons,) of int
-            Source of each photon.
-        rng : numpy.random.Generator
-            Source of randomness.
-        emin, emax : float
-            In GeV.
-
-        Returns
-        -------
-        ndarray (n_photons,)
-            In GeV, in [emin, emax).
         """
         uniform = rng.random(len(which))
         if not len(which):
@@ -232,20 +196,7 @@ def _invert(fraction, slope):
 
 
 def power_laws(flux, index, *, emin=10.0, emax=2000.0):
-    """Power laws of given photon fluxes.
-
-    Parameters
-    ----------
-    flux : ndarray (n,)
-        Photon flux between ``emin`` and ``emax`` in ph cm-2 s-1.
-    index : ndarray (n,)
-        Photon index.
-    emin, emax : float
-        In GeV; ``emin`` is the pivot.
-
-    Returns
-    -------
-    Spectra
+    """Power laws of photon fluxes (n,) in ph cm-2 s-1 between ``emin`` and ``emax`` GeV.
 
     Examples
     --------
@@ -272,11 +223,6 @@ class PowerLawFractions:
     exposure : callable
         Function of energies (m,) in GeV that returns the exposure (m,), or (n, m) of n sources.
         Its unit cancels in the fractions.
-
-    Attributes
-    ----------
-    n_energy : int
-        Number of bins.
     """
 
     def __init__(self, energy_edges, exposure):
@@ -327,23 +273,11 @@ class PowerLawFractions:
 
 
 def fitted_index(spectra, emin, emax, *, weight):
-    """Photon indices (n,) that a maximum-likelihood fit of power laws finds.
+    """Photon indices (n,) that a maximum-likelihood fit of power laws finds in emin-emax GeV.
 
     The gradient of the likelihood along the index is zero where the photons of the power law have
-    the mean ln E of the detected ones.
-
-    Parameters
-    ----------
-    spectra : Spectra
-        The n spectra.
-    emin, emax : float
-        In GeV.
-    weight : callable
-        Relative exposure as a function of energies (m,) in GeV.
-
-    Returns
-    -------
-    ndarray (n,)
+    the mean ln E of the detected ones. ``weight`` is the relative exposure, a function of energies
+    in GeV.
 
     Examples
     --------

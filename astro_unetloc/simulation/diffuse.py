@@ -1,12 +1,10 @@
-"""Intensities integrated over energy bins, by power laws between the energies that are known.
+"""Diffuse emission: interstellar shapes or cubes and isotropic, normalized to the LAT's sky.
 
-Files of interstellar and isotropic emission: tables of shapes, cubes over energy, spectra.
-
-Diffuse emission: interstellar shapes or cubes and isotropic, normalized to the LAT's sky.
-
-Photons of diffuse emission: how many are expected where, and a random draw of them.
+Templates and spectra are read from files, integrated over energy bins by power laws between the
+energies that are known, and turned into expected densities of photons or into random photons.
 """
 
+import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,311 +24,14 @@ __all__ = [
     "draw_true_photons",
     "energy_bins",
     "expected_density",
-    "integrate_intensity",
     "interstellar",
-    "is_template_cube",
     "perturb",
-    "read_isotropic",
-    "read_template_cube",
     "read_template_shapes",
-    "rebin_intensity",
 ]
 
-
-# How far a spectrum is continued beyond its ends: the official models end at 0.5-0.9 TeV.
-_MAX_EXTRAPOLATION = 5.0
-
-
-def integrate_intensity(energy, intensity, edges):
-    """Integrals over bins of intensities at single energies.
-
-    Between two energies, and beyond the ends, the intensity is a power law; where one of two is
-    zero, energy times intensity is a straight line in log energy.
-
-    Parameters
-    ----------
-    energy : ndarray (m,)
-        Increasing energies in GeV, two or more.
-    intensity : ndarray (m, ...)
-        Per GeV.
-    edges : ndarray (n_bins + 1,)
-        Edges of the bins in GeV.
-
-    Yields
-    ------
-    ndarray (...)
-        Integral over each bin.
-
-    Raises
-    ------
-    ValueError
-        If bins reach beyond the energies by more than a factor 5.
-    """
-    if len(energy) < 2:
-        raise InputError(f"a spectrum needs two or more energies; got {len(energy)}; add others")
-    low, high = energy[0] / _MAX_EXTRAPOLATION, energy[-1] * _MAX_EXTRAPOLATION
-    if edges[0] < low or edges[-1] > high:
-        raise InputError(
-            f"a model from {energy[0]:g} to {energy[-1]:g} GeV cannot be continued to bins from "
-            f"{edges[0]:g} to {edges[-1]:g} GeV; give one that covers them"
-        )
-    for start, stop in zip(edges[:-1], edges[1:]):
-        inside = energy[(energy > start) & (energy < stop)]
-        nodes = np.concatenate([[start], inside, [stop]])
-        values = [_at(energy, intensity, node) for node in nodes]
-        yield sum(_segment(*pair) for pair in zip(nodes[:-1], nodes[1:], values[:-1], values[1:]))
-
-
-def _at(energy, intensity, node):
-    """Intensity at one energy: a power law through the two around it or nearest to it."""
-    row = int(np.clip(np.searchsorted(energy, node) - 1, 0, len(energy) - 2))
-    weight = np.log(node / energy[row]) / np.log(energy[row + 1] / energy[row])
-    below, above = (np.asarray(intensity[row + step], dtype=float) for step in (0, 1))
-    positive = (below > 0) & (above > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        power = below * (above / below) ** weight
-    return np.where(positive, power, np.maximum(below + weight * (above - below), 0.0))
-
-
-def _segment(start, stop, at_start, at_stop):
-    """Integral of a power law between two energies."""
-    log_step = np.log(stop / start)
-    first, last = at_start * start, at_stop * stop
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.log(last / first)
-        integral = (last - first) / slope
-    # a slope near zero is a straight line, and so is what touches zero
-    usable = np.isfinite(slope) & (np.abs(slope) > 1e-6)
-    return log_step * np.where(usable, integral, (first + last) / 2)
-
-
-def rebin_intensity(intensity, edges, new_edges):
-    """Integrals over other bins of intensities that are integrals over bins.
-
-    Inside a bin the spectrum is the power law between the neighbours; what a bin holds stays the
-    same, so that bins with common edges are summed exactly.
-
-    Parameters
-    ----------
-    intensity : ndarray (n_bins,)
-        Integrals.
-    edges : ndarray (n_bins + 1,)
-        Their edges in GeV.
-    new_edges : ndarray (n_new + 1,)
-        The edges that are asked for, in GeV.
-
-    Returns
-    -------
-    ndarray (n_new,)
-
-    Raises
-    ------
-    ValueError
-        If they reach beyond the known ones.
-    """
-    edges, new_edges = np.asarray(edges, dtype=float), np.asarray(new_edges, dtype=float)
-    low, high = edges[[0, -1]]
-    if new_edges[0] < low * (1 - 1e-6) or new_edges[-1] > high * (1 + 1e-6):
-        raise InputError(
-            f"the spectrum is known from {low:g} to {high:g} GeV; got bins from {new_edges[0]:g} "
-            f"to {new_edges[-1]:g} GeV; choose bins inside"
-        )
-    intensity = np.asarray(intensity, dtype=float)
-    center = (np.log(edges[1:]) + np.log(edges[:-1])) / 2
-    density = np.log(np.maximum(intensity, 1e-300) / np.diff(edges))
-    slope = np.gradient(density, center) if len(center) > 1 else np.array([-2.4])
-    slope = 1 + np.clip(slope, -6, 2)  # of the integral
-    slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
-    number = np.clip(np.searchsorted(edges, new_edges, side="right") - 1, 0, len(intensity) - 1)
-    start, stop, power = edges[number], edges[number + 1], slope[number]
-    part = ((new_edges / start) ** power - 1) / ((stop / start) ** power - 1)
-    total = np.concatenate([[0.0], np.cumsum(intensity)])
-    return np.diff(total[number] + np.clip(part, 0, 1) * intensity[number])
-
-
-_INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"
-
-
-_MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
-
-
-def is_template_cube(path):
-    """Whether a file holds emission at several energies, not shapes without energy."""
-    hdus, _ = open_fits(path)
-    with hdus:
-        hdu = find_cube(hdus)
-        if hdu is None:
-            return False
-        return hdu.is_image or find_hdu(hdus, "ENERGIES", f"{hdu.name}_BANDS") is not None
-
-
-def read_template_shapes(path, names, nside):
-    """Shapes, mean 1, of a Galactic HEALPix FITS table with one named column per template.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The file.
-    names : list of str
-        Columns.
-    nside : int
-        Resolution of the result (RING).
-
-    Returns
-    -------
-    dict of str to ndarray (n_pixels,)
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or the table is not Galactic, not of the whole sky or negative.
-    """
-    import healpy
-
-    hdus, _ = open_fits(path)
-    with hdus:
-        table = hdus[1] if len(hdus) > 1 else hdus[0]
-        known = [] if table.is_image else table.columns.names
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise InputError(
-                f"{path}: expected the template columns {', '.join(names)}; got "
-                f"{', '.join(known) or 'no table'}; choose another set of templates"
-            )
-        columns = {n: np.ravel(table.data[n]).astype(float) for n in names}
-        order = str(table.header.get("ORDERING", "")).upper()
-        frame = str(table.header.get("COORDSYS", "G")).upper()
-    n_pixels = len(columns[names[0]])
-    if order not in ("RING", "NESTED", "NEST") or not frame.startswith("G"):
-        raise InputError(
-            f"{path}: expected templates in RING or NESTED order and Galactic coordinates; got "
-            f"ORDERING {order or 'unknown'} and COORDSYS {frame}; convert them"
-        )
-    if not healpy.isnpixok(n_pixels):
-        raise InputError(
-            f"{path}: expected whole-sky HEALPix templates; got {n_pixels} pixels; choose another"
-        )
-    for name, column in columns.items():
-        if not (np.all(np.isfinite(column)) and column.min() >= 0 and column.max() > 0):
-            raise InputError(
-                f"{path}: expected a template that is finite and nowhere negative; got other "
-                f"values in {name}; correct it"
-            )
-    theta, phi = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False)
-    nest = order.startswith("NEST")
-    # interpolation rounds zeros to a little below zero, which no probability can be
-    shapes = {
-        n: np.maximum(healpy.get_interp_val(c, theta, phi, nest=nest), 0.0)
-        for n, c in columns.items()
-    }
-    return {name: shape / shape.mean() for name, shape in shapes.items()}
-
-
-def read_template_cube(path, nside):
-    """Emission at several energies, such as the official model of the Galaxy, on HEALPix pixels.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        A WCS cube as ``gll_iem`` or a HEALPix cube, with its table of energies; without a unit it
-        is in ph cm-2 s-1 sr-1 MeV-1. A part of the sky is enough; only that part emits.
-    nside : int
-        Resolution of the result (RING, Galactic).
-
-    Returns
-    -------
-    energy : ndarray (m,)
-        Energies in GeV.
-    values : ndarray (m, n_pixels) of float32
-        Intensity in ph cm-2 s-1 sr-1 GeV-1.
-
-    Raises
-    ------
-    ValueError
-        If there is no cube, no energies, another unit, or intensities are negative or not finite.
-    """
-    import healpy
-
-    cube = read_sky_cube(path, "interstellar emission", unit=_INTENSITY_UNIT)
-    cube.check("interstellar emission")
-    if len(cube.energy) < 2:
-        raise InputError(f"interstellar emission needs two or more energies; got one in {path}")
-    # small pixels of the cube must all be seen: several points in each pixel of the result
-    size_deg = np.degrees(np.sqrt(np.pi / 3)) / nside
-    step = 2 ** int(np.ceil(np.log2(np.clip(size_deg / cube.pixels.pixel_size_deg, 1, None))))
-    step = min(step, _MAX_SUBPIXELS)
-    n_pixels = 12 * nside**2
-    values = np.empty((len(cube.energy), n_pixels), dtype=np.float32)
-    n_seen = 0
-    for pixels in np.array_split(np.arange(n_pixels), max(n_pixels * step**2 // 500_000, 1)):
-        nested = healpy.ring2nest(nside, pixels)[:, None] * step**2 + np.arange(step**2)
-        vectors = np.stack(healpy.pix2vec(nside * step, nested.ravel(), nest=True), axis=-1)
-        found = cube.at(vectors)
-        n_seen += np.isfinite(found[0]).sum()
-        mean = np.nan_to_num(found).reshape(len(found), len(pixels), step**2).mean(axis=2)
-        values[:, pixels] = 1e3 * mean
-    share = n_seen / (n_pixels * step**2)
-    if share == 0:
-        raise InputError(f"{path} covers no HEALPix pixel of nside {nside}; choose a finer one")
-    if share < 0.999:
-        warn(f"{path} covers {100 * share:.2g} % of the sky; nothing else of the sky emits")
-    return cube.energy, values
-
-
-def read_isotropic(path):
-    """Spectrum of isotropic emission in the official text format.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Three columns: energy in MeV, intensity in ph cm-2 s-1 sr-1 MeV-1, and its error.
-
-    Returns
-    -------
-    energy : ndarray (m,)
-        In GeV.
-    intensity : ndarray (m,)
-        In ph cm-2 s-1 sr-1 GeV-1.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it has not three columns of numbers, or the energies do not increase, or an intensity is
-        not positive.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.split("#")[0].split() for line in file]
-        rows = np.array([[float(word) for word in line] for line in lines if line])
-        if rows.ndim != 2 or rows.shape[1] != 3 or len(rows) < 2:
-            raise InputError(f"{rows.shape}")
-    except FileNotFoundError as err:
-        raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
-    except ValueError as err:
-        raise InputError(
-            "an isotropic spectrum has three columns of numbers: MeV, ph cm-2 s-1 sr-1 MeV-1 and "
-            f"its error; got something else in {path}; give the official text file"
-        ) from err
-    energy, intensity = rows[:, 0], rows[:, 1]
-    if not (np.all(np.isfinite(rows)) and np.all(intensity > 0) and np.all(np.diff(energy) > 0)):
-        raise InputError(
-            "an isotropic spectrum needs increasing energies and positive intensities; got others "
-            f"in {path}; correct it"
-        )
-    if energy[0] <= 0:
-        raise InputError(f"energies must be positive; got {energy[0]:g} MeV in {path}; correct it")
-    return energy / 1e3, intensity * 1e3
-
-
-# Edges (GeV) of the bins in which intensities are given.
+# Edges (GeV) of the bins in which intensities are given, and of the bins below them.
 ENERGY_EDGES = np.array([10.0, 18.651314, 47.50874, 165.26936, 574.925, 2000.0])
-
-
-# Edges (GeV) of the bins below them.
 LOW_ENERGY_EDGES = np.array([0.3, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0])
-
 
 # Intensities (ph cm-2 s-1 sr-1 per bin, for a shape of mean 1) of the built-in shapes and of each
 # set of templates: `python benchmarks/fit_diffuse.py DATA`, a fit to the 3FHL all-sky counts cube
@@ -344,7 +45,6 @@ _INTENSITY = {
     "LOOP": (3.47e-10, 1.58e-10, 4.6e-11, 7.7e-12, 1.3e-12),
     "ISOTROPIC": (2.84e-08, 1.38e-08, 3.34e-09, 3.76e-10, 9.37e-11),
 }
-
 
 TEMPLATE_SETS = {
     "PIBREM+ICS": {
@@ -372,16 +72,14 @@ TEMPLATE_SETS = {
     },
 }
 
-
-# Weights of the gas of each set, from the same fit: see `tilt`. The templates
-# alone leave 25-35 % of the inner Galaxy.
+# Weights of the gas of each set, from the same fit: see `tilt`. The templates alone leave
+# residuals of 25-35 % in the inner Galaxy.
 _TILT = {
     "PIBREM": (2.485, 0.419, 0.096, 0.099),
     "API": (1.642, 0.719, 0.639, 0.793),
     "FPI": (0.997, 1.01, 0.993, 0.554),
     "P6V11": (1.19, 0.923, 0.887, 0.244),
 }
-
 
 # Intensities in the bins of LOW_ENERGY_EDGES relative to the first of ENERGY_EDGES: of gas and
 # inverse Compton the official model gll_iem_v07 within 5 deg of the Galactic centre, of isotropic
@@ -393,45 +91,13 @@ _LOW_RATIO = {
     "LOOP": (20.1, 16.0, 8.59, 4.60, 2.10, 0.882),
 }
 
+_SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")  # components without lumps
+_CUBE = "INTERSTELLAR"  # name of a component whose shape changes with energy
 
-_SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")
-
-
-_CUBE = "INTERSTELLAR"
-
-
-def energy_bins(emin, emax):
-    """Bins in which skies of an energy range are simulated.
-
-    Parameters
-    ----------
-    emin, emax : float
-        In GeV, from 0.3 to 2000.
-
-    Returns
-    -------
-    ndarray (n_bins + 1,)
-        Edges in GeV: the range, and those of `LOW_ENERGY_EDGES` and `ENERGY_EDGES` inside it.
-
-    Raises
-    ------
-    ValueError
-        If the range is empty or goes beyond what is known.
-
-    Examples
-    --------
-    >>> from astro_unetloc.simulation.diffuse import energy_bins
-    >>> energy_bins(5, 30).round(1).tolist()
-    [5.0, 7.0, 10.0, 18.7, 30.0]
-    """
-    low, high = LOW_ENERGY_EDGES[0], ENERGY_EDGES[-1]
-    if not low <= emin < emax <= high:
-        raise InputError(
-            f"energies must increase and lie within {low:g}-{high:g} GeV; got {emin:g} to "
-            f"{emax:g} GeV; choose others"
-        )
-    edges = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
-    return np.concatenate([[emin], edges[(edges > emin) & (edges < emax)], [emax]])
+_INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"
+_MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
+# How far a spectrum is extrapolated beyond its ends: the official models end at 0.5-0.9 TeV.
+_MAX_EXTRAPOLATION = 5.0
 
 
 @dataclass(frozen=True)
@@ -464,26 +130,9 @@ class Diffuse:
     galaxy: Galaxy | None = None
 
     def maps(self, energy_edges=ENERGY_EDGES):
-        """Components for any energy bins, one at a time.
+        """Components in energy bins (GeV, 0.3 to 2000): name, shape of mean 1, intensity per bin.
 
-        Parameters
-        ----------
-        energy_edges : ndarray (n_bins + 1,)
-            In GeV, from 0.3 to 2000.
-
-        Yields
-        ------
-        name : str
-            Of the component.
-        shape : ndarray (n_pixels,)
-            Its shape, mean 1. A cube comes bin by bin.
-        per_bin : ndarray (n_bins,)
-            Photon intensity in ph cm-2 s-1 sr-1 in each bin.
-
-        Raises
-        ------
-        ValueError
-            If the bins reach beyond what is known.
+        Intensities (n_bins,) are in ph cm-2 s-1 sr-1; a cube comes bin by bin.
         """
         edges = np.asarray(energy_edges, dtype=float)
         for name, shape in self.shapes.items():
@@ -493,65 +142,72 @@ class Diffuse:
             yield from _bins_of_cube(*self.cube, edges)
 
     def _rebinned(self, name, edges):
+        """Intensity of a component in other bins (n_bins,)."""
         intensity, known = self.intensity[name], ENERGY_EDGES
         if edges[0] < ENERGY_EDGES[0] * (1 - 1e-6) and name in self.low:
             intensity = np.concatenate([self.low[name], intensity])
             known = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
-        return rebin_intensity(intensity, known, edges)
+        return _rebin_intensity(intensity, known, edges)
+
+    def _with_cube(self, cube):
+        """The same emission with a cube, also bin by bin among the shapes."""
+        shapes = {n: s for n, s in self.shapes.items() if not n.startswith(_CUBE)}
+        intensity = {n: self.intensity[n] for n in shapes}
+        for name, shape, per_bin in _bins_of_cube(*cube, ENERGY_EDGES):
+            shapes[name], intensity[name] = shape, per_bin
+        return replace(self, shapes=shapes, intensity=intensity, cube=cube)
 
 
 def _bins_of_cube(energy, values, edges):
     """Name, shape and intensity per bin of every bin of a cube."""
     n_bins = len(edges) - 1
-    for number, plane in enumerate(integrate_intensity(energy, values, edges)):
+    for number, plane in enumerate(_integrate_intensity(energy, values, edges)):
         mean = plane.mean()
         shape = plane / mean if mean > 0 else np.ones(len(plane))
         yield f"{_CUBE} {number + 1}", shape, mean * (np.arange(n_bins) == number)
 
 
-def _low_intensity(intensity):
-    """Intensities below 10 GeV of components, by name."""
-    return {
-        name: np.array(_LOW_RATIO.get(name, _LOW_RATIO[""])) * values[0]
-        for name, values in intensity.items()
-    }
+def energy_bins(emin, emax):
+    """Edges (GeV) of the bins in which skies of an energy range (GeV, 0.3 to 2000) are simulated.
 
+    They are the range and those of `LOW_ENERGY_EDGES` and `ENERGY_EDGES` inside of it.
 
-def _with_cube(diffuse, cube):
-    """The same with a cube, also bin by bin among the shapes."""
-    shapes = {n: s for n, s in diffuse.shapes.items() if not n.startswith(_CUBE)}
-    intensity = {n: diffuse.intensity[n] for n in shapes}
-    for name, shape, per_bin in _bins_of_cube(*cube, ENERGY_EDGES):
-        shapes[name], intensity[name] = shape, per_bin
-    return replace(diffuse, shapes=shapes, intensity=intensity, cube=cube)
+    Examples
+    --------
+    >>> from astro_unetloc.simulation.diffuse import energy_bins
+    >>> energy_bins(5, 30).round(1).tolist()
+    [5.0, 7.0, 10.0, 18.7, 30.0]
+    """
+    low, high = LOW_ENERGY_EDGES[0], ENERGY_EDGES[-1]
+    if not low <= emin < emax <= high:
+        raise InputError(
+            f"energies must increase and lie within {low:g}-{high:g} GeV; got {emin:g} to "
+            f"{emax:g} GeV; choose others"
+        )
+    edges = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
+    return np.concatenate([[emin], edges[(edges > emin) & (edges < emax)], [emax]])
 
 
 def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
-    """Diffuse emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT sees.
+    """Diffuse emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT observes.
 
     Parameters
     ----------
     template : str or path, optional
         HEALPix FITS table with one column per template, or a cube over energy such as the official
         ``gll_iem`` (WCS or HEALPix); without it built-in gas, inverse Compton halo, bubbles and
-        Loop I that need no file.
+        Loop I.
     variant : str
-        Which set of templates: one of ``TEMPLATE_SETS``. Without ``template``, and for a cube, it
-        is not used.
+        One of ``TEMPLATE_SETS``: the columns of ``template``, if it is a table.
     nside : int
         HEALPix resolution of the result.
     isotropic : str or path, optional
         Isotropic spectrum in the official text format; the built-in one without it, which leaves
-        out what simulated sources emit that are too faint to be found.
+        out the emission of simulated sources that are too faint to be detected.
 
     Returns
     -------
     Diffuse
-
-    Raises
-    ------
-    ValueError
-        If the variant or a column is not known, or a file is not what it should be.
     """
     if variant not in TEMPLATE_SETS:
         raise InputError(
@@ -561,8 +217,8 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
     if template is None:
         galaxy = Galaxy()
         shapes, intensity = galaxy_shapes(galaxy, nside), dict(_INTENSITY)
-    elif is_template_cube(template):
-        cube = read_template_cube(template, nside)
+    elif _is_template_cube(template):
+        cube = _read_template_cube(template, nside)
         shapes, intensity = {}, {"ISOTROPIC": _INTENSITY["ISOTROPIC"]}
     else:
         intensity = dict(TEMPLATE_SETS[variant])
@@ -573,21 +229,23 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
             shapes[name] = tilted / tilted.mean()
     shapes["ISOTROPIC"] = np.ones(12 * nside**2)
     intensity = {name: np.array(values) for name, values in intensity.items()}
-    low = _low_intensity(intensity)
+    low = {
+        name: np.array(_LOW_RATIO.get(name, _LOW_RATIO[""])) * values[0]
+        for name, values in intensity.items()
+    }
     if isotropic is not None:
-        spectrum = [values[:, None] for values in read_isotropic(isotropic)]
+        spectrum = _read_isotropic(isotropic)
         for target, edges in ((intensity, ENERGY_EDGES), (low, LOW_ENERGY_EDGES)):
-            bins = integrate_intensity(spectrum[0][:, 0], spectrum[1], edges)
-            target["ISOTROPIC"] = np.concatenate(list(bins))
+            target["ISOTROPIC"] = np.array(list(_integrate_intensity(*spectrum, edges)))
     diffuse = Diffuse(nside, shapes, intensity, low, galaxy=galaxy)
-    return diffuse if cube is None else _with_cube(diffuse, cube)
+    return diffuse if cube is None else diffuse._with_cube(cube)
 
 
 def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
     """Another sky of the same kind: normalizations scattered, gas made lumpy at small scales.
 
-    The built-in shapes are drawn anew: their parameters are scattered and a share of the gas goes
-    into clouds, so that no two skies have the same model.
+    The parameters of the built-in shapes are scattered and a fraction of the gas is moved into
+    clouds, so that no two skies have the same model.
 
     Parameters
     ----------
@@ -600,31 +258,21 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
         parameter of the built-in shapes.
     small_scale : float
         Standard deviation of the log-normal field on the interstellar components, and the largest
-        share of built-in gas in clouds.
+        fraction of built-in gas in clouds.
     slope : float
-        Its angular power spectrum is ``l ** -slope`` between l = 20 and the resolution.
+        The angular power spectrum of the field is ``l ** -slope`` from l = 20 to the resolution.
 
     Returns
     -------
     Diffuse
     """
-    import healpy
-
-    degree = np.arange(2 * diffuse.nside + 1)
-    power = np.where(degree >= min(20, diffuse.nside), np.maximum(degree, 1.0) ** -slope, 0.0)
-    power *= 4 * np.pi * small_scale**2 / np.sum((2 * degree + 1) * power)
-    # healpy draws from NumPy's global generator; its coefficients are drawn here instead.
-    ell, m = healpy.Alm.getlm(degree[-1])
-    alm = rng.normal(size=len(ell)) + 1j * rng.normal(size=len(ell)) * (m > 0)
-    alm *= np.sqrt(power[ell] / np.where(m > 0, 2, 1))
-    field = healpy.alm2map(alm, diffuse.nside)
-    lumps = np.exp(field - small_scale**2 / 2)
+    lumps = np.exp(_gaussian_field(diffuse.nside, small_scale, slope, rng) - small_scale**2 / 2)
     factor = {n: np.exp(rng.normal(0, scatter)) for n in diffuse.intensity}
     shapes = dict(diffuse.shapes)
     if diffuse.galaxy is not None:
         shapes |= galaxy_shapes(draw_galaxy(diffuse.galaxy, rng, scatter=scatter), diffuse.nside)
-        share = small_scale * rng.random()
-        shapes["GAS"] = add_clouds(shapes["GAS"], diffuse.nside, rng, share=share)
+        fraction = small_scale * rng.random()
+        shapes["GAS"] = add_clouds(shapes["GAS"], diffuse.nside, rng, fraction=fraction)
     shapes = {n: s if n in _SMOOTH else s * lumps for n, s in shapes.items()}
     intensity = {n: v * factor[n] for n, v in diffuse.intensity.items()}
     low = {n: v * factor[n] for n, v in diffuse.low.items()}
@@ -633,39 +281,27 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
         return changed
     energy, values = diffuse.cube  # one factor for all energies: a cube keeps its spectrum
     scale = next(factor[n] for n in factor if n.startswith(_CUBE))
-    return _with_cube(changed, (energy, values * (scale * lumps).astype(np.float32)))
+    return changed._with_cube((energy, values * (scale * lumps).astype(np.float32)))
 
 
-def _rates(diffuse, exposure, energy_edges):
-    """Expected photons of each component: of a pixel (n_pixels,), and a factor per bin."""
+def _gaussian_field(nside, sigma, slope, rng):
+    """Random field (n_pixels,) (RING) of power spectrum ``l ** -slope`` above l = 20."""
     import healpy
 
-    centers = np.stack(healpy.pix2vec(diffuse.nside, np.arange(12 * diffuse.nside**2)), axis=-1)
-    area = healpy.nside2pixarea(diffuse.nside)
-    relative = exposure.relative(np.sqrt(energy_edges[1:] * energy_edges[:-1]))
-    exposure_map = exposure.sky(centers) * area
-    for _, shape, per_bin in diffuse.maps(energy_edges):
-        yield shape * exposure_map, per_bin * relative
+    degree = np.arange(2 * nside + 1)
+    power = np.where(degree >= min(20, nside), np.maximum(degree, 1.0) ** -slope, 0.0)
+    power *= 4 * np.pi * sigma**2 / np.sum((2 * degree + 1) * power)
+    # healpy.synfast draws from NumPy's global generator; its coefficients are drawn here instead
+    ell, m = healpy.Alm.getlm(degree[-1])
+    alm = rng.normal(size=len(ell)) + 1j * rng.normal(size=len(ell)) * (m > 0)
+    alm *= np.sqrt(power[ell] / np.where(m > 0, 2, 1))
+    return healpy.alm2map(alm, nside)
 
 
 def expected_density(diffuse, exposure, psf, energy_edges):
-    """Expected photons as the telescope sees them, blurred where its PSF is wider than a pixel.
+    """Expected photons per square degree, (n_pixels, n_bins) of float32 (HEALPix RING, Galactic).
 
-    Parameters
-    ----------
-    diffuse : Diffuse
-        The emission.
-    exposure : SurveyExposure or MapExposure
-        Exposure of the sky.
-    psf : KingPSF or TablePSF
-        Point-spread function.
-    energy_edges : ndarray (n_bins + 1,)
-        In GeV.
-
-    Returns
-    -------
-    ndarray (n_pixels, n_bins) of float32
-        Photons per square degree; HEALPix of the resolution of ``diffuse``, RING, Galactic.
+    The resolution is that of ``diffuse``; where the PSF is wider than a pixel the map is blurred.
     """
     import healpy
 
@@ -677,40 +313,15 @@ def expected_density(diffuse, exposure, psf, energy_edges):
         if psf.containment_radius(0.68, energy) > resolution:
             window = _window(psf, energy, 3 * diffuse.nside - 1)
             smooth = healpy.smoothing(density[:, number], beam_window=window, iter=1)
-            smooth = np.maximum(smooth, 0)  # sharp edges ring; no photon is won or lost by it
+            smooth = np.maximum(smooth, 0)  # sharp edges ring; the number of photons is kept
             density[:, number] = smooth * (density[:, number].sum() / max(smooth.sum(), 1e-30))
     return density / np.float32(healpy.nside2pixarea(diffuse.nside, degrees=True))
 
 
-def _window(psf, energy, lmax):
-    """Legendre coefficients (lmax + 1,) of the PSF at an energy in GeV: the mean of P_l."""
-    edges = np.concatenate([[0.0], np.geomspace(1e-2, 20.0, 400)])
-    share = np.diff(psf.containment(edges, energy))
-    share[-1] += 1 - share.sum()  # what falls beyond ends there, as in `sample_offset`
-    cos = np.cos(np.radians((edges[1:] + edges[:-1]) / 2))
-    return share @ np.polynomial.legendre.legvander(cos, lmax)
-
-
 def draw_true_photons(diffuse, exposure, energy_edges, rng, *, wanted=None):
-    """Random true directions and energies of diffuse photons, a chunk at a time.
+    """Random true directions and energies of diffuse photons, a chunk of `Photons` at a time.
 
-    Parameters
-    ----------
-    diffuse : Diffuse
-        The emission.
-    exposure : SurveyExposure or MapExposure
-        Exposure of the sky.
-    energy_edges : ndarray (n_bins + 1,)
-        In GeV.
-    rng : numpy.random.Generator
-        Source of randomness.
-    wanted : ndarray (n_pixels,) of bool, optional
-        Pixels from which photons are asked for; all of them without.
-
-    Yields
-    ------
-    Photons
-        Up to `astro_unetloc.maps.photons.CHUNK_PHOTONS`.
+    ``wanted`` (n_pixels,) of bool restricts them to some of the pixels.
     """
     for spatial, per_bin in _rates(diffuse, exposure, energy_edges):
         cumulative = np.cumsum(spatial if wanted is None else spatial * wanted)
@@ -725,11 +336,227 @@ def draw_true_photons(diffuse, exposure, energy_edges, rng, *, wanted=None):
                 yield Photons(vectors, draw_energy(rng.random(n), low, high))
 
 
+def _rates(diffuse, exposure, energy_edges):
+    """Expected photons of each component: of a pixel (n_pixels,), and a factor per bin."""
+    import healpy
+
+    centers = np.stack(healpy.pix2vec(diffuse.nside, np.arange(12 * diffuse.nside**2)), axis=-1)
+    area = healpy.nside2pixarea(diffuse.nside)
+    relative = exposure.relative(np.sqrt(energy_edges[1:] * energy_edges[:-1]))
+    exposure_map = exposure.sky(centers) * area
+    for _, shape, per_bin in diffuse.maps(energy_edges):
+        yield shape * exposure_map, per_bin * relative
+
+
+def _window(psf, energy, lmax):
+    """Legendre coefficients (lmax + 1,) of the PSF at an energy in GeV: the mean of P_l."""
+    edges = np.concatenate([[0.0], np.geomspace(1e-2, 20.0, 400)])
+    fraction = np.diff(psf.containment(edges, energy))
+    fraction[-1] += 1 - fraction.sum()  # what falls beyond ends there, as in `sample_offset`
+    cos = np.cos(np.radians((edges[1:] + edges[:-1]) / 2))
+    return fraction @ np.polynomial.legendre.legvander(cos, lmax)
+
+
 def _points_inside(nside, pixels, rng):
-    """A random direction inside each HEALPix pixel (RING), unit vectors (n, 3)."""
+    """Random direction inside each HEALPix pixel (RING), unit vectors (n, 3)."""
     import healpy
 
     # A random one of 4^10 sub-pixels is a random point in an equal-area pixel.
     fine = healpy.ring2nest(nside, pixels).astype(np.int64) * 4**10
     fine += rng.integers(0, 4**10, len(pixels))
     return np.stack(healpy.pix2vec(nside * 2**10, fine, nest=True), axis=-1)
+
+
+# Intensities in bins. gammapy's TemplateSpectralModel.integral differs by up to 5e-5, and handles
+# one spectrum at a time and none that touches zero.
+
+
+def _integrate_intensity(energy, intensity, edges):
+    """Integrals over bins (n_bins + 1 edges in GeV) of intensities (m, ...) at m energies, yielded.
+
+    Between two energies, and beyond the ends, the intensity is a power law; where one of two is
+    zero, energy times intensity is a straight line in log energy.
+    """
+    if len(energy) < 2:
+        raise InputError(f"a spectrum needs two or more energies; got {len(energy)}; add others")
+    low, high = energy[0] / _MAX_EXTRAPOLATION, energy[-1] * _MAX_EXTRAPOLATION
+    if edges[0] < low or edges[-1] > high:
+        raise InputError(
+            f"a model from {energy[0]:g} to {energy[-1]:g} GeV cannot be continued to bins from "
+            f"{edges[0]:g} to {edges[-1]:g} GeV; give one that covers them"
+        )
+    for start, stop in zip(edges[:-1], edges[1:]):
+        inside = energy[(energy > start) & (energy < stop)]
+        nodes = np.concatenate([[start], inside, [stop]])
+        values = [_intensity_at(energy, intensity, node) for node in nodes]
+        yield sum(_segment(*pair) for pair in zip(nodes[:-1], nodes[1:], values[:-1], values[1:]))
+
+
+def _intensity_at(energy, intensity, node):
+    """Intensity at one energy: a power law through the two around it or nearest to it."""
+    row = int(np.clip(np.searchsorted(energy, node) - 1, 0, len(energy) - 2))
+    weight = np.log(node / energy[row]) / np.log(energy[row + 1] / energy[row])
+    below, above = (np.asarray(intensity[row + step], dtype=float) for step in (0, 1))
+    positive = (below > 0) & (above > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        power = below * (above / below) ** weight
+    return np.where(positive, power, np.maximum(below + weight * (above - below), 0.0))
+
+
+def _segment(start, stop, at_start, at_stop):
+    """Integral of a power law between two energies."""
+    log_step = np.log(stop / start)
+    first, last = at_start * start, at_stop * stop
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.log(last / first)
+        integral = (last - first) / slope
+    # a slope near zero is a straight line, and so is what touches zero
+    usable = np.isfinite(slope) & (np.abs(slope) > 1e-6)
+    return log_step * np.where(usable, integral, (first + last) / 2)
+
+
+def _rebin_intensity(intensity, edges, new_edges):
+    """Integrals over new bins (GeV) of intensities (n_bins,) that are integrals over bins.
+
+    Inside a bin the spectrum is the power law between the neighbours; the integral of a bin stays
+    the same, so that bins with common edges are summed exactly.
+    """
+    edges, new_edges = np.asarray(edges, dtype=float), np.asarray(new_edges, dtype=float)
+    low, high = edges[[0, -1]]
+    if new_edges[0] < low * (1 - 1e-6) or new_edges[-1] > high * (1 + 1e-6):
+        raise InputError(
+            f"the spectrum is known from {low:g} to {high:g} GeV; got bins from {new_edges[0]:g} "
+            f"to {new_edges[-1]:g} GeV; choose bins inside"
+        )
+    intensity = np.asarray(intensity, dtype=float)
+    center = (np.log(edges[1:]) + np.log(edges[:-1])) / 2
+    density = np.log(np.maximum(intensity, 1e-300) / np.diff(edges))
+    slope = np.gradient(density, center) if len(center) > 1 else np.array([-2.4])
+    slope = 1 + np.clip(slope, -6, 2)  # of the integral
+    slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
+    number = np.clip(np.searchsorted(edges, new_edges, side="right") - 1, 0, len(intensity) - 1)
+    start, stop, power = edges[number], edges[number + 1], slope[number]
+    part = ((new_edges / start) ** power - 1) / ((stop / start) ** power - 1)
+    total = np.concatenate([[0.0], np.cumsum(intensity)])
+    return np.diff(total[number] + np.clip(part, 0, 1) * intensity[number])
+
+
+# Files
+
+
+def _is_template_cube(path):
+    """Whether a file holds emission at several energies, not shapes without energy."""
+    hdus, _ = open_fits(path)
+    with hdus:
+        hdu = find_cube(hdus)
+        if hdu is None:
+            return False
+        return hdu.is_image or find_hdu(hdus, "ENERGIES", f"{hdu.name}_BANDS") is not None
+
+
+def read_template_shapes(path, names, nside):
+    """Shapes (n_pixels,) of mean 1 (RING) of named columns of a Galactic HEALPix FITS table.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or the table is not Galactic, not of the whole sky or negative.
+    """
+    import healpy
+
+    hdus, _ = open_fits(path)
+    with hdus:
+        table = hdus[1] if len(hdus) > 1 else hdus[0]
+        known = [] if table.is_image else table.columns.names
+        if not set(names) <= set(known):
+            raise InputError(
+                f"{path}: expected the template columns {', '.join(names)}; got "
+                f"{', '.join(known) or 'no table'}; choose another set of templates"
+            )
+        columns = {n: np.ravel(table.data[n]).astype(float) for n in names}
+        order = str(table.header.get("ORDERING", "")).upper()
+        frame = str(table.header.get("COORDSYS", "G")).upper()
+    n_pixels = len(columns[names[0]])
+    if order not in ("RING", "NESTED", "NEST") or not frame.startswith("G"):
+        raise InputError(
+            f"{path}: expected templates in RING or NESTED order and Galactic coordinates; got "
+            f"ORDERING {order or 'unknown'} and COORDSYS {frame}; convert them"
+        )
+    if not healpy.isnpixok(n_pixels):
+        raise InputError(
+            f"{path}: expected whole-sky HEALPix templates; got {n_pixels} pixels; choose another"
+        )
+    for name, column in columns.items():
+        if not (np.all(np.isfinite(column)) and column.min() >= 0 and column.max() > 0):
+            raise InputError(
+                f"{path}: expected a template that is finite and nowhere negative; got other "
+                f"values in {name}; correct it"
+            )
+    theta, phi = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False)
+    nest = order.startswith("NEST")
+    shapes = {n: healpy.get_interp_val(c, theta, phi, nest=nest) for n, c in columns.items()}
+    # interpolation rounds zeros to a little below zero, which no probability can be
+    shapes = {name: np.maximum(shape, 0.0) for name, shape in shapes.items()}
+    return {name: shape / shape.mean() for name, shape in shapes.items()}
+
+
+def _read_template_cube(path, nside):
+    """Emission at several energies, such as the official model of the Galaxy, on HEALPix pixels.
+
+    Energies (m,) in GeV and intensities (m, n_pixels) of float32 in ph cm-2 s-1 sr-1 GeV-1 (RING,
+    Galactic). A file without a unit is in ph cm-2 s-1 sr-1 MeV-1; sky outside of it does not emit.
+    """
+    import healpy
+
+    cube = read_sky_cube(path, "interstellar emission", unit=_INTENSITY_UNIT)
+    cube.check("interstellar emission")
+    if len(cube.energy) < 2:
+        raise InputError(f"interstellar emission needs two or more energies; got one in {path}")
+    # every small pixel of the cube must count: several points in each pixel of the result
+    size_deg = np.degrees(np.sqrt(np.pi / 3)) / nside
+    step = 2 ** int(np.ceil(np.log2(np.clip(size_deg / cube.pixels.pixel_size_deg, 1, None))))
+    step = min(step, _MAX_SUBPIXELS)
+    n_pixels = 12 * nside**2
+    values = np.empty((len(cube.energy), n_pixels), dtype=np.float32)
+    n_inside = 0
+    for pixels in np.array_split(np.arange(n_pixels), max(n_pixels * step**2 // 500_000, 1)):
+        nested = healpy.ring2nest(nside, pixels)[:, None] * step**2 + np.arange(step**2)
+        vectors = np.stack(healpy.pix2vec(nside * step, nested.ravel(), nest=True), axis=-1)
+        found = cube.at(vectors)
+        n_inside += np.isfinite(found[0]).sum()
+        mean = np.nan_to_num(found).reshape(len(found), len(pixels), step**2).mean(axis=2)
+        values[:, pixels] = 1e3 * mean
+    fraction = n_inside / (n_pixels * step**2)
+    if fraction == 0:
+        raise InputError(f"{path} covers no HEALPix pixel of nside {nside}; choose a finer one")
+    if fraction < 0.999:
+        warn(f"{path} covers {100 * fraction:.2g} % of the sky; nothing else of the sky emits")
+    return cube.energy, values
+
+
+def _read_isotropic(path):
+    """Energies (m,) in GeV and intensities in ph cm-2 s-1 sr-1 GeV-1 of the official text format.
+
+    Its three columns are energy in MeV, intensity in ph cm-2 s-1 sr-1 MeV-1, and its error.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # an empty file is refused below
+            rows = np.loadtxt(path, ndmin=2, encoding="utf-8")
+        if rows.shape[1] != 3 or len(rows) < 2:
+            raise InputError(f"{rows.shape}")
+    except FileNotFoundError as err:
+        raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
+    except ValueError as err:
+        raise InputError(
+            "an isotropic spectrum has three columns of numbers: MeV, ph cm-2 s-1 sr-1 MeV-1 and "
+            f"its error; got something else in {path}; give the official text file"
+        ) from err
+    energy, intensity = rows[:, 0], rows[:, 1]
+    if not (np.all(np.isfinite(rows)) and np.all(intensity > 0) and np.all(np.diff(energy) > 0)):
+        raise InputError(
+            "an isotropic spectrum needs increasing energies and positive intensities; got others "
+            f"in {path}; correct it"
+        )
+    if energy[0] <= 0:
+        raise InputError(f"energies must be positive; got {energy[0]:g} MeV in {path}; correct it")
+    return energy / 1e3, intensity * 1e3

@@ -1,6 +1,4 @@
-"""FITS files of simulated photons: counts cubes and events, as bytes.
-
-A simulated sky as a folder of files of the field, its components apart, written and read back.
+"""Files of simulated skies: counts cubes and events, libraries of sources, folders of components.
 
 Layout of a folder:
 
@@ -13,6 +11,8 @@ Layout of a folder:
 ``gal.fits``        of other Galactic sources
 ``truth.fits``      the true sources, see `astro_unetloc.simulation.sky.truth_table`
 ``sources.xml``     the true sources as a source library of the Fermi tools
+``psf.fits``        the point-spread function, as gtpsf or gammapy write it; without it the photons
+                    have the built-in one
 ==================  ===============================================================================
 
 To be read, a folder made elsewhere needs ``background.fits``, one or more of the other cubes in the
@@ -21,6 +21,7 @@ same energies (each may end in ``.fits.gz``), and ``sources.xml``, or a library 
 """
 
 import gzip
+import os
 from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
@@ -38,7 +39,7 @@ from astro_unetloc.catalog.models import (
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output
-from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.irf.psf import KingPSF, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
@@ -69,44 +70,106 @@ __all__ = [
     "sky_of",
 ]
 
+COMPONENTS = ("background", *(name.lower() for name in CLASSES))
+_FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
+_N_BINS = 16
+_DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
+
+# To find the origin of photons of a counts cube: how many sources are considered for each photon,
+# and the width of a source (a pixel and the PSF) beside its own size.
+_N_NEAREST = 8
+_WIDTH_DEG = 0.15
+# Resolution and smoothing of the background of a folder.
+_BACKGROUND_NSIDE, _BACKGROUND_SIGMA_DEG = 64, 1.0
+
+# Parameters of the models, see the page "Source Model Definitions for gtlike" of the Fermi Science
+# Support Center: https://fermi.gsfc.nasa.gov/ssc/data/analysis/scitools/source_models.html
+_SPECTRA = {
+    "PowerLaw": ("Prefactor", "Index", "Scale"),
+    "LogParabola": ("norm", "alpha", "beta", "Eb"),
+    "PLSuperExpCutoff2": ("Prefactor", "Index1", "Scale", "Expfactor", "Index2"),
+}
+_POSITIVE = ("norm", "Prefactor", "Eb", "Scale", "Index2")
+# In the order of `SHAPES`.
+_SHAPES = {
+    "SkyDirFunction": ("RA", "DEC"),
+    "RadialDisk": ("RA", "DEC", "Radius"),
+    "RadialGaussian": ("RA", "DEC", "Sigma"),
+}
+_MEV = 1e3  # in a GeV
+_RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
+
+
+# Counts cubes and events
+
 
 def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=False):
-    """A counts cube in the format of gtbin (CCUBE): image with EBOUNDS in keV.
+    """FITS file (bytes) of a counts cube (n_energy, ny, nx) as gtbin writes it, EBOUNDS in keV.
 
-    Parameters
-    ----------
-    counts : ndarray (n_energy, ny, nx)
-        Photons.
-    wcs : WCS
-        Celestial coordinates of the image.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
-    keywords : dict, optional
-        Further keywords of the primary header.
-    compress : bool
-        Whether to gzip it.
-
-    Returns
-    -------
-    bytes
+    ``energy_edges`` are in GeV; ``keywords`` are added to the header.
     """
     from astropy.io import fits
 
     primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
-    header = primary.header
-    header["WCSAXES"] = 3
-    header["CTYPE3"], header["CRPIX3"], header["CUNIT3"] = "Energy", 1.0, "MeV"
-    header["CRVAL3"], header["CDELT3"] = energy_edges[0] * 1e3, np.diff(energy_edges)[0] * 1e3
-    header["BUNIT"] = "count"
-    header["DSTYP1"], header["DSUNI1"] = "ENERGY", "MeV"
-    header["DSVAL1"] = f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}"
-    header.update(keywords or {})
-    bounds = _energy_bounds(energy_edges)
-    stream = BytesIO()
-    fits.HDUList([primary, bounds]).writeto(stream)
-    content = stream.getvalue()
+    primary.header["WCSAXES"] = 3
+    primary.header.update(
+        CTYPE3="Energy", CRPIX3=1.0, CUNIT3="MeV", CRVAL3=energy_edges[0] * _MEV,
+        CDELT3=np.diff(energy_edges)[0] * _MEV, BUNIT="count",
+    )  # fmt: skip
+    primary.header.update(_energy_keywords(energy_edges) | (keywords or {}))
+    content = _fits_bytes(primary, _energy_bounds(energy_edges))
     # no time in the header of the archive: the same cube is the same file
     return gzip.compress(content, mtime=0) if compress else content
+
+
+def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
+    """FITS file (bytes) of whole-sky HEALPix counts (n_energy, n_pixels) (RING, Galactic).
+
+    It is in the format of gtbin; ``energy_edges`` are in GeV; ``keywords`` are added to the header.
+    """
+    from astropy.io import fits
+
+    code = "I" if counts.max(initial=0) < 2**15 else "J"
+    columns = [
+        fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
+    n_pixels = counts.shape[1]
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=int(np.sqrt(n_pixels / 12)),
+        INDXSCHM="IMPLICIT", FIRSTPIX=0, LASTPIX=n_pixels - 1, HPX_CONV="FGST-CCUBE",
+    )  # fmt: skip
+    table.header.update(_energy_keywords(energy_edges) | (keywords or {}))
+    return _fits_bytes(fits.PrimaryHDU(), table, _energy_bounds(energy_edges))
+
+
+def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
+    """FITS file (bytes) of events with the columns of FT1 files for direction and energy.
+
+    ``energy_edges`` (GeV) enter the DSS keywords, and ``source_id`` (n_photons,) is written as a
+    column ``MC_SRC_ID`` like that of gtobssim.
+    """
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+    from astropy.io import fits
+
+    lon, lat = lonlat_from_vectors(photons.vectors)
+    icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
+    values = {"RA": icrs.ra.deg, "DEC": icrs.dec.deg, "L": lon, "B": lat}
+    columns = [fits.Column("ENERGY", "E", unit="MeV", array=photons.energy * _MEV)]
+    columns += [fits.Column(n, "E", unit="deg", array=v) for n, v in values.items()]
+    if source_id is not None:
+        columns.append(fits.Column("MC_SRC_ID", "J", array=source_id))
+    table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
+    table.header.update(TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5")
+    table.header.update(_energy_keywords(energy_edges) | (keywords or {}))
+    return _fits_bytes(fits.PrimaryHDU(), table)
+
+
+def _energy_keywords(energy_edges):
+    """DSS keywords of an energy range in GeV."""
+    low, high = (energy * _MEV for energy in (energy_edges[0], energy_edges[-1]))
+    return {"DSTYP1": "ENERGY", "DSUNI1": "MeV", "DSVAL1": f"{low:g}:{high:g}"}
 
 
 def _energy_bounds(energy_edges):
@@ -122,420 +185,16 @@ def _energy_bounds(energy_edges):
     return fits.BinTableHDU.from_columns(columns, name="EBOUNDS")
 
 
-def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
-    """A whole-sky HEALPix counts cube in the format of gtbin: SKYMAP, with EBOUNDS in keV.
-
-    Parameters
-    ----------
-    counts : ndarray (n_energy, n_pixels)
-        Photons; RING, Galactic.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
-    keywords : dict, optional
-        Further keywords of the table's header.
-
-    Returns
-    -------
-    bytes
-    """
+def _fits_bytes(*hdus):
+    """Content of a FITS file."""
     from astropy.io import fits
 
-    code = "I" if counts.max(initial=0) < 2**15 else "J"
-    columns = [
-        fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
-    ]
-    table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
-    n_pixels = counts.shape[1]
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=int(np.sqrt(n_pixels / 12)),
-        INDXSCHM="IMPLICIT", FIRSTPIX=0, LASTPIX=n_pixels - 1, HPX_CONV="FGST-CCUBE",
-        DSTYP1="ENERGY", DSUNI1="MeV",
-        DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
-    )  # fmt: skip
-    table.header.update(keywords or {})
     stream = BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), table, _energy_bounds(energy_edges)]).writeto(stream)
+    fits.HDUList(list(hdus)).writeto(stream)
     return stream.getvalue()
 
 
-def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
-    """An event list in the columns of FT1 files that describe direction and energy.
-
-    Parameters
-    ----------
-    photons : Photons
-        The events.
-    energy_edges : ndarray (2,)
-        Their energy range in GeV, for the DSS keywords.
-    source_id : ndarray (n_photons,) of int, optional
-        Source of each photon, for a column ``MC_SRC_ID`` as gtobssim has it.
-    keywords : dict, optional
-        Further keywords of the table's header.
-
-    Returns
-    -------
-    bytes
-    """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-    from astropy.io import fits
-
-    lon, lat = lonlat_from_vectors(photons.vectors)
-    icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
-    values = {"RA": icrs.ra.deg, "DEC": icrs.dec.deg, "L": lon, "B": lat}
-    columns = [fits.Column("ENERGY", "E", unit="MeV", array=photons.energy * 1e3)]
-    columns += [fits.Column(n, "E", unit="deg", array=v) for n, v in values.items()]
-    if source_id is not None:
-        columns.append(fits.Column("MC_SRC_ID", "J", array=source_id))
-    table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
-    table.header.update(
-        TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5", DSTYP1="ENERGY",
-        DSUNI1="MeV", DSVAL1=f"{energy_edges[0] * 1e3:g}:{energy_edges[-1] * 1e3:g}",
-    )  # fmt: skip
-    table.header.update(keywords or {})
-    stream = BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(stream)
-    return stream.getvalue()
-
-
-COMPONENTS = ("background", *(name.lower() for name in CLASSES))
-
-
-_FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
-
-
-_N_BINS = 16
-
-
-_DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
-
-
-# To find the origin of photons of a counts cube: how many sources are considered for each, how
-# wide a source is beside its own size (a pixel and the PSF), and the resolution and the smoothing
-# of the background.
-_N_NEAREST = 8
-
-
-_WIDTH_DEG = 0.15
-
-
-_BACKGROUND_NSIDE, _BACKGROUND_SIGMA_DEG = 64, 1.0
-
-
-@dataclass(frozen=True)
-class SkyComponents:
-    """A sky of which the components are known.
-
-    Attributes
-    ----------
-    maps : dict of str to SkyMap
-        Counts of ``COMPONENTS``, those that there are.
-    sources : Sources
-        The true sources.
-    """
-
-    maps: dict
-    sources: Sources
-
-
-def simulate_components(
-    folder,
-    *,
-    center=(120.0, 10.0),
-    width_deg=15.0,
-    pixel_deg=0.1,
-    nside=None,
-    years=7.0,
-    rng=0,
-    overwrite=False,
-    **options,
-):
-    """Simulate a sky and write its components and truth into a folder: all files or none.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Folder to write; made if it does not exist.
-    center : pair of float
-        Galactic longitude and latitude in degrees of a square image.
-    width_deg, pixel_deg : float
-        Size of the image and of a pixel.
-    nside : int, optional
-        HEALPix resolution of cubes of the whole sky, instead of an image.
-    years, rng
-        See `astro_unetloc.simulate_sky`.
-    overwrite : bool
-        Whether files of the folder may be replaced.
-    **options
-        As `astro_unetloc.simulation.sky.simulate_photons`.
-
-    Returns
-    -------
-    n_photons, n_sources : int
-        Photons and true sources in the files.
-
-    Raises
-    ------
-    ValueError
-        If the image or the resolution makes no sense, or as `astro_unetloc.simulate_sky`.
-    FileExistsError, FileNotFoundError, PermissionError
-        If the folder cannot be written.
-    """
-    folder = Path(folder)
-    _check_sky(nside, center, width_deg, pixel_deg)
-    _check_folder(folder, overwrite)
-    cone = None
-    if nside is None:
-        cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg)
-    sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
-    seed = rng if isinstance(rng, int) else -1
-    keywords = {"OBJECT": "simulated sky", "SEED": seed}
-    if options.get("exposure") is None:
-        keywords["YEARS"] = float(years)
-    keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
-    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
-    image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
-    seen, kept, cubes = _cut(sky, edges, nside, image)
-    cubes = {f"{name}.fits": make(keywords) for name, make in cubes.items()}
-    sources, photons, origin = sky.sources.select(kept), sky.photons.select(seen), sky.origin[seen]
-    row = np.full(len(sky.sources) + 1, _OUTSIDE)
-    row[np.append(kept, len(sky.sources))] = np.append(np.arange(len(kept)), _DIFFUSE)
-    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]))
-    truth.meta |= keywords
-    contents = cubes | {
-        "events.fits": events_bytes(
-            photons, edges[[0, -1]], source_id=row[origin], keywords=keywords
-        ),
-        "sources.xml": format_source_library(sources, truth["Source_Name"]),
-    }
-    _write(folder, truth, contents, overwrite)
-    return len(photons), len(sources)
-
-
-def _check_sky(nside, center, width_deg, pixel_deg):
-    if nside is None:
-        check_image(center, width_deg, pixel_deg)
-    elif nside < 1 or nside > 1024 or nside & (nside - 1):
-        raise InputError(f"nside must be a power of 2 up to 1024; got {nside}; choose another")
-
-
-def _check_folder(folder, overwrite):
-    """Raise now what would keep the files from being written later."""
-    if not folder.is_dir():
-        check_output(folder)
-        return
-    for name in _FILES:
-        check_output(folder / name, overwrite=overwrite)
-
-
-def _cut(sky, edges, nside, image):
-    """Rows of photons and sources in the map, and functions that make the cube of a component."""
-    component = np.append(sky.sources.source_class + 1, 0)[sky.origin]  # origin -1 is the last
-    parts = [sky.photons.select(component == i) for i in range(len(COMPONENTS))]
-    if nside is not None:
-        cubes = {
-            name: _healpix_file(healpix_cube(part, edges, nside), edges)
-            for name, part in zip(COMPONENTS, parts)
-        }
-        return np.arange(len(sky.photons)), np.arange(len(sky.sources)), cubes
-    found = {name: counts_cube(part, edges, **image) for name, part in zip(COMPONENTS, parts)}
-    counts, wcs = found["background"]
-    inside = (
-        np.flatnonzero(_inside(wcs, counts.shape[1:], vectors, image["center"]))
-        for vectors in (sky.photons.vectors, sky.sources.vectors)
-    )
-    return *inside, {name: _image_file(cube, wcs, edges) for name, (cube, _) in found.items()}
-
-
-def _inside(wcs, shape, vectors, center):
-    """Whether directions (n, 3) lie in an image of shape (ny, nx)."""
-    import astropy.units as u
-
-    near = vectors @ vectors_from_lonlat(*center) > 0.5  # the WCS knows no side of the sky
-    lon, lat = lonlat_from_vectors(vectors[near])
-    near[near] = inside_image(wcs, shape, lon * u.deg, lat * u.deg)
-    return near
-
-
-def _healpix_file(counts, edges):
-    return lambda keywords: healpix_cube_bytes(counts, edges, keywords=keywords)
-
-
-def _image_file(counts, wcs, edges):
-    return lambda keywords: counts_cube_bytes(counts, wcs, edges, keywords=keywords)
-
-
-def _write(folder, truth, contents, overwrite):
-    """Write all files of a folder or none, and leave no new folder behind if it fails."""
-    fresh = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        others = {folder / name: content for name, content in contents.items()}
-        write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
-    except BaseException:
-        if fresh:
-            folder.rmdir()
-        raise
-
-
-def read_components(folder):
-    """Counts of the components and true sources of a folder in the layout of this module.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        The folder, written by `simulate_components` or made elsewhere.
-
-    Returns
-    -------
-    SkyComponents
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a file that it needs is missing.
-    ValueError
-        If a file cannot be read or cubes differ in their energies.
-
-    Examples
-    --------
-    >>> from astro_unetloc.simulation.files import read_components
-    >>> components = read_components("sky/")  # doctest: +SKIP
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"components must be a folder; got {str(folder)!r}; make one with 'simulate -o FOLDER/'"
-        )
-    paths = {name: _find(folder, name) for name in COMPONENTS}
-    maps = {name: read_map(path) for name, path in paths.items() if path is not None}
-    libraries = [folder / "sources.xml", *(folder / f"{name}.xml" for name in COMPONENTS[1:])]
-    libraries = [path for path in libraries if path.is_file()]
-    if "background" not in maps or len(maps) < 2 or not libraries:
-        found = sorted(path.name for path in folder.iterdir())
-        raise FileNotFoundError(
-            f"{folder}: expected background.fits, one or more of agn.fits, psr.fits and gal.fits, "
-            f"and sources.xml or a library for each class; got {', '.join(found) or 'nothing'}; "
-            "complete the folder"
-        )
-    _check_energies(folder, maps)
-    parts = [read_source_library(path, source_class=_class_of(path)) for path in libraries]
-    return SkyComponents(maps, Sources.concatenate(parts))
-
-
-def _find(folder, name):
-    places = (folder / f"{name}{suffix}" for suffix in (".fits", ".fits.gz"))
-    return next((path for path in places if path.is_file()), None)
-
-
-def _class_of(path):
-    return None if path.stem == "sources" else path.stem.upper()
-
-
-def _check_energies(folder, maps):
-    edges = maps["background"].energy_edges
-    for name, sky_map in maps.items():
-        other = sky_map.energy_edges
-        if len(other) != len(edges) or not np.allclose(other, edges, rtol=1e-4):
-            raise InputError(
-                f"{folder}: cubes must have the same energies; got {len(edges) - 1} bins of "
-                f"{edges[0]:g}-{edges[-1]:g} GeV in background.fits and {len(other) - 1} of "
-                f"{other[0]:g}-{other[-1]:g} GeV in {name}.fits; bin them alike"
-            )
-
-
-def sky_of(components, *, rng=0):
-    """The photons of a folder as a simulated sky, from which patches to train on can be observed.
-
-    Counts are placed inside their pixels. A photon of a class comes from one of the sources of that
-    class around it, drawn in proportion to their flux and closeness; the expected background is the
-    smoothed one that was counted.
-
-    Parameters
-    ----------
-    components : SkyComponents
-        From `read_components`.
-    rng : int
-        Seed of the placement and of the origins.
-
-    Returns
-    -------
-    SimulatedSky
-        As `astro_unetloc.training.observation.PatchObserver` takes it.
-    """
-    generator = np.random.default_rng(rng)
-    photons, origins = [], []
-    for name, sky_map in components.maps.items():
-        for part in sky_map.photons(rng):
-            photons.append(part)
-            origins.append(_draw_origin(name, part, components.sources, generator))
-    low, high = components.maps["background"].energy_edges[[0, -1]]
-    edges = energy_bins(max(low, LOW_ENERGY_EDGES[0]), min(high, ENERGY_EDGES[-1]))
-    origin = np.concatenate(origins).astype(np.int32)
-    return SimulatedSky(
-        photons=Photons.concatenate(photons),
-        origin=origin,
-        sources=components.sources,
-        background=_smooth_background(components.maps["background"], edges, rng),
-        nside=_BACKGROUND_NSIDE,
-        energy_edges=edges,
-        psf=KingPSF(),
-        footprint=components.maps["background"],
-    )
-
-
-def _draw_origin(name, photons, sources, rng):
-    """Source of each photon of a component, -1 for diffuse emission."""
-    from scipy.spatial import KDTree
-
-    rows = np.flatnonzero(sources.source_class == COMPONENTS.index(name) - 1)
-    if name == "background" or not len(rows):
-        return np.full(len(photons), _DIFFUSE)
-    n_nearest = min(_N_NEAREST, len(rows))
-    chord, near = KDTree(sources.vectors[rows]).query(photons.vectors, k=n_nearest)
-    near = rows[np.reshape(near, (-1, n_nearest))]
-    width = np.radians(np.hypot(_WIDTH_DEG, sources.size_deg[near]))
-    ratio = (np.reshape(chord, near.shape) / width) ** 2
-    # falls as the tail of the PSF, not as a Gaussian: no photon is without a source
-    weight = np.cumsum(sources.flux[near] / width**2 / (1 + ratio / 4) ** 2, axis=1)
-    chosen = np.sum(weight < rng.random((len(near), 1)) * weight[:, -1:], axis=1)
-    return near[np.arange(len(near)), np.minimum(chosen, n_nearest - 1)]
-
-
-def _smooth_background(sky_map, energy_edges, seed):
-    """Photons per square degree in energy bins (GeV), (n_pixels, n_bins) of float32."""
-    import healpy
-
-    nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
-    cubes = (healpix_cube(part, energy_edges, nside) for part in sky_map.photons(seed))
-    counts = sum(cubes, np.zeros((len(energy_edges) - 1, 12 * nside**2)))
-    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
-    sigma = np.radians(_BACKGROUND_SIGMA_DEG)
-    seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)
-    smooth = [healpy.smoothing(c, sigma=sigma) for c in counts]
-    return (np.maximum(smooth, 0) / np.maximum(seen, 0.1) / area).T.astype(np.float32)
-
-
-# Parameters of the models, see the page "Source Model Definitions for gtlike" of the Fermi Science
-# Support Center: https://fermi.gsfc.nasa.gov/ssc/data/analysis/scitools/source_models.html
-_SPECTRA = {
-    "PowerLaw": ("Prefactor", "Index", "Scale"),
-    "LogParabola": ("norm", "alpha", "beta", "Eb"),
-    "PLSuperExpCutoff2": ("Prefactor", "Index1", "Scale", "Expfactor", "Index2"),
-}
-
-
-_SHAPES = {
-    "SkyDirFunction": ("RA", "DEC"),
-    "RadialDisk": ("RA", "DEC", "Radius"),
-    "RadialGaussian": ("RA", "DEC", "Sigma"),
-}
-
-
-_MEV = 1e3  # in a GeV
-
-
-_RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
+# Libraries of sources
 
 
 def format_source_library(sources, names, *, title="simulated sky"):
@@ -556,23 +215,21 @@ def format_source_library(sources, names, *, title="simulated sky"):
 
 
 def _spectrum_parameters(spectra, row):
-    """Parameters of one spectrum as XML; the amplitude of a cut-off is that without it."""
+    """XML parameters of one spectrum; the amplitude is that of the spectrum without cut-off."""
     kind = KINDS[spectra.kind[row]]
     exp_index, expfactor = float(spectra.exp_index[row]), float(spectra.expfactor[row])
     factor = np.exp(expfactor * spectra.pivot[row] ** exp_index) / _MEV
     norm, index, *names = _SPECTRA[kind]
-    values = {
-        "beta": spectra.beta[row], "Expfactor": expfactor / _MEV**exp_index, "Index2": exp_index
-    }  # fmt: skip
-    scale = -1 if index.startswith("Index") else 1
-    others = sorted(values.keys() & set(names), key=names.index)
+    values = {"beta": spectra.beta[row], "Expfactor": expfactor / _MEV**exp_index}
+    values["Index2"] = exp_index
+    pivot = "Eb" if kind == "LogParabola" else "Scale"
     return [
         library_amplitude(norm, spectra.amplitude[row] * factor),
-        library_parameter(index, spectra.index[row], scale, -5, 10, free=True),
-        *(library_parameter(name, values[name], 1, -10, 10) for name in others),
         library_parameter(
-            "Eb" if "Eb" in names else "Scale", spectra.pivot[row] * _MEV, 1, 10, 1e7
+            index, spectra.index[row], 1 if kind == "LogParabola" else -1, -5, 10, free=True
         ),
+        *(library_parameter(name, values[name], 1, -10, 10) for name in names if name != pivot),
+        library_parameter(pivot, spectra.pivot[row] * _MEV, 1, 10, 1e7),
     ]
 
 
@@ -585,13 +242,12 @@ def read_source_library(path, *, source_class=None):
         The file. Spectra may be ``PowerLaw``, ``LogParabola`` or ``PLSuperExpCutoff2``, shapes
         ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
     source_class : str, optional
-        Class of sources that do not state theirs in an attribute ``class``, one of
-        `CLASSES`; without it those with a cut-off are "PSR", extended
-        ones "GAL" and others "AGN".
+        Class of sources without an attribute ``class``: "AGN", "PSR" or "GAL"; without it those
+        with a cut-off are "PSR", extended ones "GAL" and others "AGN".
 
     Returns
     -------
-    Sources
+    astro_unetloc.simulation.population.Sources
 
     Raises
     ------
@@ -599,7 +255,7 @@ def read_source_library(path, *, source_class=None):
         If there is no such file.
     ValueError
         If it is no source library, a spectrum or shape is of another type, or a parameter is
-        missing or makes no sense.
+        missing or has no usable value.
     """
     path = Path(path)
     if source_class not in (None, *CLASSES):
@@ -616,16 +272,16 @@ def read_source_library(path, *, source_class=None):
     with np.errstate(over="ignore", under="ignore"):  # refused below
         rows = [_read_source(element, path, source_class) for element in elements]
     columns = np.array(rows, dtype=float).reshape(-1, 12).T
-    vectors = vectors_from_lonlat(columns[0], columns[1]) @ frame_rotation("icrs").T
-    spectra = Spectra(columns[5].astype(np.int8), *columns[6:12])
+    ra, dec, size, *codes = columns[:5]
+    shape, class_index = (code.astype(np.int8) for code in codes)
+    spectra = Spectra(columns[5].astype(np.int8), *columns[6:])
     _check_fluxes(spectra, elements, path)
-    return Sources(
-        vectors, spectra, columns[4].astype(np.int8), columns[3].astype(np.int8), columns[2]
-    )
+    vectors = vectors_from_lonlat(ra, dec) @ frame_rotation("icrs").T
+    return Sources(vectors, spectra, class_index, shape, size)
 
 
 def _check_fluxes(spectra, elements, path):
-    """Raise for a spectrum that grows beyond all bounds or vanishes where photons are simulated."""
+    """Raise for a spectrum whose flux in the simulated energies is infinite or vanishes."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         flux = spectra.flux(*_RANGE)
     bad = np.flatnonzero(~(np.isfinite(flux) & (flux > 0)))
@@ -640,10 +296,10 @@ def _check_fluxes(spectra, elements, path):
 def _read_source(element, path, source_class):
     """RA, Dec, size, shape, class, then the fields of `Spectra`, of one source."""
     where = f"{path}: source {element.get('name', '')!r}"
-    place_type, place = _parameters(element.find("spatialModel"), "spatialModel", _SHAPES, where)
-    kind, values = _parameters(element.find("spectrum"), "spectrum", _SPECTRA, where)
-    shape = list(_SHAPES).index(place_type)
-    ra, dec, size = (*place, 0.0)[:3]
+    shape_type, place = _parameters(element, "spatialModel", _SHAPES, where)
+    kind, spectrum = _parameters(element, "spectrum", _SPECTRA, where)
+    shape = list(_SHAPES).index(shape_type)
+    ra, dec, size = (*place.values(), 0.0)[:3]
     if abs(dec) > 90 or (shape and not 0 < size < 90):
         raise InputError(
             f"{where}: expected a declination within 90 deg and an extension of 0 to 90 deg; got "
@@ -656,40 +312,31 @@ def _read_source(element, path, source_class):
         raise InputError(
             f"{where}: class must be one of {', '.join(CLASSES)}; got {stated!r}; correct the file"
         )
-    spectrum = _spectrum(kind, values, where)
-    return ra, dec, size, shape, CLASSES.index(stated), KINDS.index(kind), *spectrum
+    code = CLASSES.index(stated), KINDS.index(kind)
+    return ra, dec, size, shape, *code, *_spectrum(spectrum, where)
 
 
-def _spectrum(kind, values, where):
+def _spectrum(values, where):
     """Amplitude, pivot, index, beta, a and b in GeV of parameters in MeV."""
-    beta, expfactor, exp_index = 0.0, 0.0, 1.0
-    if kind == "LogParabola":
-        amplitude, index, beta, pivot = values
-    else:
-        amplitude, index, pivot = values[0], -values[1], values[2]
-        if kind == "PLSuperExpCutoff2":
-            expfactor, exp_index = values[3:]
-    if not (amplitude > 0 and pivot > 0 and exp_index > 0):
+    positive = [name for name in _POSITIVE if name in values]
+    if not all(values[name] > 0 for name in positive):
         raise InputError(
-            f"{where}: expected a positive {', '.join(_positive(kind))}; got "
-            f"{amplitude:g}, {pivot:g}"
-            + (f", {exp_index:g}" if kind == "PLSuperExpCutoff2" else "")
-            + "; correct the file"
+            f"{where}: expected a positive {', '.join(positive)}; got "
+            f"{', '.join(f'{values[name]:g}' for name in positive)}; correct the file"
         )
+    if "alpha" in values:
+        amplitude, index, beta, pivot = values.values()
+        return amplitude * _MEV, pivot / _MEV, index, beta, 0.0, 1.0
+    amplitude, index, pivot, expfactor, exp_index = (*values.values(), 0.0, 1.0)[:5]
     expfactor *= _MEV**exp_index
     pivot /= _MEV
     amplitude *= _MEV * np.exp(-expfactor * pivot**exp_index)
-    return amplitude, pivot, index, beta, expfactor, exp_index
+    return amplitude, pivot, -index, 0.0, expfactor, exp_index
 
 
-def _positive(kind):
-    if kind == "LogParabola":
-        return "norm", "Eb"
-    return ("Prefactor", "Scale", "Index2")[: 3 if kind == "PLSuperExpCutoff2" else 2]
-
-
-def _parameters(element, tag, known, where):
-    """Type of a spectrum or shape and its parameters, value times scale, in their order."""
+def _parameters(source, tag, known, where):
+    """Type of the spectrum or shape of a source, and its parameters by name."""
+    element = source.find(tag)
     if element is None:
         raise InputError(f"{where}: expected a <{tag}>; got none; correct the file")
     kind = element.get("type")
@@ -705,10 +352,11 @@ def _parameters(element, tag, known, where):
             f"{where}: {kind} must have the parameters {', '.join(known[kind])}; missing "
             f"{', '.join(missing)}; correct the file"
         )
-    return kind, [_number(found[name], where) for name in known[kind]]
+    return kind, {name: _number(found[name], where) for name in known[kind]}
 
 
 def _number(parameter, where):
+    """Value times scale of a parameter."""
     words = parameter.get("value"), parameter.get("scale", "1")
     try:
         value = float(words[0]) * float(words[1])
@@ -720,3 +368,267 @@ def _number(parameter, where):
             f"{words[0]!r} and {words[1]!r}; correct the file"
         )
     return value
+
+
+# Folders of components
+
+
+@dataclass(frozen=True)
+class SkyComponents:
+    """A sky whose components are known.
+
+    Attributes
+    ----------
+    maps : dict of str to SkyMap
+        Counts of those of ``COMPONENTS`` that there are.
+    sources : Sources
+        The true sources.
+    psf : KingPSF or TablePSF
+        Point-spread function of the photons.
+    """
+
+    maps: dict
+    sources: Sources
+    psf: object
+
+
+def simulate_components(
+    folder,
+    *,
+    center=(120.0, 10.0),
+    width_deg=15.0,
+    pixel_deg=0.1,
+    nside=None,
+    years=7.0,
+    rng=0,
+    overwrite=False,
+    **options,
+):
+    """Number of photons and of true sources of a sky that is simulated and written into a folder.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Folder to write; made if it does not exist.
+    center : pair of float
+        Galactic longitude and latitude in degrees of a square image.
+    width_deg, pixel_deg : float
+        Size of the image and of a pixel.
+    nside : int, optional
+        HEALPix resolution of cubes of the whole sky, instead of an image.
+    overwrite : bool
+        Whether files of the folder may be replaced.
+    years, rng, **options
+        As `astro_unetloc.simulation.sky.simulate_photons`.
+
+    Returns
+    -------
+    n_photons, n_sources : int
+        In the files.
+    """
+    folder = Path(folder)
+    if nside is None:
+        check_image(center, width_deg, pixel_deg)
+    elif nside < 1 or nside > 1024 or nside & (nside - 1):
+        raise InputError(f"nside must be a power of 2 up to 1024; got {nside}; choose another")
+    psf = _psf_file(options.get("psf"))
+    for path in [folder / name for name in (*_FILES, *psf)] if folder.is_dir() else [folder]:
+        check_output(path, overwrite=overwrite)
+    cone = None
+    if nside is None:
+        cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg)
+    sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
+    keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
+    if options.get("exposure") is None:
+        keywords["YEARS"] = float(years)
+    keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
+    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
+    image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
+    cubes, seen, kept = _component_cubes(sky, edges, nside, image, keywords)
+    sources, photons = sky.sources.select(kept), sky.photons.select(seen)
+    # row of each source among those that are kept; the last is that of origin -1
+    row = np.append(np.where(kept, np.cumsum(kept) - 1, _OUTSIDE), _DIFFUSE)[sky.origin[seen]]
+    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]))
+    truth.meta |= keywords
+    contents = cubes | psf
+    contents["events.fits"] = events_bytes(
+        photons, edges[[0, -1]], source_id=row, keywords=keywords
+    )
+    contents["sources.xml"] = format_source_library(sources, truth["Source_Name"])
+    _write(folder, truth, contents, overwrite)
+    return len(photons), len(sources)
+
+
+def _psf_file(psf):
+    """Name and content of the PSF in a folder, if it was given as a file."""
+    if not isinstance(psf, str | os.PathLike):
+        return {}
+    path = Path(psf).expanduser()
+    read_psf(path)  # refused before the simulation
+    return {"psf.fits.gz" if path.suffix == ".gz" else "psf.fits": path.read_bytes()}
+
+
+def _component_cubes(sky, edges, nside, image, keywords):
+    """Content of the cube files by name, and which photons and sources lie inside of them."""
+    component = np.append(sky.sources.source_class + 1, 0)[sky.origin]  # origin -1 is the last
+    parts = [sky.photons.select(component == i) for i in range(len(COMPONENTS))]
+    if nside is None:
+        cubes = [counts_cube(part, edges, **image) for part in parts]
+        contents = [counts_cube_bytes(*cube, edges, keywords=keywords) for cube in cubes]
+        counts, wcs = cubes[0]
+        inside = [
+            inside_image(wcs, counts.shape[1:], vectors)
+            for vectors in (sky.photons.vectors, sky.sources.vectors)
+        ]
+    else:
+        counts = (healpix_cube(part, edges, nside) for part in parts)
+        contents = [healpix_cube_bytes(c, edges, keywords=keywords) for c in counts]
+        inside = [np.ones(len(items), dtype=bool) for items in (sky.photons, sky.sources)]
+    return {f"{name}.fits": c for name, c in zip(COMPONENTS, contents)}, *inside
+
+
+def _write(folder, truth, contents, overwrite):
+    """Write the files of a folder; a new folder is removed if that fails."""
+    fresh = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        others = {folder / name: content for name, content in contents.items()}
+        write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
+    except BaseException:
+        if fresh:
+            folder.rmdir()
+        raise
+
+
+def read_components(folder):
+    """Counts of the components, true sources and PSF of a folder in the layout of this module.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        The folder, written by `simulate_components` or made elsewhere.
+
+    Returns
+    -------
+    SkyComponents
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file that it needs is missing.
+    ValueError
+        If a file cannot be read or cubes differ in their energies.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"components must be a folder; got {str(folder)!r}; make one with 'simulate -o FOLDER/'"
+        )
+    paths = {name: _find(folder, name) for name in COMPONENTS}
+    maps = {name: read_map(path) for name, path in paths.items() if path is not None}
+    libraries = [folder / "sources.xml", *(folder / f"{name}.xml" for name in COMPONENTS[1:])]
+    libraries = [path for path in libraries if path.is_file()]
+    if "background" not in maps or len(maps) < 2 or not libraries:
+        found = sorted(path.name for path in folder.iterdir())
+        raise FileNotFoundError(
+            f"{folder}: expected background.fits, one or more of agn.fits, psr.fits and gal.fits, "
+            f"and sources.xml or a library for each class; got {', '.join(found) or 'nothing'}; "
+            "complete the folder"
+        )
+    _check_energies(folder, maps)
+    classes = {path: None if path.stem == "sources" else path.stem.upper() for path in libraries}
+    parts = [read_source_library(path, source_class=name) for path, name in classes.items()]
+    psf = _find(folder, "psf")
+    psf = KingPSF() if psf is None else read_psf(psf)
+    return SkyComponents(maps, Sources.concatenate(parts), psf)
+
+
+def _find(folder, name):
+    """Path of a FITS file of a folder, gzipped or not; None without it."""
+    paths = (folder / f"{name}{suffix}" for suffix in (".fits", ".fits.gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _check_energies(folder, maps):
+    """Raise unless all cubes have the energies of the background."""
+    edges = maps["background"].energy_edges
+    for name, sky_map in maps.items():
+        other = sky_map.energy_edges
+        if len(other) != len(edges) or not np.allclose(other, edges, rtol=1e-4):
+            raise InputError(
+                f"{folder}: cubes must have the same energies; got {len(edges) - 1} bins of "
+                f"{edges[0]:g}-{edges[-1]:g} GeV in background.fits and {len(other) - 1} of "
+                f"{other[0]:g}-{other[-1]:g} GeV in {name}.fits; bin them alike"
+            )
+
+
+def sky_of(components, *, psf=None, rng=0):
+    """Simulated sky with the photons of a folder, from which training patches can be observed.
+
+    Counts are placed inside their pixels. A photon of a class comes from one of the sources of that
+    class around it, drawn in proportion to their flux and closeness; the expected background is the
+    smoothed background cube.
+
+    Parameters
+    ----------
+    components : SkyComponents
+        From `read_components`.
+    psf : KingPSF or TablePSF, optional
+        Point-spread function of the photons instead of that of the components.
+    rng : int
+        Seed of the placement and of the origins.
+
+    Returns
+    -------
+    SimulatedSky
+    """
+    generator = np.random.default_rng(rng)
+    photons, origins = [], []
+    for name, sky_map in components.maps.items():
+        for part in sky_map.photons(rng):
+            photons.append(part)
+            origins.append(_draw_origin(name, part, components.sources, generator))
+    low, high = components.maps["background"].energy_edges[[0, -1]]
+    edges = energy_bins(max(low, LOW_ENERGY_EDGES[0]), min(high, ENERGY_EDGES[-1]))
+    return SimulatedSky(
+        photons=Photons.concatenate(photons),
+        origin=np.concatenate(origins).astype(np.int32),
+        sources=components.sources,
+        nside=_BACKGROUND_NSIDE,
+        energy_edges=edges,
+        psf=components.psf if psf is None else psf,
+        background=_smooth_background(components.maps["background"], edges, rng),
+        footprint=components.maps["background"],
+    )
+
+
+def _draw_origin(name, photons, sources, rng):
+    """Source of each photon of a component, -1 for diffuse emission."""
+    from scipy.spatial import KDTree
+
+    rows = np.flatnonzero(sources.source_class == COMPONENTS.index(name) - 1)
+    if name == "background" or not len(rows):
+        return np.full(len(photons), _DIFFUSE)
+    n_nearest = min(_N_NEAREST, len(rows))
+    chord, near = KDTree(sources.vectors[rows]).query(photons.vectors, k=n_nearest)
+    near = rows[np.reshape(near, (-1, n_nearest))]
+    width = np.radians(np.hypot(_WIDTH_DEG, sources.size_deg[near]))
+    ratio = (np.reshape(chord, near.shape) / width) ** 2
+    # falls as the tail of the PSF, not as a Gaussian, so that every photon has a source
+    weight = np.cumsum(sources.flux[near] / width**2 / (1 + ratio / 4) ** 2, axis=1)
+    chosen = np.sum(weight < rng.random((len(near), 1)) * weight[:, -1:], axis=1)
+    return near[np.arange(len(near)), np.minimum(chosen, n_nearest - 1)]
+
+
+def _smooth_background(sky_map, energy_edges, seed):
+    """Photons per square degree in energy bins (GeV), (n_pixels, n_bins) of float32."""
+    import healpy
+
+    nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
+    cubes = (healpix_cube(part, energy_edges, nside) for part in sky_map.photons(seed))
+    counts = sum(cubes, np.zeros((len(energy_edges) - 1, 12 * nside**2)))
+    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    sigma = np.radians(_BACKGROUND_SIGMA_DEG)
+    seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)
+    smooth = [healpy.smoothing(c, sigma=sigma) for c in counts]
+    return (np.maximum(smooth, 0) / np.maximum(seen, 0.1) / area).T.astype(np.float32)

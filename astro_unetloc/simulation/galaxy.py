@@ -1,4 +1,4 @@
-"""Built-in shapes of interstellar emission that need no file: a few parameters, fitted to the sky.
+"""Shapes of interstellar emission that need no file: a few parameters, fitted to the sky.
 
 Gas in a disc and around the Sun, inverse Compton emission of a halo, the two bubbles and Loop I.
 """
@@ -11,16 +11,12 @@ from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
 __all__ = ["Galaxy", "add_clouds", "draw_galaxy", "galaxy_shapes", "tilt"]
 
-
 # Loop I is a shell around this Galactic direction with this outer radius (Berkhuijsen et al. 1971,
 # A&A 14, 252); the bubbles are two ellipses (arXiv:1407.7905) that meet at the centre.
 _LOOP_CENTER_DEG = (329.0, 17.5)
-
-
 _LOOP_RADIUS_DEG = 58.0
 
-
-_PLANE_HEIGHT = 0.03  # sine of latitude; the molecular gas
+_PLANE_HEIGHT = 0.03  # sine of the latitude scale of the molecular gas
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Galaxy:
     halo_height_deg, halo_width_deg : float
         Half axes of the inverse Compton halo in latitude and longitude.
     halo_index : float
-        How fast it falls outside.
+        Power with which the halo falls outside.
     bubble_width_deg, bubble_height_deg : float
         Half axis in longitude, and full height in latitude, of a bubble.
     loop_thickness : float
@@ -65,25 +61,11 @@ class Galaxy:
 
 
 def galaxy_shapes(galaxy, nside, *, normalized=True):
-    """Shapes, mean 1, on HEALPix pixels (RING, Galactic).
+    """Maps (n_pixels,) of "GAS", "IC", "BUBBLES" and "LOOP" on HEALPix pixels (RING, Galactic).
 
-    Parameters
-    ----------
-    galaxy : Galaxy
-        Parameters.
-    nside : int
-        Resolution.
-    normalized : bool
-        Whether every shape has mean 1.
-
-    Returns
-    -------
-    dict of str to ndarray (n_pixels,)
-        "GAS", "IC", "BUBBLES" and "LOOP".
+    Each has mean 1 if ``normalized``.
     """
-    import healpy
-
-    lon, lat = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False, lonlat=True)
+    lon, lat = _pixel_lonlat(nside)
     lon = (lon + 180) % 360 - 180
     shapes = {
         "GAS": _gas(galaxy, lon, np.abs(np.sin(np.radians(lat)))),
@@ -96,51 +78,41 @@ def galaxy_shapes(galaxy, nside, *, normalized=True):
     return {name: shape / shape.mean() for name, shape in shapes.items()}
 
 
+def _pixel_lonlat(nside):
+    """Galactic longitude and latitude in degrees of all HEALPix pixels (RING)."""
+    import healpy
+
+    return healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False, lonlat=True)
+
+
 def _gas(galaxy, lon, sin_lat):
+    """Brightness of the gas of the thin disc and around the Sun."""
     thin = _around(galaxy.disc_profile, lon) * np.exp(-sin_lat / galaxy.disc_height)
     local = _around(galaxy.local_profile, lon) / (1 + sin_lat / galaxy.local_height) ** 2
     return thin + local
 
 
 def _around(profile, lon):
-    """A profile at equal steps of longitude, between its nodes a straight line."""
+    """Linear interpolation of a profile at equal steps of longitude."""
     nodes = np.arange(len(profile)) * 360 / len(profile)
     return np.interp(lon, nodes, profile, period=360)
 
 
 def _halo(galaxy, lon, lat):
+    """Brightness of the inverse Compton halo."""
     radius = np.hypot(lat / galaxy.halo_height_deg, lon / galaxy.halo_width_deg)
     return (1 + radius) ** -galaxy.halo_index
 
 
 def _bubbles(galaxy, lon, lat):
+    """1 inside the two bubbles, 0 outside."""
     middle = galaxy.bubble_height_deg / 2
     ellipse = (lon / galaxy.bubble_width_deg) ** 2 + ((np.abs(lat) - middle) / middle) ** 2
     return (ellipse < 1).astype(float)
 
 
-def tilt(shape, weights):
-    """A shape (n_pixels,) (RING) weighted anew: centre, two sides, plane.
-
-    The first three weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of
-    Galactic longitude, which add up to one: cosmic rays are not alike all over the Galaxy. The
-    fourth, if there is one, adds the first window times exp(-abs(sin b) / 0.03).
-    """
-    import healpy
-
-    nside = healpy.npix2nside(len(shape))
-    lon, lat = (
-        np.radians(angle)
-        for angle in healpy.pix2ang(nside, np.arange(len(shape)), nest=False, lonlat=True)
-    )
-    cos, sin = np.cos(lon), np.sin(lon)
-    windows = [(1 + cos) / 2, (1 - cos) * (1 + sin) / 4, (1 - cos) * (1 - sin) / 4]
-    windows.append(windows[0] * np.exp(-np.abs(np.sin(lat)) / _PLANE_HEIGHT))
-    return shape * sum(weight * window for weight, window in zip(weights, windows))
-
-
 def _loop(galaxy, lon, lat):
-    """Depth of a shell along the line of sight, seen from a point inside its far distance."""
+    """Depth of a shell along the line of sight, observed from a point inside its far distance."""
     center = vectors_from_lonlat(*_LOOP_CENTER_DEG)
     distance = separation_deg(vectors_from_lonlat(lon, lat), center) / _LOOP_RADIUS_DEG
     outer = np.sqrt(np.clip(1 - distance**2, 0, None))
@@ -148,22 +120,23 @@ def _loop(galaxy, lon, lat):
     return outer - inner
 
 
-def draw_galaxy(galaxy, rng, *, scatter):
-    """Another galaxy: every parameter scattered.
+def tilt(shape, weights):
+    """Shape (n_pixels,) (RING) times a sum of weighted windows: centre, two sides, plane.
 
-    Parameters
-    ----------
-    galaxy : Galaxy
-        Parameters to scatter.
-    rng : numpy.random.Generator
-        Source of randomness.
-    scatter : float
-        Standard deviation of the logarithm of each parameter.
-
-    Returns
-    -------
-    Galaxy
+    The first three weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of
+    Galactic longitude, which add up to one: the density of cosmic rays varies over the Galaxy. The
+    fourth, if there is one, adds the first window times exp(-abs(sin b) / 0.03).
     """
+    nside = int(np.sqrt(len(shape) / 12))
+    lon, lat = np.radians(_pixel_lonlat(nside))
+    cos, sin = np.cos(lon), np.sin(lon)
+    windows = [(1 + cos) / 2, (1 - cos) * (1 + sin) / 4, (1 - cos) * (1 - sin) / 4]
+    windows.append(windows[0] * np.exp(-np.abs(np.sin(lat)) / _PLANE_HEIGHT))
+    return shape * sum(weight * window for weight, window in zip(weights, windows))
+
+
+def draw_galaxy(galaxy, rng, *, scatter):
+    """Galaxy each of whose parameters is scattered; ``scatter`` is the sigma of its logarithm."""
     drawn = {}
     for field in fields(galaxy):
         value = np.array(getattr(galaxy, field.name))
@@ -172,25 +145,10 @@ def draw_galaxy(galaxy, rng, *, scatter):
     return replace(galaxy, **drawn)
 
 
-def add_clouds(shape, nside, rng, *, share, n_clouds=400):
-    """Gas of which a share is in clouds, drawn where the gas is; the mean stays the same.
+def add_clouds(shape, nside, rng, *, fraction, n_clouds=400):
+    """Gas (n_pixels,) (RING) of which a fraction is moved into clouds; its mean stays the same.
 
-    Parameters
-    ----------
-    shape : ndarray (n_pixels,)
-        Smooth gas (RING).
-    nside : int
-        Its resolution.
-    rng : numpy.random.Generator
-        Source of randomness.
-    share : float
-        Share of the emission that clouds have, 0 to 1.
-    n_clouds : int
-        How many. Their sizes are log-normal around 1.5 deg.
-
-    Returns
-    -------
-    ndarray (n_pixels,)
+    Clouds are drawn where the gas is; their sizes are log-normal around 1.5 deg.
     """
     import healpy
 
@@ -205,4 +163,4 @@ def add_clouds(shape, nside, rng, *, share, n_clouds=400):
         away = np.stack(healpy.pix2vec(nside, near, nest=False), axis=-1) - vector
         profile = np.exp(-np.sum(away**2, axis=1) / (2 * size**2))
         clouds[near] += total * profile / profile.sum()
-    return (1 - share) * shape + share * clouds * (shape.sum() / clouds.sum())
+    return (1 - fraction) * shape + fraction * clouds * (shape.sum() / clouds.sum())

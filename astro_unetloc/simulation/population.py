@@ -1,11 +1,9 @@
-"""Shapes of the spectra of source classes, drawn from distributions that 4FGL sources follow.
+"""Source populations: fluxes, spectra, positions and sizes of true sources, always drawn.
 
-The distributions are normal in transformed parameters, so that index, curvature and pivot keep
-their correlations, no file is needed and no real source is reproduced. Photons above a higher
-energy select harder spectra; a shape is therefore kept with a probability that follows the share
-of its flux in the band in which sources are counted.
-
-Source populations by class: fluxes, spectra, positions and sizes, always drawn.
+The spectral parameters are normal in transformed variables, so that index, curvature and pivot keep
+the correlations of 4FGL sources, no file is needed and no real source is reproduced. Photons above
+a higher energy select harder spectra; a shape is therefore kept with a probability that follows the
+fraction of its flux in the band in which sources are counted.
 """
 
 from dataclasses import dataclass, fields
@@ -17,19 +15,18 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.sphere import vectors_from_lonlat
 
-__all__ = [
-    "CLASSES",
-    "GAUSSIAN_68",
-    "SHAPES",
-    "Sources",
-    "counted_band",
-    "draw_shapes",
-    "draw_sources",
-]
+__all__ = ["CLASSES", "SHAPES", "Sources", "counted_band", "draw_shapes", "draw_sources"]
 
+# AGN, pulsars, and other sources of the Galaxy: supernova remnants, nebulae, unassociated sources.
+CLASSES = ("AGN", "PSR", "GAL")
+SHAPES = ("point", "disc", "gaussian")
+
+# A Gaussian in two dimensions holds 1 - exp(-k**2 / 2) of its flux within k standard deviations,
+# and so 68 % within sqrt(-2 ln 0.32) of them.
+_GAUSSIAN_68 = 1.5096
 
 # Mean and covariance of (index, ln beta or ln a, ln(pivot / GeV)), a in GeV**-b: those of the 4FGL
-# sources in the tables that tests/test_spectral_shapes.py reads, which fits them again. AGN: 416
+# sources in the tables that tests/simulation/test_population.py reads and fits again. AGN: 416
 # with a flux of more than 1.2e-9 ph cm-2 s-1 in 1-100 GeV and beta > 0.01; fainter ones have
 # the same indices, but betas that are mostly noise. Pulsars: 135 within 10 deg of the plane and
 # 89 ("MSP", most of them millisecond pulsars) beyond, all with a cut-off.
@@ -52,62 +49,39 @@ _NORMAL = {
     "SGU": ((2.6, -2.8, 0.9), ((0.05, 0.0, 0.0), (0.0, 0.8, 0.0), (0.0, 0.0, 0.16))),
 }
 
-
 _CUT_OFF = ("PSR", "MSP")
-
-
-# Less curvature than this is not seen even in the brightest AGN: such spectra are power laws.
+_EXP_INDEX = 2 / 3  # of nearly all 4FGL pulsars
+# Less curvature than this is not detected even in the brightest AGN: such spectra are power laws.
 _MIN_BETA = 0.03
-
-
 _MAX_BETA = 1.0  # as in 4FGL
-
-
 # No AGN of 3FHL is clearly harder.
 _MIN_INDEX = 1.4
 
-
-_EXP_INDEX = 2 / 3  # of nearly all 4FGL pulsars
-
-
-# Band in which the flux limit selected the sources behind the distributions, in GeV.
+# Band in GeV whose flux limit selected the sources behind the distributions.
 _SELECTED_IN = (1.0, 100.0)
-
-
-# Where N(>S) ~ S**-slope in 1-100 GeV, the sources of one flux in another band have shapes in
+# If N(>S) ~ S**-slope in 1-100 GeV, the sources of one flux in another band have shapes in
 # proportion to this power of the ratio of the fluxes in both bands. Slopes are 0.9 to 1.2.
 _SLOPE = 1.0
-
-
-# Ratios above these (one or two shapes in a thousand above 10 GeV) are taken for these.
+# Larger ratios (one or two shapes in a thousand above 10 GeV) are treated as these.
 _MAX_RATIO = {"AGN": 0.4, "PSR": 0.07, "MSP": 0.06, "GAL": 0.4}
+
+# Complexes along the plane in which half of the other Galactic sources gather, as in spiral arms,
+# and their standard deviations in longitude and latitude.
+_N_CLUMPS = 60
+_CLUMP_DEG = (1.2, 0.25)
 
 
 def draw_shapes(population, n, rng, *, band=_SELECTED_IN):
-    """Spectral shapes of sources that are counted by their photon flux in a band.
+    """Spectra of unit amplitude of n sources that are counted by their photon flux in a band (GeV).
 
-    Parameters
-    ----------
-    population : str
-        "AGN", "PSR" (pulsars along the plane), "MSP" (millisecond pulsars), "GAL" (others in
-        the Galaxy) or "SGU" (faint soft ones without a name, counted in 1-100 GeV only).
-    n : int
-        How many.
-    rng : numpy.random.Generator
-        Source of randomness.
-    band : pair of float
-        In GeV.
-
-    Returns
-    -------
-    Spectra
-        With unit amplitude at the pivot.
+    ``population`` is "AGN", "PSR" (pulsars along the plane), "MSP" (millisecond pulsars), "GAL"
+    (others in the Galaxy) or "SGU" (faint soft unassociated sources, counted in 1-100 GeV only).
     """
     if tuple(band) == _SELECTED_IN or n == 0:
-        return _draw(population, n, rng)
+        return _draw_unselected(population, n, rng)
     parts, missing = [], n
     while missing > 0:
-        shapes = _draw(population, max(4 * missing, 256), rng)
+        shapes = _draw_unselected(population, max(4 * missing, 256), rng)
         ratio = shapes.flux(*band) / shapes.flux(*_SELECTED_IN)
         kept = rng.random(len(shapes)) < (ratio / _MAX_RATIO[population]) ** _SLOPE
         parts.append(shapes.select(np.flatnonzero(kept)[:missing]))
@@ -115,7 +89,8 @@ def draw_shapes(population, n, rng, *, band=_SELECTED_IN):
     return Spectra.concatenate(parts)
 
 
-def _draw(population, n, rng):
+def _draw_unselected(population, n, rng):
+    """Spectral shapes as they are in 1-100 GeV."""
     index, curve, log_pivot = rng.multivariate_normal(*_NORMAL[population], size=n).T
     ones, zeros = np.ones(n), np.zeros(n)
     pivot, curve = np.exp(log_pivot), np.exp(curve)
@@ -128,21 +103,9 @@ def _draw(population, n, rng):
     return Spectra(kind, ones, pivot, np.maximum(index, _MIN_INDEX), beta, zeros, ones)
 
 
-# AGN, pulsars, and whatever else shines in the Galaxy: remnants, nebulae, sources without a name.
-CLASSES = ("AGN", "PSR", "GAL")
-
-
-SHAPES = ("point", "disc", "gaussian")
-
-
-# A Gaussian in two dimensions holds 1 - exp(-k**2 / 2) of it within k standard deviations, so 68 %
-# within sqrt(-2 ln 0.32) of them.
-GAUSSIAN_68 = 1.5096
-
-
 @dataclass(frozen=True)
 class Sources:
-    """n true sources.
+    """True sources, n of them.
 
     Attributes
     ----------
@@ -167,30 +130,30 @@ class Sources:
     def __len__(self):
         return len(self.spectra)
 
-    @cached_property  # asked for once a patch
+    @cached_property  # used once for each patch
     def flux(self):
         """Photon flux above 10 GeV in ph cm-2 s-1, shape (n,)."""
         return self.spectra.flux(10.0, 2000.0)
 
     @cached_property
     def index(self):
-        """Photon index above 10 GeV, the mean over the photons, shape (n,)."""
+        """Photon index averaged over the photons above 10 GeV, shape (n,)."""
         return self.spectra.mean_index(10.0, 2000.0)
 
     @cached_property
     def radius_deg(self):
         """Radius of a disc, 68 % radius of a Gaussian, 0 for a point source, shape (n,)."""
-        return np.where(self.shape == SHAPES.index("gaussian"), GAUSSIAN_68, 1.0) * self.size_deg
+        return np.where(self.shape == SHAPES.index("gaussian"), _GAUSSIAN_68, 1.0) * self.size_deg
 
     def select(self, mask):
-        """The sources of a mask or index array."""
+        """Sources of a mask or an index array."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         spectra = parts.pop("spectra").select(mask)
         return Sources(spectra=spectra, **{name: a[mask] for name, a in parts.items()})
 
     @classmethod
     def concatenate(cls, parts):
-        """The sources of several `Sources`, one after the other."""
+        """Sources of several `Sources`, in their order."""
         names = [f.name for f in fields(cls) if f.name != "spectra"]
         arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         return cls(spectra=Spectra.concatenate([p.spectra for p in parts]), **arrays)
@@ -198,16 +161,9 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Counts distribution: N(>S) falls as ``S**-faint`` below a knee, as ``S**-bright`` above it.
+    """Source counts: a mean number above ``minimum``, and two slopes of N(>S) around a knee.
 
-    Attributes
-    ----------
-    number : float
-        Mean number of sources on the sky above ``minimum``.
-    minimum, knee, maximum : float
-        Photon fluxes in ph cm-2 s-1: the faintest, where the slope changes, and the brightest.
-    faint, bright : float
-        The slopes.
+    Fluxes are in ph cm-2 s-1; N(>S) falls as ``S**-faint`` below and ``S**-bright`` above the knee.
     """
 
     number: float
@@ -226,10 +182,10 @@ class _Counts:
         return np.minimum(np.where(u > at_knee, below, above), self.maximum)
 
 
-# Counts distributions of each population in the bands in which sources can be counted (GeV),
-# down to a tenth of what is detected. Above 10 GeV: 3FHL (arXiv:1702.00664), 682 sources above
+# Source counts of each population in the bands (GeV) in which sources can be counted, down to a
+# tenth of what is detected. Above 10 GeV: 3FHL (arXiv:1702.00664), 682 sources above
 # 4e-11 and 245 above 1e-10 ph cm-2 s-1 at |b| > 10 deg, and nearer the plane those of its classes.
-# In 1-100 GeV: 4FGL-DR3 (arXiv:2201.11184) and the pulsars in it. "SGU" are its soft Galactic
+# In 1-100 GeV: 4FGL-DR3 (arXiv:2201.11184) and its pulsars. "SGU" are its soft Galactic
 # unassociated sources, faint ones between 2 and 20 deg from the plane and towards the inner Galaxy.
 _COUNTS = {
     (10.0, 2000.0): {
@@ -249,30 +205,22 @@ _COUNTS = {
     },
 }
 
-
 _CLASS_OF = {
     "AGN": "AGN", "PSR": "PSR", "MSP": "PSR", "GAL": "GAL", "EXT": "GAL", "SGU": "GAL",
 }  # fmt: skip
 
 
-# Complexes along the plane in which half of the other Galactic sources gather, as in spiral arms.
-_N_CLUMPS = 60
-
-
-_CLUMP_DEG = (1.2, 0.25)
-
-
 def counted_band(energy_range):
     """Band (GeV) in which the sources of a sky of an energy range (GeV) are counted."""
-    bands = list(_COUNTS)
-    return bands[0] if energy_range[0] >= bands[0][0] else bands[1]
+    high, low = _COUNTS
+    return high if energy_range[0] >= high[0] else low
 
 
 def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0, extended=1.0):
-    """A population: AGN all over the sky, pulsars and other sources along the plane.
+    """Random population: AGN all over the sky, pulsars and other sources along the plane.
 
-    Positions, fluxes, spectra and sizes are drawn, never those of real sources. In either band the
-    numbers are those of the catalogues: 3FHL above 10 GeV, 4FGL in 1-100 GeV.
+    Positions, fluxes, spectra and sizes are drawn, never those of real sources. The mean numbers in
+    either band are those of the catalogues: 3FHL above 10 GeV, 4FGL in 1-100 GeV.
 
     Parameters
     ----------
@@ -287,52 +235,37 @@ def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0
     Returns
     -------
     Sources
-
-    Raises
-    ------
-    ValueError
-        If sources are not counted in this band.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from astro_unetloc.simulation.population import CLASSES, draw_sources
-    >>> sources = draw_sources(np.random.default_rng(0), agn=0, galactic=0, extended=0)
-    >>> {CLASSES[i] for i in sources.source_class}
-    {'PSR'}
     """
     counts = _COUNTS.get(tuple(band))
     if counts is None:
         known = " or ".join(f"{low:g}-{high:g}" for low, high in _COUNTS)
         raise InputError(f"band must be {known} GeV; got {band}; choose one of them")
-    factors = {"AGN": agn, "PSR": pulsars, "GAL": galactic}
+    factors = {"AGN": agn, "PSR": pulsars, "MSP": pulsars, "GAL": galactic, "SGU": galactic}
+    factors["EXT"] = extended
     clumps = _draw_clumps(rng)
     parts = []
     for name, distribution in counts.items():
-        factor = extended if name == "EXT" else factors[_CLASS_OF[name]]
-        n = rng.poisson(distribution.number * factor)
+        n = rng.poisson(distribution.number * factors[name])
         shapes = draw_shapes("GAL" if name == "EXT" else name, n, rng, band=band)
         spectra = shapes.scaled(distribution.draw(n, rng), *band)
-        kind, size = _draw_extension(n, rng) if name == "EXT" else _points(n)
+        shape, size = np.zeros(n, dtype=np.int8), np.zeros(n)
+        if name == "EXT":
+            shape, size = _draw_extension(n, rng)
         vectors = _draw_positions(name, n, rng, clumps)
         class_index = np.full(n, CLASSES.index(_CLASS_OF[name]), dtype=np.int8)
-        parts.append(Sources(vectors, spectra, class_index, kind, size))
+        parts.append(Sources(vectors, spectra, class_index, shape, size))
     return Sources.concatenate(parts)
 
 
-def _points(n):
-    return np.zeros(n, dtype=np.int8), np.zeros(n)
-
-
 def _draw_extension(n, rng):
-    """Shape and size in degrees: discs and Gaussians, as many of each."""
+    """Shapes and sizes in degrees: as many discs as Gaussians."""
     shape = rng.integers(1, 3, n).astype(np.int8)
     radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
-    return shape, np.where(shape == SHAPES.index("gaussian"), radius / GAUSSIAN_68, radius)
+    return shape, np.where(shape == SHAPES.index("gaussian"), radius / _GAUSSIAN_68, radius)
 
 
 def _draw_longitude(n, rng):
-    """Galactic longitudes: 60 % in a broad hump around the centre, the others everywhere."""
+    """Galactic longitudes: 60 % in a broad hump around the centre, the others uniform."""
     hump = rng.random(n) < 0.6
     return np.where(hump, rng.normal(0, 45, n), rng.uniform(-180, 180, n))
 
@@ -352,7 +285,7 @@ def _draw_positions(name, n, rng, clumps):
     if name == "SGU":
         return vectors_from_lonlat(rng.normal(0, 40, n), np.clip(rng.laplace(0, 4, n), -80, 80))
     lon = _draw_longitude(n, rng)
-    if name == "MSP":  # a thick disc seen from inside: half of them beyond 17 deg
+    if name == "MSP":  # a thick disc around the Sun: half of them beyond 17 deg
         lat = rng.laplace(0, 25, n)
         return vectors_from_lonlat(lon, (lat + 90) % 180 - 90)
     lat = rng.laplace(0, np.where(rng.random(n) < 0.6, 0.5, 3.0))

@@ -1,16 +1,11 @@
-"""The truth of a simulated sky as a table: every true source, with the catalogue's column names.
-
-Realizations of a sky: photons, not pixels, drawn from emission, exposure and PSF.
+"""Skies as the LAT would observe them: photons drawn from emission, exposure and PSF.
 
 Every photon starts at a true direction and energy and is displaced by the point-spread function;
-no noise is ever drawn on an image.
-
-Simulated skies as a user asks for them: photons or counts cubes, with their truth.
+no noise is drawn on an image. `simulate_sky` returns the photons with the table of true sources.
 """
 
 import os
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -21,7 +16,7 @@ from astro_unetloc.irf.psf import KingPSF, read_psf
 from astro_unetloc.irf.spectra import KINDS
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
-from astro_unetloc.maps.skymap import OnFirstUse, SkyMap
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.simulation.diffuse import (
     draw_true_photons,
     energy_bins,
@@ -47,124 +42,350 @@ __all__ = [
     "truth_table",
 ]
 
+# Energies (GeV) that are simulated by default: those of 3FHL.
+DEFAULT_RANGE = (10.0, 2000.0)
 
-def _tangent_wcs(center, width_deg, pixel_deg):
-    """Tangent-plane WCS around ``center`` (Galactic, degrees) and its pixels per side."""
-    from astropy.wcs import WCS
-
-    n_pix = int(round(width_deg / pixel_deg))
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
-    wcs.wcs.crval = list(center)
-    wcs.wcs.crpix = [(n_pix + 1) / 2] * 2
-    wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
-    return wcs, n_pix
+_WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+_NO_SOURCES = dict.fromkeys(("agn", "pulsars", "galactic", "extended"), 0.0)
+_N_CUBE_BINS = 16
+# The corners of an image on a tangent plane must stay well within 90 deg of its centre.
+_MAX_WIDTH_DEG = 80.0
 
 
-def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
-    """Bin photons into a square counts cube.
+@dataclass(frozen=True)
+class SimulatedSky:
+    """A realization: photons with their origin, and the true sources.
 
-    Parameters
+    Attributes
     ----------
     photons : Photons
-        Those outside are left out.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
-    center : pair of float
-        Galactic longitude and latitude in degrees.
-    width_deg, pixel_deg : float
-        Size of the image and of a pixel.
-
-    Returns
-    -------
-    counts : ndarray (n_energy, ny, nx) of int32
-        Photons.
-    wcs : WCS
-        Tangent-plane coordinates of the image.
-    """
-    wcs, n_pix = _tangent_wcs(center, width_deg, pixel_deg)
-    # all_world2pix knows no side of the sky: the far one is cut first
-    near = photons.vectors @ vectors_from_lonlat(*center) > 0.5
-    x, y = wcs.wcs_world2pix(*lonlat_from_vectors(photons.vectors[near]), 0)
-    edges = np.arange(n_pix + 1) - 0.5
-    sample = np.column_stack([photons.energy[near], y, x])
-    counts, _ = np.histogramdd(sample, bins=(np.asarray(energy_edges), edges, edges))
-    return counts.astype(np.int32), wcs
-
-
-def inside_image(wcs, shape, lon, lat):
-    """Whether positions (Quantity, in the frame of a WCS) lie in an image of shape (ny, nx)."""
-    x, y = wcs.wcs_world2pix(lon.to_value("deg"), lat.to_value("deg"), 0)
-    return (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
-
-
-def healpix_cube(photons, energy_edges, nside):
-    """Bin photons into HEALPix pixels (RING, Galactic).
-
-    Parameters
-    ----------
-    photons : Photons
-        Those outside the energies are left out.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
+        All photons, in no order.
+    origin : ndarray (n_photons,) of int32
+        Index of the source that emitted each photon; -1 for diffuse emission.
+    sources : Sources
+        The true sources, those without photons included.
     nside : int
-        Resolution.
+        HEALPix resolution of ``background`` (RING, Galactic).
+    energy_edges : ndarray (n_bins + 1,)
+        Edges of the bins of ``background`` in GeV; photons lie between the ends.
+    psf : KingPSF or TablePSF
+        Point-spread function of the photons.
+    background : ndarray (n_pixels, n_bins) of float32 or None
+        Expected diffuse photons per square degree and bin.
+    diffuse_drawn : bool
+        Whether ``photons`` includes those of diffuse emission.
+    footprint : SkyMap, optional
+        Sky area of the photons; the whole sky without it.
+    """
+
+    photons: Photons
+    origin: np.ndarray
+    sources: Sources
+    nside: int
+    energy_edges: np.ndarray
+    psf: object
+    background: np.ndarray | None = None
+    diffuse_drawn: bool = True
+    footprint: object = None
+
+
+def simulate_sky(
+    *,
+    years=7.0,
+    template=None,
+    variant="P6V11",
+    isotropic=None,
+    exposure=None,
+    psf=None,
+    psf_scale=1.0,
+    energy_range=DEFAULT_RANGE,
+    with_sources=True,
+    center=None,
+    radius=None,
+    rng=0,
+):
+    """Photons that the LAT would detect in survey mode, and the sources that emitted them.
+
+    Parameters
+    ----------
+    years : float
+        Time of observation; 7 years is the exposure of 3FHL.
+    template : str or path, optional
+        HEALPix FITS table of interstellar templates or a cube, see
+        `astro_unetloc.simulation.diffuse.interstellar`; built-in shapes without it.
+    variant : str
+        Set of templates of ``template``: "PIBREM+ICS", "API+AIC", "FPI+FIC" or "P6V11".
+    isotropic : str or path, optional
+        Isotropic spectrum in the official text format; built in without it.
+    exposure : str, path, SurveyExposure or MapExposure, optional
+        Exposure, such as a cube of gtexpcube2, instead of ``years`` of survey.
+    psf : str, path, KingPSF or TablePSF, optional
+        Point-spread function, such as a table of gtpsf, instead of the built-in one.
+    psf_scale : float
+        Factor on the width of the built-in point-spread function.
+    energy_range : pair of float
+        In GeV, between 0.3 and 2000. Below 10 GeV the whole sky holds tens of millions of photons:
+        give a ``center`` and a ``radius`` if a part of it is enough.
+    with_sources : bool
+        Whether the sky has sources; without them every detection is a false positive.
+    center : SkyCoord, optional
+        Centre of a cone to keep; the whole sky without it.
+    radius : Quantity [angle], optional
+        Radius of the cone; given with ``center``, and only with it.
+    rng : int or numpy.random.Generator
+        Seed or source of randomness. A cone has the sources of the whole sky of the same seed, but
+        photons of its own.
 
     Returns
     -------
-    ndarray (n_energy, 12 * nside**2) of int32
-        Photons.
+    sky_map : SkyMap
+        The photons as events.
+    truth : QTable
+        The true sources in that part of the sky, see `truth_table`: names, positions, ``Flux``
+        (above 10 GeV, or of 1-100 GeV if the range starts lower), ``Spectral_Index``, ``Class``,
+        ``Npred`` (the expected number of detected photons), ``Shape``, ``Radius`` (0 for point
+        sources) and spectrum.
+
+    Raises
+    ------
+    ValueError
+        If the variant is unknown, a number is not positive, the energies are not covered, or only
+        one of ``center`` and ``radius`` is given.
+
+    Examples
+    --------
+    >>> from astro_unetloc import simulate_sky
+    >>> sky_map, truth = simulate_sky(years=0.1, rng=1)
+    >>> sky_map.n_photons > 5_000
+    True
     """
+    cone = _cone(center, radius)
+    sky, exposure = simulate_photons(
+        years=years, template=template, variant=variant, isotropic=isotropic, exposure=exposure,
+        psf=psf, psf_scale=psf_scale, energy_range=energy_range, with_sources=with_sources,
+        cone=cone, rng=rng,
+    )  # fmt: skip
+    edges = sky.energy_edges[[0, -1]]
+    sky_map = SkyMap(
+        events=sky.photons,
+        footprint=_WHOLE_SKY if cone is None else cone,
+        energy_edges=edges,
+        name="simulated sky",
+    )
+    sources = sky.sources if cone is None else sky.sources.select(cone.covers(sky.sources.vectors))
+    return sky_map, truth_table(sources, exposure, band=tuple(edges))
+
+
+def _cone(center, radius):
+    """Part of the sky to keep; None for all of it."""
+    if (center is None) != (radius is None):
+        raise InputError(
+            f"center and radius belong together; got center {center} and radius {radius}; "
+            "give both, or neither for the whole sky"
+        )
+    if center is None:
+        return None
+    return DiscFootprint(center.galactic.cartesian.xyz.value, float(radius.to_value("deg")))
+
+
+def simulate_photons(
+    *,
+    years=7.0,
+    template=None,
+    variant="P6V11",
+    isotropic=None,
+    exposure=None,
+    psf=None,
+    psf_scale=1.0,
+    energy_range=DEFAULT_RANGE,
+    with_sources=True,
+    with_background=False,
+    cone=None,
+    rng=0,
+):
+    """`SimulatedSky` of the options of `simulate_sky`, and the exposure that detected its photons.
+
+    ``cone`` is the `DiscFootprint` of the photons that are kept; ``with_background`` also computes
+    the expected diffuse photons.
+    """
+    _check_positive(years=years, psf_scale=psf_scale)
+    rng = np.random.default_rng(rng)
+    diffuse = interstellar(template, variant=variant, isotropic=isotropic)
+    exposure = SurveyExposure(years) if exposure is None else _read(exposure, read_exposure)
+    psf = KingPSF(psf_scale) if psf is None else _read(psf, read_psf)
+    energy_range = tuple(float(energy) for energy in energy_range)
+    diffuse = perturb(diffuse, rng)
+    numbers = {} if with_sources else _NO_SOURCES
+    sources = draw_sources(rng, band=counted_band(energy_range), **numbers)
+    sky = draw_photons(
+        diffuse, sources, exposure=exposure, psf=psf, rng=rng, energy_range=energy_range,
+        cone=cone, with_background=with_background,
+    )  # fmt: skip
+    return sky, exposure
+
+
+def _check_positive(**values):
+    """Raise unless all values are positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < np.inf:
+            raise InputError(f"{name} must be a positive number; got {value:g}; give another")
+
+
+def _read(response, read):
+    """A response itself, or read from its file."""
+    return read(response) if isinstance(response, str | os.PathLike) else response
+
+
+def draw_photons(
+    diffuse,
+    sources,
+    *,
+    exposure,
+    psf,
+    rng,
+    energy_range=DEFAULT_RANGE,
+    cone=None,
+    with_diffuse=True,
+    with_background=False,
+):
+    """Realization of given emission and sources.
+
+    Parameters
+    ----------
+    diffuse : Diffuse
+        Interstellar and isotropic emission.
+    sources : Sources
+        True sources.
+    exposure, psf : SurveyExposure or MapExposure, KingPSF or TablePSF
+        Response of the telescope.
+    rng : numpy.random.Generator
+        Source of randomness.
+    energy_range : pair of float
+        In GeV.
+    cone : DiscFootprint, optional
+        Part of the sky whose photons are kept; the whole sky without it.
+    with_diffuse, with_background : bool
+        Whether photons of diffuse emission are drawn, and whether the expected ones are computed.
+
+    Returns
+    -------
+    SimulatedSky
+    """
+    edges = energy_bins(*energy_range)
+    parts = list(_draw_source_photons(sources, exposure, psf, edges[[0, -1]], cone, rng))
+    if with_diffuse:
+        wanted = None if cone is None else _pixels_around(cone, psf.max_offset_deg, diffuse.nside)
+        for true in draw_true_photons(diffuse, exposure, edges, rng, wanted=wanted):
+            photons = _blur(true, psf, rng)
+            photons = photons if cone is None else photons.select(cone.covers(photons.vectors))
+            parts.append((photons, np.full(len(photons), -1, dtype=np.int32)))
+    background = expected_density(diffuse, exposure, psf, edges) if with_background else None
+    return SimulatedSky(
+        photons=Photons.concatenate([part for part, _ in parts]),
+        origin=np.concatenate([origin for _, origin in parts]),
+        sources=sources,
+        nside=diffuse.nside,
+        energy_edges=edges,
+        psf=psf,
+        background=background,
+        diffuse_drawn=with_diffuse,
+    )
+
+
+def _draw_source_photons(sources, exposure, psf, band, cone, rng):
+    """Photons of sources and the index of their source, (Photons, (n,)), a chunk at a time."""
+    rows = np.arange(len(sources))
+    if cone is not None:
+        distance = separation_deg(sources.vectors, cone.center)
+        rows = rows[distance <= cone.radius_deg + psf.max_offset_deg + 5 * sources.radius_deg]
+    chosen = sources.select(rows)
+    expected = chosen.spectra.flux(*band) * exposure.sky(chosen.vectors)
+    chunk = (np.cumsum(expected) // CHUNK_PHOTONS).astype(int)
+    for number in range(chunk.max(initial=0) + 1):
+        here = np.flatnonzero(chunk == number)
+        part = chosen.select(here)
+        origin, true = _draw_true_photons_of(part, expected[here], exposure, band, rng)
+        photons, origin = _blur(true, psf, rng), rows[here][origin]
+        if cone is not None:
+            inside = cone.covers(photons.vectors)
+            photons, origin = photons.select(inside), origin[inside]
+        yield photons, origin.astype(np.int32)
+
+
+def _draw_true_photons_of(sources, expected, exposure, band, rng):
+    """Source index (n,) and true `Photons` of the expected photons that the exposure detects."""
+    emin, emax = band
+    origin = np.repeat(np.arange(len(sources), dtype=np.int32), rng.poisson(expected))
+    energy = sources.spectra.draw_energy(origin, rng, emin=emin, emax=emax)
+    detected = rng.random(len(origin)) < exposure.relative(energy)
+    origin, energy = origin[detected], energy[detected]
+    return origin, Photons(_draw_directions(sources, origin, rng), energy)
+
+
+def _draw_directions(sources, origin, rng):
+    """True directions (n, 3) of photons of sources: their position, or a point of their shape."""
+    vectors = sources.vectors[origin]
+    wide = np.flatnonzero(sources.size_deg[origin])
+    source = origin[wide]
+    u = 1 - rng.random(len(wide))  # never zero
+    gaussian = sources.shape[source] == SHAPES.index("gaussian")
+    offset = sources.size_deg[source] * np.where(gaussian, np.sqrt(-2 * np.log(u)), np.sqrt(u))
+    vectors[wide] = _displace(vectors[wide], offset, rng)
+    return vectors
+
+
+def _blur(photons, psf, rng):
+    """Photons displaced by the point-spread function."""
+    offset = psf.sample_offset(photons.energy, rng)
+    return Photons(_displace(photons.vectors, offset, rng), photons.energy)
+
+
+def _displace(vectors, offset_deg, rng):
+    """Move unit vectors (n, 3) by given angles in random directions."""
+    x, y, z = vectors.T
+    angle, offset = rng.uniform(0, 2 * np.pi, len(vectors)), np.radians(offset_deg)
+    # unit vectors to the east and north; any pair serves near a pole
+    rho = np.hypot(x, y)
+    polar = rho < 1e-9
+    east_x, east_y = np.where(polar, [[1.0], [0.0]], [-y, x] / np.where(polar, 1.0, rho))
+    along, east, north = np.cos(offset), np.sin(offset) * np.cos(angle), np.sin(offset)
+    north = north * np.sin(angle)
+    moved = np.stack(
+        [
+            along * x + east * east_x - north * z * east_y,
+            along * y + east * east_y + north * z * east_x,
+            along * z + north * (x * east_y - y * east_x),
+        ],
+        axis=-1,
+    )
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+def _pixels_around(cone, reach_deg, nside):
+    """Mask (n_pixels,) of HEALPix pixels (RING) whose photons may be displaced into a cone."""
     import healpy
 
-    pixel = healpy.vec2pix(nside, *photons.vectors.T, nest=False)
-    energy_bin = np.searchsorted(energy_edges, photons.energy, side="right") - 1
-    n_bins, n_pixels = len(energy_edges) - 1, 12 * nside**2
-    inside = (energy_bin >= 0) & (energy_bin < n_bins)
-    place = energy_bin[inside] * n_pixels + pixel[inside]
-    return np.bincount(place, minlength=n_bins * n_pixels).reshape(n_bins, -1).astype(np.int32)
+    radius = min(cone.radius_deg + reach_deg, 180.0)
+    wanted = np.zeros(12 * nside**2, dtype=bool)
+    wanted[healpy.query_disc(nside, cone.center, np.radians(radius), inclusive=True)] = True
+    return wanted
+
+
+# True sources
 
 
 def expected_photons(sources, exposure, band):
-    """Photons that a survey detects of each source on average.
-
-    Parameters
-    ----------
-    sources : Sources
-        The n true sources.
-    exposure : SurveyExposure
-        Exposure of the sky.
-    band : pair of float
-        In GeV.
-
-    Returns
-    -------
-    ndarray (n,)
-    """
+    """Mean number of detected photons (n,) of n sources in a band (GeV) and an exposure."""
     return sources.spectra.flux(*band, weight=exposure.relative) * exposure.sky(sources.vectors)
 
 
 def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
-    """True sources in the columns of the catalogue, and their spectra and shapes.
+    """Table of the true sources in the columns of the catalogue, with their spectra and shapes.
 
-    Parameters
-    ----------
-    sources : Sources
-        The n true sources.
-    exposure : SurveyExposure
-        Exposure of the sky, for ``Npred``.
-    band : pair of float
-        Band in GeV of ``Npred``, and of ``Flux`` and ``Spectral_Index`` too if it begins at 10 GeV
-        or above; these are of 1-100 GeV otherwise, as in the 4FGL catalogue.
-
-    Returns
-    -------
-    QTable
-        ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``GLON``, ``GLAT``, ``Flux`` and
-        ``Spectral_Index`` (mean over the photons), ``Class``, ``Npred`` (expected
-        number of detected photons), ``Shape`` and ``Radius`` (of a disc; of a Gaussian the one
-        that holds 68 %; 0 of a point source), then the spectrum: ``SpectrumType`` and the
-        parameters of `astro_unetloc.irf.spectra.Spectra`, ``Flux_Density`` being its amplitude.
+    ``Npred`` is the mean number of detected photons in ``band`` (GeV). ``Flux`` and
+    ``Spectral_Index`` (the mean over the photons) are of the same band if it begins at 10 GeV or
+    above, else of 1-100 GeV as in the 4FGL catalogue. ``Radius`` is 0 for a point source and holds
+    68 % of a Gaussian. The spectrum has the parameters of `astro_unetloc.irf.spectra.Spectra`.
     """
     import astropy.units as u
     from astropy.coordinates import SkyCoord
@@ -200,362 +421,7 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
     return table
 
 
-# Energies (GeV) that are simulated if nothing else is asked for: those of 3FHL.
-DEFAULT_RANGE = (10.0, 2000.0)
-
-
-@dataclass(frozen=True)
-class SimulatedSky:
-    """A realization: photons with their origin, and the truth they came from.
-
-    Attributes
-    ----------
-    photons : Photons
-        All photons, in no order.
-    origin : ndarray (n_photons,) of int32
-        Index of the source that emitted each photon; -1 for diffuse emission.
-    sources : Sources
-        The true sources, those without photons included.
-    nside : int
-        HEALPix resolution of ``background`` (RING, Galactic).
-    energy_edges : ndarray (n_bins + 1,)
-        Edges of the bins of ``background`` in GeV; photons lie between the ends.
-    psf : KingPSF or TablePSF
-        Point-spread function of the photons.
-    background : ndarray (n_pixels, n_bins) of float32
-        Expected diffuse photons per square degree and bin; made when it is first read.
-    diffuse_drawn : bool
-        Whether ``photons`` holds those of diffuse emission, not only those of sources.
-    footprint : SkyMap, optional
-        Where photons were kept; everywhere without it.
-    """
-
-    photons: Photons
-    origin: np.ndarray
-    sources: Sources
-    nside: int
-    energy_edges: np.ndarray
-    psf: object
-    background: np.ndarray = OnFirstUse()
-    diffuse_drawn: bool = True
-    footprint: object = None
-
-
-def _displace(vectors, offset_deg, rng):
-    """Move unit vectors (n, 3) by given angles in random directions."""
-    x, y, z = vectors.T
-    angle, offset = rng.uniform(0, 2 * np.pi, len(vectors)), np.radians(offset_deg)
-    # unit vectors to the east and north; near a pole any pair will do
-    rho = np.hypot(x, y)
-    polar = rho < 1e-9
-    east_x, east_y = np.where(polar, [[1.0], [0.0]], [-y, x] / np.where(polar, 1.0, rho))
-    along, east, north = np.cos(offset), np.sin(offset) * np.cos(angle), np.sin(offset)
-    north = north * np.sin(angle)
-    moved = np.stack(
-        [
-            along * x + east * east_x - north * z * east_y,
-            along * y + east * east_y + north * z * east_x,
-            along * z + north * (x * east_y - y * east_x),
-        ],
-        axis=-1,
-    )
-    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
-
-
-def _draw_from_sources(sources, expected, exposure, band, rng):
-    """Source index (n,), true positions (n, 3) and energies (n,) of the photons of sources.
-
-    Of the ``expected`` photons of each source those stay that the exposure at their energy sees.
-    """
-    emin, emax = band
-    number = rng.poisson(expected)
-    origin = np.repeat(np.arange(len(sources), dtype=np.int32), number)
-    energy = sources.spectra.draw_energy(origin, rng, emin=emin, emax=emax)
-    seen = rng.random(len(origin)) < exposure.relative(energy)
-    origin, energy = origin[seen], energy[seen]
-    return origin, _draw_directions(sources, origin, rng), energy
-
-
-def _draw_directions(sources, origin, rng):
-    """True directions (n, 3) of photons of sources: their position, or a point of their shape."""
-    vectors = sources.vectors[origin]
-    wide = np.flatnonzero(sources.size_deg[origin])
-    source = origin[wide]
-    u = 1 - rng.random(len(wide))  # never zero
-    gaussian = sources.shape[source] == SHAPES.index("gaussian")
-    offset = sources.size_deg[source] * np.where(gaussian, np.sqrt(-2 * np.log(u)), np.sqrt(u))
-    vectors[wide] = _displace(vectors[wide], offset, rng)
-    return vectors
-
-
-def draw_photons(
-    diffuse,
-    sources,
-    *,
-    exposure,
-    psf,
-    rng,
-    energy_range=DEFAULT_RANGE,
-    cone=None,
-    with_diffuse=True,
-):
-    """Photons of a sky.
-
-    Parameters
-    ----------
-    diffuse : Diffuse
-        Interstellar and isotropic emission.
-    sources : Sources
-        True sources.
-    exposure : SurveyExposure or MapExposure
-        Exposure of the sky.
-    psf : KingPSF or TablePSF
-        Point-spread function.
-    rng : numpy.random.Generator
-        Source of randomness.
-    energy_range : pair of float
-        In GeV.
-    cone : DiscFootprint, optional
-        The part of the sky whose photons are kept; the whole sky without it.
-    with_diffuse : bool
-        Whether photons of diffuse emission are drawn; the expected ones are known in any case.
-
-    Returns
-    -------
-    SimulatedSky
-    """
-    edges = energy_bins(*energy_range)
-    parts = list(_draw_source_photons(sources, exposure, psf, edges[[0, -1]], cone, rng))
-    if with_diffuse:
-        wanted = None if cone is None else _pixels_around(cone, psf.max_offset_deg, diffuse.nside)
-        for true in draw_true_photons(diffuse, exposure, edges, rng, wanted=wanted):
-            photons = _see(true, psf, rng)
-            photons = photons if cone is None else photons.select(cone.covers(photons.vectors))
-            parts.append((photons, np.full(len(photons), -1, dtype=np.int32)))
-    return SimulatedSky(
-        photons=Photons.concatenate([part for part, _ in parts]),
-        origin=np.concatenate([origin for _, origin in parts]),
-        sources=sources,
-        background=partial(expected_density, diffuse, exposure, psf, edges),
-        nside=diffuse.nside,
-        energy_edges=edges,
-        psf=psf,
-        diffuse_drawn=with_diffuse,
-    )
-
-
-def _draw_source_photons(sources, exposure, psf, band, cone, rng):
-    """Photons of sources and the index of their source, (Photons, (n,)), a chunk at a time."""
-    rows = np.arange(len(sources))
-    if cone is not None:
-        near = separation_deg(sources.vectors, cone.center)
-        rows = rows[near <= cone.radius_deg + psf.max_offset_deg + 5 * sources.radius_deg]
-    chosen = sources.select(rows)
-    expected = chosen.spectra.flux(*band) * exposure.sky(chosen.vectors)
-    chunk = (np.cumsum(expected) // CHUNK_PHOTONS).astype(int)
-    for number in range(chunk.max(initial=0) + 1):
-        here = np.flatnonzero(chunk == number)
-        origin, vectors, energy = _draw_from_sources(
-            chosen.select(here), expected[here], exposure, band, rng
-        )
-        photons, origin = _see(Photons(vectors, energy), psf, rng), rows[here][origin]
-        if cone is not None:
-            inside = cone.covers(photons.vectors)
-            photons, origin = photons.select(inside), origin[inside]
-        yield photons, origin.astype(np.int32)
-
-
-def _see(photons, psf, rng):
-    """Photons displaced by the point-spread function."""
-    offset = psf.sample_offset(photons.energy, rng)
-    return Photons(_displace(photons.vectors, offset, rng), photons.energy)
-
-
-def _pixels_around(cone, reach_deg, nside):
-    """HEALPix pixels (RING) from which a photon may be displaced into a cone, mask (n_pixels,)."""
-    import healpy
-
-    radius = min(cone.radius_deg + reach_deg, 180.0)
-    wanted = np.zeros(12 * nside**2, dtype=bool)
-    wanted[healpy.query_disc(nside, cone.center, np.radians(radius), inclusive=True)] = True
-    return wanted
-
-
-_WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
-
-
-_NO_SOURCES = dict.fromkeys(("agn", "pulsars", "galactic", "extended"), 0.0)
-
-
-_N_CUBE_BINS = 16
-
-
-# A tangent plane stretches without end: its corners must stay well within 90 deg of its centre.
-_MAX_WIDTH_DEG = 80.0
-
-
-def simulate_photons(
-    *,
-    years=7.0,
-    template=None,
-    variant="P6V11",
-    isotropic=None,
-    exposure=None,
-    psf=None,
-    psf_scale=1.0,
-    energy_range=DEFAULT_RANGE,
-    with_sources=True,
-    cone=None,
-    rng=0,
-):
-    """Simulate the photons of the sky, each with its origin.
-
-    Parameters
-    ----------
-    years, template, variant, isotropic, exposure, psf, psf_scale, energy_range, with_sources
-        See `simulate_sky`.
-    cone : DiscFootprint, optional
-        The part of the sky whose photons are kept; the whole sky without it.
-    rng : int or numpy.random.Generator
-        Seed or source of randomness.
-
-    Returns
-    -------
-    sky : SimulatedSky
-        The photons, their origin and the true sources.
-    exposure : SurveyExposure or MapExposure
-        The exposure that detected them.
-
-    Raises
-    ------
-    ValueError
-        If the variant is unknown, a number is not positive, or a file does not fit.
-    """
-    _check_positive(years=years, psf_scale=psf_scale)
-    rng = np.random.default_rng(rng)
-    diffuse = interstellar(template, variant=variant, isotropic=isotropic)
-    exposure = SurveyExposure(years) if exposure is None else _read(exposure, read_exposure)
-    psf = KingPSF(psf_scale) if psf is None else _read(psf, read_psf)
-    energy_range = tuple(float(energy) for energy in energy_range)
-    diffuse = perturb(diffuse, rng)
-    numbers = {} if with_sources else _NO_SOURCES
-    sources = draw_sources(rng, band=counted_band(energy_range), **numbers)
-    sky = draw_photons(
-        diffuse, sources, exposure=exposure, psf=psf, rng=rng, energy_range=energy_range, cone=cone
-    )
-    return sky, exposure
-
-
-def _read(response, read):
-    """A response itself, or read from its file."""
-    return read(response) if isinstance(response, str | os.PathLike) else response
-
-
-def simulate_sky(
-    *,
-    years=7.0,
-    template=None,
-    variant="P6V11",
-    isotropic=None,
-    exposure=None,
-    psf=None,
-    psf_scale=1.0,
-    energy_range=DEFAULT_RANGE,
-    with_sources=True,
-    center=None,
-    radius=None,
-    rng=0,
-):
-    """Simulate all photons that the LAT would detect in survey mode.
-
-    Parameters
-    ----------
-    years : float
-        Time of observation; 7 years is the exposure of 3FHL.
-    template : str or path, optional
-        HEALPix FITS table of interstellar templates or a cube, see
-        `astro_unetloc.simulation.diffuse.interstellar`; built-in shapes without it.
-    variant : str
-        Which set of templates of ``template``: "PIBREM+ICS", "API+AIC", "FPI+FIC" or "P6V11".
-    isotropic : str or path, optional
-        Isotropic spectrum in the official text format; built in without it.
-    exposure : str, path, SurveyExposure or MapExposure, optional
-        Exposure, such as a cube of gtexpcube2, instead of so many years of survey.
-    psf : str, path, KingPSF or TablePSF, optional
-        Point-spread function, such as a table of gtpsf, instead of the built-in one.
-    psf_scale : float
-        Factor on the width of the built-in point-spread function.
-    energy_range : pair of float
-        In GeV, between 0.3 and 2000. Below 10 GeV the whole sky holds tens of millions of photons:
-        give a ``center`` and a ``radius`` where a part will do.
-    with_sources : bool
-        Whether the sky has sources; without them everything that is found is a false alarm.
-    center : SkyCoord, optional
-        Centre of a cone to keep; the whole sky without it.
-    radius : Quantity [angle], optional
-        Radius of the cone; given with ``center``, and only with it.
-    rng : int or numpy.random.Generator
-        Seed or source of randomness. A cone has the sources of the whole sky of the same seed, but
-        photons of its own.
-
-    Returns
-    -------
-    sky_map : SkyMap
-        The photons as events.
-    truth : QTable
-        The true sources of that part of the sky, see `truth_table`: names,
-        positions, ``Flux`` (above 10 GeV, or of 1-100 GeV if the range starts lower),
-        ``Spectral_Index``, ``Class``, ``Npred`` (the expected number of detected photons),
-        ``Shape``, ``Radius`` (0 for point sources) and spectrum.
-
-    Raises
-    ------
-    ValueError
-        If the variant is unknown, a number is not positive, the energies are not covered, or only
-        one of ``center`` and ``radius`` is given.
-
-    Examples
-    --------
-    >>> from astro_unetloc import simulate_sky
-    >>> sky_map, truth = simulate_sky(years=0.1, rng=1)
-    >>> sky_map.n_photons > 5_000
-    True
-    """
-    cone = _cone(center, radius)
-    sky, exposure = simulate_photons(
-        years=years, template=template, variant=variant, isotropic=isotropic, exposure=exposure,
-        psf=psf, psf_scale=psf_scale, energy_range=energy_range, with_sources=with_sources,
-        cone=cone, rng=rng,
-    )  # fmt: skip
-    edges = sky.energy_edges[[0, -1]]
-    sky_map = SkyMap(
-        events=sky.photons,
-        footprint=_WHOLE_SKY if cone is None else cone,
-        energy_edges=edges,
-        name="simulated sky",
-    )
-    sources = sky.sources
-    if cone is not None:
-        sources = sources.select(cone.covers(sources.vectors))
-    return sky_map, truth_table(sources, exposure, band=tuple(edges))
-
-
-def _check_positive(**values):
-    for name, value in values.items():
-        if not 0 < value < np.inf:
-            raise InputError(f"{name} must be a positive number; got {value:g}; give another")
-
-
-def _cone(center, radius):
-    """The part of the sky to keep; None for all of it."""
-    if (center is None) != (radius is None):
-        raise InputError(
-            f"center and radius belong together; got center {center} and radius {radius}; "
-            "give both, or neither for the whole sky"
-        )
-    if center is None:
-        return None
-    return DiscFootprint(center.galactic.cartesian.xyz.value, float(radius.to_value("deg")))
+# Images and cubes
 
 
 def check_image(center, width_deg, pixel_deg):
@@ -572,8 +438,58 @@ def check_image(center, width_deg, pixel_deg):
         )
 
 
+def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
+    """Counts (n_energy, ny, nx) of int32 of photons in a square image, and its tangent-plane WCS.
+
+    ``energy_edges`` are in GeV, ``center`` is a Galactic longitude and latitude in degrees. Photons
+    outside are left out.
+    """
+    from astropy.wcs import WCS
+
+    n_pix = int(round(width_deg / pixel_deg))
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
+    wcs.wcs.crval = list(center)
+    wcs.wcs.crpix = [(n_pix + 1) / 2] * 2
+    wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
+    x, y = _image_position(wcs, photons.vectors)
+    edges = np.arange(n_pix + 1) - 0.5
+    sample = np.column_stack([photons.energy, y, x])
+    counts, _ = np.histogramdd(sample, bins=(np.asarray(energy_edges), edges, edges))
+    return counts.astype(np.int32), wcs
+
+
+def _image_position(wcs, vectors):
+    """0-based pixel coordinates x, y of directions (n, 3); NaN on the far side of the sky."""
+    near = vectors @ vectors_from_lonlat(*wcs.wcs.crval) > 0.5  # the projection is ambiguous
+    position = np.full((2, len(vectors)), np.nan)
+    position[:, near] = wcs.wcs_world2pix(*lonlat_from_vectors(vectors[near]), 0)
+    return position
+
+
+def inside_image(wcs, shape, vectors):
+    """Whether directions (n, 3) lie in an image of shape (ny, nx) and a tangent-plane WCS."""
+    x, y = _image_position(wcs, vectors)
+    return (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
+
+
+def healpix_cube(photons, energy_edges, nside):
+    """Counts (n_energy, n_pixels) of int32 of photons in HEALPix pixels (RING, Galactic).
+
+    Photons outside the ``energy_edges`` (n_energy + 1,) in GeV are left out.
+    """
+    import healpy
+
+    pixel = healpy.vec2pix(nside, *photons.vectors.T, nest=False)
+    energy_bin = np.searchsorted(energy_edges, photons.energy, side="right") - 1
+    n_bins, n_pixels = len(energy_edges) - 1, 12 * nside**2
+    inside = (energy_bin >= 0) & (energy_bin < n_bins)
+    index = energy_bin[inside] * n_pixels + pixel[inside]
+    return np.bincount(index, minlength=n_bins * n_pixels).reshape(n_bins, -1).astype(np.int32)
+
+
 def simulate_cube(*, center, width_deg, pixel_deg, **options):
-    """Simulate a square counts cube in sixteen logarithmic energy bins.
+    """Square counts cube of a simulated sky in sixteen logarithmic energy bins.
 
     Parameters
     ----------
@@ -586,24 +502,13 @@ def simulate_cube(*, center, width_deg, pixel_deg, **options):
 
     Returns
     -------
-    counts : ndarray (16, ny, nx) of int32
-        Photons.
-    wcs : WCS
-        Celestial coordinates of the image.
-    energy_edges : ndarray (17,)
-        In GeV.
-    truth : QTable
-        The true sources inside the image.
-
-    Raises
-    ------
-    ValueError
-        If the image has no pixels or does not fit on a tangent plane, or as `simulate_sky`.
+    counts, wcs, energy_edges, truth : ndarray (16, ny, nx), WCS, ndarray (17,), QTable
+        Photons, coordinates of the image, energies in GeV, true sources inside the image.
     """
-    check_image(center, width_deg, pixel_deg)
     import astropy.units as u
     from astropy.coordinates import SkyCoord
 
+    check_image(center, width_deg, pixel_deg)
     sky_map, truth = simulate_sky(
         **options,
         center=SkyCoord(*center, unit="deg", frame="galactic"),
@@ -613,5 +518,5 @@ def simulate_cube(*, center, width_deg, pixel_deg, **options):
     counts, wcs = counts_cube(
         sky_map.events, edges, center=center, width_deg=width_deg, pixel_deg=pixel_deg
     )
-    inside = inside_image(wcs, counts.shape[1:], truth["GLON"], truth["GLAT"])
-    return counts, wcs, edges, truth[inside]
+    positions = vectors_from_lonlat(truth["GLON"].to_value("deg"), truth["GLAT"].to_value("deg"))
+    return counts, wcs, edges, truth[inside_image(wcs, counts.shape[1:], positions)]

@@ -196,6 +196,7 @@ def simulated_sky(rng, template, energy_range):
         rng=rng,
         energy_range=energy_range,
         with_diffuse=False,
+        with_background=True,
     )
 
 

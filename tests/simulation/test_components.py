@@ -8,6 +8,7 @@ from astropy.io import fits
 from made_sets import assert_same_set
 
 from astro_unetloc import read_catalog, read_map
+from astro_unetloc.irf.psf import KingPSF, read_psf
 from astro_unetloc.simulation.files import COMPONENTS, read_components, simulate_components, sky_of
 from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 from astro_unetloc.training.make import make_patch_set
@@ -209,6 +210,24 @@ def test_patches_can_be_observed(image):
     patch = PatchObserver(sky, BAND_EDGES).observe(plane, observation, np.random.default_rng(0))
     assert patch.counts.sum() > 1000
     assert patch.labelled.any()
+
+
+def test_photons_have_the_psf_that_the_folder_states_or_that_is_given(copy, real_data):
+    assert read(copy).psf == KingPSF()
+    table = real_data / "3fhl/fermi_3fhl_psf_gc.fits.gz"
+    shutil.copy(table, copy / "psf.fits.gz")
+    components = read(copy)
+    expected = read_psf(table).containment_radius(0.68, 20.0)
+    assert sky_of(components).psf.containment_radius(0.68, 20.0) == expected
+    assert sky_of(components, psf=KingPSF(2.0)).psf == KingPSF(2.0)
+
+
+def test_psf_file_of_a_simulated_folder_is_kept_in_it(tmp_path, real_data):
+    table = real_data / "3fhl/fermi_3fhl_psf_gc.fits.gz"
+    folder = tmp_path / "sky"
+    simulate_components(folder, **IMAGE | {"width_deg": 2.0}, psf=table)
+    expected = read_psf(table).containment_radius(0.68, 20.0)
+    assert read(folder).psf.containment_radius(0.68, 20.0) == expected
 
 
 # Whole or not at all

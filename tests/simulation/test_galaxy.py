@@ -47,12 +47,12 @@ def test_drawn_galaxies_differ_and_stay_valid():
 
 def test_clouds_move_emission_but_keep_it():
     gas = galaxy_shapes(Galaxy(), 64)["GAS"]
-    cloudy = [add_clouds(gas, 64, np.random.default_rng(s), share=0.2) for s in (1, 1, 2)]
+    cloudy = [add_clouds(gas, 64, np.random.default_rng(s), fraction=0.2) for s in (1, 1, 2)]
     np.testing.assert_array_equal(cloudy[0], cloudy[1])
     assert not np.array_equal(cloudy[0], cloudy[2])
     assert cloudy[0].mean() == pytest.approx(gas.mean())
     assert cloudy[0].min() >= 0
-    np.testing.assert_allclose(add_clouds(gas, 64, np.random.default_rng(1), share=0.0), gas)
+    np.testing.assert_allclose(add_clouds(gas, 64, np.random.default_rng(1), fraction=0.0), gas)
 
 
 def test_equal_weights_do_not_tilt():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
-from astro_unetloc.simulation.population import CLASSES, GAUSSIAN_68, Sources, draw_sources
+from astro_unetloc.simulation.population import CLASSES, Sources, draw_sources
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,3 @@ def test_no_sources_make_an_empty_population():
 def test_unknown_band_is_refused():
     with pytest.raises(ValueError, match="band must be 10-2000 or 1-100 GeV; got"):
         draw_sources(np.random.default_rng(0), band=(3.0, 300.0))
-
-
-def test_a_gaussian_holds_68_percent_within_its_radius():
-    assert 1 - np.exp(-(GAUSSIAN_68**2) / 2) == pytest.approx(0.68, abs=1e-5)

@@ -71,8 +71,9 @@ def test_diffuse_photons_are_poisson_around_their_expectation():
     expected, found = 0.0, []
     for seed in range(60):
         sky = draw_photons(
-            diffuse, none, exposure=exposure, psf=psf, rng=np.random.default_rng(seed)
-        )
+            diffuse, none, exposure=exposure, psf=psf, rng=np.random.default_rng(seed),
+            with_background=True,
+        )  # fmt: skip
         found.append(np.histogram(sky.photons.energy, ENERGY_EDGES)[0])
         expected = sky.background.sum(axis=0) * 41252.96 / 768
     found = np.array(found)

@@ -4,7 +4,6 @@ import io
 import healpy
 import numpy as np
 import pytest
-from astropy import units as u
 from astropy.io import fits
 
 from astro_unetloc.maps.photons import Photons
@@ -83,8 +82,8 @@ def test_keywords_come_into_the_header():
 
 def test_positions_inside_an_image():
     _, wcs = make_cube()
-    lon, lat = [0.0, 1.9, 2.1, 0.0] * u.deg, [0.0, 1.9, 0.0, -3.0] * u.deg
-    assert inside_image(wcs, (40, 40), lon, lat).tolist() == [True, True, False, False]
+    vectors = vectors_from_lonlat([0.0, 1.9, 2.1, 0.0, 180.0], [0.0, 1.9, 0.0, -3.0, 0.0])
+    assert inside_image(wcs, (40, 40), vectors).tolist() == [True, True, False, False, False]
 
 
 # HEALPix cubes and events with their origin
