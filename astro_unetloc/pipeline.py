@@ -1,45 +1,275 @@
-"""The whole chain: read map, project patches, predict, cluster, localize, measure, catalogue."""
+"""The search: read map, project patches, predict, cluster, localize, measure, catalogue."""
 
+import inspect
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
 
-from astro_unetloc.catalog.columns import FLAGS
+from astro_unetloc.catalog.columns import set_flag
 from astro_unetloc.catalog.match import inside_extended
 from astro_unetloc.catalog.read import read_extended
-from astro_unetloc.catalog.table import make_catalog
-from astro_unetloc.detection.clustering import find_clusters
-from astro_unetloc.detection.localization import SkySources, localize, near_owned_cell
+from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
+from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
+from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
 from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import Patches, project
 from astro_unetloc.maps.photons import DEFAULT_SEED
-from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
 from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import fitted_energies
-from astro_unetloc.measurement.fit import Measurement, measure_sources, neighbor_margin_deg
-from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
-from astro_unetloc.unet.model import (
-    _SHIPPED,
-    DEFAULT_MODEL,
-    Model,
-    _read_card,
-    list_models,
-    load_model,
-)
+from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
+from astro_unetloc.sphere import separation_deg
+from astro_unetloc.unet.model import Model, load_model, shipped_bands
 
-__all__ = ["Detection", "detect", "find_sources", "select_model", "source_probability"]
+__all__ = [
+    "Run",
+    "clustering_config",
+    "detect",
+    "find_sources",
+    "flag_sources",
+    "select_model",
+    "source_probability",
+]
+
+
+log = logging.getLogger(__name__)
+
+
+# Below this Galactic latitude a source carries the flag "low latitude".
+_PLANE_LATITUDE_DEG = 5.0
+
+
+# The summary counts the sources above this Score apart.
+_SURE = 0.5
+
+
+_VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search: its parameters and what it found.
+
+    Attributes
+    ----------
+    sky_map : SkyMap
+        The map.
+    model : Model
+        The model.
+    threshold : float
+        Smallest ``Score`` listed.
+    seed : int
+        Seed of the placement of counts inside their pixels.
+    region : DiscFootprint or None
+        Sources outside are not listed.
+    fit_edges : ndarray (k + 1,) or None
+        Edges in GeV of the energies that were fitted; empty if there are none in the map, None if
+        no fit was wanted.
+    patches : Patches
+        Input of the network.
+    probability : ndarray (n, ny, nx)
+        Probability of a source in each pixel of the patches, of any class.
+    n_failed : int
+        Number of patches for which the network gave no finite answer.
+    sources : QTable
+        All sources with a ``Score`` of the threshold or more, also those outside the region.
+    """
+
+    sky_map: SkyMap
+    model: Model
+    threshold: float
+    seed: int
+    region: DiscFootprint | None
+    fit_edges: np.ndarray | None
+    patches: Patches
+    probability: np.ndarray
+    n_failed: int
+    sources: object
+
+    @cached_property
+    def catalog(self):
+        """The sources inside the region, as a catalogue with the keywords of the run."""
+        sources = self.sources
+        if self.region is not None:
+            sources = sources[self.region.covers(glon_glat_vectors(sources))]
+        return make_catalog(sources, self.keywords())
+
+    def keywords(self):
+        """Return the provenance of the run as FITS keywords and their values."""
+        sky_map, model = self.sky_map, self.model
+        keywords = {
+            "CREATOR": creator(),
+            "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+            "MODEL": model.name,
+            "MODELSHA": model.sha256,
+            "THRESH": self.threshold,
+            "SEED": self.seed,
+            "INFILE": sky_map.name,
+            "INSHA256": sky_map.checksum,
+            "NPHOTONS": sky_map.n_photons,
+        }
+        ranges = {"E": sky_map.energy_edges, "FITE": self.fit_edges}
+        for name, edges in ranges.items():
+            if edges is not None and len(edges):
+                keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
+        keywords["NFAILED"] = self.n_failed
+        # what made the map did not make the catalogue
+        keywords |= {key: value for key, value in sky_map.header.items() if key != "CREATOR"}
+        if self.fit_edges is not None:
+            keywords |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
+        return keywords
+
+    def summary(self):
+        """Return one line on what was found."""
+        low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.energy_range)
+        n_sure = int((self.catalog["Score"] >= _SURE).sum())
+        return (
+            f"{len(self.catalog)} sources with Score >= {self.threshold:g} "
+            f"({n_sure} of them >= {_SURE:g}) in "
+            f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
+            f"({len(self.patches)} patches, model {self.model.name})"
+        )
+
+    def report(self, paths):
+        """Return the summary with the paths of the files that were written."""
+        return self.summary() + (f" -> {', '.join(map(str, paths))}" if paths else "")
+
+
+def detect(
+    map,
+    *,
+    model=None,
+    exposure=None,
+    background=None,
+    psf=None,
+    exposure_frame=None,
+    energy_range=None,
+    region=None,
+    threshold=None,
+    measure=True,
+    extended=None,
+    progress=None,
+    rng=DEFAULT_SEED,
+):
+    """Search a counts map for point sources and keep all intermediate results.
+
+    The parameters are those of `astro_unetloc.find_sources`.
+
+    Returns
+    -------
+    Run
+    """
+    extended = None if extended is None else read_extended(extended)
+    parts = {"exposure": exposure, "background": background, "psf": psf}
+    parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
+    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
+    sky_map = map if is_read else read_map(map, **parts)
+    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    check_domain(sky_map.header, sky_map.energy_edges, model.card)
+    threshold = model.threshold if threshold is None else float(threshold)
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
+    seed, cone = _seed(rng), _cone(region)
+    searched = cone if cone is None or not measure else _searched(cone, sky_map, model)
+    patches = project(sky_map, model.band_edges, region=searched, seed=seed, progress=progress)
+    if cone is not None and not _touched(patches, cone):
+        warn("the region lies outside the map; nothing can be found there")
+    log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
+    probability, n_failed = source_probability(patches, model, progress)
+    fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
+    sources = localize(
+        _candidates(probability, patches, model),
+        patches,
+        min_probability=_lowest_probability(model, threshold, measure),
+    )
+    if measure:
+        sources = _measured(sources, sky_map, model, patches.grid)
+    if model.calibration is not None:
+        sources = model.calibration.apply(sources)
+    sources = with_neighbors(sources[np.asarray(sources["Score"]) >= threshold])
+    sources = flag_sources(sources, sky_map, extended)
+    run = Run(
+        sky_map, model, threshold, seed, cone, fit_edges, patches, probability, n_failed, sources
+    )
+    log.info("%d sources with Score >= %g", len(run.catalog), threshold)
+    return run
+
+
+def find_sources(map, **options):
+    """Return the catalogue of the point sources in a counts map.
+
+    Parameters
+    ----------
+    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
+        Counts as `astro_unetloc.read_map` takes them.
+    model : str, path or Model, optional
+        A shipped model or a model folder; by default the shipped model for the map's
+        energies, see `astro_unetloc.pipeline.select_model`.
+    exposure, background, psf : path or gammapy object, optional
+        What goes with the map. Without an exposure there are counts but no fluxes and indices;
+        without a background it is estimated around each source; without a PSF that of the LAT is
+        used. An exposure also turns a flux map into counts.
+    exposure_frame : {"galactic", "icrs"}, optional
+        Frame of a HEALPix exposure whose header does not name it.
+    energy_range : pair of Quantity or float, optional
+        Energies of the map's photons, GeV if bare, see `astro_unetloc.read_map`.
+    region : tuple of (SkyCoord, Quantity) or regions.CircleSkyRegion, optional
+        Only sources inside this cone are listed; the map around it is still used, so they are
+        those of the whole map.
+    threshold : float, optional
+        Smallest ``Score`` listed; that of the model's card by default.
+    measure : bool
+        Whether to refine the sources by a likelihood fit; without it their positions are those of
+        the network and all columns of the fit are masked.
+    extended : str, path or QTable, optional
+        A catalogue, as `astro_unetloc.read_catalog` takes or returns it. Sources inside one of its
+        extended sources, within their extension or 0.3 deg, are flagged.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+    rng : int, numpy.random.Generator or None
+        Seed of the placement of counts inside their pixels.
+
+    Returns
+    -------
+    QTable
+        One row per source by descending ``Score``, all columns of
+        `astro_unetloc.catalog.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        If an input cannot be used; the message says what to do.
+
+    Examples
+    --------
+    >>> from astro_unetloc import find_sources, simulate_sky
+    >>> from astropy.coordinates import SkyCoord
+    >>> import astropy.units as u
+    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    >>> sky_map, truth = simulate_sky(center=center, radius=8 * u.deg, rng=1)
+    >>> catalog = find_sources(sky_map)
+    >>> catalog.colnames[:3]
+    ['Source_Name', 'RAJ2000', 'DEJ2000']
+    """
+    return detect(map, **options).catalog
+
+
+# The options are listed once, in `detect`.
+find_sources.__signature__ = inspect.signature(detect)
 
 
 def select_model(energy_edges):
-    """The shipped model for the energies of a map.
+    """Return the shipped model for the energies of a map.
 
-    The default one if its bands hold half of the map's photons or more, else the one whose bands
-    hold most, on ties the default: maps from 8 GeV on go to that of 10 GeV, from 5 GeV on not.
+    The default model if its bands hold half of the map's photons or more, else the one whose bands
+    hold most, on ties the default: maps that begin at 8 GeV get that of 10 GeV, at 5 GeV not.
 
     Parameters
     ----------
@@ -51,102 +281,20 @@ def select_model(energy_edges):
     Model
     """
     ends = np.asarray(energy_edges, float)[[0, -1]]
-    names = sorted(list_models(), key=DEFAULT_MODEL.__ne__)
-    bands = [_read_card(_SHIPPED / name / "card.json")["band_edges_gev"] for name in names]
-    ranges = np.clip([ends, *([edges[0], edges[-1]] for edges in bands)], *ends)
-    # of a power law, up to a factor
+    bands = shipped_bands()
+    ranges = np.clip([ends, *(edges[[0, -1]] for edges in bands.values())], *ends)
+    # photons of a power law, up to a factor
     whole, *seen = -np.diff(ranges ** (1 - PHOTON_INDEX))[:, 0]
-    return load_model(names[0 if seen[0] >= whole / 2 else int(np.argmax(seen))])
+    return load_model(list(bands)[0 if seen[0] >= whole / 2 else int(np.argmax(seen))])
 
 
-log = logging.getLogger(__name__)
-
-
-# The summary counts the sources above this Score apart.
-_SURE = 0.5
-
-
-_VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Detection:
-    """Everything that one run made.
-
-    Attributes
-    ----------
-    sky_map : SkyMap
-        What was read.
-    model : Model
-        What was used.
-    patches : Patches
-        What the network read.
-    probability : ndarray (n, ny, nx)
-        Probability of a source in each pixel of the patches, of any class.
-    sources : SkySources
-        What was found.
-    catalog : QTable
-        The same as a catalogue.
-    n_failed : int
-        Patches without an answer from the network.
-    measurement : Measurement or None
-        What the likelihood says of the sources.
-    cone : DiscFootprint or None
-        The region outside of which nothing is listed.
-    neighbors : ndarray (k, 3)
-        Galactic unit vectors of all that has a Score of the threshold or more, also outside the
-        region.
-    """
-
-    sky_map: SkyMap
-    model: Model
-    patches: Patches
-    probability: np.ndarray
-    sources: SkySources
-    catalog: object
-    n_failed: int
-    measurement: Measurement | None = None
-    cone: DiscFootprint | None = None
-    neighbors: np.ndarray | None = None
-
-    def summary(self):
-        """What was found, in one line."""
-        low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.band_edges[[0, -1]])
-        n_sure = int((self.sources.score >= _SURE).sum())
-        return (
-            f"{len(self.catalog)} sources with Score >= {self.catalog.meta['THRESH']:g} "
-            f"({n_sure} of them >= {_SURE:g}) in "
-            f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
-            f"({len(self.patches)} patches, model {self.model.name})"
-        )
-
-    def report(self, paths):
-        """The summary, and where the results are."""
-        return self.summary() + (f" -> {', '.join(map(str, paths))}" if paths else "")
-
-
-def _cone(region):
-    """The cone that a user asked for; None for no region."""
-    if region is None:
-        return None
-    try:
-        center, radius = region if isinstance(region, tuple) else (region.center, region.radius)
-        axis, radius_deg = center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
-    except (AttributeError, TypeError, ValueError) as err:
-        raise TypeError(
-            f"region must be (SkyCoord, Quantity) or a regions.CircleSkyRegion; got {region!r}; "
-            "give a centre and a radius"
-        ) from err
-    if axis.shape != (3,) or not 0 < radius_deg <= 180:
-        raise InputError(
-            f"region must have one centre and a radius of up to 180 deg; got {region!r}; "
-            "give another"
-        )
-    return DiscFootprint(axis, radius_deg)
+def clustering_config(model):
+    """Return the `ClusteringConfig` of the card of a model."""
+    return ClusteringConfig(**model.card["clustering"])
 
 
 def source_probability(patches, model, progress=None):
-    """What the network of a model says of patches.
+    """Return the probability that each pixel of patches holds a source, by the network of a model.
 
     Parameters
     ----------
@@ -177,142 +325,90 @@ def source_probability(patches, model, progress=None):
     return source, int(failed.sum())
 
 
-def _provenance(sky_map, model, threshold, seed, n_failed):
-    """What made a catalogue, as FITS keywords."""
-    edges, fitted = sky_map.energy_edges, fitted_energies(sky_map, *model.band_edges[[0, -1]])
-    return {
-        "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
-        "MODEL": model.name,
-        "MODELSHA": model.sha256,
-        "THRESH": threshold,
-        "SEED": seed,
-        "INFILE": sky_map.name,
-        "INSHA256": sky_map.checksum,
-        "NPHOTONS": sky_map.n_photons,
-        "EMIN": float(edges[0]),
-        "EMAX": float(edges[-1]),
-        **({"FITEMIN": float(fitted[0]), "FITEMAX": float(fitted[-1])} if len(fitted) else {}),
-        "NFAILED": n_failed,
-        # what made the map did not make the catalogue
-        **{key: value for key, value in sky_map.header.items() if key != "CREATOR"},
-    }
+def flag_sources(sources, sky_map, extended=None):
+    """Return a copy of a table of sources with the flags of their positions and of the map.
 
-
-def detect(
-    map,
-    *,
-    model=None,
-    exposure=None,
-    background=None,
-    psf=None,
-    exposure_frame=None,
-    energy_range=None,
-    region=None,
-    threshold=None,
-    measure=True,
-    extended=None,
-    progress=None,
-    rng=DEFAULT_SEED,
-):
-    """Find sources and keep everything that was made on the way.
-
-    Parameters are those of `find_sources`.
+    Parameters
+    ----------
+    sources : QTable
+        With ``GLON``, ``GLAT`` and ``Flags``.
+    sky_map : SkyMap
+        The map of the sources.
+    extended : QTable, optional
+        Extended sources, see `astro_unetloc.catalog.read.read_extended`.
 
     Returns
     -------
-    Detection
+    QTable
     """
-    extended = None if extended is None else read_extended(extended)
-    sky_map = read_map(
-        map,
-        energy_range=energy_range,
-        exposure=exposure,
-        background=background,
-        psf=psf,
-        exposure_frame=exposure_frame,
-    )
-    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
-    check_domain(sky_map.header, sky_map.energy_edges, model.card)
-    threshold = model.threshold if threshold is None else float(threshold)
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
-    seed = _seed(rng)
-    cone = _cone(region)
-    patches = project(
-        sky_map, model.band_edges, region=_searched(cone, model, measure), seed=seed,
-        progress=progress,
-    )  # fmt: skip
-    if cone is not None and not _touched(patches, cone):
-        warn("the region lies outside the map; nothing can be found there")
-    log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
-    probability, n_failed = source_probability(patches, model, progress)
-    grid = patches.grid.config
-    reach_deg = grid.border_deg + 3 * model.clustering.radius_pix * grid.pixel_deg
-    candidates = find_clusters(
-        probability,
-        config=model.clustering,
-        keep=lambda row, x, y: near_owned_cell(patches, row, x, y, reach_deg),
-    )
-    # sources below the threshold or outside the region still shine on those that are listed, and a
-    # calibrated score is known only when they are measured
-    lowest = _lowest_probability(model, threshold, measure)
-    sources = localize(candidates, patches, threshold=lowest, sky_map=sky_map)
-    measurement = None
-    if measure:
-        ranges = {"energy_range": model.band_edges[[0, -1]], "flux_range": model.flux_range}
-        measurement = measure_sources(sources, sky_map, **ranges)
-        measurement = _with_factors(measurement, model.error_factors)
-        sources = measurement.refine(sources, patches.grid)
-    sqrt_ts = None if measurement is None else measurement.sqrt_ts
-    sources = sources.calibrated(model.calibration, sqrt_ts)
-    listed = np.flatnonzero(sources.score >= threshold)
-    sources = sources.select(listed).separated()
-    neighbors = sources.vectors
-    if cone is not None:
-        inside = cone.covers(neighbors)
-        listed, sources = listed[inside], sources.select(inside)
-    sources = _flagged_inside(sources, extended)
-    log.info("%d sources with Score >= %g", len(sources), threshold)
-    meta = _provenance(sky_map, model, threshold, seed, n_failed)
-    values = None
-    if measure:
-        measurement = measurement.select(listed)
-        values = measurement.columns()
-        meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
-    catalog = make_catalog(sources, values=values, meta=meta)
-    return Detection(
-        sky_map, model, patches, probability, sources, catalog, n_failed, measurement, cone,
-        neighbors,
-    )  # fmt: skip
+    sources = sources.copy()
+    set_flag(sources, "low_latitude", np.abs(sources["GLAT"].value) < _PLANE_LATITUDE_DEG)
+    set_flag(sources, "coarse_pixels", sky_map.pixel_size_deg > COARSE_PIXEL_DEG)
+    set_flag(sources, "energy_assumed", sky_map.energy_assumed)
+    if extended is not None and len(sources):
+        inside = inside_extended(glon_glat_vectors(sources), extended)
+        set_flag(sources, "known_extended", inside)
+    return sources
 
 
-def _flagged_inside(sources, extended):
-    """The sources with a flag on those inside an extended one."""
-    if extended is None or not len(sources):
-        return sources
-    bit = np.where(inside_extended(sources.vectors, extended), FLAGS["known_extended"][0], 0)
-    return replace(sources, flags=(sources.flags | bit).astype(np.int16))
+def _candidates(probability, patches, model):
+    """Clusters of probable pixels in and near the cells that the patches own."""
+    config, grid = clustering_config(model), patches.grid.config
+    reach_deg = grid.border_deg + 3 * config.radius_pix * grid.pixel_deg
+
+    def keep(row, x, y):
+        """Whether positions in patches may hold a source of the patch."""
+        return near_owned_cell(patches, row, x, y, reach_deg)
+
+    return find_clusters(probability, config=config, keep=keep)
 
 
 def _lowest_probability(model, threshold, measure):
-    """Smallest probability of the network with which a candidate is looked at more closely."""
+    """Smallest probability of the network of a candidate that is measured.
+
+    Sources below the threshold affect the fit of those that are listed, and a calibrated score is
+    known only after the fit.
+    """
     if model.calibration is not None:
         return model.calibration.least_probability
     return min(threshold, model.threshold) if measure else threshold
 
 
-def _with_factors(measurement, factors):
-    """The measurement with errors as simulations show them, where the model knows these."""
-    if factors is None:
-        return measurement
-    return factors.apply(measurement, lonlat_from_vectors(measurement.vectors)[1])
+def _measured(sources, sky_map, model, grid):
+    """The table of sources with the results of the fit, each given to the owner of its position."""
+    ranges = {"energy_range": model.energy_range, "flux_range": model.flux_range}
+    sources = measure_sources(sources, sky_map, **ranges)
+    if model.error_factors is not None:
+        sources = model.error_factors.apply(sources)
+    if len(sources):
+        sources["Patch"] = grid.owner(glon_glat_vectors(sources))
+    return sources
 
 
-def _searched(cone, model, measure):
-    """The part of the sky that must be searched for the sources of a cone."""
-    if cone is None or not measure:
-        return cone
-    margin_deg = neighbor_margin_deg(model.band_edges[0])  # neighbours are fitted together
+def _cone(region):
+    """The cone of the sky of the option ``region``; None for no region."""
+    if region is None:
+        return None
+    try:
+        center, radius = region if isinstance(region, tuple) else (region.center, region.radius)
+        axis, radius_deg = center.galactic.cartesian.xyz.value, float(radius.to_value("deg"))
+    except (AttributeError, TypeError, ValueError) as err:
+        raise TypeError(
+            f"region must be (SkyCoord, Quantity) or a regions.CircleSkyRegion; got {region!r}; "
+            "give a centre and a radius"
+        ) from err
+    if axis.shape != (3,) or not 0 < radius_deg <= 180:
+        raise InputError(
+            f"region must have one centre and a radius of up to 180 deg; got {region!r}; "
+            "give another"
+        )
+    return DiscFootprint(axis, radius_deg)
+
+
+def _searched(cone, sky_map, model):
+    """The cone with a margin for the neighbours that are fitted together with its sources."""
+    psf = psf_of(sky_map.psf, cone.center[None])
+    margin_deg = neighbor_margin_deg(model.band_edges[0], psf)
     return DiscFootprint(cone.center, min(cone.radius_deg + margin_deg, 180.0))
 
 
@@ -337,92 +433,3 @@ def _seed(rng):
     raise InputError(
         f"rng must be an int from 0 to 2**64 - 1, a Generator or None; got {rng!r}; give an int"
     )
-
-
-def find_sources(
-    map,
-    *,
-    model=None,
-    exposure=None,
-    background=None,
-    psf=None,
-    exposure_frame=None,
-    energy_range=None,
-    region=None,
-    threshold=None,
-    measure=True,
-    extended=None,
-    progress=None,
-    rng=DEFAULT_SEED,
-):
-    """Find the point sources in a counts map.
-
-    Parameters
-    ----------
-    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
-        Counts as `astro_unetloc.read_map` takes them.
-    model : str, path or Model, optional
-        A shipped model or a model folder; by default the shipped model for the map's
-        energies, see `astro_unetloc.pipeline.select_model`.
-    exposure, background, psf : path or gammapy object, optional
-        What goes with the map. Without an exposure there are counts but no fluxes and indices;
-        without a background it is estimated around each source; without a PSF that of the LAT is
-        used. An exposure also turns a flux map into counts.
-    exposure_frame : {"galactic", "icrs"}, optional
-        Frame of a HEALPix exposure that does not say it.
-    energy_range : pair of Quantity or float, optional
-        Energies of the map's photons, GeV if bare, see `astro_unetloc.read_map`.
-    region : tuple of (SkyCoord, Quantity) or regions.CircleSkyRegion, optional
-        Only sources inside this cone are listed; the map around it is still used, so they are
-        those of the whole map.
-    threshold : float, optional
-        Smallest ``Score`` listed; that of the model's card by default.
-    measure : bool
-        Whether to refine the sources by a likelihood fit; without it their positions are those of
-        the network and all columns of the fit are masked.
-    extended : str, path or QTable, optional
-        A catalogue as `read_catalog` takes or gives it. Sources inside one of its extended sources,
-        within their extension or 0.3 deg, are flagged.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-    rng : int, numpy.random.Generator or None
-        Seed of the placement of counts inside their pixels.
-
-    Returns
-    -------
-    QTable
-        One row per source by descending ``Score``, all columns of
-        `astro_unetloc.catalog.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        If an input cannot be used; the message says what to do.
-
-    Examples
-    --------
-    >>> from astro_unetloc import find_sources, simulate_sky
-    >>> from astropy.coordinates import SkyCoord
-    >>> import astropy.units as u
-    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
-    >>> sky_map, truth = simulate_sky(center=center, radius=8 * u.deg, rng=1)
-    >>> catalog = find_sources(sky_map)
-    >>> catalog.colnames[:3]
-    ['Source_Name', 'RAJ2000', 'DEJ2000']
-    """
-    run = detect(
-        map,
-        model=model,
-        exposure=exposure,
-        background=background,
-        psf=psf,
-        exposure_frame=exposure_frame,
-        energy_range=energy_range,
-        region=region,
-        threshold=threshold,
-        measure=measure,
-        extended=extended,
-        progress=progress,
-        rng=rng,
-    )
-    return run.catalog

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards
 from astro_unetloc.maps.skymap import WcsPixelization
 from astro_unetloc.measurement.limits import detection_limits
@@ -288,7 +289,7 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
 
     Parameters
     ----------
-    run : Detection
+    run : Run
         The run.
     paths : sequence of path
         Catalogues, regions and pictures; the suffix says what each is.
@@ -303,13 +304,13 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
     """
     from astro_unetloc.catalog.write import write_outputs
 
-    others, meta = {}, run.catalog.meta
+    others, keywords = {}, run.keywords()
     if probability_map:
         others[probability_map] = probability_map_bytes(
-            run.patches, run.probability, pixels=run.sky_map.pixels, keywords=meta
+            run.patches, run.probability, pixels=run.sky_map.pixels, keywords=keywords
         )
     if moc:
-        others[moc] = moc_bytes(run.patches, cone=run.cone, keywords=meta)
+        others[moc] = moc_bytes(run.patches, cone=run.region, keywords=keywords)
     if limit_map:
         others[limit_map] = _limit_map(run, progress)
     write_outputs(
@@ -319,12 +320,11 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
 
 def _limit_map(run, progress):
     """The map of detection limits of a run."""
-
-    model, meta = run.model, run.catalog.meta
+    model = run.model
     return limit_map_bytes(
-        run.patches, run.sky_map, model.half_found(meta["THRESH"]),
-        sources=run.neighbors, energy_range=tuple(model.band_edges[[0, -1]]),
-        flux_range=model.flux_range, cone=run.cone, keywords=meta, progress=progress,
+        run.patches, run.sky_map, model.half_found(run.threshold),
+        sources=glon_glat_vectors(run.sources), energy_range=model.energy_range,
+        flux_range=model.flux_range, cone=run.region, keywords=run.keywords(), progress=progress,
     )  # fmt: skip
 
 
@@ -335,5 +335,5 @@ def _picture(run):
     name = Path(run.sky_map.name).name
     title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
     return lambda file: plot_sources(
-        run.sky_map.photons(run.catalog.meta["SEED"]), run.catalog, path=file, title=title
+        run.sky_map.photons(run.seed), run.catalog, path=file, title=title
     )

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from astro_unetloc.detection.clustering import PRESETS, circle_score, find_clusters
 from astro_unetloc.detection.localization import near_owned_cell
-from astro_unetloc.pipeline import detect
+from astro_unetloc.pipeline import clustering_config, detect
 from astro_unetloc.simulation.sky import simulate_sky
 
 N_PIX = 128
@@ -62,7 +62,7 @@ def network_maps(detection, n_maps):
 
 def whole_sky(detection):
     """Print how long all patches of a run take, as the run has them clustered."""
-    config, grid = detection.model.clustering, detection.patches.grid.config
+    config, grid = clustering_config(detection.model), detection.patches.grid.config
     reach_deg = grid.border_deg + 3 * config.radius_pix * grid.pixel_deg
     started, busy = time.perf_counter(), time.process_time()
     found = find_clusters(

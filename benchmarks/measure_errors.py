@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.catalog.columns import has_flag
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import numbers
+from astro_unetloc.catalog.table import glon_glat_vectors, numbers
 from astro_unetloc.evaluation.metrics import offset_over_ellipse
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
@@ -155,10 +156,10 @@ def match(found, true):
     return order[first], row[order[first]]
 
 
-def held(ellipse, x, y):
-    """Whether ellipses hold offsets east and north in degrees."""
-    axes = ellipse.semi_major, ellipse.semi_minor
-    return offset_over_ellipse(x, y, *axes, ellipse.position_angle) < 1
+def held(result, percent, x, y):
+    """Whether the ellipses of a table hold offsets east and north in degrees."""
+    names = ("SemiMajor", "SemiMinor", "PosAng")
+    return offset_over_ellipse(x, y, *(numbers(result[f"Conf_{percent}_{n}"]) for n in names)) < 1
 
 
 def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
@@ -178,12 +179,12 @@ def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
     seconds = time.perf_counter() - started
     photons = expected_photons(sky.sources, exposure, RANGE)
     bright = np.flatnonzero((photons >= MIN_PHOTONS) & footprint.covers(sky.sources.vectors))
-    row, true = match(result.vectors, sky.sources.vectors[bright])
+    row, true = match(glon_glat_vectors(result), sky.sources.vectors[bright])
     true = bright[true]
-    kept = ~result.failed[row] & (sky.sources.radius_deg[true] == 0)
+    kept = ~has_flag(result, "fit_failed")[row] & (sky.sources.radius_deg[true] == 0)
     row, true = row[kept], true[kept]
     offsets = oracle_fit(sky, sky_map, exposure, photons, true)
-    return compare(result.select(row), sky.sources, true, exposure, photons, offsets), (
+    return compare(result[row], sky.sources, true, exposure, photons, offsets), (
         seconds, len(result),
     )  # fmt: skip
 
@@ -191,19 +192,24 @@ def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
 def compare(result, sources, true, exposure, photons, offsets):
     """Measured against true values of matched sources."""
     vectors, spectra = sources.vectors[true], sources.spectra.select(true)
-    axes = tangent_axes(result.vectors)
+    found = glon_glat_vectors(result)
+    axes = tangent_axes(found)
     x, y = (np.degrees(np.einsum("ni,ni->n", axis, vectors)) for axis in axes)
     flux = spectra.flux(*FLUX_RANGE)
+    measured, flux_err, index, index_err = (
+        numbers(result[name])
+        for name in ("Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index")
+    )
     return Matched(
         photons[true],
         np.degrees(np.arcsin(np.abs(vectors[:, 2]))),
-        separation_deg(result.vectors, vectors),
+        separation_deg(found, vectors),
         *offsets,
-        held(result.ellipse_68, x, y),
-        held(result.ellipse_95, x, y),
-        result.flux / flux,
-        (result.flux - flux) / result.flux_err,
-        (result.index - best_index(spectra, exposure)) / result.index_err,
+        held(result, 68, x, y),
+        held(result, 95, x, y),
+        measured / flux,
+        (measured - flux) / flux_err,
+        (index - best_index(spectra, exposure)) / index_err,
     )
 
 

@@ -14,6 +14,7 @@ import argparse
 import healpy
 import numpy as np
 
+from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import power_laws
@@ -88,9 +89,9 @@ def main():
     edges = np.array(DEFAULT_RANGE)
     sky_map = SkyMap(events=sky.photons, footprint=whole, energy_edges=edges)
     run = detect(sky_map, model=load_model(options.model), threshold=options.threshold)
-    both, near = separated(run.sources.vectors, sources.vectors, distance)
+    both, near = separated(glon_glat_vectors(run.catalog), sources.vectors, distance)
     latitude = np.abs(lonlat_from_vectors(sources.vectors[::2])[1])
-    print(f"{len(run.catalog)} detections with Score >= {run.catalog.meta['THRESH']:g}")
+    print(f"{len(run.catalog)} detections with Score >= {run.threshold:g}")
     print("distance (deg)   pairs  separated  resolved   |b|>10 only: pairs  separated  resolved")
     for low, high in (*zip(DISTANCES[:-1], DISTANCES[1:]), (0.3, 0.5), (0.5, 0.7)):
         here = (distance >= low) & (distance < high)

@@ -20,7 +20,7 @@ from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.detection.clustering import find_clusters
 from astro_unetloc.detection.localization import localize
 from astro_unetloc.evaluation.metrics import combine, evaluate
-from astro_unetloc.pipeline import detect
+from astro_unetloc.pipeline import clustering_config, detect
 from astro_unetloc.simulation.sky import simulate_sky
 from astro_unetloc.unet.model import load_model
 
@@ -59,7 +59,7 @@ def main():
     for seed in options.seeds:
         sky_map, truth = simulate_sky(rng=seed, **template_options(seed, options.template))
         run = detect(sky_map, model=model, measure=False)
-        for preset in presets(model.clustering):
+        for preset in presets(clustering_config(model)):
             sources = localize(find_clusters(run.probability, config=preset), run.patches)
             catalog = make_catalog(sources)
             print(f"sky {seed}, {preset}: {len(catalog)} candidates", file=sys.stderr, flush=True)
@@ -68,7 +68,7 @@ def main():
                 parts.setdefault((name, preset), []).append(evaluate(catalog, truth, **limits))
     print("where     cut radius penalty      AP  C(95%)  best F1  threshold  offset/deg")
     for name in PARTS:
-        for preset in presets(model.clustering):
+        for preset in presets(clustering_config(model)):
             scores = combine(parts[name, preset])
             f1, threshold = best_f1(scores)
             print(

@@ -1,10 +1,10 @@
 """Small catalogues to test on."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
-from astro_unetloc.catalog.table import make_catalog
+from astro_unetloc.catalog import table
+from astro_unetloc.catalog.columns import set_column
+from astro_unetloc.detection.localization import source_table
 from astro_unetloc.sphere import vectors_from_lonlat
 
 META = {
@@ -20,20 +20,26 @@ META = {
 
 
 def make_sources(n=5, *, seed=0, lon=None, lat=None):
-    """Like `SkySources`: n sources anywhere on the sky, or at Galactic positions in degrees."""
+    """A table of n sources anywhere on the sky, or at Galactic positions in degrees."""
     rng = np.random.default_rng(seed)
     lon = rng.uniform(0, 360, n) if lon is None else np.asarray(lon, float)
     lat = np.degrees(np.arcsin(rng.uniform(-1, 1, n))) if lat is None else np.asarray(lat, float)
     n = len(lon)
-    return SimpleNamespace(
-        vectors=vectors_from_lonlat(lon, lat),
-        probability=rng.uniform(0.2, 1, n),
-        score=rng.uniform(0.2, 1, n),
-        patch=rng.integers(0, 768, n),
-        coverage=np.ones(n),
-        flags=np.zeros(n, int),
-        separation_deg=np.full(n, np.inf) if n == 1 else rng.uniform(0.5, 5, n),
-    )
+    probability, score, patch = *rng.uniform(0.2, 1, (2, n)), rng.integers(0, 768, n)
+    vectors = vectors_from_lonlat(lon, lat)
+    sources = source_table(vectors, probability, patch=patch, coverage=np.ones(n))
+    sources["Score"] = score
+    separation = np.full(n, np.nan) if n == 1 else rng.uniform(0.5, 5, n)
+    set_column(sources, "Sep_Nearest", separation)
+    return sources
+
+
+def make_catalog(sources, *, values=None, meta=None):
+    """The catalogue of a table of sources with more columns, values (n,) by name."""
+    sources = sources.copy()
+    for name, column in (values or {}).items():
+        set_column(sources, name, column)
+    return table.make_catalog(sources, meta)
 
 
 def make_measured(n=5, *, seed=0, meta=META):

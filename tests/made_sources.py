@@ -1,8 +1,10 @@
 """Lonely sources on a flat background, with the built-in response: worlds to measure."""
 
 import numpy as np
+from astropy.table import QTable
 
-from astro_unetloc.detection.localization import SkySources
+from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.detection.localization import source_table
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import draw_energy, power_laws
@@ -24,18 +26,22 @@ def scatter(vectors, offset_deg, rng):
     return np.cos(offset) * vectors + np.sin(offset) * sideways
 
 
-def sources_at(vectors, flags=0):
+class SourceTable(QTable):
+    """A table of sources, and where they are."""
+
+    @property
+    def vectors(self):
+        """Galactic unit vectors (n, 3)."""
+        return glon_glat_vectors(self)
+
+
+def sources_at(vectors):
     """Localized sources at Galactic vectors (n, 3)."""
     n = len(vectors)
-    return SkySources(
-        vectors=vectors,
-        probability=np.full(n, 0.9),
-        score=np.full(n, 0.9),
-        patch=np.zeros(n, dtype=int),
-        coverage=np.ones(n),
-        flags=np.full(n, flags, dtype=np.int16),
-        separation_deg=np.full(n, np.nan),
+    table = source_table(
+        vectors, np.full(n, 0.9), patch=np.zeros(n, dtype=int), coverage=np.ones(n)
     )
+    return SourceTable(table)
 
 
 def photons_of(vectors, photons_each, rng, *, index=2.3, size_deg=0.0, psf=None, band=RANGE):

@@ -3,9 +3,8 @@ import io
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from made_catalogs import make_measured, make_sources
+from made_catalogs import make_catalog, make_measured, make_sources
 
-from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.plot import FigureConfig, _gather, plot_sources
 from astro_unetloc.sphere import vectors_from_lonlat

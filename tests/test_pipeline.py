@@ -9,16 +9,17 @@ from astropy.table import QTable
 from conftest import make_wcs
 
 from astro_unetloc import find_sources
-from astro_unetloc.catalog.columns import COLUMNS, FLAGS
-from astro_unetloc.detection.localization import LocalizationConfig
+from astro_unetloc.catalog.columns import COLUMNS, has_flag
+from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.detection.localization import LocalizationConfig, source_table
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
-from astro_unetloc.pipeline import detect
+from astro_unetloc.pipeline import detect, flag_sources
 from astro_unetloc.simulation.sky import simulate_sky
-from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 from astro_unetloc.unet.model import Model, load_model
 
 CENTER = SkyCoord(100 * u.deg, 35 * u.deg, frame="galactic")
@@ -63,9 +64,9 @@ def share_of_same(one, two, inside, within_deg):
     """Share of the sure sources of each run that the other has at the same place."""
     same, number = 0, 0
     for first, second in ((one, two), (two, one)):
-        vectors = first.sources.vectors[first.sources.score > SURE]
+        vectors = glon_glat_vectors(first.catalog[first.catalog["Score"] > SURE])
         vectors = vectors[inside(vectors)]
-        apart = separation_deg(vectors[:, None], second.sources.vectors[None])
+        apart = separation_deg(vectors[:, None], glon_glat_vectors(second.catalog)[None])
         same += np.sum(apart.min(axis=1) <= within_deg)
         number += len(vectors)
     assert number >= 20, "too few sources to tell"
@@ -179,8 +180,8 @@ def test_a_region_that_is_none_is_refused(sky, region, error):
 
 
 def test_the_catalogue_lists_what_was_found_by_descending_score(sky, from_events):
-    catalog, sources = from_events.catalog, from_events.sources
-    assert len(catalog) == len(sources) > 20
+    catalog = from_events.catalog
+    assert len(catalog) == len(from_events.sources) > 20
     assert np.all(np.diff(catalog["Score"]) <= 0)
     assert catalog["Score"].min() >= LOW_THRESHOLD
     assert catalog.colnames[: len(COLUMNS)] == [column.name for column in COLUMNS]
@@ -198,19 +199,19 @@ def test_sources_are_measured_unless_that_is_not_wanted(sky, from_events):
         assert without[name].mask.all()
     assert not np.any(catalog["Npred"].mask | catalog["Sqrt_TS"].mask)
     assert catalog["Flux"].mask.all()  # no exposure goes with the photons
-    assert len(from_events.measurement) == len(catalog)
-    unfitted = catalog["Flags"] & FLAGS["fit_failed"][0] > 0
+    unfitted = has_flag(catalog, "fit_failed")
     np.testing.assert_array_equal(catalog["Conf_68_SemiMajor"].mask, unfitted)
     assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (10.0, 1000.0)
 
 
-def test_catalog_says_the_energies_that_the_model_saw(sky):
+def test_catalog_has_the_energies_of_the_map_and_those_of_the_fit_if_there_was_one(sky):
     wide = replace(sky, energy_edges=np.array([1.0, 1500.0]))
-    for measure in (False, True):
-        options = {"model": "lat-10gev", "region": (CENTER, 1 * u.deg)}
-        meta = find_sources(wide, measure=measure, **options).meta
+    options = {"model": "lat-10gev", "region": (CENTER, 1 * u.deg)}
+    fitted, found = (find_sources(wide, measure=m, **options).meta for m in (True, False))
+    for meta in (fitted, found):
         assert (meta["EMIN"], meta["EMAX"]) == (1, 1500)
-        assert (meta["FITEMIN"], meta["FITEMAX"]) == (10, 1500)
+    assert (fitted["FITEMIN"], fitted["FITEMAX"]) == (10, 1500)
+    assert not {"FITEMIN", "FITEMAX", "FLUXEMIN", "FLUXEMAX"} & set(found)
 
 
 def test_an_exposure_gives_fluxes(sky):
@@ -238,17 +239,17 @@ def test_nearest_source_is_one_that_is_listed(sky, measure):
     nearest = catalog["skycoord"].match_to_catalog_sky(catalog["skycoord"], 2)[1]
     np.testing.assert_allclose(catalog["Sep_Nearest"].value, nearest.deg, atol=1e-4)
     blended = catalog["Sep_Nearest"].value < LocalizationConfig().blend_radius_deg
-    np.testing.assert_array_equal((catalog["Flags"] & FLAGS["blended"][0]) > 0, blended)
+    np.testing.assert_array_equal(has_flag(catalog, "blended"), blended)
 
 
 def test_sources_lie_where_the_network_saw_it(sky, from_events):
     patches = from_events.patches
     # the fit may move a faint one by some pixels
-    sources = detect(sky, measure=False, threshold=LOW_THRESHOLD).sources
+    catalog = detect(sky, measure=False, threshold=LOW_THRESHOLD).catalog[::4]
     y, x = np.mgrid[:160, :160]
-    radius = from_events.model.clustering.radius_pix
+    radius = from_events.model.card["clustering"]["radius_pix"]
     assert from_events.probability.shape == patches.counts.shape[:3]
-    for vector, probability in zip(sources.vectors[::4], sources.probability[::4]):
+    for vector, probability in zip(glon_glat_vectors(catalog), catalog["Probability"]):
         seen = []  # by its owner, or by a neighbour that was surer of it
         for patch, image in zip(patches.index, from_events.probability):
             x_pix, y_pix = patches.grid.plane(patch).pixel_from_vectors(vector)
@@ -330,9 +331,9 @@ def test_a_patch_without_an_answer_is_counted_and_said(sky, from_events, monkeyp
         found = detect(sky, model=model, threshold=LOW_THRESHOLD)
     assert found.n_failed == found.catalog.meta["NFAILED"] == 1
     assert np.all(found.probability[1] == 0)
-    elsewhere = from_events.sources.patch != number
-    assert 0 < len(found.sources) <= len(from_events.sources)
-    assert np.sum(found.sources.patch != number) >= elsewhere.sum() - 2
+    elsewhere = from_events.catalog["Patch"] != number
+    assert 0 < len(found.catalog) <= len(from_events.catalog)
+    assert np.sum(found.catalog["Patch"] != number) >= elsewhere.sum() - 2
 
 
 def test_gammapy_maps_and_datasets_can_be_given(sky):
@@ -356,8 +357,25 @@ def test_flags_of_the_map_reach_the_catalogue(sky):
     assumed = replace(coarse, energy_assumed=True)
     catalog = find_sources(assumed, threshold=0.05)
     assert len(catalog) > 0
-    bits = FLAGS["coarse_pixels"][0] | FLAGS["energy_assumed"][0]
-    assert np.all(catalog["Flags"] & bits == bits)
+    assert np.all(has_flag(catalog, "coarse_pixels") & has_flag(catalog, "energy_assumed"))
+
+
+@pytest.mark.parametrize(("nside", "coarse"), [(None, False), (64, True), (512, False)])
+@pytest.mark.parametrize("assumed", [True, False])
+def test_flags_of_the_plane_of_coarse_pixels_and_of_assumed_energies(nside, coarse, assumed):
+    place = (vectors_from_lonlat(50.0, [-4.9, 5.1]), np.full(2, 0.9))
+    sources = source_table(*place, patch=np.zeros(2, int), coverage=np.ones(2))
+    map_parts = {"events": Photons(np.zeros((0, 3)), np.zeros(0))}
+    if nside:
+        pixels = HealpixPixelization(nside, True, "icrs", np.array([0]))
+        map_parts = {"counts": np.zeros((1, 1)), "pixels": pixels}
+    sky_map = SkyMap(energy_edges=EDGES[:2], energy_assumed=assumed, **map_parts)
+    flagged = flag_sources(sources, sky_map)
+    np.testing.assert_array_equal(has_flag(flagged, "low_latitude"), [True, False])
+    assert np.all(has_flag(flagged, "coarse_pixels") == coarse)
+    assert np.all(has_flag(flagged, "energy_assumed") == assumed)
+    assert flagged["Flags"].dtype == np.int16
+    assert np.all(sources["Flags"] == 0)
 
 
 def test_sources_inside_extended_ones_are_flagged(sky, from_events):
@@ -374,14 +392,17 @@ def test_sources_inside_extended_ones_are_flagged(sky, from_events):
     inside = place.separation(known["skycoord"][0]) < 1.2 * u.deg
     inside |= place.separation(known["skycoord"][2]) < 0.3 * u.deg
     assert list(inside[:3]) == [True, False, True]
-    bit = FLAGS["known_extended"][0]
-    np.testing.assert_array_equal(found.catalog["Flags"] & bit != 0, inside)
-    np.testing.assert_array_equal(found.catalog["Flags"] & ~bit, from_events.catalog["Flags"])
+    np.testing.assert_array_equal(has_flag(found.catalog, "known_extended"), inside)
+    flags = found.catalog["Flags"] - 256 * inside
+    np.testing.assert_array_equal(flags, from_events.catalog["Flags"])
 
 
-def test_find_sources_and_detect_take_the_same_options():
-    one, two = (inspect.signature(f).parameters for f in (find_sources, detect))
-    assert {k: p.default for k, p in one.items()} == {k: p.default for k, p in two.items()}
+def test_find_sources_shows_its_options():
+    options = inspect.signature(find_sources).parameters
+    assert "threshold" in options
+    assert options == inspect.signature(detect).parameters
+    with pytest.raises(TypeError, match="unexpected keyword argument 'treshold'"):
+        find_sources("map.fits", treshold=0.5)
 
 
 def test_the_summary_says_what_was_found(from_events):

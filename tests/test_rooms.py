@@ -29,9 +29,6 @@ RANK_OF = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 YET = {
     ("irf/exposure.py", "maps"),
     ("irf/psf.py", "maps"),
-    ("maps/read.py", "detection"),
-    ("measurement/fit.py", "detection"),
-    ("unet/model.py", "detection"),
 }
 HEAVY = (
     "tensorflow", "keras", "ai_edge_litert", "gammapy", "healpy", "sklearn", "scipy", "matplotlib",

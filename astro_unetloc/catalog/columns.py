@@ -3,7 +3,19 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "ColumnSpec", "FLAGS", "LAYOUT_KEYWORDS", "LIMIT_COLUMNS", "MATCH_COLUMNS"]
+import numpy as np
+
+__all__ = [
+    "COLUMNS",
+    "ColumnSpec",
+    "FLAGS",
+    "LAYOUT_KEYWORDS",
+    "LIMIT_COLUMNS",
+    "MATCH_COLUMNS",
+    "has_flag",
+    "set_column",
+    "set_flag",
+]
 
 
 # Keywords that describe the layout of a file, not the catalogue in it.
@@ -113,7 +125,7 @@ LIMIT_COLUMNS = (
 )
 
 
-# name: (bit, what it says)
+# name: (bit, description)
 FLAGS = {
     "edge": (1, "near the edge of coverage"),
     "blended": (2, "blended with a neighbour"),
@@ -125,3 +137,32 @@ FLAGS = {
     "energy_assumed": (128, "the energy range of the map was assumed"),
     "known_extended": (256, "inside a known extended source"),
 }
+
+
+def set_column(table, name, values):
+    """Set a column of `COLUMNS` in a table of sources, with its unit; NaN where it is unknown."""
+    import astropy.units as u
+
+    unit = next(spec.unit for spec in COLUMNS if spec.name == name)
+    table[name] = u.Quantity(values, unit) if unit else np.asarray(values)
+
+
+def set_flag(table, name, where):
+    """Set one bit of ``Flags`` where a condition holds in the rows of a table, clear it elsewhere.
+
+    Parameters
+    ----------
+    table : Table
+        Sources with a column ``Flags``.
+    name : str
+        Name of the flag in `FLAGS`.
+    where : bool or ndarray (n,) of bool
+        The rows.
+    """
+    bit, flags = FLAGS[name][0], np.asarray(table["Flags"])
+    table["Flags"] = np.where(where, flags | bit, flags & ~bit).astype(np.int16)
+
+
+def has_flag(table, name):
+    """Which rows (n,) of a table of sources carry the flag of this name."""
+    return np.asarray(table["Flags"]) & FLAGS[name][0] != 0

@@ -15,10 +15,11 @@ from astro_unetloc.catalog.columns import (
     MATCH_COLUMNS,
 )
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import vectors_from_lonlat
 
 __all__ = [
     "confidence_ellipses",
+    "creator",
     "degrees",
     "flux_column",
     "galactic_vectors",
@@ -342,16 +343,14 @@ def _letters(number):
     return letters
 
 
-def make_catalog(sources, *, values=None, meta=None):
-    """The catalogue of localized sources, by descending ``Score``.
+def make_catalog(sources, meta=None):
+    """Return the catalogue of a table of sources, by descending ``Score``.
 
     Parameters
     ----------
-    sources : SkySources
-        Sources with arrays ``vectors`` (n, 3; Galactic), ``probability``, ``score``, ``patch``,
-        ``coverage``, ``flags`` and ``separation_deg`` (n,).
-    values : dict of str to ndarray (n,), optional
-        Further columns of `COLUMNS` in their units; what is not finite is masked.
+    sources : QTable (n rows)
+        With ``GLON``, ``GLAT``, ``Score``, ``Probability``, ``Patch``, ``Coverage``, ``Flags`` and
+        what else of `COLUMNS` is known; NaN where a value is not known.
     meta : dict, optional
         Provenance: FITS keywords and their values.
 
@@ -359,41 +358,25 @@ def make_catalog(sources, *, values=None, meta=None):
     -------
     QTable
         All of `COLUMNS`, masked where unknown, and ``skycoord`` (ICRS).
-
-    Raises
-    ------
-    ValueError
-        If ``values`` holds a name that is not in `COLUMNS`.
     """
-    import astropy.units as u
     from astropy.coordinates import SkyCoord
 
-    glon, glat = lonlat_from_vectors(np.reshape(sources.vectors, (-1, 3)))
-    icrs = SkyCoord(glon * u.deg, glat * u.deg, frame="galactic").icrs
-    known = dict(values or {})
-    known |= {"RAJ2000": icrs.ra.deg, "DEJ2000": icrs.dec.deg, "GLON": glon, "GLAT": glat}
-    known |= {"Score": sources.score, "Probability": sources.probability, "Patch": sources.patch}
-    known |= {"Coverage": sources.coverage, "Flags": sources.flags}
-    known |= {"Sep_Nearest": sources.separation_deg}
     # Ties are broken by position, so that the order does not depend on the rest of the map.
-    order = np.lexsort((glat, glon, -np.asarray(sources.score, float)))
-    known = {name: np.asarray(value)[order] for name, value in known.items()}
-    known["Source_Name"] = source_names(known["RAJ2000"], known["DEJ2000"])
-    _check_names(known)
-    return _conform(known, {"CREATOR": f"astro_unetloc {_version()}", **(meta or {})})
+    keys = (degrees(sources[name]) for name in ("GLAT", "GLON"))
+    ordered = sources[np.lexsort((*keys, -np.asarray(sources["Score"], float)))]
+    icrs = SkyCoord(ordered["GLON"], ordered["GLAT"], frame="galactic").icrs
+    columns = {name: ordered[name] for name in ordered.colnames}
+    columns |= {"Source_Name": source_names(icrs.ra.deg, icrs.dec.deg)}
+    columns |= {"RAJ2000": icrs.ra, "DEJ2000": icrs.dec}
+    return _conform(columns, {"CREATOR": creator(), **(meta or {})})
 
 
-def _check_names(known):
-    unknown = sorted(set(known) - {spec.name for spec in COLUMNS})
-    if unknown:
-        raise InputError(f"values must be named as in catalog.COLUMNS; got {', '.join(unknown)}")
-
-
-def _version():
+def creator():
+    """Name and version of this package, the keyword ``CREATOR`` of its products."""
     try:
-        return metadata.version("astro_unetloc")
+        return f"astro_unetloc {metadata.version('astro_unetloc')}"
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return "astro_unetloc unknown"
 
 
 def _spec(name):

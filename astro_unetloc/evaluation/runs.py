@@ -55,6 +55,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc import __version__
+from astro_unetloc.catalog.columns import set_column
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import (
@@ -67,9 +68,9 @@ from astro_unetloc.catalog.table import (
 from astro_unetloc.detection.clustering import find_clusters
 from astro_unetloc.detection.localization import (
     LocalizationConfig,
-    SkySources,
     local_coverage,
-    nearest_other_deg,
+    nearest_neighbor_deg,
+    source_table,
 )
 from astro_unetloc.evaluation.truth import Judgement, join, judge, patch_parts
 from astro_unetloc.exceptions import InputError
@@ -77,7 +78,7 @@ from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.patches import GridConfig, Patches, PatchGrid, TangentPlane
 from astro_unetloc.maps.selection import parse_energy_range
 from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
-from astro_unetloc.pipeline import detect, source_probability
+from astro_unetloc.pipeline import clustering_config, detect, source_probability
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
 from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors, vectors_from_lonlat
 from astro_unetloc.training.make import file_digest
@@ -782,7 +783,7 @@ def sky_patches(run, judgement, seed, numbers):
 
     Parameters
     ----------
-    run : Detection
+    run : Run
         The search of a whole sky.
     judgement : Judgement
         Of what it found.
@@ -948,7 +949,8 @@ def predict_rows(patch_set, rows, model, *, judged=True, progress=None):
     ]
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
     probability, _ = source_probability(patches, model, progress)
-    catalog = _catalog(find_clusters(probability, config=model.clustering), patches, planes, model)
+    candidates = find_clusters(probability, config=clustering_config(model))
+    catalog = _catalog(candidates, patches, planes, model)
     truth = _truth(patch_set, rows)
     codes = columns["code"].astype(str)
     brightest = bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV)
@@ -967,17 +969,12 @@ def _catalog(candidates, patches, planes, model):
     for row in np.unique(candidates.row):
         here = candidates.row == row
         vectors[here] = planes[row].vectors_from_pixel(candidates.x[here], candidates.y[here])
-        nearest[here] = nearest_other_deg(vectors[here])
-    sources = SkySources(
-        vectors=vectors,
-        probability=candidates.probability,
-        score=candidates.probability,
-        patch=candidates.row,
-        coverage=local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg),
-        flags=np.zeros(len(candidates), np.int16),
-        separation_deg=nearest,
-    )
-    return make_catalog(sources.calibrated(model.calibration))
+        nearest[here] = nearest_neighbor_deg(vectors[here])
+    coverage = local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg)
+    sources = source_table(vectors, candidates.probability, patch=candidates.row, coverage=coverage)
+    set_column(sources, "Sep_Nearest", nearest)
+    calibration = model.calibration
+    return make_catalog(sources if calibration is None else calibration.apply(sources))
 
 
 def _truth(patch_set, rows):

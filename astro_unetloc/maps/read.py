@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.detection.localization import LocalizationConfig
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.exposure import attach_map, exposure_at
@@ -406,6 +405,10 @@ def _load_dataset_part(source, name):
     return getattr(dataset, name)
 
 
+# Larger pixels of the input are warned about, and their sources flagged.
+COARSE_PIXEL_DEG = 0.2
+
+
 log = logging.getLogger(__name__)
 
 
@@ -480,10 +483,9 @@ def read_map(
 
 
 def _warn_of_coarse_pixels(sky_map):
-    coarse_deg = LocalizationConfig().coarse_pixel_deg
-    if sky_map.pixel_size_deg > coarse_deg:
+    if sky_map.pixel_size_deg > COARSE_PIXEL_DEG:
         warn(
-            f"pixels of {sky_map.pixel_size_deg:.2f} deg are coarser than {coarse_deg} deg: "
+            f"pixels of {sky_map.pixel_size_deg:.2f} deg are coarser than {COARSE_PIXEL_DEG} deg: "
             "positions cannot be better than that; use a finer map or the events",
             stacklevel=4,
         )

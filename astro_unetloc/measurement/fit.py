@@ -7,13 +7,12 @@ counts alone, all parameters, position posterior, then counts and spectra at the
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import KDTree
 
-from astro_unetloc.catalog.columns import FLAGS
-from astro_unetloc.detection.localization import LocalizationConfig
+from astro_unetloc.catalog.columns import set_column, set_flag
+from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.exceptions import warn
 from astro_unetloc.irf.exposure import exposure_of
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
@@ -40,7 +39,6 @@ from astro_unetloc.sphere import lonlat_from_vectors, move
 __all__ = [
     "FieldFit",
     "FieldSetup",
-    "Measurement",
     "fit_groups",
     "measure_sources",
     "neighbor_margin_deg",
@@ -387,131 +385,28 @@ log = logging.getLogger(__name__)
 _MAX_THREADS = 4
 
 
-_BIT = {name: bit for name, (bit, _) in FLAGS.items()}
+# Columns of the catalogue by the names that the fit gives its values.
+_COLUMNS = {
+    "sqrt_ts": "Sqrt_TS", "npred": "Npred", "npred_err": "Unc_Npred",
+    "flux": "Flux", "flux_err": "Unc_Flux",
+    "index": "Spectral_Index", "index_err": "Unc_Spectral_Index",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What the likelihood says of n sources; NaN where it does not tell.
+_AXES = {"semi_major": "SemiMajor", "semi_minor": "SemiMinor", "position_angle": "PosAng"}
 
-    Attributes
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors; where the fit failed those that the network found.
-    covariance : ndarray (n, 2, 2)
-        Of the position, towards ICRS east and north, in deg2.
-    ellipse_68, ellipse_95 : Ellipses
-        They hold 68 and 95 % of true positions.
-    sqrt_ts : ndarray (n,)
-        Square root of twice the logarithm of the likelihood ratio with and without the source.
-    npred, npred_err : ndarray (n,)
-        Expected counts in the range of the measurement, and their 1 sigma error.
-    flux, flux_err : ndarray (n,)
-        Photon flux in ph cm-2 s-1; NaN without an exposure.
-    index, index_err : ndarray (n,)
-        Photon index of a power law; NaN without an exposure.
-    failed : ndarray (n,) of bool
-        Whether the position could not be fitted.
-    wide : ndarray (n,) of bool
-        Whether a disc fits better than a point.
-    bright_neighbor : ndarray (n,) of bool
-        Whether a much brighter source is near.
-    """
 
-    vectors: np.ndarray
-    covariance: np.ndarray
-    ellipse_68: Ellipses
-    ellipse_95: Ellipses
-    sqrt_ts: np.ndarray
-    npred: np.ndarray
-    npred_err: np.ndarray
-    flux: np.ndarray
-    flux_err: np.ndarray
-    index: np.ndarray
-    index_err: np.ndarray
-    failed: np.ndarray
-    wide: np.ndarray
-    bright_neighbor: np.ndarray
-
-    def __len__(self):
-        return len(self.npred)
-
-    def select(self, mask):
-        """The sources of a mask or index array."""
-
-        def part(value):
-            """The rows of an array or of ellipses."""
-            if isinstance(value, Ellipses):
-                return Ellipses(*(getattr(value, k)[mask] for k in value.__dataclass_fields__))
-            return value[mask]
-
-        return Measurement(*(part(getattr(self, k)) for k in self.__dataclass_fields__))
-
-    @classmethod
-    def concatenate(cls, parts):
-        """The sources of several measurements, one after the other."""
-
-        def join(values):
-            """Arrays or ellipses, one after the other."""
-            if isinstance(values[0], Ellipses):
-                names = Ellipses.__dataclass_fields__
-                return Ellipses(*(join([getattr(v, k) for v in values]) for k in names))
-            return np.concatenate(values)
-
-        return cls(*(join([getattr(p, k) for p in parts]) for k in cls.__dataclass_fields__))
-
-    def columns(self):
-        """Values (n,) of the catalogue's columns by their names."""
-        values = {
-            "Sqrt_TS": self.sqrt_ts, "Npred": self.npred, "Unc_Npred": self.npred_err,
-            "Flux": self.flux, "Unc_Flux": self.flux_err,
-            "Spectral_Index": self.index, "Unc_Spectral_Index": self.index_err,
-        }  # fmt: skip
-        for percent, ellipse in ((68, self.ellipse_68), (95, self.ellipse_95)):
-            values[f"Conf_{percent}_SemiMajor"] = ellipse.semi_major
-            values[f"Conf_{percent}_SemiMinor"] = ellipse.semi_minor
-            values[f"Conf_{percent}_PosAng"] = ellipse.position_angle
-        return values
-
-    def refine(self, sources, grid):
-        """The sources at their measured positions, with flags of the measurement.
-
-        Parameters
-        ----------
-        sources : SkySources
-            Those that were measured.
-        grid : PatchGrid
-            Tells which patch owns a position.
-
-        Returns
-        -------
-        SkySources
-        """
-        config = LocalizationConfig()
-        latitude = np.abs(lonlat_from_vectors(self.vectors)[1])
-        flags = sources.flags & ~_BIT["low_latitude"]
-        for name, where in (
-            ("low_latitude", latitude < config.plane_latitude_deg),
-            ("fit_failed", self.failed),
-            ("wide", self.wide),
-            ("bright_neighbor", self.bright_neighbor),
-        ):
-            flags = flags | np.where(where, _BIT[name], 0)
-        return replace(
-            sources,
-            vectors=self.vectors,
-            patch=grid.owner(self.vectors) if len(self) else sources.patch,
-            flags=flags.astype(np.int16),
-        )
+# Flags of the catalogue by the names of the conditions of the fit.
+_FLAGS = {"failed": "fit_failed", "wide": "wide", "bright_neighbor": "bright_neighbor"}
 
 
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
-    """Measure localized sources on the map's own counts.
+    """Return the table of sources with what a likelihood fit of the map's own counts measures.
 
     Parameters
     ----------
-    sources : SkySources
-        Sources of `astro_unetloc.detection.localization.localize`.
+    sources : QTable (n rows)
+        With ``GLON``, ``GLAT`` and ``Flags``, see `astro_unetloc.detection.localize`.
     sky_map : SkyMap
         Counts, and exposure, background and PSF where it has them.
     energy_range : pair of float
@@ -523,12 +418,76 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
 
     Returns
     -------
-    Measurement
+    QTable
+        A copy with ``GLON`` and ``GLAT`` of the fit, the axes of the 68 % and 95 % confidence
+        ellipses, ``Sqrt_TS``, ``Npred``, ``Flux``, ``Spectral_Index`` and their errors (NaN where
+        unknown; without an exposure ``Flux`` and ``Spectral_Index`` are), and the flags
+        "fit_failed", "wide" and "bright_neighbor".
     """
+    result = sources.copy()
+    for name in (*_COLUMNS.values(), *(n for p in (68, 95) for n in _ellipse_columns(p))):
+        set_column(result, name, np.full(len(result), np.nan))
+    set_flag(result, "fit_failed", True)
     config = MeasurementConfig() if config is None else config
-    n = len(sources)
-    if not n:
-        return _unknown(np.zeros((0, 3)))
+    vectors = glon_glat_vectors(sources)
+    values = _fit_groups(vectors, sky_map, energy_range, flux_range, config)
+    if values is None:
+        return result
+    for name, lonlat in zip(("GLON", "GLAT"), lonlat_from_vectors(values["vectors"])):
+        set_column(result, name, lonlat)
+    for name, column in _COLUMNS.items():
+        set_column(result, column, values[name])
+    for percent in (68, 95):
+        for axis, column in zip(_AXES, _ellipse_columns(percent)):
+            set_column(result, column, values[f"ellipse_{percent}_{axis}"])
+    for name, flag in _FLAGS.items():
+        set_flag(result, flag, values[name])
+    log.info("%d sources measured, %d fits failed", len(result), int(values["failed"].sum()))
+    return result
+
+
+def _ellipse_columns(percent):
+    """Names of the columns of a confidence ellipse, in the order of `_AXES`."""
+    return [f"Conf_{percent}_{axis}" for axis in _AXES.values()]
+
+
+def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
+    """Values (n, ...) of the fit by name; None where there is nothing to fit."""
+    if not len(vectors):
+        return None
+    counts = gather_counts(sky_map, *energy_range)
+    if not len(counts.number):
+        _warn_of_coarse_bins(sky_map, energy_range)
+        return None
+    setup = FieldSetup(sky_map, counts, vectors, config)
+    groups = list(fit_groups(vectors, setup))
+
+    def fit(group):
+        """The members of a group, fitted with their neighbours."""
+        members, everyone = group
+        field = FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members))
+        return _without_ellipses(field.run(flux_range))
+
+    from threadpoolctl import threadpool_limits
+
+    # Array operations leave the interpreter to other threads meanwhile; those of linear algebra
+    # are too small to be shared between threads of their own.
+    n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with threadpool_limits(limits=1), ThreadPoolExecutor(max_workers=n_threads) as pool:
+        parts = list(pool.map(fit, groups))
+    order = np.argsort(np.concatenate([members for members, _ in groups]))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def _without_ellipses(values):
+    """The values of a fit with the axes of its ellipses as arrays."""
+    ellipses = {name: values[name] for name in ("ellipse_68", "ellipse_95")}
+    axes = {f"{name}_{axis}": getattr(e, axis) for name, e in ellipses.items() for axis in _AXES}
+    return {name: value for name, value in values.items() if name not in ellipses} | axes
+
+
+def _warn_of_coarse_bins(sky_map, energy_range):
+    """Warn where no energy bin of a map can be fitted."""
     if not len(fitted_energies(sky_map, *energy_range)):
         low, high = sky_map.energy_edges[[0, -1]]
         warn(
@@ -536,31 +495,6 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
             f"{energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} GeV); give a "
             "map with finer bins"
         )
-        return _unknown(sources.vectors)
-    counts = gather_counts(sky_map, *energy_range)
-    if not len(counts.number):
-        return _unknown(sources.vectors)
-    setup = FieldSetup(sky_map, counts, sources.vectors, config)
-    groups = list(fit_groups(sources.vectors, setup))
-
-    def fit(group):
-        """The members of a group, fitted with their neighbours."""
-        members, everyone = group
-        rows = np.searchsorted(everyone, members)
-        field = FieldFit(sources.vectors[everyone], setup, rows)
-        return Measurement(**field.run(flux_range))
-
-    from threadpoolctl import threadpool_limits
-
-    # array operations leave the interpreter to other threads meanwhile; those of linear algebra
-    # are too small to be shared between threads of their own
-    n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    with threadpool_limits(limits=1), ThreadPoolExecutor(max_workers=n_threads) as pool:
-        parts = list(pool.map(fit, groups))
-    order = np.argsort(np.concatenate([members for members, _ in groups]))
-    result = Measurement.concatenate(parts).select(order)
-    log.info("%d sources measured, %d fits failed", n, int(result.failed.sum()))
-    return result
 
 
 def fit_groups(vectors, setup):
@@ -572,7 +506,7 @@ def fit_groups(vectors, setup):
     Parameters
     ----------
     vectors : ndarray (n, 3)
-        The sources.
+        Galactic unit vectors of the sources.
     setup : FieldSetup
         The map.
 
@@ -596,31 +530,22 @@ def fit_groups(vectors, setup):
         waiting += [np.sort(half) for half in np.array_split(ordered, 2)]
 
 
-def neighbor_margin_deg(emin, config=None):
-    """How far around a part of the sky sources matter for those in it.
+def neighbor_margin_deg(emin, psf=None, config=None):
+    """Return how far outside a region sources matter for those inside: two fit radii, in degrees.
 
     Parameters
     ----------
     emin : float
         Lowest energy in GeV.
+    psf : KingPSF or TablePSF, optional
+        Point-spread function; that of the LAT by default.
     config : MeasurementConfig, optional
         Radii.
 
     Returns
     -------
     float
-        In degrees: twice the radius of a region.
     """
     config = MeasurementConfig() if config is None else config
-    psf_deg = KingPSF().containment_radius(0.68, emin)
+    psf_deg = (psf or KingPSF()).containment_radius(0.68, emin)
     return 2 * max(config.min_radius_deg, config.radius_psf * psf_deg)
-
-
-def _unknown(vectors):
-    """A measurement that tells nothing."""
-    n = len(vectors)
-    nothing = [np.full(n, np.nan) for _ in range(7)]
-    ellipse = Ellipses(*(np.full(n, np.nan) for _ in range(3)))
-    no = np.zeros(n, dtype=bool)
-    covariance = np.full((n, 2, 2), np.nan)
-    return Measurement(vectors, covariance, ellipse, ellipse, *nothing, ~no, no, no)

@@ -1,21 +1,19 @@
-"""Calibration: from what the chain knows of a candidate to the probability that it is real.
+"""Calibrated scores, and factors on the errors of the fit: what the card of a model knows of both.
 
-A logistic regression on the logit of the network's probability, the likelihood's sqrt(TS) and how
-dense the field is, fitted to candidates of simulated skies that no training has seen
-(``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
-`astro_unetloc.judgement.Judgement.explained`. The coefficients travel in the card of the model.
+Calibration: a logistic regression on the logit of the network's probability, the sqrt(TS) of the
+likelihood and the density of the field, fitted to candidates of simulated skies that no training
+has seen (``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
+`astro_unetloc.evaluation.truth.Judgement.explained`.
 
-Error factors: what the errors of the fit must be multiplied by to hold what they say.
-
-A fit knows the Poisson errors of its counts. It does not know of sources that merge within the
-point-spread function, nor of structure in the background that is finer than its region. Below 10
-GeV these are larger; how much is measured on simulated skies (``benchmarks/fit_errors.py``) and
-travels in the card of the model. The Fermi-LAT catalogues scale their ellipses likewise, by what
+Error factors: the fit knows the Poisson errors of its counts. It does not know of sources that
+merge within the point-spread function, nor of structure in the background that is finer than its
+region of interest. Below 10 GeV these are larger; the factors are measured on simulated skies
+(``benchmarks/fit_errors.py``). The Fermi-LAT catalogues scale their ellipses likewise, by what
 known counterparts show (4FGL, arXiv:1902.10045, section 3.1.3).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,10 +21,7 @@ __all__ = ["Calibration", "ErrorFactors", "FEATURES", "features"]
 
 
 # The network's probability is kept away from 0 and 1 by this much, sqrt(TS) below this.
-_MIN_PROBABILITY = 1e-4
-
-
-_MAX_SQRT_TS = 12.0
+_MIN_PROBABILITY, _MAX_SQRT_TS = 1e-4, 12.0
 
 
 FEATURES = (
@@ -39,13 +34,22 @@ FEATURES = (
 _PLANE_DEG = 5.0
 
 
+# Columns of a table of sources that each kind of factor scales.
+_SCALED = {
+    "ellipse_68": ("Conf_68_SemiMajor", "Conf_68_SemiMinor"),
+    "ellipse_95": ("Conf_95_SemiMajor", "Conf_95_SemiMinor"),
+    "counts": ("Unc_Npred", "Unc_Flux"),
+    "index": ("Unc_Spectral_Index",),
+}
+
+
 def features(probability, sqrt_ts, latitude_deg):
-    """Terms of the regression, `FEATURES`.
+    """Return the terms of the regression, `FEATURES`.
 
     Parameters
     ----------
     probability : ndarray (n,)
-        Of the network.
+        Probability of the network.
     sqrt_ts : ndarray (n,)
         Of the likelihood fit; NaN where there is none, its terms are zero then.
     latitude_deg : ndarray (n,)
@@ -74,7 +78,8 @@ class Calibration:
     unmeasured : sequence of float
         The same for the others; factors of terms with sqrt(TS) are zero.
     least_probability : float
-        Of the network, among the candidates that it was fitted to; those below are not listed.
+        Lowest probability of the network among the candidates of the regression; candidates below
+        are not listed.
     """
 
     measured: Sequence
@@ -82,21 +87,7 @@ class Calibration:
     least_probability: float = 0.0
 
     def score(self, probability, sqrt_ts, latitude_deg):
-        """Probability that candidates are real.
-
-        Parameters
-        ----------
-        probability : ndarray (n,)
-            Of the network.
-        sqrt_ts : ndarray (n,)
-            Of the likelihood fit; NaN where there is none.
-        latitude_deg : ndarray (n,)
-            Galactic latitude.
-
-        Returns
-        -------
-        ndarray (n,)
-            Between 0 and 1.
+        """Return the probability (n,) that candidates are real; parameters as in `features`.
 
         Examples
         --------
@@ -111,6 +102,25 @@ class Calibration:
         factors = np.where(known, self.measured[1:], self.unmeasured[1:])
         exponent = constant + np.sum(terms * factors, axis=1)
         return 1 / (1 + np.exp(-np.clip(exponent, -50, 50)))
+
+    def apply(self, sources):
+        """Return a copy of a table of sources with the calibrated ``Score``.
+
+        Parameters
+        ----------
+        sources : QTable
+            With ``Probability``, ``GLAT`` and, where it was measured, ``Sqrt_TS``.
+
+        Returns
+        -------
+        QTable
+        """
+        sources, unknown = sources.copy(), np.full(len(sources), np.nan)
+        sqrt_ts = sources["Sqrt_TS"] if "Sqrt_TS" in sources.colnames else unknown
+        sources["Score"] = self.score(
+            np.asarray(sources["Probability"]), np.asarray(sqrt_ts), sources["GLAT"].to_value("deg")
+        )
+        return sources
 
 
 @dataclass(frozen=True)
@@ -135,36 +145,26 @@ class ErrorFactors:
     counts: tuple
     index: tuple
 
-    def apply(self, measurement, latitude_deg):
-        """A measurement with larger errors.
+    def apply(self, sources):
+        """Return a copy of a table of measured sources whose errors are multiplied by the factors.
 
         Parameters
         ----------
-        measurement : Measurement
-            Of n sources.
-        latitude_deg : ndarray (n,)
-            Their Galactic latitudes.
+        sources : QTable
+            From `astro_unetloc.measurement.measure_sources`.
 
         Returns
         -------
-        Measurement
-            What was measured stays.
+        QTable
         """
-        counts, index, size = (
-            self.at(name, latitude_deg) for name in ("counts", "index", "ellipse_68")
-        )
-        return replace(
-            measurement,
-            covariance=measurement.covariance * (size**2)[:, None, None],
-            ellipse_68=_scaled(measurement.ellipse_68, size),
-            ellipse_95=_scaled(measurement.ellipse_95, self.at("ellipse_95", latitude_deg)),
-            npred_err=measurement.npred_err * counts,
-            flux_err=measurement.flux_err * counts,
-            index_err=measurement.index_err * index,
-        )
+        sources, latitude_deg = sources.copy(), sources["GLAT"].to_value("deg")
+        for kind, names in _SCALED.items():
+            for name in names:
+                sources[name] = sources[name] * self.at(kind, latitude_deg)
+        return sources
 
-    def at(self, name, latitude_deg):
-        """The factors (n,) of one kind of error at Galactic latitudes (n,).
+    def at(self, kind, latitude_deg):
+        """Return the factors (n,) of one kind of error at Galactic latitudes (n,).
 
         Examples
         --------
@@ -173,12 +173,4 @@ class ErrorFactors:
         [2.0, 1.5]
         """
         begins = np.searchsorted(self.latitude_deg, np.abs(latitude_deg), side="right") - 1
-        return np.asarray(getattr(self, name), dtype=float)[begins]
-
-
-def _scaled(ellipses, factor):
-    return replace(
-        ellipses,
-        semi_major=ellipses.semi_major * factor,
-        semi_minor=ellipses.semi_minor * factor,
-    )
+        return np.asarray(getattr(self, kind), dtype=float)[begins]

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.detection.clustering import ClusteringConfig
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.unet.architecture import export_litert
 from astro_unetloc.unet.calibration import Calibration, ErrorFactors
 
-__all__ = ["Model", "list_models", "load_model", "save_model"]
+__all__ = ["Model", "list_models", "load_model", "save_model", "shipped_bands"]
 
 
 DEFAULT_MODEL = "lat-10gev"
@@ -82,14 +81,14 @@ class Model:
         return np.array(self.card["band_edges_gev"], dtype=float)
 
     @property
+    def energy_range(self):
+        """First and last edge of the bands in GeV."""
+        return tuple(self.band_edges[[0, -1]])
+
+    @property
     def classes(self):
         """Names of the classes, the background last."""
         return tuple(self.card["classes"])
-
-    @property
-    def clustering(self):
-        """The clustering preset tuned for this model."""
-        return ClusteringConfig(**self.card["clustering"])
 
     @property
     def threshold(self):
@@ -292,6 +291,13 @@ def list_models():
     ['lat-10gev', 'lat-500mev']
     """
     return sorted(p.parent.name for p in _SHIPPED.glob("*/card.json"))
+
+
+def shipped_bands():
+    """Return the band edges (n_band + 1,) in GeV of each shipped model by name, default first."""
+    names = sorted(list_models(), key=DEFAULT_MODEL.__ne__)
+    cards = {name: _read_card(_SHIPPED / name / "card.json") for name in names}
+    return {name: np.array(card["band_edges_gev"], float) for name, card in cards.items()}
 
 
 def load_model(name=None):

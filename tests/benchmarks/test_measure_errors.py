@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.measurement.likelihood import Ellipses
 from astro_unetloc.sphere import vectors_from_lonlat
 
 
@@ -30,9 +30,10 @@ def test_matches_are_one_to_one(benchmark):
 
 
 def test_an_ellipse_holds_what_lies_along_it(benchmark):
-    ellipse = Ellipses(np.full(4, 2.0), np.ones(4), np.array([90.0, 90.0, 0.0, 0.0]))
+    axes = {"SemiMajor": [2.0] * 4, "SemiMinor": [1.0] * 4, "PosAng": [90.0, 90.0, 0.0, 0.0]}
+    ellipse = Table({f"Conf_68_{name}": values for name, values in axes.items()})
     x, y = np.array([1.9, 0.0, 1.9, 0.0]), np.array([0.0, 1.9, 0.0, 1.9])
-    np.testing.assert_array_equal(benchmark.held(ellipse, x, y), [True, False, False, True])
+    np.testing.assert_array_equal(benchmark.held(ellipse, 68, x, y), [True, False, False, True])
 
 
 def test_a_part_of_a_sky_is_measured_and_drawn(benchmark, tmp_path, capsys):

@@ -12,9 +12,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from conftest import make_wcs, skip_unless_in_ci
-from made_catalogs import make_sources
+from made_catalogs import make_catalog, make_sources
 
-from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.catalog.write import format_regions, write_outputs
 
 DS9_SECONDS = 60
@@ -92,8 +91,7 @@ def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("field")
     lon, lat = np.array([184.56, 186.0, 183.2, 184.0]), np.array([-5.78, -4.5, -7.0, -4.2])
     sources = make_sources(lon=lon, lat=lat)
-    sources.score = np.array([0.99, 0.9, 0.8, 0.7])
-    sources.flags = np.array([0, 16, 2, 0])
+    sources["Score"], sources["Flags"] = [0.99, 0.9, 0.8, 0.7], [0, 16, 2, 0]
     known = np.array([True, False, True, False])
     values = {
         "Conf_95_SemiMajor": np.where(known, 0.3, np.nan),

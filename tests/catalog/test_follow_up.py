@@ -5,10 +5,9 @@ import warnings
 import astropy.units as u
 import numpy as np
 import pytest
-from made_catalogs import make_sources
+from made_catalogs import make_catalog, make_sources
 
 from astro_unetloc import find_sources
-from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.catalog.write import write_outputs
 
 # Sources of the field with nothing bright and extended around: PSR J1809-2332, the Galactic

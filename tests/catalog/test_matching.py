@@ -12,12 +12,12 @@ from astropy.utils.masked import Masked
 from conftest import skip_unless_in_ci
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_catalogs import make_measured, make_sources
+from made_catalogs import make_catalog, make_measured, make_sources
 
 from astro_unetloc.catalog.columns import MATCH_COLUMNS
 from astro_unetloc.catalog.match import inside_extended, is_known, match_catalogs
 from astro_unetloc.catalog.read import read_catalog, read_extended, within_sky
-from astro_unetloc.catalog.table import degrees, make_catalog
+from astro_unetloc.catalog.table import degrees
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.pipeline import find_sources
 

@@ -11,11 +11,11 @@ from astropy.coordinates import SkyCoord
 from gammapy.modeling.models import Models
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_catalogs import META, make_measured, make_sources
+from made_catalogs import META, make_catalog, make_measured, make_sources
 
 from astro_unetloc import read_source_library, to_gammapy_models
 from astro_unetloc.catalog.models import fermi_library
-from astro_unetloc.catalog.table import make_catalog, unique_names
+from astro_unetloc.catalog.table import unique_names
 from astro_unetloc.catalog.write import check_fluxes, write_outputs
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.spectra import PHOTON_INDEX

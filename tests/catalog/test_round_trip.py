@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from made_catalogs import assert_same_catalog, make_sources
+from made_catalogs import assert_same_catalog, make_catalog, make_sources
 
 from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import make_catalog, with_match_columns
+from astro_unetloc.catalog.table import with_match_columns
 from astro_unetloc.catalog.write import write_outputs
 
 # Those that `make_catalog` takes from the sources.

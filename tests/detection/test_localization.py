@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
 
-from astro_unetloc.catalog.columns import FLAGS
+from astro_unetloc.catalog.columns import has_flag
+from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.clustering import PixelSources
-from astro_unetloc.detection.localization import LocalizationConfig, localize, near_owned_cell
+from astro_unetloc.detection.localization import (
+    LocalizationConfig,
+    localize,
+    near_owned_cell,
+    with_neighbors,
+)
 from astro_unetloc.maps.patches import Patches, PatchGrid
-from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
-from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import separation_deg
 
 GRID = PatchGrid()
-BIT = {name: bit for name, (bit, _) in FLAGS.items()}
 # At high latitude and next to each other; the second is the nearest neighbour of the first.
 FIRST = 130
 SECOND = int(np.argsort(separation_deg(GRID.centers, GRID.centers[FIRST]))[1])
@@ -63,13 +66,15 @@ def test_sources_come_out_where_they_are_with_their_probability():
     truth = [towards(GRID.centers[FIRST], GRID.centers[SECOND], d) for d in (0.0, 1.7, 3.0)]
     found = candidates_at(patches, *((FIRST, v, p) for v, p in zip(truth, (0.9, 0.8, 0.3))))
     sources = localize(found, patches)
-    assert separation_deg(sources.vectors, np.array(truth)).max() < 1e-9
-    np.testing.assert_array_equal(sources.score, [0.9, 0.8, 0.3])
-    np.testing.assert_array_equal(sources.probability, sources.score)
-    np.testing.assert_array_equal(sources.patch, FIRST)
-    np.testing.assert_array_equal(sources.coverage, 1)
-    np.testing.assert_allclose(sources.separation_deg, [1.7, 1.3, 1.3])
-    np.testing.assert_array_equal(sources.flags, 0)
+    assert separation_deg(glon_glat_vectors(sources), np.array(truth)).max() < 1e-9
+    np.testing.assert_array_equal(sources["Score"], [0.9, 0.8, 0.3])
+    np.testing.assert_array_equal(sources["Probability"], sources["Score"])
+    np.testing.assert_array_equal(sources["Patch"], FIRST)
+    np.testing.assert_array_equal(sources["Coverage"], 1)
+    np.testing.assert_array_equal(sources["Flags"], 0)
+    neighbors = with_neighbors(sources)
+    np.testing.assert_allclose(neighbors["Sep_Nearest"].to_value("deg"), [1.7, 1.3, 1.3])
+    assert not has_flag(neighbors, "blended").any()
 
 
 def test_nothing_found_gives_empty_arrays_of_the_same_types():
@@ -77,9 +82,10 @@ def test_nothing_found_gives_empty_arrays_of_the_same_types():
     one = localize(candidates_at(patches, (FIRST, GRID.centers[FIRST], 0.9)), patches)
     none = localize(candidates_at(patches), patches)
     assert len(none) == 0
-    for name in one.__dataclass_fields__:
-        assert getattr(none, name).dtype.kind == getattr(one, name).dtype.kind
-    assert none.vectors.shape == (0, 3)
+    assert none.colnames == one.colnames
+    for name in one.colnames:
+        assert (none[name].dtype, none[name].unit) == (one[name].dtype, one[name].unit)
+    assert len(with_neighbors(none)) == 0
     no_patches = patches_of()
     assert len(localize(candidates_at(no_patches), no_patches)) == 0
 
@@ -95,10 +101,10 @@ def test_a_source_on_the_border_is_reported_once_and_the_stronger_wins():
         )
         sources = localize(found, patches)
         assert len(sources) == 1
-        assert sources.score == 0.9
-        assert separation_deg(sources.vectors, vector)[0] < 1e-9
-        np.testing.assert_array_equal(sources.patch, [SECOND])  # of its owner, whoever found it
-        assert np.isnan(sources.separation_deg[0])
+        assert sources["Score"] == 0.9
+        assert separation_deg(glon_glat_vectors(sources), vector)[0] < 1e-9
+        np.testing.assert_array_equal(sources["Patch"], [SECOND])  # of its owner, whoever found it
+        assert np.isnan(with_neighbors(sources)["Sep_Nearest"][0])
 
 
 def test_equally_strong_candidates_are_one_source_too():
@@ -113,8 +119,11 @@ def test_two_sources_of_one_patch_both_stay_however_close():
     close = towards(center, GRID.centers[SECOND], 0.1)
     sources = localize(candidates_at(patches, (FIRST, center, 0.9), (FIRST, close, 0.8)), patches)
     assert len(sources) == 2
-    np.testing.assert_allclose(sources.separation_deg, 0.1)
-    np.testing.assert_array_equal(sources.flags, BIT["blended"])
+    neighbors = with_neighbors(sources)
+    np.testing.assert_allclose(neighbors["Sep_Nearest"].to_value("deg"), 0.1)
+    assert has_flag(neighbors, "blended").all()
+    assert "Sep_Nearest" not in sources.colnames
+    assert not has_flag(sources, "blended").any()
 
 
 def test_sources_of_two_patches_beyond_the_merge_radius_both_stay():
@@ -137,7 +146,7 @@ def test_what_a_dropped_candidate_would_have_dropped_stays():
         (SECOND, sideways(on_border(), step), 0.8),
         (FIRST, sideways(on_border(), 2 * step), 0.7),
     )
-    np.testing.assert_array_equal(np.sort(localize(found, patches).score), [0.7, 0.9])
+    np.testing.assert_array_equal(np.sort(localize(found, patches)["Score"]), [0.7, 0.9])
 
 
 def test_candidates_are_kept_up_to_the_border_and_no_farther():
@@ -153,7 +162,7 @@ def test_candidates_are_kept_up_to_the_border_and_no_farther():
     np.testing.assert_array_equal(near_owned_cell(*where, border), [True, True, False])
     np.testing.assert_array_equal(near_owned_cell(*where, 1.0), [True, True, True])
     np.testing.assert_array_equal(near_owned_cell(*where, 0.0), [True, False, False])
-    np.testing.assert_array_equal(localize(found, patches).patch, [FIRST, SECOND])
+    np.testing.assert_array_equal(localize(found, patches)["Patch"], [FIRST, SECOND])
 
 
 def test_every_source_belongs_to_its_nearest_centre(rng):
@@ -162,7 +171,7 @@ def test_every_source_belongs_to_its_nearest_centre(rng):
     found = candidates_at(patches, *((FIRST, v, 0.9) for v in vectors))
     sources = localize(found, patches)
     assert len(sources) == 30
-    np.testing.assert_array_equal(sources.patch, GRID.owner(np.array(vectors)))
+    np.testing.assert_array_equal(sources["Patch"], GRID.owner(np.array(vectors)))
 
 
 def test_the_order_of_candidates_does_not_matter(rng):
@@ -181,17 +190,19 @@ def test_the_order_of_candidates_does_not_matter(rng):
     one = localize(found, patches)
     two = localize(found.select(rng.permutation(40)), patches)
     assert 5 < len(one) < 40
-    order = [np.argsort(sources.score) for sources in (one, two)]
-    for name in one.__dataclass_fields__:
-        np.testing.assert_array_equal(getattr(one, name)[order[0]], getattr(two, name)[order[1]])
+    order = [np.argsort(sources["Score"]) for sources in (one, two)]
+    for name in one.colnames:
+        np.testing.assert_array_equal(one[name][order[0]], two[name][order[1]])
 
 
-def test_the_threshold_is_the_smallest_score_listed():
+def test_candidates_below_the_smallest_probability_are_dropped():
     patches = patches_of(FIRST)
     center = GRID.centers[FIRST]
     found = candidates_at(patches, (FIRST, center, 0.5), (FIRST, on_border(-0.5), 0.49))
-    np.testing.assert_array_equal(localize(found, patches, threshold=0.5).score, [0.5])
-    np.testing.assert_array_equal(localize(found, patches, threshold=0.4).score, [0.5, 0.49])
+    np.testing.assert_array_equal(localize(found, patches, min_probability=0.5)["Score"], [0.5])
+    np.testing.assert_array_equal(
+        localize(found, patches, min_probability=0.4)["Score"], [0.5, 0.49]
+    )
 
 
 def test_sources_at_the_edge_of_coverage_are_flagged():
@@ -205,42 +216,7 @@ def test_sources_at_the_edge_of_coverage_are_flagged():
         np.full(3, 13),
     )
     sources = localize(found, patches)
-    assert sources.coverage[0] == pytest.approx(0.5, abs=0.06)
-    assert 0.5 < sources.coverage[1] < 0.9
-    assert sources.coverage[2] == 1
-    np.testing.assert_array_equal(sources.flags & BIT["edge"], [BIT["edge"], BIT["edge"], 0])
-
-
-def test_sources_in_the_galactic_plane_are_flagged():
-    vectors = vectors_from_lonlat(50.0, [-4.9, 5.1])
-    owners = GRID.owner(vectors)
-    patches = patches_of(*set(owners))
-    found = candidates_at(patches, *((o, v, 0.9) for o, v in zip(owners, vectors)))
-    sources = localize(found, patches)
-    low = np.abs(lonlat_from_vectors(sources.vectors)[1]) < 5
-    assert low.sum() == 1
-    np.testing.assert_array_equal(sources.flags, np.where(low, BIT["low_latitude"], 0))
-    assert sources.flags.dtype == np.int16
-
-
-@pytest.mark.parametrize("nside, coarse", [(64, True), (512, False)])
-@pytest.mark.parametrize("assumed", [True, False])
-def test_coarse_pixels_and_assumed_energies_are_flagged(nside, coarse, assumed):
-    patches = patches_of(FIRST)
-    sky_map = SkyMap(
-        counts=np.zeros((1, 1)),
-        pixels=HealpixPixelization(nside, True, "icrs", np.array([0])),
-        energy_edges=np.array([10.0, 20.0]),
-        energy_assumed=assumed,
-    )
-    found = candidates_at(patches, (FIRST, GRID.centers[FIRST], 0.9))
-    expected = coarse * BIT["coarse_pixels"] + assumed * BIT["energy_assumed"]
-    assert localize(found, patches, sky_map=sky_map).flags == [expected]
-
-
-def test_events_are_never_coarse():
-    patches = patches_of(FIRST)
-    events = Photons(np.zeros((0, 3)), np.zeros(0))
-    sky_map = SkyMap(events=events, energy_edges=np.array([10.0, 20.0]))
-    found = candidates_at(patches, (FIRST, GRID.centers[FIRST], 0.9))
-    assert localize(found, patches, sky_map=sky_map).flags == [0]
+    assert sources["Coverage"][0] == pytest.approx(0.5, abs=0.06)
+    assert 0.5 < sources["Coverage"][1] < 0.9
+    assert sources["Coverage"][2] == 1
+    np.testing.assert_array_equal(has_flag(sources, "edge"), [True, True, False])

@@ -55,14 +55,6 @@ def test_bright_sources_are_followed_farther():
     assert np.all(reach <= 6.0)
 
 
-def test_a_fit_names_what_a_measurement_holds():
-    from astro_unetloc.measurement.fit import Measurement
-
-    sky_map, sources, _ = lonely_sources(30, nside=1)
-    values = FieldFit(sources.vectors, setup_of(sky_map, sources.vectors)).run((10.0, 1000.0))
-    assert list(values) == list(Measurement.__dataclass_fields__)
-
-
 def test_counts_weigh_less_where_the_background_is_not_known():
     """The weight of 4FGL: with a systematic of 3 %, a half for 1 / 0.03**2 counts in the PSF."""
 

@@ -241,7 +241,7 @@ def test_it_is_that_of_photons_in_a_single_cell():
 
 def test_it_is_what_the_fit_measures_on_average():
     sky_map, sources, true = lonely_sources(30, seed=5)
-    measured = measure_sources(sources, sky_map, energy_range=RANGE, **FLUX).sqrt_ts
+    measured = measure_sources(sources, sky_map, energy_range=RANGE, **FLUX)["Sqrt_TS"]
     expected = significances(sky_map, true, np.full(len(true), 30.0), index=2.3)
     assert np.median(measured) == pytest.approx(np.median(expected), rel=0.05)
 

@@ -172,7 +172,7 @@ def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path):
     assert model.card["training"]["learning_rate"] == 2e-3  # also what was not given
     assert model.card["training"]["hours"] >= 0
     assert model.flux_range == (10, 1000)
-    assert model.clustering.radius_pix == 2
+    assert model.card["clustering"]["radius_pix"] == 2
     assert {p.name for p in (tmp_path / "model").iterdir()} == {
         "card.json", "unet.keras", "unet.tflite", "probe.npz", "training"
     }  # fmt: skip

@@ -53,7 +53,7 @@ def test_default_model_is_shipped(model):
     assert model.band_edges.tolist() == [10, 20, 50, 150, 500, 2000]
     assert model.classes == ("source", "background")
     assert 0 < model.threshold < 1
-    assert model.clustering.cut > 0
+    assert model.card["clustering"]["cut"] > 0
     assert len(model.sha256) == 64
 
 
