@@ -1,6 +1,7 @@
-"""What the project files say agrees: the README with CI, the version everywhere."""
+"""The project files agree: the README with CI, versions, licence, dependencies."""
 
 import configparser
+import importlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import astro_unetloc
 
 ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.rst"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = "python -m pip install . && astro-unetloc demo"
 TESTS = "python -m pip install tox && tox -e test"
@@ -44,11 +46,12 @@ def test_scores_of_the_documents_are_those_of_the_card():
     scores, errors = card["scores"]["average_precision"], card["calibration"]["errors"]
     parts = ("|b| > 10 deg", "|b| < 10 deg")
     for part in parts:
-        said = [line for line in accuracy.splitlines() if part in line]
-        assert any(f"average precision {scores[part]:.3f}" in line for line in said), part
+        found = [line for line in accuracy.splitlines() if part in line]
+        assert any(f"average precision {scores[part]:.3f}" in line for line in found), part
         error = f"calibration error {errors[part]:.4f}"
-        assert any("as shipped" in line and error in line for line in said), part
-    assert "{:.3f} at |b| > 10° and\n{:.3f} below".format(*map(scores.get, parts)) in README
+        assert any("as shipped" in line and error in line for line in found), part
+    expected = "{:.3f} at |b| > 10° and {:.3f} below".format(*map(scores.get, parts))
+    assert expected in " ".join(README.split())
 
 
 @pytest.mark.parametrize("command", [INSTALL, TESTS])
@@ -77,6 +80,21 @@ def test_readme_python_example_uses_public_names():
 def test_files_that_the_readme_links_to_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_and_modules_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\b(?:benchmarks|docs|tests)/[\w/]+\.\w+", text):
+        assert (ROOT / target).is_file(), target
+    for module, name in re.findall(r"\bfrom (astro_unetloc[\w.]*) import (\w+)", text):
+        assert hasattr(importlib.import_module(module), name), (module, name)
+    for name in re.findall(r"``(astro_unetloc\.[\w.]+)``", text):
+        module, _, attribute = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            assert hasattr(importlib.import_module(module), attribute), name
 
 
 def test_version_is_the_same_everywhere(setup_cfg):
