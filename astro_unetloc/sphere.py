@@ -15,6 +15,7 @@ __all__ = [
     "frame_rotation",
     "lonlat_from_vectors",
     "move",
+    "neighbors",
     "ragged_ranges",
     "separation_deg",
     "tangent_axes",
@@ -57,6 +58,27 @@ def separation_deg(vectors_1, vectors_2):
 def chord(angle_deg):
     """Distance of unit vectors at an angle of up to 180 degrees."""
     return 2 * np.sin(np.radians(np.minimum(angle_deg, 180.0)) / 2)
+
+
+def neighbors(left, right, radius_deg):
+    """All pairs of unit vectors (n, 3) and (m, 3) within a radius: rows of both and distances.
+
+    Directions that are not finite have no neighbours; distances are in degrees.
+    """
+    from scipy.spatial import KDTree
+
+    known = [np.flatnonzero(np.isfinite(side).all(axis=1)) for side in (left, right)]
+    if not all(map(len, known)):
+        return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+    trees = (KDTree(side[rows]) for side, rows in zip((left, right), known))
+    # The margin keeps a pair at exactly the radius; the angle decides below.
+    pairs = next(trees).sparse_distance_matrix(
+        next(trees), chord(radius_deg) + 1e-12, output_type="coo_matrix"
+    )
+    rows, columns = known[0][pairs.row], known[1][pairs.col]
+    angle = separation_deg(left[rows], right[columns])
+    keep = angle <= radius_deg + 1e-10
+    return rows[keep], columns[keep], angle[keep]
 
 
 def circle_in_disc(offset, radius, disc):

@@ -285,8 +285,9 @@ def _names_of_others(table):
 
 def _extensions(table, names, extended):
     """Which sources are extended, and their radii in degrees (NaN where unknown)."""
-    if {"Extended", "Extension"} <= set(table.colnames):
-        return np.asarray(table["Extended"], bool), degrees(table["Extension"])
+    if "Extended" in table.colnames:
+        known = degrees(table["Extension"]) if "Extension" in table.colnames else np.nan
+        return np.asarray(table["Extended"], bool), np.full(len(table), known)
     label = np.full(len(table), "", "U1")
     if "Extended_Source_Name" in table.colnames:
         label = _stripped(table["Extended_Source_Name"])
