@@ -1,4 +1,4 @@
-"""Sphinx configuration; tables of columns, flags, defaults and commands are made from the code."""
+"""Sphinx configuration; generates the tables of columns, flags, defaults and commands."""
 
 import dataclasses
 import os
@@ -25,14 +25,14 @@ html_theme_options = {
     "page_width": "1100px",
 }
 html_show_sourcelink = False
-# Publishers answer programs with 403.
+# The publisher answers programs with 403.
 linkcheck_ignore = [r"https://doi\.org/10\.1051/.*"]
 
 GENERATED = Path(__file__).parent / "_generated"
 
 
 def list_table(head, rows, widths):
-    """reStructuredText of a table; every cell is one line."""
+    """Return reStructuredText of a table; each cell is one line."""
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in [head, *rows]:
         lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
@@ -40,22 +40,22 @@ def list_table(head, rows, widths):
 
 
 def columns_table(columns):
-    """Table of column specifications."""
+    """Return the table of column specifications."""
     rows = [
         (f"``{c.name}``", c.unit, f"``{c.dtype}``", f"``{c.ucd}``" if c.ucd else "", c.description)
         for c in columns
     ]
-    return list_table(("name", "unit", "type", "UCD", "what it holds"), rows, "18 10 7 28 37")
+    return list_table(("name", "unit", "type", "UCD", "description"), rows, "18 10 7 28 37")
 
 
 def flags_table(flags):
-    """Table of the bits of ``Flags``."""
+    """Return the table of the bits of ``Flags``."""
     rows = [(str(bit), f"``{name}``", text) for name, (bit, text) in flags.items()]
-    return list_table(("bit", "name", "the source is / was / has"), rows, "10 25 65")
+    return list_table(("bit", "name", "meaning"), rows, "10 25 65")
 
 
 def defaults_table(configs):
-    """Table of the fields and defaults of all configurations."""
+    """Return the table of the fields and defaults of all configurations."""
     rows = []
     for config in configs:
         name = f"{config.__module__}.{config.__name__}"
@@ -67,32 +67,26 @@ def defaults_table(configs):
 
 
 def literal(text):
-    """A literal block."""
+    """Return a literal block."""
     body = "\n".join(f"   {line}".rstrip() for line in text.rstrip().splitlines())
     return f".. code-block:: text\n\n{body}\n"
 
 
 def command_help():
-    """What ``--help`` prints, for the program and each of its sub-commands."""
-    import click
-
-    from astro_unetloc.cli import main as cli
+    """Return the output of ``--help`` of the program and of each sub-command."""
+    from astro_unetloc.cli.main import COMMANDS
 
     def run(*words):
-        words = ["astro-unetloc", *words, "--help"]
-        code = f"import sys; from astro_unetloc.cli.main import main; sys.argv = {words!r}; main()"
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-m", "astro_unetloc", *words, "--help"]
         environ = {**os.environ, "COLUMNS": "90"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
-        return literal(f"$ {' '.join(words)}\n{done.stdout}")
+        return literal(" ".join(["$ astro-unetloc", *words, "--help\n"]) + done.stdout)
 
-    groups = [value for value in vars(cli).values() if isinstance(value, click.Group)]
-    names = sorted({n for group in groups for n, c in group.commands.items() if not c.hidden})
-    return "\n".join([run(), *(run(name) for name in names)])
+    return "\n".join([run(), *(run(name) for name in sorted(COMMANDS))])
 
 
 def write_generated(app):
-    """Write the included files, each only if it changed."""
+    """Write the generated files that have changed."""
     from astro_unetloc.catalog.columns import COLUMNS, FLAGS, LIMIT_COLUMNS, MATCH_COLUMNS
     from astro_unetloc.detection.clustering import ClusteringConfig
     from astro_unetloc.detection.localization import LocalizationConfig
@@ -118,5 +112,5 @@ def write_generated(app):
 
 
 def setup(app):
-    """Make the generated files before Sphinx reads."""
+    """Write the generated files before Sphinx reads the pages."""
     app.connect("builder-inited", write_generated)

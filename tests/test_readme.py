@@ -97,6 +97,12 @@ def test_files_and_modules_that_a_page_names_exist(page):
             assert hasattr(importlib.import_module(module), attribute), name
 
 
+def test_reference_lists_all_public_names():
+    reference = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", reference, re.MULTILINE)
+    assert sorted(listed) == sorted(set(astro_unetloc.__all__) - {"__version__"})
+
+
 def test_version_is_the_same_everywhere(setup_cfg):
     stated = setup_cfg["metadata"]["version"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
