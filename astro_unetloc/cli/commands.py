@@ -292,30 +292,27 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
         raise click.UsageError("--exposure goes with --counts MAP; give the map")
     inputs = [catalog, *references, *filter(None, (counts, exposure))]
     check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=inputs)
-    found, everything = read_catalog(catalog), [read_catalog(path) for path in references]
+    found, whole = read_catalog(catalog), [read_catalog(path) for path in references]
     area = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
     if counts:
         energies = _energy_range(found, "EMIN", "EMAX")
-        sky_map = area["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
-    detections, tables = within_sky(found, **area), [within_sky(t, **area) for t in everything]
+        area["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
+    detections, inside = within_sky(found, **area), [within_sky(table, **area) for table in whole]
     results = [
-        match_catalogs(detections, table, radius=radius, surroundings=whole)
-        for table, whole in zip(tables, everything)
+        match_catalogs(detections, table, radius=radius, surroundings=surroundings)
+        for table, surroundings in zip(inside, whole)
     ]
     for path, result in zip(references, results):
         click.echo(f"{path}: {result.summary()}")
-    known = is_known(detections, everything, radius=radius).sum()
+    known = is_known(detections, whole, radius=radius).sum()
     radius = MATCH_RADIUS_DEG if radius is None else radius
     click.echo(f"{known} of {len(detections)} detections lie within {radius:g} deg of any of them.")
-    matched, missing = results[0].apply(detections), results[0].not_found(tables[0])
+    matched, missing = results[0].apply(detections), results[0].not_found(inside[0])
     if counts and "missing" in lists:
-        missing = _with_limits(missing, found, sky_map)
-    contents = {
-        "missing": missing,
-        "new": results[0].not_known(matched),
-        "candidates": results[0].candidate_table(detections),
-    }
-    others = {path: table_bytes(contents[name], path) for name, path in lists.items()}
+        missing = _with_limits(missing, found, area["footprint"])
+    new, candidates = results[0].not_known(matched), results[0].candidate_table(detections)
+    tables = {"missing": missing, "new": new, "candidates": candidates}
+    others = {path: table_bytes(tables[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
