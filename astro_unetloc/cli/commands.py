@@ -307,10 +307,10 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     known = is_known(detections, whole, radius=radius).sum()
     radius = MATCH_RADIUS_DEG if radius is None else radius
     click.echo(f"{known} of {len(detections)} detections lie within {radius:g} deg of any of them.")
-    matched, missing = results[0].apply(detections), results[0].not_found(inside[0])
+    matched, missing = results[0].apply(), results[0].not_found()
     if counts and "missing" in lists:
         missing = _with_limits(missing, found, area["footprint"])
-    new, candidates = results[0].not_known(matched), results[0].candidate_table(detections)
+    new, candidates = results[0].not_known(matched), results[0].candidate_table()
     tables = {"missing": missing, "new": new, "candidates": candidates}
     others = {path: table_bytes(tables[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
