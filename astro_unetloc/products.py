@@ -1,8 +1,4 @@
-"""The sky that a run searched: its probability of a source and its detection limits as maps, its
-area as a MOC.
-
-The files of a run: catalogues, pictures, and maps of what was searched.
-"""
+"""The files of a run: catalogues, pictures, and maps of what was searched."""
 
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.catalog.table import glon_glat_vectors
-from astro_unetloc.catalog.write import set_cards
+from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.maps.skymap import WcsPixelization
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.sphere import frame_rotation
@@ -28,7 +24,7 @@ __all__ = [
 _ORDER = 10
 
 
-# The background changes little over the 0.9 deg of a cell of the map of limits.
+# The background changes little over the 0.9 deg of a pixel of the limit map.
 _LIMIT_ORDER = 6
 
 
@@ -39,40 +35,83 @@ _REACH_DEG = 7.0
 _CHUNK = 500_000
 
 
-def _owned_cells(patches, frame):
-    """For each patch its row, the HEALPix cells (NESTED) it owns, and their directions."""
-    import healpy
+def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None, moc=None,
+              limit_map=None, progress=None):  # fmt: skip
+    """Write the files of a run.
 
-    nside, rotation = 2**_ORDER, frame_rotation(frame)
-    for row, patch in enumerate(patches.index):
-        center = patches.grid.centers[patch] @ rotation
-        near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
-        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
-        own = patches.grid.owner(vectors) == patch
-        yield row, near[own], vectors[own]
+    Parameters
+    ----------
+    run : Run
+        The run.
+    paths : sequence of path
+        Catalogues, regions and pictures, in the format of each suffix.
+    frame : str
+        Frame of the regions.
+    overwrite : bool
+        Whether files that exist may be replaced.
+    probability_map, moc, limit_map : path, optional
+        Files for `probability_map_bytes`, `moc_bytes` and `limit_map_bytes`.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+    """
+    others = {}
+    if probability_map:
+        others[probability_map] = probability_map_bytes(run)
+    if moc:
+        others[moc] = moc_bytes(run)
+    if limit_map:
+        others[limit_map] = limit_map_bytes(run, progress=progress)
+
+    def figure(file):
+        """Draw the counts and the sources into a binary file."""
+        from astro_unetloc.plot import plot_sources
+
+        name = Path(run.sky_map.name).name
+        title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
+        plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
+
+    write_outputs(
+        run.catalog, paths, overwrite=overwrite, frame=frame, figure=figure, others=others
+    )
 
 
-def _place(patches, row, vectors):
-    """Pixel y, x of a patch for directions, and whether it was observed there."""
-    plane = patches.grid.plane(patches.index[row])
-    x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
-    return y, x, patches.coverage[row, y, x, 0] > 0
+def probability_map_bytes(run):
+    """Return the probability of a source as a FITS file: an image and a HEALPix map.
 
+    Parameters
+    ----------
+    run : Run
+        The run.
 
-def _healpix_probability(patches, probability):
-    """Cells (NESTED, Galactic) that were observed, in rising order, and their probabilities."""
-    pixels, values = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for row, cells, vectors in _owned_cells(patches, "galactic"):
-        y, x, seen = _place(patches, row, vectors)
-        pixels.append(cells[seen])
-        values.append(probability[row, y[seen], x[seen]])
-    pixels, values = np.concatenate(pixels), np.concatenate(values)
-    order = np.argsort(pixels)
-    return pixels[order].astype(np.int64), values[order].astype(np.float32)
+    Returns
+    -------
+    bytes
+        In the first HDU the image in the pixels of the input (`probability_image`; empty for other
+        inputs than images), in the second the partial HEALPix map (NESTED, Galactic, nside 1024;
+        columns ``PIXEL`` and ``PROBABILITY``).
+    """
+    from astropy.io import fits
+
+    primary, pixels = fits.PrimaryHDU(), run.sky_map.pixels
+    if isinstance(pixels, WcsPixelization):
+        image = probability_image(run.patches, run.probability, pixels)
+        primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
+        primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
+    cells, values = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for row, own, vectors in _owned_cells(run.patches, "galactic"):
+        y, x, seen = _pixel_of(run.patches, row, vectors)
+        cells.append(own[seen])
+        values.append(run.probability[row, y[seen], x[seen]])
+    cells, values = np.concatenate(cells), np.concatenate(values)
+    order = np.argsort(cells)
+    about = ("probability of a source, no unit", "stat.probability", "")
+    columns = {"PROBABILITY": (values[order], *about)}
+    table = _healpix_table("PROBABILITY", _ORDER, cells[order], columns)
+    return _file_bytes([primary, table], run.keywords())
 
 
 def probability_image(patches, probability, pixels):
-    """Probability of a source in the pixels of an image.
+    """Return the probability of a source in the pixels of an image.
 
     Parameters
     ----------
@@ -103,6 +142,115 @@ def probability_image(patches, probability, pixels):
     return image.reshape(pixels.shape)
 
 
+def limit_map_bytes(run, progress=None):
+    """Return the counts and fluxes at which half of the sources are found, as a FITS map.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    bytes
+        A partial HEALPix map (NESTED, Galactic, nside 64) of the pixels whose centre was searched,
+        with the columns ``PIXEL``, ``NPRED_50`` (detected counts) and ``FLUX_50`` (ph cm-2 s-1,
+        NaN without an exposure).
+    """
+    import healpy
+    from astropy.io import fits
+
+    nside, (low, high) = 2**_LIMIT_ORDER, run.model.flux_range
+    cells = np.arange(12 * nside**2)
+    vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
+    seen = _values_at(run.patches, run.patches.coverage[..., 0], vectors) > 0
+    if run.region is not None:
+        seen &= run.region.covers(vectors)
+    sqrt_ts = run.model.half_found(run.threshold)
+    counts, flux = detection_limits(
+        run.sky_map, vectors[seen], sqrt_ts, sources=glon_glat_vectors(run.sources),
+        energy_range=run.model.energy_range, flux_range=(low, high), progress=progress,
+    )  # fmt: skip
+    half = "at which half of the sources are found"
+    flux_about = f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma", "ph cm-2 s-1"
+    columns = {
+        "NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", ""),
+        "FLUX_50": (flux, *flux_about),
+    }
+    table = _healpix_table("LIMITS", _LIMIT_ORDER, cells[seen], columns)
+    table.header["SQRT_TS"] = (sqrt_ts, "expected sqrt(TS) of these sources")
+    return _file_bytes([fits.PrimaryHDU(), table], run.keywords())
+
+
+def moc_bytes(run):
+    """Return the searched area as a MOC of order 10 in FITS, NUNIQ.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    bytes
+        The file. Its cells are ICRS, as the standard asks; a cell belongs to the area where its
+        centre was observed and lies in the region.
+
+    References
+    ----------
+    IVOA Recommendation "MOC: Multi-Order Coverage map", version 2.0, 2022, sections 4.2 and 5:
+    the number of a cell and the keywords.
+    """
+    from astropy.io import fits
+
+    found = [np.zeros(0, np.int64)]
+    for row, cells, vectors in _owned_cells(run.patches, "icrs"):
+        inside = _pixel_of(run.patches, row, vectors)[2]
+        if run.region is not None:
+            inside &= run.region.covers(vectors)
+        found.append(cells[inside])
+    column = fits.Column("UNIQ", "K", array=_uniq_numbers(np.concatenate(found)))
+    table = fits.BinTableHDU.from_columns([column], name="MOC")
+    table.header.update(
+        PIXTYPE="HEALPIX", ORDERING="NUNIQ", COORDSYS="C", MOCVERS="2.0", MOCDIM="SPACE",
+        MOCORD_S=_ORDER, MOCORDER=_ORDER, MOCTOOL="astro_unetloc",
+    )  # fmt: skip
+    return _file_bytes([fits.PrimaryHDU(), table], run.keywords())
+
+
+def _uniq_numbers(cells):
+    """Ascending numbers ``4 * 4**order + cell`` of the fewest cells that cover those of _ORDER."""
+    cells, numbers = np.unique(cells).astype(np.int64), []
+    for order in range(_ORDER, 0, -1):
+        parents, n_children = np.unique(cells // 4, return_counts=True)
+        parents = parents[n_children == 4]
+        numbers.append(4 * 4**order + cells[~np.isin(cells // 4, parents)])
+        cells = parents
+    return np.sort(np.concatenate([*numbers, 4 + cells]))
+
+
+def _owned_cells(patches, frame):
+    """Row of each patch, the HEALPix cells (NESTED, of a frame) that it owns, their directions."""
+    import healpy
+
+    nside, rotation = 2**_ORDER, frame_rotation(frame)
+    for row, patch in enumerate(patches.index):
+        center = patches.grid.centers[patch] @ rotation
+        near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
+        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
+        own = patches.grid.owner(vectors) == patch
+        yield row, near[own].astype(np.int64), vectors[own]
+
+
+def _pixel_of(patches, row, vectors):
+    """Pixel y, x of directions in a patch, and whether it was observed."""
+    plane = patches.grid.plane(patches.index[row])
+    x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
+    return y, x, patches.coverage[row, y, x, 0] > 0
+
+
 def _values_at(patches, images, vectors):
     """Values (n,) of images of patches at directions (n, 3); NaN where nothing was searched."""
     values = np.full(len(vectors), np.nan, np.float32)
@@ -112,46 +260,13 @@ def _values_at(patches, images, vectors):
     owner = rows[patches.grid.owner(vectors[on_sky])] if len(on_sky) else on_sky
     for row in np.unique(owner[owner >= 0]):
         here = on_sky[owner == row]
-        y, x, seen = _place(patches, row, vectors[here])
+        y, x, seen = _pixel_of(patches, row, vectors[here])
         values[here[seen]] = images[row, y[seen], x[seen]]
     return values
 
 
-def probability_map_bytes(patches, probability, *, pixels=None, keywords=None):
-    """The probability of a source as a FITS map: an image in the pixels of the input, and HEALPix.
-
-    Parameters
-    ----------
-    patches : Patches
-        The patches that were searched.
-    probability : ndarray (n, ny, nx)
-        Probability of a source in their pixels.
-    pixels : WcsPixelization, optional
-        Pixels of the input; those of another kind and None leave the image out.
-    keywords : dict, optional
-        Provenance, written to all headers.
-
-    Returns
-    -------
-    bytes
-        The image (`probability_image`) in the first HDU, and the partial HEALPix map (NESTED,
-        Galactic, nside 1024; columns ``PIXEL`` and ``PROBABILITY``) in the second.
-    """
-    from astropy.io import fits
-
-    primary = fits.PrimaryHDU()
-    if isinstance(pixels, WcsPixelization):
-        image = probability_image(patches, probability, pixels)
-        primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
-        primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
-    cells, values = _healpix_probability(patches, probability)
-    about = ("probability of a source, no unit", "stat.probability", "")
-    table = _healpix_table("PROBABILITY", _ORDER, cells, {"PROBABILITY": (values, *about)})
-    return _file_bytes([primary, table], keywords)
-
-
 def _healpix_table(name, order, cells, columns):
-    """The HDU of a partial HEALPix map: values, comment, UCD and unit of each column."""
+    """The HDU of a partial HEALPix map: values, comment, UCD and unit of each column by name."""
     from astropy.io import fits
 
     columns = {"PIXEL": (cells, "HEALPix pixel, NESTED, Galactic", "", "")} | columns
@@ -173,167 +288,12 @@ def _healpix_table(name, order, cells, columns):
     return table
 
 
-def limit_map_bytes(patches, sky_map, sqrt_ts, *, flux_range, cone=None, keywords=None,
-                    **options):  # fmt: skip
-    """The counts and fluxes at which half of the sources are found, as a FITS map.
-
-    Parameters
-    ----------
-    patches : Patches
-        The patches that were searched.
-    sky_map, sqrt_ts, flux_range
-        As `astro_unetloc.measurement.limits.detection_limits` takes them.
-    cone : DiscFootprint, optional
-        The region that was asked for.
-    keywords : dict, optional
-        Provenance.
-    **options
-        What else `astro_unetloc.measurement.limits.detection_limits` takes.
-
-    Returns
-    -------
-    bytes
-        A partial HEALPix map (NESTED, Galactic, nside 64) of the cells whose centre was searched,
-        with the columns ``PIXEL``, ``NPRED_50`` (detected counts) and ``FLUX_50`` (ph cm-2 s-1,
-        NaN without an exposure).
-    """
-    import healpy
-    from astropy.io import fits
-
-    nside = 2**_LIMIT_ORDER
-    cells = np.arange(12 * nside**2)
-    vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
-    seen = _values_at(patches, patches.coverage[..., 0], vectors) > 0
-    if cone is not None:
-        seen &= cone.covers(vectors)
-    counts, flux = detection_limits(
-        sky_map, vectors[seen], sqrt_ts, flux_range=flux_range, **options
-    )
-    low, high = flux_range
-    half = "at which half of the sources are found"
-    columns = {
-        "NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", ""),
-        "FLUX_50": (flux, f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma",
-                    "ph cm-2 s-1"),
-    }  # fmt: skip
-    table = _healpix_table("LIMITS", _LIMIT_ORDER, cells[seen], columns)
-    table.header["SQRT_TS"] = (sqrt_ts, "expected sqrt(TS) of these sources")
-    return _file_bytes([fits.PrimaryHDU(), table], keywords)
-
-
-def moc_bytes(patches, *, cone=None, keywords=None):
-    """The area that was searched as a MOC of order 10: FITS, NUNIQ.
-
-    Parameters
-    ----------
-    patches : Patches
-        The patches that were searched.
-    cone : DiscFootprint, optional
-        The region that was asked for: nothing is listed outside.
-    keywords : dict, optional
-        Provenance.
-
-    Returns
-    -------
-    bytes
-        The file; cells are ICRS, as the standard asks, and belong to it where their centre was
-        observed.
-
-    References
-    ----------
-    IVOA Recommendation "MOC: Multi-Order Coverage map", version 2.0, 2022, sections 4.2 and 5:
-    the number of a cell and the keywords.
-    """
-    from astropy.io import fits
-
-    found = [np.zeros(0, np.int64)]
-    for row, cells, vectors in _owned_cells(patches, "icrs"):
-        inside = _place(patches, row, vectors)[2]
-        if cone is not None:
-            inside &= cone.covers(vectors)
-        found.append(cells[inside])
-    column = fits.Column("UNIQ", "K", array=_uniq_numbers(np.concatenate(found)))
-    table = fits.BinTableHDU.from_columns([column], name="MOC")
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="NUNIQ", COORDSYS="C", MOCVERS="2.0", MOCDIM="SPACE",
-        MOCORD_S=_ORDER, MOCORDER=_ORDER, MOCTOOL="astro_unetloc",
-    )  # fmt: skip
-    return _file_bytes([fits.PrimaryHDU(), table], keywords)
-
-
-def _uniq_numbers(cells):
-    """Rising numbers ``4 * 4**order + cell`` of the fewest cells that make up those of _ORDER."""
-    cells, numbers = np.unique(cells).astype(np.int64), []
-    for order in range(_ORDER, 0, -1):
-        parents, n_children = np.unique(cells // 4, return_counts=True)
-        parents = parents[n_children == 4]
-        numbers.append(4 * 4**order + cells[~np.isin(cells // 4, parents)])
-        cells = parents
-    return np.sort(np.concatenate([*numbers, 4 + cells]))
-
-
 def _file_bytes(hdus, keywords):
-    """The content of a FITS file with its provenance and checksums."""
+    """Content of a FITS file with its provenance and checksums."""
     from astropy.io import fits
 
     for hdu in hdus[1:] if hdus[0].data is None else hdus:
-        set_cards(hdu.header, keywords or {})
+        set_cards(hdu.header, keywords)
     stream = BytesIO()
     fits.HDUList(hdus).writeto(stream, checksum=True)
     return stream.getvalue()
-
-
-def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None, moc=None,
-              limit_map=None, progress=None):  # fmt: skip
-    """Write what a run found: all files or none.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    paths : sequence of path
-        Catalogues, regions and pictures; the suffix says what each is.
-    frame : str
-        Frame of regions.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    probability_map, moc, limit_map : path, optional
-        Maps to write besides, see `astro_unetloc.products`.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-    """
-    from astro_unetloc.catalog.write import write_outputs
-
-    others, keywords = {}, run.keywords()
-    if probability_map:
-        others[probability_map] = probability_map_bytes(
-            run.patches, run.probability, pixels=run.sky_map.pixels, keywords=keywords
-        )
-    if moc:
-        others[moc] = moc_bytes(run.patches, cone=run.region, keywords=keywords)
-    if limit_map:
-        others[limit_map] = _limit_map(run, progress)
-    write_outputs(
-        run.catalog, paths, overwrite=overwrite, frame=frame, figure=_picture(run), others=others
-    )
-
-
-def _limit_map(run, progress):
-    """The map of detection limits of a run."""
-    model = run.model
-    return limit_map_bytes(
-        run.patches, run.sky_map, model.half_found(run.threshold),
-        sources=glon_glat_vectors(run.sources), energy_range=model.energy_range,
-        flux_range=model.flux_range, cone=run.region, keywords=run.keywords(), progress=progress,
-    )  # fmt: skip
-
-
-def _picture(run):
-    """Function of a binary file that draws the counts and the sources of a run."""
-    from astro_unetloc.plot import plot_sources
-
-    name = Path(run.sky_map.name).name
-    title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
-    return lambda file: plot_sources(
-        run.sky_map.photons(run.seed), run.catalog, path=file, title=title
-    )

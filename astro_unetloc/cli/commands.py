@@ -236,7 +236,7 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
     click.option("--patience", type=click.IntRange(1), metavar="N",
                  help="Stop when the validation loss has not fallen for N epochs."),
     click.option("--loss", default="cross-entropy", show_default=True,
-                 type=click.Choice(["cross-entropy", "weighted", "focal", "dice"])),
+                 type=click.Choice(["cross-entropy", "dice"])),
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
     click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
 )  # fmt: skip

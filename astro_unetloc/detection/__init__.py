@@ -1,6 +1,6 @@
 """From probability to sources: clusters of pixels, then positions on the sky.
 
-Takes the probability of each pixel, hands on one table of sources.
+Takes the probability of each pixel, returns the table of sources.
 """
 
 import lazy_loader

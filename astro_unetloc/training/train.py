@@ -162,7 +162,7 @@ def fit_network(
     mixed_precision : bool
         Whether features are computed in bfloat16: for recent GPUs, where it is about twice as fast.
         The weights, and what is written, are of single precision in any case.
-    loss : {"cross-entropy", "weighted", "focal", "dice"}
+    loss : {"cross-entropy", "dice"}
         What is made small, see `LOSSES`. A cross-entropy makes the output a
         probability; of the others it is a rank.
     max_validation : int

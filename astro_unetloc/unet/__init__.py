@@ -1,6 +1,6 @@
-"""The network: its architecture, trained models and the calibration of what they find.
+"""The network: its architecture, trained models and their calibration.
 
-Takes patches, hands on the probability of a source in each pixel.
+Takes arrays of patches, returns the probability of a source in each pixel.
 """
 
 import lazy_loader

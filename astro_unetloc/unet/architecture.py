@@ -1,4 +1,4 @@
-"""The U-Net: which pixels belong to a point source (arXiv:1505.04597), in stock Keras layers.
+"""The U-Net that labels the pixels of point sources (arXiv:1505.04597), in stock Keras layers.
 
 The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
 """
@@ -10,28 +10,13 @@ import sys
 from astro_unetloc.exceptions import InputError
 
 __all__ = [
-    "CLASSES",
     "LOSSES",
     "build_unet",
     "dice_loss",
     "export_litert",
-    "focal_loss",
     "keras_backend",
     "masked_cross_entropy",
-    "weighted_cross_entropy",
 ]
-
-
-# The last class is always the background.
-CLASSES = ("source", "background")
-
-
-# How much more a pixel of a source counts in the weighted loss.
-_SOURCE_WEIGHT = 5.0
-
-
-# Exponent of the focal loss (arXiv:1708.02002, section 3.2).
-_FOCUS = 2.0
 
 
 def _conv(x, n_filters, kernel, *, name):
@@ -60,11 +45,10 @@ def _modulate(x, context, n_filters, *, name):
 
 
 def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, first_kernel=7):
-    """Build the network, for any image size divisible by ``2 ** len(widths)``.
+    """Return the network, untrained, for images of sizes divisible by ``2 ** len(widths)``.
 
     The first convolution has a stride of two: the U-Net works at half the resolution, where a
-    feature costs a quarter, and the head brings its answer back to that of the input, with the
-    input beside it.
+    feature costs a quarter. The head doubles the resolution again and joins the input.
 
     Parameters
     ----------
@@ -132,12 +116,12 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
 
 
 def masked_cross_entropy(target, probability):
-    """Cross-entropy of each pixel; one of no weight adds nothing.
+    """Return the cross-entropy of each pixel; pixels without weight add nothing.
 
     Parameters
     ----------
     target : tensor (n, ny, nx, n_class)
-        One-hot classes times the weight of the pixel; all zero where the pixel does not count.
+        One-hot classes times the weight of the pixel, which is zero where nothing was observed.
     probability : tensor (n, ny, nx, n_class)
         Softmax probabilities.
 
@@ -148,30 +132,11 @@ def masked_cross_entropy(target, probability):
     """
     from keras import ops
 
-    return ops.sum(target * _surprise(probability), axis=-1)
-
-
-def weighted_cross_entropy(target, probability):
-    """Cross-entropy in which a pixel of a source counts five times; as `masked_cross_entropy`."""
-    from keras import ops
-
-    background = masked_cross_entropy(target[..., -1:], probability[..., -1:])
-    sources = masked_cross_entropy(target[..., :-1], probability[..., :-1])
-    return ops.add(_SOURCE_WEIGHT * sources, background)
-
-
-def focal_loss(target, probability):
-    """Cross-entropy that counts what is nearly right less; as `masked_cross_entropy`.
-
-    The focal loss with an exponent of 2 (arXiv:1708.02002, equation 4).
-    """
-    from keras import ops
-
-    return ops.sum(target * (1.0 - probability) ** _FOCUS * _surprise(probability), axis=-1)
+    return -ops.sum(target * ops.log(ops.clip(probability, 1e-7, 1.0)), axis=-1)
 
 
 def dice_loss(target, probability):
-    """One minus the overlap of all true and predicted pixels of sources, of each patch.
+    """Return one minus the overlap of true and predicted source pixels in each patch.
 
     The soft Dice loss (arXiv:1606.04797, section 3).
 
@@ -183,33 +148,22 @@ def dice_loss(target, probability):
     Returns
     -------
     tensor (n,)
-        Loss per patch, between 0 and 1; 0 of an empty patch in which nothing is seen.
+        Loss per patch, between 0 and 1; 0 for an empty patch in which nothing is found.
     """
     from keras import ops
 
     weight = ops.sum(target, axis=-1, keepdims=True)
-    true, seen = target[..., :-1], probability[..., :-1] * weight
-    overlap, both = (ops.sum(image, axis=(1, 2, 3)) for image in (true * seen, true**2 + seen**2))
-    # a pixel more in both keeps patches without a source finite
+    true, found = target[..., :-1], probability[..., :-1] * weight
+    overlap, both = (ops.sum(image, axis=(1, 2, 3)) for image in (true * found, true**2 + found**2))
+    # one more pixel in both keeps patches without a source finite
     return 1.0 - (2.0 * overlap + 1.0) / (both + 1.0)
 
 
-def _surprise(probability):
-    from keras import ops
-
-    return -ops.log(ops.clip(probability, 1e-7, 1.0))
-
-
-LOSSES = {
-    "cross-entropy": masked_cross_entropy,
-    "weighted": weighted_cross_entropy,
-    "focal": focal_loss,
-    "dice": dice_loss,
-}
+LOSSES = {"cross-entropy": masked_cross_entropy, "dice": dice_loss}
 
 
 def keras_backend():
-    """What runs the network: Keras, its backend and their versions, as text."""
+    """Return the names and versions of Keras and its backend, as text."""
     from importlib.metadata import version
 
     import keras
@@ -220,10 +174,10 @@ def keras_backend():
 
 
 def export_litert(keras_file, path):
-    """Write the LiteRT twin of a saved network.
+    """Convert a saved network to LiteRT.
 
-    TensorFlow does it, whatever Keras backend trained the network: in a process of its own if that
-    is another one, since a process has one backend.
+    TensorFlow converts it, whatever Keras backend trained the network: in a process of its own
+    if that is another one, since a process has one backend.
 
     Parameters
     ----------

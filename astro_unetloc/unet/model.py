@@ -1,10 +1,10 @@
-"""Trained models: folders that hold a network, its card, a probe and a LiteRT twin.
+"""Trained models: folders with a network, its card, its LiteRT version and a self-test.
 
 =================  ====================================================================
 ``card.json``      bands, classes, clustering preset, threshold, training, scores, sha256
 ``unet.keras``     the network, source of truth
 ``unet.tflite``    the same network for LiteRT, the fast path
-``probe.npz``      a stored input and what the network must answer to it
+``probe.npz``      self-test: a stored input and the output of the network for it
 =================  ====================================================================
 """
 
@@ -46,12 +46,12 @@ _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _BATCH = 8
 
 
-# Quarter turns and whether mirrored. The half turn comes first: it cancels what shift the strided
-# convolution leaves.
+# Test-time augmentation: quarter turns, and whether mirrored. The half turn comes first: it cancels
+# the shift that the strided convolution leaves.
 _VIEWS = [(turn, flip) for flip in (False, True) for turn in (0, 2, 1, 3)]
 
 
-# Largest difference between a network's answer to its probe and the stored one.
+# Largest difference between the output of a network for its self-test and the stored one.
 PROBE_TOLERANCE = 1e-4
 
 
@@ -62,9 +62,9 @@ class Model:
     Attributes
     ----------
     folder : Path
-        Where its files are.
+        Folder of its files.
     card : dict
-        What ``card.json`` says.
+        Content of ``card.json``.
     """
 
     folder: Path
@@ -97,18 +97,18 @@ class Model:
 
     @property
     def calibration(self):
-        """How ``Score`` follows from what is known of a candidate; None if it was not fitted."""
+        """`Calibration` of ``Score``; None if it was not fitted."""
         stored = self.card.get("calibration")
         return stored and Calibration(*(stored[f.name] for f in fields(Calibration)))
 
     @property
     def error_factors(self):
-        """What the errors of the fit are multiplied by; None if it was not measured."""
+        """`ErrorFactors` of the errors of the fit; None if they were not measured."""
         stored = self.card.get("error_factors")
         return stored and ErrorFactors(*(tuple(stored[f.name]) for f in fields(ErrorFactors)))
 
     def half_found(self, threshold):
-        """Expected sqrt(TS) at which half of the sources are found; None if it was not fitted."""
+        """Return the expected sqrt(TS) at which half of the sources are found; None if unknown."""
         curve = self.card.get("half_found")
         if curve is None:
             return None
@@ -122,7 +122,7 @@ class Model:
 
     @property
     def flux_range(self):
-        """Energies in GeV between which catalogues give the flux."""
+        """Energies in GeV of the flux in catalogues."""
         low, high = self.card["band_edges_gev"][0], self.card["band_edges_gev"][-1]
         return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, MAX_FLUX_GEV)))))
 
@@ -150,22 +150,23 @@ class Model:
 
     @cached_property
     def _keras_runner(self):
+        """The same by the Keras backend."""
         network = self.load_network()
         return lambda **inputs: network.predict_on_batch(inputs)
 
     def load_network(self):
-        """The `keras.Model`, uncompiled."""
+        """Return the `keras.Model`, uncompiled."""
         import keras
 
         return keras.models.load_model(self.folder / "unet.keras", compile=False)
 
     @property
     def views(self):
-        """How many rotations and flips of a patch are averaged in a search."""
+        """Number of rotations and reflections of a patch that are averaged in a search."""
         return int(self.card.get("views", 1))
 
     def predict(self, counts, coverage, bands, *, views=1, keras=False, progress=None):
-        """Probability of each class in each pixel.
+        """Return the probability of each class in each pixel.
 
         Parameters
         ----------
@@ -176,8 +177,9 @@ class Model:
         bands : ndarray (n_band, 4) or (n, n_band, 4)
             See `astro_unetloc.maps.patches.band_inputs`.
         views : {1, 2, 4, 8}
-            Average the answers to that many rotations and flips of each patch: the patch itself,
-            with the half turn, with the quarter turns, with their mirror images.
+            Test-time augmentation: average over so many rotations and reflections of each patch,
+            which are the patch itself, with the half turn, with the quarter turns, with their
+            mirror images.
         keras : bool
             Run ``unet.keras`` on the Keras backend rather than LiteRT.
         progress : callable, optional
@@ -190,8 +192,8 @@ class Model:
         Raises
         ------
         ValueError
-            If the number of bands or the size of the image does not suit the network, or views is
-            another number.
+            If the number of bands or the size of the image does not fit the network, or ``views``
+            is another number.
         """
         if views not in (1, 2, 4, 8):
             raise InputError(f"views must be 1, 2, 4 or 8; got {views!r}; choose one of them")
@@ -209,33 +211,22 @@ class Model:
         starts = range(0, n, _BATCH)
         for start in progress(starts, desc="network") if progress else starts:
             rows = slice(start, start + _BATCH)
-            answers = []
+            outputs = []
             for view in _VIEWS[:views]:
                 images = (_turn(a[rows], view) for a in (counts, coverage))
-                answers.append(_undo(run(**_inputs(*images, bands[rows])), view))
-            probability[rows] = np.mean(answers, axis=0)
+                outputs.append(_undo(run(**_inputs(*images, bands[rows])), view))
+            probability[rows] = np.mean(outputs, axis=0)
         return probability
 
     def check(self, *, keras=False):
-        """Compare the network's answer to its probe with the stored one.
-
-        Parameters
-        ----------
-        keras : bool
-            Check ``unet.keras`` rather than the fast path.
-
-        Raises
-        ------
-        ValueError
-            If they differ by more than `PROBE_TOLERANCE`.
-        """
+        """Raise an error unless the fast path, or ``unet.keras``, passes the self-test."""
         with np.load(self.folder / "probe.npz") as probe:
-            answer = self.predict(probe["counts"], probe["coverage"], probe["bands"], keras=keras)
-            difference = float(np.max(np.abs(answer - probe["probability"])))
+            output = self.predict(probe["counts"], probe["coverage"], probe["bands"], keras=keras)
+            difference = float(np.max(np.abs(output - probe["probability"])))
         if not difference <= PROBE_TOLERANCE:
             raise InputError(
-                f"model {self.name}: expected the stored answer to its probe within "
-                f"{PROBE_TOLERANCE:g}; got {difference:.2g} beside it; install the model again"
+                f"model {self.name}: expected the stored output of its self-test within "
+                f"{PROBE_TOLERANCE:g}; got a difference of {difference:.2g}; install it again"
             )
 
 
@@ -254,14 +245,14 @@ def _undo(images, view):
 
 
 def _inputs(counts, coverage, bands):
-    """Inputs of the network, converted once and visibly: LiteRT answers wrongly to others."""
+    """Inputs of the network as contiguous float32: LiteRT misreads others without an error."""
     arrays = {"counts": counts, "coverage": coverage, "bands": bands}
     return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}
 
 
 @contextmanager
 def _silent_stderr():
-    """Keep LiteRT's greeting, written by C++ past Python's streams, off the user's terminal."""
+    """Hide the greeting of LiteRT, which C++ writes past the streams of Python."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
@@ -274,11 +265,12 @@ def _silent_stderr():
 
 
 def _sha256(path):
+    """Hash of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def list_models():
-    """Names of the shipped models.
+    """Return the names of the shipped models.
 
     Returns
     -------
@@ -301,7 +293,7 @@ def shipped_bands():
 
 
 def load_model(name=None):
-    """Load a model; check that its files are whole and that it answers its probe.
+    """Return a model after a check of its files and of its self-test.
 
     Parameters
     ----------
@@ -315,7 +307,8 @@ def load_model(name=None):
     Raises
     ------
     ValueError
-        If the name is unknown, or a file is missing, damaged or not the one in the card.
+        If the name is unknown, a file is missing, damaged or not the one in the card, or the
+        self-test fails.
     """
     if isinstance(name, Model):
         return name
@@ -343,6 +336,7 @@ def load_model(name=None):
 
 
 def _read_card(path):
+    """Content of a ``card.json`` with all keys that a model needs."""
     needed = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -361,7 +355,7 @@ def _read_card(path):
 
 
 def save_model(folder, network, card, *, probe):
-    """Write a model folder: network, LiteRT twin, probe and card with hashes.
+    """Write a model folder and return its model.
 
     Parameters
     ----------
@@ -372,7 +366,7 @@ def save_model(folder, network, card, *, probe):
     card : dict
         The card without its hashes.
     probe : dict of str to ndarray
-        Inputs "counts", "coverage", "bands" of a few patches.
+        Inputs "counts", "coverage" and "bands" of a few patches for the self-test.
 
     Returns
     -------
@@ -387,8 +381,8 @@ def save_model(folder, network, card, *, probe):
     plain.save(folder / "unet.keras")
     export_litert(folder / "unet.keras", folder / "unet.tflite")
     inputs = {k: np.asarray(probe[k], dtype=np.float32) for k in ("counts", "coverage", "bands")}
-    answer = network.predict(inputs, verbose=0)
-    np.savez_compressed(folder / "probe.npz", **inputs, probability=answer)
+    output = network.predict(inputs, verbose=0)
+    np.savez_compressed(folder / "probe.npz", **inputs, probability=output)
     card = {**card, "sha256": {file: _sha256(folder / file) for file in _FILES}}
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     model = load_model(folder)

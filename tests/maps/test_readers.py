@@ -8,17 +8,16 @@ import io
 import re
 import shutil
 import subprocess
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import make_wcs, skip_unless_in_ci
 from made_catalogs import META, make_measured, plain
+from made_runs import make_run, with_pixels
 
 from astro_unetloc.catalog.columns import COLUMNS
 from astro_unetloc.catalog.table import with_match_columns
 from astro_unetloc.catalog.write import write_outputs
-from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import image_pixelization
 from astro_unetloc.products import moc_bytes, probability_map_bytes
@@ -71,15 +70,9 @@ def test_fitsverify_has_no_error_and_no_warning_for_a_catalog(tmp_path, n, made)
 
 
 def test_fitsverify_has_no_error_and_no_warning_for_sky_maps(tmp_path):
-    grid = PatchGrid()
-    shape = (1, grid.config.read_pixels, grid.config.read_pixels)
-    patches = SimpleNamespace(grid=grid, index=np.array([400]), coverage=np.ones((*shape, 1)))
-    pixels = image_pixelization(make_wcs(), (32, 32))
-    contents = [
-        probability_map_bytes(patches, np.zeros(shape), pixels=pixels, keywords=PROVENANCE),
-        probability_map_bytes(patches, np.zeros(shape), keywords=PROVENANCE),
-        moc_bytes(patches, keywords=PROVENANCE),
-    ]
+    image = with_pixels(image_pixelization(make_wcs(), (32, 32)))
+    run_of_image, other = (make_run([400], keywords=lambda: PROVENANCE, **p) for p in (image, {}))
+    contents = [probability_map_bytes(run_of_image), probability_map_bytes(other), moc_bytes(other)]
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.fits"
         path.write_bytes(content)

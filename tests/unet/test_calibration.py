@@ -1,13 +1,22 @@
+import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_judgements import make_catalog, make_truth
+from made_sources import RANGE, lonely_sources
 
+from astro_unetloc import find_sources, simulate_sky
+from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.truth import judge
-from astro_unetloc.unet.calibration import FEATURES, Calibration, features
+from astro_unetloc.measurement.fit import measure_sources
+from astro_unetloc.unet.calibration import FEATURES, Calibration, ErrorFactors, features
 from astro_unetloc.unet.model import list_models, load_model
 
+FACTORS = ErrorFactors(
+    (0.0, 3.0, 10.0), (2.0, 1.5, 1.0), (7.0, 1.5, 1.0), (4.0, 2.0, 1.0), (3, 2, 1)
+)
 IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
 
 
@@ -23,7 +32,7 @@ def test_terms_of_an_unknown_sqrt_ts_are_zero():
 
 @settings(max_examples=50)
 @given(st.floats(0.001, 0.999), st.floats(-90, 90))
-def test_logit_alone_gives_the_probability_back(probability, latitude):
+def test_logit_alone_returns_the_probability(probability, latitude):
     calibration = Calibration(IDENTITY, IDENTITY)
     for sqrt_ts in (np.nan, 5.0):
         found = calibration.score(*(np.array([v]) for v in (probability, sqrt_ts, latitude)))
@@ -40,7 +49,7 @@ def test_no_candidates_have_no_scores():
     assert Calibration(IDENTITY, IDENTITY).score(*np.zeros((3, 0))).shape == (0,)
 
 
-def test_shipped_models_are_calibrated_and_say_so():
+def test_shipped_models_are_calibrated():
     for model in map(load_model, list_models()):
         assert model.calibration is not None
         assert "calibrated on simulated skies" in model.card["description"]
@@ -63,8 +72,8 @@ def benchmark(import_benchmark):
     return import_benchmark("calibrate")
 
 
-def test_fitted_calibration_is_the_share_of_explained_candidates(benchmark):
-    """Of candidates of probability p a share of p**2 is real, as many are near a fainter source."""
+def test_fitted_calibration_is_the_fraction_of_explained_candidates(benchmark):
+    """A fraction p**2 of candidates of probability p is real; as many are near a fainter source."""
     rng = np.random.default_rng(0)
     n = 4000
     lon, lat = np.arange(n) % 100 * 3.0, 20 + np.arange(n) // 100 * 1.5
@@ -88,3 +97,50 @@ def test_fitted_calibration_is_the_share_of_explained_candidates(benchmark):
     known = benchmark.known_of(judged)
     table = benchmark.reliability(benchmark.scored(judged, fitted.score(*known)))
     assert table.meta["ece"]["|b| > 10 deg"] < 0.06  # a tenth of them is not known to be another
+
+
+# Error factors
+
+
+@pytest.mark.parametrize(
+    ("latitude", "factor"), [(0, 7), (-2.99, 7), (3, 1.5), (-9.9, 1.5), (10, 1), (-90, 1)]
+)
+def test_factor_is_that_of_the_latitude(latitude, factor):
+    np.testing.assert_array_equal(FACTORS.at("ellipse_95", [latitude]), [factor])
+
+
+def test_errors_grow_and_what_was_measured_stays():
+    sky_map, sources, _ = lonely_sources(30, nside=2)
+    before = measure_sources(sources, sky_map, energy_range=RANGE, flux_range=(10.0, 1000.0))
+    kinds = {"Unc_Npred": "counts", "Unc_Flux": "counts", "Unc_Spectral_Index": "index"}
+    kinds |= {
+        f"Conf_{n}_Semi{axis}": f"ellipse_{n}" for n in (68, 95) for axis in ("Major", "Minor")
+    }
+    after = FACTORS.apply(before)
+    assert after.colnames == before.colnames
+    for name in before.colnames:
+        factor = FACTORS.at(kinds[name], before["GLAT"].value) if name in kinds else 1
+        np.testing.assert_array_equal(after[name].value, before[name].value * factor)
+
+
+def test_only_the_model_below_10_gev_has_error_factors():
+    factors = load_model("lat-500mev").error_factors
+    assert min(factors.ellipse_68 + factors.ellipse_95 + factors.counts + factors.index) >= 1
+    assert factors.latitude_deg[0] == 0
+    assert load_model("lat-10gev").error_factors is None
+
+
+def test_a_search_applies_error_factors():
+    center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    sky_map, _ = simulate_sky(center=center, radius=5 * u.deg, rng=1)
+    model = load_model("lat-10gev")
+    plain = find_sources(sky_map, model=model)
+    model.card["error_factors"] = {
+        "latitude_deg": [0.0], "ellipse_68": [2.0], "ellipse_95": [3.0], "counts": [1.0],
+        "index": [1.0],
+    }  # fmt: skip
+    scaled = find_sources(sky_map, model=model)
+    assert len(plain) > 0
+    for name, factor in (("Conf_68_SemiMajor", 2), ("Conf_95_SemiMinor", 3), ("Unc_Npred", 1)):
+        ratio = numbers_of(scaled, name) / numbers_of(plain, name)
+        np.testing.assert_allclose(ratio, factor, rtol=1e-5)
