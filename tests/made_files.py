@@ -67,3 +67,32 @@ def event_hdus(ra_deg, dec_deg, energy_mev, cuts=()):
         hdu.header[f"DSUNI{number}"] = unit
         hdu.header[f"DSVAL{number}"] = value
     return fits.HDUList([fits.PrimaryHDU(), hdu])
+
+
+def energies_hdu(energy_gev=(10.0, 100.0, 1000.0), name="ENERGIES", column="Energy", unit="MeV"):
+    """A table of single energies, as gtexpcube2 writes it."""
+    scale = {"MeV": 1e3, "GeV": 1.0}[unit or "MeV"]
+    column = fits.Column(column, "D", unit=unit, array=np.array(energy_gev) * scale)
+    return fits.BinTableHDU.from_columns([column], name=name)
+
+
+def write_image_cube(path, planes, *, unit=None, energies=None, **header):
+    """A cube of gtexpcube2 or gll_iem: planes (n_energy, ny, nx)."""
+    planes = np.asarray(planes)
+    primary = fits.PrimaryHDU(planes, image_header(planes.shape[-2:], **header))
+    if unit is not None:
+        primary.header["BUNIT"] = unit
+    fits.HDUList([primary, energies_hdu() if energies is None else energies]).writeto(path)
+    return path
+
+
+def write_healpix_cube(path, planes, *, vector=False, unit=None, **keywords):
+    """A HEALPix cube of intensity or exposure: planes (n_energy, n_pixels)."""
+    planes = np.asarray(planes, dtype=float)
+    columns = [fits.Column(f"ENERGY{i}", "D", unit=unit, array=p) for i, p in enumerate(planes, 1)]
+    if vector:
+        columns = [fits.Column("Spectra", f"{len(planes)}D", unit=unit, array=planes.T)]
+    hdu = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
+    hdu.header.update({"PIXTYPE": "HEALPIX", "ORDERING": "RING", "COORDSYS": "GAL"} | keywords)
+    fits.HDUList([fits.PrimaryHDU(), hdu, energies_hdu()]).writeto(path)
+    return path

@@ -1,15 +1,26 @@
+"""Diffuse emission: built-in shapes, templates and cubes, other energies, photons."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from test_sky_cubes import write_healpix_cube, write_image_cube
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import write_healpix_cube, write_image_cube
 
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.simulation.diffuse import (
     ENERGY_EDGES,
     LOW_ENERGY_EDGES,
     TEMPLATE_SETS,
+    Diffuse,
+    _rebin_intensity,
+    _window,
+    draw_true_photons,
     energy_bins,
+    expected_density,
     interstellar,
     perturb,
 )
@@ -20,7 +31,7 @@ TEMPLATES = "diffuse/diffuse_shapes_nside128.fits.gz"
 
 def write_templates(path, nside=4, *, names=("P6V11", "BUBBLES"), **keywords):
     """A tiny table of templates: constant but for a bright first half."""
-    n_pixels = 12 * nside**2
+    n_pixels = 12 * nside**2 if nside else 10
     shape = np.where(np.arange(n_pixels) < n_pixels / 2, 3.0, 1.0)
     columns = [fits.Column(name, "E", array=shape) for name in names]
     hdu = fits.BinTableHDU.from_columns(columns)
@@ -79,6 +90,7 @@ def test_nested_templates_are_read_as_nested(tmp_path):
         ({"names": ("GAS",)}, "expected the template columns P6V11, BUBBLES; got GAS; choose"),
         ({"COORDSYS": "C"}, "Galactic coordinates; got ORDERING RING and COORDSYS C; convert"),
         ({"ORDERING": ""}, "got ORDERING unknown"),
+        ({"nside": 0}, "whole-sky HEALPix templates; got 10 pixels"),
     ],
 )
 def test_unsuitable_templates_are_refused(tmp_path, keywords, match):
@@ -87,21 +99,9 @@ def test_unsuitable_templates_are_refused(tmp_path, keywords, match):
         interstellar(path)
 
 
-def test_templates_of_a_part_of_the_sky_are_refused(tmp_path):
-    fits.BinTableHDU.from_columns(
-        [fits.Column(name, "E", array=np.ones(10)) for name in ("P6V11", "BUBBLES")],
-        header=fits.Header({"ORDERING": "RING"}),
-    ).writeto(tmp_path / "t.fits")
-    with pytest.raises(ValueError, match="whole-sky HEALPix templates; got 10 pixels"):
-        interstellar(tmp_path / "t.fits")
-
-
-def test_missing_template_file_is_named(tmp_path):
+def test_file_that_is_no_template_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file: .*nothing.fits"):
         interstellar(tmp_path / "nothing.fits")
-
-
-def test_image_as_template_is_refused(tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / "image.fits")
     with pytest.raises(ValueError, match="got no table"):
         interstellar(tmp_path / "image.fits")
@@ -133,17 +133,12 @@ def test_perturbing_leaves_the_global_random_state_alone():
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
-def test_lumps_have_the_scatter_that_is_asked_for():
+def test_lumps_have_their_scatter_and_leave_smooth_components_alone():
     diffuse = replace(interstellar(nside=128), galaxy=None)  # as that of a file
     lumpy = perturb(diffuse, np.random.default_rng(3), small_scale=0.3)
     field = np.log(lumpy.shapes["GAS"] / diffuse.shapes["GAS"])
     assert field.std() == pytest.approx(0.3, rel=0.05)
     assert np.exp(field).mean() == pytest.approx(1, abs=0.02)
-
-
-def test_smooth_components_stay_smooth():
-    diffuse = replace(interstellar(nside=16), galaxy=None)
-    lumpy = perturb(diffuse, np.random.default_rng(3))
     for name in ("ISOTROPIC", "BUBBLES", "IC", "LOOP"):
         np.testing.assert_array_equal(lumpy.shapes[name], diffuse.shapes[name])
 
@@ -186,6 +181,72 @@ def test_energies_beyond_the_model_are_refused(edges):
         list(interstellar(nside=4).maps(edges))
 
 
+def in_bins(values, edges):
+    """Intensities of a component of ``ENERGY_EDGES`` in other bins."""
+    [(_, _, per_bin)] = Diffuse(1, {"A": np.ones(12)}, {"A": np.array(values)}).maps(edges)
+    return per_bin
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=5, max_size=5), st.integers(1, 30))
+def test_rebinning_conserves_photons(values, n_new):
+    found = in_bins(values, np.geomspace(10, 2000, n_new + 1))
+    assert found.sum() == pytest.approx(sum(values))
+    assert np.all(found >= 0)
+
+
+def power_law(index, edges):
+    return -np.diff(edges ** (1 - index)) / (index - 1)
+
+
+def test_rebinning_follows_a_power_law_and_keeps_empty_bins_empty():
+    edges, new = np.geomspace(1, 1000, 7), np.geomspace(1, 1000, 20)
+    found = _rebin_intensity(power_law(2.5, edges), edges, new)
+    np.testing.assert_allclose(found, power_law(2.5, new), rtol=1e-6)
+    np.testing.assert_array_equal(in_bins(np.zeros(5), [10, 30, 2000]), [0, 0])
+
+
+def of_cube(energy, values, edges):
+    """Intensity per bin of a cube of one pixel."""
+    cube = np.array(energy), np.array(values)[:, None]
+    return sum(per_bin for _, _, per_bin in Diffuse(1, {}, {}, cube=cube).maps(edges))
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.floats(0.2, 4.0).filter(lambda index: abs(index - 1) > 0.01))
+def test_power_law_of_a_cube_is_integrated_exactly(index):
+    energy, edges = np.array([1.0, 3.0, 20.0, 100.0]), np.array([0.5, 1.0, 2.0, 50.0, 300.0])
+    found = of_cube(energy, energy**-index, edges)
+    np.testing.assert_allclose(found, power_law(index, edges), rtol=1e-9)
+
+
+def test_index_of_one_is_a_logarithm_and_zero_emits_nothing():
+    np.testing.assert_allclose(of_cube([1.0, 10.0], [1.0, 0.1], [1.0, 10.0]), np.log(10))
+    low, high = of_cube([1.0, 2.0, 4.0], [1.0, 0.0, 0.0], [1.0, 2.0, 4.0])
+    assert low > 0
+    assert high == 0
+
+
+@pytest.mark.parametrize("edges", [[0.1, 5.0], [5.0, 60.0]])
+def test_bins_far_beyond_the_energies_of_a_cube_are_refused(edges):
+    with pytest.raises(ValueError, match="cannot be continued"):
+        of_cube([1.0, 10.0], np.ones(2), edges)
+
+
+def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
+    np.testing.assert_array_equal(energy_bins(10.0, 2000.0), ENERGY_EDGES)
+    np.testing.assert_allclose(energy_bins(0.5, 3.0), [0.5, 1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("energies", [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)])
+def test_bins_beyond_what_is_known_are_refused(energies):
+    with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
+        energy_bins(*energies)
+
+
+# Cubes and spectra from files
+
+
 def intensity_cube():
     """Planes at 10, 100 and 1000 GeV of an E^-2.5 spectrum in ph cm-2 s-1 sr-1 MeV-1."""
     shape = np.linspace(0.5, 1.5, 192)
@@ -219,11 +280,20 @@ def test_perturbing_a_cube_keeps_its_spectrum(tmp_path):
     )
 
 
+def test_fine_pixels_of_a_cube_are_all_averaged(tmp_path):
+    y, x = np.mgrid[:180, :360]
+    planes = np.repeat(((x + y) % 2)[None].astype(float), 3, axis=0)  # a chess board
+    path = write_image_cube(tmp_path / "c.fits", planes, pixel_deg=1.0)
+    values = interstellar(path, nside=16).cube[1]
+    assert values.mean() == pytest.approx(500, rel=0.01)  # per GeV
+    assert values.std() < 100
+
+
 def test_cut_out_of_the_official_model_emits_there_alone(real_data):
-    with pytest.warns(match="covers 0.24 % of the sky; nothing else of the sky emits"):
-        diffuse = interstellar(real_data / "diffuse/gll_iem_v07_gc.fits.gz", nside=128)
     import healpy
 
+    with pytest.warns(match="covers 0.24 % of the sky; nothing else of the sky emits"):
+        diffuse = interstellar(real_data / "diffuse/gll_iem_v07_gc.fits.gz", nside=128)
     lon, lat = healpy.pix2ang(128, np.arange(12 * 128**2), lonlat=True)
     seen = diffuse.cube[1][5] > 0
     assert np.all(np.abs(lat[seen]) < 6)
@@ -264,12 +334,108 @@ def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
     np.testing.assert_array_equal(diffuse.intensity["GAS"], own.intensity["GAS"])
 
 
-def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
-    np.testing.assert_array_equal(energy_bins(10.0, 2000.0), ENERGY_EDGES)
-    np.testing.assert_allclose(energy_bins(0.5, 3.0), [0.5, 1.0, 2.0, 3.0])
+def test_isotropic_text_is_read_in_mev_with_comments_and_blank_lines(tmp_path):
+    path = tmp_path / "iso.txt"
+    path.write_text("# MeV\n200 1e-9 1e-11\n\n2000000 1e-17 1e-18 # last\n")
+    intensity = interstellar(nside=4, isotropic=path).intensity["ISOTROPIC"]
+    # 4e-5 E^-2 per MeV
+    np.testing.assert_allclose(intensity, 4e-5 * power_law(2.0, ENERGY_EDGES * 1e3))
 
 
-@pytest.mark.parametrize("energies", [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)])
-def test_bins_beyond_what_is_known_are_refused(energies):
-    with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
-        energy_bins(*energies)
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("1000 1e-9\n2000 1e-10\n", "three columns of numbers"),
+        ("1000 1e-9 x\n2000 1e-10 1\n", "three columns of numbers"),
+        ("1000 1e-9 1\n", "three columns"),
+        ("1000 1e-9 1\n2000 1e-9\n", "three columns"),
+        ("", "three columns"),
+        ("2000 1e-9 1\n1000 1e-10 1\n", "increasing energies"),
+        ("1000 -1e-9 1\n2000 1e-10 1\n", "positive intensities"),
+        ("1000 nan 1\n2000 1e-10 1\n", "positive intensities"),
+        ("-1000 1e-9 1\n2000 1e-10 1\n", "energies must be positive"),
+    ],
+)
+def test_damaged_isotropic_text_is_refused(tmp_path, text, match):
+    path = tmp_path / "iso.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        interstellar(nside=4, isotropic=path)
+
+
+def test_missing_or_binary_isotropic_text_is_named(tmp_path, real_data):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        interstellar(nside=4, isotropic=tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="three columns"):
+        interstellar(nside=4, isotropic=real_data / "diffuse/gll_iem_v07_gc.fits.gz")
+
+
+# Photons
+
+NSIDE = 32
+N_PIXELS = 12 * NSIDE**2
+EDGES = energy_bins(0.5, 100.0)
+
+
+def emission(shape=None, nside=NSIDE):
+    """Isotropic emission of one shape, bright enough for thousands of photons."""
+    shape = np.ones(12 * nside**2) if shape is None else shape / shape.mean()
+    low, high = np.full(6, 1e-8), np.full(5, 1e-9)
+    return Diffuse(nside, {"A": shape}, {"A": high}, {"A": low})
+
+
+def drawn_pixels(diffuse, seed, **options):
+    import healpy
+
+    rng = np.random.default_rng(seed)
+    parts = draw_true_photons(diffuse, SurveyExposure(5.0), EDGES, rng, **options)
+    return np.concatenate([healpy.vec2pix(NSIDE, *part.vectors.T) for part in parts])
+
+
+def test_drawn_photons_are_as_many_as_expected_in_every_bin():
+    exposure, rng = SurveyExposure(5.0), np.random.default_rng(0)
+    parts = list(draw_true_photons(emission(), exposure, EDGES, rng))
+    energy = np.concatenate([part.energy for part in parts])
+    found = np.histogram(energy, EDGES)[0]
+    density = expected_density(emission(), exposure, KingPSF(), EDGES)
+    expected = density.mean(axis=0) * 4 * np.pi * np.degrees(1) ** 2
+    assert np.all(np.abs(found - expected) < 5 * np.sqrt(expected) + 1e-3 * expected)
+
+
+def test_photons_come_from_wanted_pixels_alone():
+    pixels = drawn_pixels(emission(), 1, wanted=np.arange(N_PIXELS) < 100)
+    assert len(pixels) > 1000
+    assert pixels.max() < 100
+
+
+def test_photons_follow_the_shape():
+    pixels = drawn_pixels(emission(np.linspace(0.0, 2.0, N_PIXELS)), 2)
+    assert np.mean(pixels >= N_PIXELS // 2) == pytest.approx(0.75, abs=0.02)  # exposure tilts it
+
+
+def test_expected_photons_are_blurred_but_none_are_lost():
+    """A bright spot of 1 deg: at 0.7 GeV it spreads, at 70 GeV it stays."""
+    import healpy
+
+    nside = 128
+    shape = np.zeros(12 * nside**2)
+    shape[healpy.query_disc(nside, [0.6, 0.0, 0.8], np.radians(1.0))] = 1.0
+    density, sharp = (
+        expected_density(emission(shape, nside), SurveyExposure(5.0), psf, EDGES)
+        for psf in (KingPSF(), KingPSF(1e-3))
+    )
+    np.testing.assert_allclose(density.sum(axis=0), sharp.sum(axis=0), rtol=0.02)
+    bright = shape > 0
+    kept = density[bright].sum(axis=0) / sharp[bright].sum(axis=0)
+    assert 0.3 < kept[0] < 0.8
+    assert kept[-1] == 1.0
+
+
+@pytest.mark.parametrize("degree", [1, 5, 20])
+def test_window_is_the_mean_legendre_polynomial_of_drawn_offsets(degree):
+    from scipy.special import eval_legendre
+
+    psf, rng = KingPSF(), np.random.default_rng(3)
+    offset = psf.sample_offset(np.full(100_000, 0.7), rng)
+    drawn = eval_legendre(degree, np.cos(np.radians(offset))).mean()
+    assert _window(psf, 0.7, 30)[degree] == pytest.approx(drawn, abs=0.003)
