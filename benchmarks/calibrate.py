@@ -25,8 +25,8 @@ import numpy as np
 
 from astro_unetloc.catalog.table import degrees, numbers
 from astro_unetloc.evaluation.metrics import reliability
-from astro_unetloc.evaluation.runs import BRIGHTEST_BELOW_GEV, observed_sky
-from astro_unetloc.evaluation.truth import SKIES, join, judge
+from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, observed_sky
+from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
 from astro_unetloc.unet.calibration import Calibration, features
@@ -54,7 +54,7 @@ def judged_candidates(model, seed, template):
     """Judgement of the candidates of a simulated sky."""
     sky_map, truth = validation_sky(model.band_edges, seed, template)
     catalog = find_sources(sky_map, model=model, threshold=model.threshold)
-    return judge(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
+    return match_truth(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
 
 
 def known_of(judgement):
@@ -67,7 +67,7 @@ def fit(judgement, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
     judgement = judgement.explained()
     probability, sqrt_ts, latitude = (v[judgement.is_listed] for v in known_of(judgement))
-    real = judgement.is_right[judgement.is_listed]
+    real = judgement.is_true_positive[judgement.is_listed]
     known = np.isfinite(sqrt_ts)
     terms = features(probability, sqrt_ts, latitude)[known]
     # without sqrt(TS) its terms are zero for all
@@ -127,7 +127,7 @@ def main():
     model.card.pop("calibration", None)
     model.card["threshold"] = options.least
     known, *check = (
-        join([judged_candidates(model, seed, options.template) for seed in seeds])
+        join_matches([judged_candidates(model, seed, options.template) for seed in seeds])
         for seeds in (options.seeds, options.check)
         if seeds
     )

@@ -34,7 +34,8 @@ import peers
 from astropy.table import QTable
 from found import Found, Store
 
-from astro_unetloc.evaluation.metrics import combine, evaluate, paired_interval
+from astro_unetloc.evaluation.comparison import paired_interval
+from astro_unetloc.evaluation.metrics import combine, evaluate
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons
 from astro_unetloc.maps.skymap import SkyMap

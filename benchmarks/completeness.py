@@ -26,7 +26,7 @@ from calibrate import template_options
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.evaluation.metrics import combine, evaluate, fit_completeness, found_scores
-from astro_unetloc.evaluation.runs import observed_sky
+from astro_unetloc.evaluation.predictions import observed_sky
 from astro_unetloc.evaluation.truth import MIN_PHOTONS_TRUTH
 from astro_unetloc.measurement.limits import significances
 from astro_unetloc.pipeline import detect

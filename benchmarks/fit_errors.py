@@ -18,7 +18,7 @@ import numpy as np
 from calibrate import judged_candidates
 
 from astro_unetloc.catalog.table import numbers_of
-from astro_unetloc.evaluation.metrics import normalized_offset, true_index
+from astro_unetloc.evaluation.comparison import normalized_offset, true_index
 from astro_unetloc.unet.calibration import ErrorFactors
 from astro_unetloc.unet.model import load_model
 
@@ -29,7 +29,7 @@ NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
 def residuals(model, seed, options):
     """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
     judged = judged_candidates(model, seed, options.template).explained()
-    rows = np.flatnonzero(judged.is_right)
+    rows = np.flatnonzero(judged.is_true_positive)
     true = np.asarray(judged.catalog["True_Row"])[rows]
 
     def pull(name, expected):

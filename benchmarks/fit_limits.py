@@ -23,7 +23,7 @@ from scipy.spatial import KDTree
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
 from astro_unetloc.catalog.table import galactic_vectors
 from astro_unetloc.evaluation.metrics import fit_completeness, found_scores
-from astro_unetloc.evaluation.runs import BRIGHTEST_BELOW_GEV
+from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV
 from astro_unetloc.measurement.limits import detection_limits, significances
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.sphere import chord, vectors_from_lonlat

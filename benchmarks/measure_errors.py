@@ -21,7 +21,7 @@ import numpy as np
 from astro_unetloc.catalog.columns import has_flag
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers
-from astro_unetloc.evaluation.metrics import offset_over_ellipse
+from astro_unetloc.evaluation.comparison import offset_over_ellipse
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
 from astro_unetloc.maps.events import DiscFootprint

@@ -1,4 +1,4 @@
-"""Small tables of true sources and detections, to be judged."""
+"""Small tables of true sources and detections, to be matched."""
 
 import astropy.units as u
 import numpy as np
@@ -46,10 +46,10 @@ def make_sky(seed, n=40):
     return make_catalog(lon % 360, lat, np.round(rng.random(n_found), 2)), truth
 
 
-def by_part(judged):
-    """The judgement of each part, by their names."""
-    parts = [np.asarray(table["Part"], str) for table in (judged.catalog, judged.truth)]
+def by_tile(matches):
+    """The matches of each tile, by their names."""
+    tiles = [np.asarray(table["Tile"], str) for table in (matches.catalog, matches.truth)]
     return {
-        str(name): judged._take(*(np.flatnonzero(part == name) for part in parts))
-        for name in np.unique(np.concatenate(parts))
+        str(name): matches.take(*(np.flatnonzero(tile == name) for tile in tiles))
+        for name in np.unique(np.concatenate(tiles))
     }

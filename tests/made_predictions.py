@@ -3,14 +3,14 @@
 import numpy as np
 from astropy.table import MaskedColumn, QTable
 
-from astro_unetloc.evaluation.runs import FOUND_DTYPE, SOURCE_DTYPE, PredictedPatches, SkyRows
-from astro_unetloc.evaluation.truth import judge
+from astro_unetloc.evaluation.predictions import records_inside, source_records
+from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.maps.patches import TangentPlane
 
 N_PIX = 32
 
 
-def made_judgement(seed=0, n=12):
+def made_matches(seed=0, n=12):
     """Two in three of ``n`` true sources found, and two false detections, near (seed, 0)."""
     rng = np.random.default_rng(seed)
     lon, lat = seed + rng.uniform(-4, 4, n), rng.uniform(-4, 4, n)
@@ -31,18 +31,17 @@ def made_judgement(seed=0, n=12):
             "Npred": MaskedColumn(np.ones(n_found + 2), mask=[True] + [False] * (n_found + 1)),
         }
     )
-    return judge(catalog, truth, part=f"{seed}/0", area_deg2=100.0)
+    return match_truth(catalog, truth, tile=f"{seed}/0", area_deg2=100.0)
 
 
 def made_predictions(seed=0, *, n_patches=2):
-    """Patches around (seed, 0), the first of them in the middle, and their judgement."""
-    rng, judgement = np.random.default_rng(seed), made_judgement(seed)
+    """Patches around (seed, 0), the first of them in the middle, and the matches of the sky."""
+    rng, matches = np.random.default_rng(seed), made_matches(seed)
     center = np.array([(seed + 3.0 * i, 0.0, 0.0) for i in range(n_patches)])
     planes = [TangentPlane(lon, 0.0, N_PIX, 10 / N_PIX) for lon, *_ in center]
-    rows = SkyRows(judgement)
     shape = (n_patches, N_PIX, N_PIX)
-    columns = {
-        "counts": rng.poisson(0.3, (*shape, 5)),
+    predictions = {
+        "image": rng.poisson(0.3, (*shape, 5)),
         "coverage": np.ones((*shape, 1)),
         "mask": rng.integers(0, 2, (*shape, 1)),
         "probability": rng.random(shape),
@@ -51,8 +50,7 @@ def made_predictions(seed=0, *, n_patches=2):
         "sky": np.full(n_patches, seed),
         "code": np.array([f"sky{seed:06d}-p{i:03d}" for i in range(n_patches)], "S24"),
     }
-    parts = {
-        name: [np.zeros(0, dtype)] + [rows.inside(name, p, i) for i, p in enumerate(planes)]
-        for name, dtype in (("sources", SOURCE_DTYPE), ("found", FOUND_DTYPE))
-    }
-    return PredictedPatches(columns, *map(np.concatenate, parts.values())), judgement
+    for name, records in zip(("sources", "found"), source_records(matches)):
+        inside = [records_inside(records, plane, i) for i, plane in enumerate(planes)]
+        predictions[name] = np.concatenate(inside)
+    return predictions, matches

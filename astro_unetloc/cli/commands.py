@@ -387,26 +387,21 @@ def evaluate(context, folder, overwrite, quiet, **options):
 
     With -o, an interrupted evaluation is resumed when the same command is given again.
     """
-    from astro_unetloc.evaluation.report import check_folder, report_words, write_evaluation
-    from astro_unetloc.evaluation.runs import Workplace
+    from astro_unetloc.evaluation.report import check_folder, report_paragraphs, write_evaluation
 
     way = _ON_SET if options["data"] else _ON_CATALOG if options["catalog"] else _ON_SKIES
     _check_evaluation(context, way)
-    place = Workplace()
     if folder:
         check_folder(folder, overwrite=overwrite)
-        if way != _ON_CATALOG:
-            place = Workplace(Path(folder) / ".unetloc-parts", overwrite)
-    run = _evaluate(way, options, place=place, progress=progress_bar(quiet))
+    run = _evaluate(way, options, folder, overwrite=overwrite, progress=progress_bar(quiet))
     if folder:
         command = shlex.join(["astro-unetloc", *sys.argv[1:]])
         paths, paragraphs = write_evaluation(
             run, folder, codes=options["codes"], command=command, overwrite=overwrite
         )
-        place.clear()
         print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
     else:
-        paragraphs = report_words(run, {})
+        paragraphs = report_paragraphs(run)
     for lines in paragraphs:
         click.echo("\n".join(lines))
 
@@ -424,17 +419,16 @@ def _check_evaluation(context, way):
         raise click.UsageError("--patches goes with -o FOLDER or --data SET.h5; give one")
 
 
-def _evaluate(way, options, *, place, progress):
+def _evaluate(way, options, folder, **search):
     """Evaluate a catalogue, or a model on simulated skies or on a patch set."""
-    from astro_unetloc.evaluation import runs
+    from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
 
-    chosen = {name: options[name] for name in _EVALUATE_OPTIONS[way] | {"threshold", "against"}}
+    chosen = {name: options[name] for name in _EVALUATE_OPTIONS[way] | {"threshold"}}
+    chosen["baseline"] = options["against"]
     if way == _ON_CATALOG:
-        return runs.run_on_catalog(**chosen)
-    chosen |= {"place": place, "progress": progress}
+        return run_on_catalog(**chosen)
+    chosen |= search | {"checkpoints": Path(folder) / ".unetloc-parts" if folder else None}
     if way == _ON_SET:
-        return runs.run_on_set(chosen.pop("data"), **chosen)
+        return run_on_set(chosen.pop("data"), **chosen)
     first, n_skies = chosen.pop("seed"), chosen.pop("skies")
-    return runs.run_on_skies(
-        seeds=range(first, first + n_skies), source_free=place.folder is not None, **chosen
-    )
+    return run_on_skies(seeds=range(first, first + n_skies), source_free=bool(folder), **chosen)

@@ -1,463 +1,49 @@
-"""A page that shows an evaluation, and the files beside it: tables, figures, JSON.
-
-The page asks nothing of the network: pictures, style and script are inside, and its policy forbids
-the rest.
-
-Evaluation report: what a run found as words, tables, figures and pictures of cases.
-"""
+"""Report of an evaluation: a page that loads nothing else, with tables and figures as files."""
 
 import base64
-import hashlib
 import io
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astro_unetloc import __version__
-from astro_unetloc.catalog.write import format_catalog
-from astro_unetloc.evaluation.figures import draw, draw_case, unit_text
-from astro_unetloc.evaluation.metrics import (
-    all_tables,
-    compare,
-    compare_words,
-    false_alarms,
-    summary_table,
-)
-from astro_unetloc.evaluation.runs import read_case, worst_patches
-from astro_unetloc.evaluation.truth import score_words
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.evaluation.comparison import compare, comparison_lines
+from astro_unetloc.evaluation.figures import draw, draw_example, unit_text
+from astro_unetloc.evaluation.metrics import all_tables, false_positives, summary_table
+from astro_unetloc.evaluation.predictions import read_example, worst_patches
+from astro_unetloc.evaluation.truth import summary_line
 from astro_unetloc.files import check_output, write_files
 
-__all__ = [
-    "check_folder",
-    "report_tables",
-    "report_words",
-    "summary_lines",
-    "write_evaluation",
-    "write_report",
-]
-
+__all__ = ["check_folder", "report_paragraphs", "report_tables", "write_evaluation"]
 
 _PAGES = Path(__file__).parents[1] / "data" / "pages"
-
-
-_DPI, _CSS_DPI = 150, 96
-
-
-# Longer tables are folded, and left out of print.
-_LONGEST = 40
-
-
-# What files of a report are called.
-_FILE_NAME = r"[A-Za-z0-9_-]+\.(ecsv|png|json|html|h5)"
-
-
-_UNKNOWN = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A figure inside the page."""
-
-    png: bytes
-    width: int
-    height: int
-    alt: str
-
-    @property
-    def uri(self):
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """What a cell says, what it is sorted by (empty if unknown), and its interval."""
-
-    text: str
-    value: str
-    note: str = ""
-
-
-def write_report(
-    folder, tables, figures, *, cases=(), meta, about, title="Evaluation", more=(), overwrite=False
-):
-    """Write the tables, the figures, a JSON of all numbers and the page: all files or none.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Where the files go; it is made if its parent exists. ``<name>.ecsv`` for each table,
-        ``<name>.png`` for each figure, ``case-<code>.png`` for each case, ``scores.json`` and
-        ``index.html``.
-    tables : dict of str to QTable
-        Tables by name; ``meta["title"]`` and ``meta["about"]`` stand above them. Columns ``X_Low``
-        and ``X_High`` are shown as the interval of ``X``.
-    figures : dict of str to matplotlib.figure.Figure or None
-        Figures by the name of their table; None is left out.
-    cases : iterable of (str, matplotlib.figure.Figure) or (str, Figure, str)
-        Pictures of patches: code name, picture and what there is to see.
-    meta : dict
-        What was run: model, seeds, command, versions. In the JSON as it is, on the page as text.
-    about : str
-        Summary in words; empty lines part paragraphs.
-    title : str
-        Title of the page.
-    more : iterable of str
-        Names of other files of the report in the folder, which are not written here.
-    overwrite : bool
-        Whether files that exist may be replaced. Those of the report before, as ``files`` of its
-        ``scores.json`` names them, are removed if this one has no such file.
-
-    Returns
-    -------
-    list of Path
-        The files written, the page last.
-
-    Raises
-    ------
-    ValueError
-        If a name cannot be that of a file, or two are the same.
-    FileNotFoundError, FileExistsError, PermissionError
-        If the files cannot be put there; see `astro_unetloc.files.check_output`.
-
-    Examples
-    --------
-    >>> from astropy.table import QTable
-    >>> from astro_unetloc.evaluation.report import write_report
-    >>> table = QTable({"Sky": ["all sky"], "Completeness": [0.91]}, meta={"title": "Summary"})
-    >>> about = "91 % of the sources were found."
-    >>> write_report("scores", {"summary": table}, {}, meta={}, about=about)  # doctest: +SKIP
-    [PosixPath('scores/summary.ecsv'), PosixPath('scores/scores.json'), ...]
-    """
-    folder = Path(folder)
-    figures = {name: figure for name, figure in figures.items() if figure is not None}
-    pictures = {name: _picture(fig, _alt(tables.get(name), name)) for name, fig in figures.items()}
-    cases = [_case_block(*case) for case in cases]
-    contents = {f"{_checked(n)}.ecsv": format_catalog(t, ".ecsv") for n, t in tables.items()}
-    contents |= {f"{_checked(name)}.png": picture.png for name, picture in pictures.items()}
-    for case in cases:
-        name = f"case-{re.sub('[^A-Za-z0-9_-]', '_', case['code'])}.png"
-        if name in contents:
-            raise InputError(f"each case must have a name of its own; got {name!r} twice; drop one")
-        contents[name] = case["picture"].png
-    files = [*contents, "scores.json", "index.html", *more]
-    contents["scores.json"] = _json_bytes(title, about, meta, tables, files)
-    contents["index.html"] = _page(title, about, meta, tables, pictures, cases).encode()
-    former = _former(folder) if overwrite else []
-    paths = _write(folder, contents, overwrite)
-    for name in set(former) - set(files):
-        (folder / name).unlink(missing_ok=True)
-    return paths
-
-
-def _former(folder):
-    """Names of the files of the report that a folder holds; nothing else may be removed."""
-    try:
-        content = json.loads((folder / "scores.json").read_bytes())
-        is_ours = str(content["creator"]).startswith("astro_unetloc ")
-        names = [str(name) for name in content["files"]] if is_ours else []
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-    # a path in the list could lead out of the folder
-    plain = [name for name in names if re.fullmatch(_FILE_NAME, name)]
-    return [name for name in plain if not (folder / name).is_dir()]
-
-
-def _checked(name):
-    """The name of a table or figure, if a file can be called so."""
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
-        raise InputError(f"names must be of letters, digits and _; got {name!r}; rename it")
-    return name
-
-
-def _write(folder, contents, overwrite):
-    """Write files into a folder; no new folder is left behind if that fails."""
-    fresh = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        for name in contents:
-            check_output(folder / name, overwrite=overwrite)
-        contents = {folder / name: content for name, content in contents.items()}
-        return write_files(contents, overwrite=overwrite)
-    except BaseException:
-        if fresh:
-            folder.rmdir()
-        raise
-
-
-def _alt(table, name):
-    """What a figure shows, for those who do not see it."""
-    if table is None:
-        return f"Figure: {_words(name)}."
-    about = table.meta.get("about", "")
-    return f"Figure: {_title(name, table)}. {about} The numbers are in the table.".replace(
-        "  ", " "
-    )
-
-
-def _picture(figure, alt):
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, facecolor="white")
-    width, height = (round(inches * _CSS_DPI) for inches in figure.get_size_inches())
-    return _Picture(stream.getvalue(), width, height, alt)
-
-
-def _case_block(code, figure, about=""):
-    alt = f"Patch {code}: counts, mask, probability, true and found sources. {about}".strip()
-    return {"code": str(code), "about": about, "picture": _picture(figure, alt)}
-
-
-def _words(name):
-    return name.replace("_", " ")
-
-
-def _title(name, table):
-    return str(table.meta.get("title") or _words(name).capitalize())
-
-
-def _json_bytes(title, about, meta, tables, files):
-    """All tables, files and what made them; NaN and infinity, unknown to JSON, are null."""
-    content = {
-        "title": title,
-        "about": about,
-        "creator": f"astro_unetloc {__version__}",
-        "meta": _plain(meta),
-        "files": files,
-        "tables": {name: _json_table(name, table) for name, table in tables.items()},
-    }
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _json_table(name, table):
-    rest = {key: value for key, value in table.meta.items() if key not in ("title", "about")}
-    columns = {
-        column: {"unit": _unit(table[column]) or None, "values": _plain(_column(table, column))}
-        for column in table.colnames
-    }
-    about = str(table.meta.get("about", ""))
-    return {
-        "title": _title(name, table), "about": about, "meta": _plain(rest), "columns": columns
-    }  # fmt: skip
-
-
-def _column(table, name):
-    """Values of a column as a list, None where it is masked."""
-    column = table[name]
-    bare = getattr(column, "unmasked", column)
-    bare = np.ma.getdata(getattr(bare, "value", bare))
-    mask = np.broadcast_to(getattr(column, "mask", False), len(bare))
-    return [None if hidden else value for value, hidden in zip(bare.tolist(), mask)]
-
-
-def _unit(column):
-    return str(getattr(column, "unit", None) or "")
-
-
-def _plain(value):
-    """What JSON knows."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range | np.ndarray):
-        return [_plain(item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int) else _text(value)
-
-
-def _text(value):
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _page(title, about, meta, tables, pictures, cases):
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_PAGES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    style, script = (
-        (_PAGES / name).read_text(encoding="utf-8") for name in ("scores.css", "sorting.js")
-    )
-    return environment.get_template("scores.html").render(
-        title=title,
-        about=[part.strip() for part in re.split(r"\n\s*\n", about) if part.strip()],
-        meta={key: _said(value) for key, value in meta.items()},
-        sections=[_section(name, tables, pictures) for name in dict.fromkeys([*tables, *pictures])],
-        cases=cases,
-        longest=_LONGEST,
-        style=style,
-        script=script,
-        policy=_policy(style, script),
-        generator=f"astro_unetloc {__version__}",
-    )
-
-
-def _policy(style, script):
-    """The pictures, style and script inside the page, and nothing else, may be loaded or run."""
-    style, script = (
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in (style, script)
-    )
-    return (
-        f"default-src 'none'; img-src data:; style-src {style}; script-src {script}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _said(value):
-    """A value of the provenance as text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple | range | np.ndarray):
-        return ", ".join(_said(item) for item in value)
-    return _text(value)
-
-
-def _section(name, tables, pictures):
-    table = tables.get(name)
-    return {
-        "name": _checked(name),
-        "title": _words(name).capitalize() if table is None else _title(name, table),
-        "about": "" if table is None else str(table.meta.get("about", "")),
-        "picture": pictures.get(name),
-        "table": None if table is None else _shown(table),
-    }
-
-
-def _shown(table):
-    """Heads and rows of cells of a table, intervals folded into the cells of their share."""
-    names = set(table.colnames)
-    shares = {name for name in names if {f"{name}_Low", f"{name}_High"} <= names}
-    folded = {f"{name}_{end}" for name in shares for end in ("Low", "High")}
-    heads, columns = [], []
-    for name in (name for name in table.colnames if name not in folded):
-        column = table[name]
-        kind = "number" if column.dtype.kind in "fiu" else "text"
-        about = column.info.description or ""
-        unit = unit_text(column.unit) if _unit(column) else ""
-        heads.append(
-            {
-                "name": _words(name).replace("N ", "N\N{NO-BREAK SPACE}"),
-                "unit": unit,
-                "kind": kind,
-                "about": about,
-            }
-        )
-        columns.append(_cells(table, name, name in shares))
-    return {"heads": heads, "rows": list(zip(*columns))}
-
-
-def _cells(table, name, has_interval):
-    values = _column(table, name)
-    say = _formatter(values, is_edge=name in ("Low", "High"))
-    notes = [""] * len(values)
-    if has_interval:
-        low, high = (_column(table, f"{name}_{end}") for end in ("Low", "High"))
-        notes = [f"{say(a)}\N{EN DASH}{say(b)}" if _known(a) else "" for a, b in zip(low, high)]
-    return [_Cell(say(value), _key(value), note) for value, note in zip(values, notes)]
-
-
-def _known(value):
-    return value is not None and value == value
-
-
-def _key(value):
-    """What a cell is sorted by, as JavaScript reads numbers; empty if unknown."""
-    if not _known(value):
-        return ""
-    return _text(value).replace("inf", "Infinity") if isinstance(value, float) else _text(value)
-
-
-def _formatter(values, *, is_edge):
-    """A function that rounds the values of a column: to three digits of the largest, all alike,
-    but for those that would keep less than two digits.
-    """
-    numbers = [v for v in values if isinstance(v, float) and np.isfinite(v)]
-    top = max(map(abs, numbers), default=0.0)
-    n_digits = int(np.clip(3 - np.ceil(np.log10(top or 1)), 0, 6))
-    style, least = f"z.{n_digits}f", 10.0 ** (1 - n_digits)
-    if all(number.is_integer() for number in numbers) and top < 1e6:
-        style, least = ".0f", 0.0
-    elif is_edge:
-        style, least = ".4g", 0.0
-    elif top < 1e-3 or top >= 1e6:
-        style, least = ".2e", 0.0
-
-    def say(value):
-        if not _known(value):
-            return _UNKNOWN
-        if not isinstance(value, float):
-            return _text(value)
-        if not np.isfinite(value):
-            return str(value).replace("inf", "\N{INFINITY}")
-        return f"{value:.2g}" if 0 < abs(value) < least else f"{value:{style}}"
-
-    return say
-
-
-# Files of which one says that there is a finished report.
+_PNG_DPI, _CSS_DPI = 150, 96
+_MAX_ROWS = 40  # longer tables are folded
+# Each of these files shows that the folder holds a finished report.
 _FINISHED = ("index.html", "scores.json", "predictions.h5")
 
 
-# Each difference has an interval of its own, whatever their number.
-_BY_CHANCE = "Of two that are alike a share of about {:.0%} of the rows is called real by chance."
-
-
 def check_folder(folder, *, overwrite=False):
-    """Raise now what would keep the report from being written later.
+    """Raise an error unless a report can be written into a folder; call it before the run.
 
     Parameters
     ----------
     folder : str or path
-        Where it is to go; made if its parent exists.
+        Folder of the report; its parent must exist.
     overwrite : bool
         Whether a finished report may be replaced.
-
-    Raises
-    ------
-    FileExistsError, FileNotFoundError, PermissionError
-        As `astro_unetloc.files.check_output`.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        check_output(folder)
-        return
-    for name in _FINISHED:
-        check_output(folder / name, overwrite=overwrite)
-
-
-def summary_lines(run, table=None):
-    """The scores, a line for each part of the sky.
-
-    Parameters
-    ----------
-    run : EvaluationRun
-        The run.
-    table : QTable, optional
-        Its `astro_unetloc.evaluation.metrics.summary_table`, if that is known.
-
-    Returns
-    -------
-    list of str
-        Average precision is that of all candidates, the other numbers are of those listed.
-    """
-    if table is None:
-        table = summary_table(run.judgement, threshold=run.threshold)
-    names = ("N_True", "N_Listed", "Completeness", "Purity", "Average_Precision")
-    offsets = table["Median_Offset"].to_value("deg")
-    return [
-        f"{row['Sky']:<14}{score_words(*(row[name] for name in names), offset)}"
-        for row, offset in zip(table, offsets)
-    ]
+    for path in [folder / name for name in _FINISHED] if folder.is_dir() else [folder]:
+        check_output(path, overwrite=overwrite and folder.is_dir())
 
 
 def report_tables(run):
-    """Every table of a run.
+    """Every table of a run, by name.
 
     Parameters
     ----------
@@ -467,132 +53,275 @@ def report_tables(run):
     Returns
     -------
     dict of str to QTable
-        As `all_tables`, "source_free" for the false alarms of a sky
-        without sources, and "comparison" if there is a rival.
+        As `astro_unetloc.evaluation.metrics.all_tables`; "source_free" are the false positives of a
+        sky without sources, and "comparison" that with a baseline.
     """
-    tables = all_tables(run.judgement, threshold=run.threshold)
+    tables = all_tables(run.matches, threshold=run.threshold)
     if run.source_free is not None:
-        table = false_alarms(run.source_free.select(run.threshold))
-        table.meta["title"] = "False alarms on a sky without sources"
+        table = tables["source_free"] = false_positives(run.source_free.select(run.threshold))
+        table.meta["title"] = "False positives on a sky without sources"
         table.meta["about"] = (
-            "What is listed on a simulated sky of diffuse emission alone, and per 100 square "
-            "degrees."
+            "Detections that are listed on a simulated sky of diffuse emission alone, and their "
+            "number per 100 square degrees."
         )
-        tables["source_free"] = table
-    if run.rival is not None:
-        tables["comparison"] = _comparison(run)
-    return tables
+    return tables | _compared(run)
 
 
-def _comparison(run):
-    thresholds = run.threshold, run.rival_threshold
-    table = compare(run.judgement, run.rival, thresholds=thresholds)
-    about = table.meta["about"]
-    table.meta["about"] = f"{about} {_BY_CHANCE.format(1 - table.meta['level'])}"
-    return table
+def _compared(run):
+    if run.baseline is None:
+        return {}
+    thresholds = run.threshold, run.baseline_threshold
+    return {"comparison": compare(run.matches, run.baseline, thresholds=thresholds)}
 
 
-def report_words(run, tables):
-    """What a run says, paragraphs of lines.
+def report_paragraphs(run, tables=None):
+    """Main results of a run in words, paragraphs of lines.
 
     Parameters
     ----------
     run : EvaluationRun
         The run.
-    tables : dict of str to QTable
-        From `report_tables`, or some of them.
+    tables : dict of str to QTable, optional
+        From `report_tables`; only the main ones are made by default.
 
     Returns
     -------
     list of list of str
+        Scores of each region, false positives without sources, and the comparison.
     """
-    paragraphs = [summary_lines(run, tables.get("summary_table"))]
+    if tables is None:
+        summary = summary_table(run.matches, threshold=run.threshold)
+        tables = {"summary_table": summary} | _compared(run)
+    names = ("N_True", "N_Listed", "Completeness", "Purity", "Average_Precision")
+    summary = tables["summary_table"]
+    offsets = summary["Median_Offset"].to_value("deg")
+    paragraphs = [
+        [
+            f"{row['Sky']:<14}{summary_line(*(row[name] for name in names), offset)}"
+            for row, offset in zip(summary, offsets)
+        ]
+    ]
     if "source_free" in tables:
         row = tables["source_free"][0]
         paragraphs.append(
             [
-                f"A sky without sources: {row['N_Wrong']} false alarms, "
+                f"A sky without sources: {row['N_False']} false positives, "
                 f"{row['Per_100_Deg2']:.2f} per 100 square degrees"
             ]
         )
-    if run.rival is not None:
-        table = tables["comparison"] if "comparison" in tables else _comparison(run)
-        paragraphs.append([f"Against {run.rival_name}:", *compare_words(table).splitlines()])
+    if "comparison" in tables:
+        lines = comparison_lines(tables["comparison"])
+        paragraphs.append([f"Compared with {run.baseline_name}:", *lines])
     return paragraphs
 
 
-def write_evaluation(run, folder, *, codes=(), n_cases=6, command="", overwrite=False):
-    """Write the report of a run: tables, figures, JSON, page, pictures of cases, predictions.
+def write_evaluation(run, folder, *, codes=(), n_examples=6, command="", overwrite=False):
+    """Write the report of a run: page, tables, figures, ``scores.json``, examples, predictions.
 
     Parameters
     ----------
     run : EvaluationRun
-        The run.
+        The run; its checkpoints are removed.
     folder : str or path
-        Where the files go.
+        Folder of the report; it is made if its parent exists.
     codes : sequence of str
-        Code names of patches to show besides the worst ones.
-    n_cases : int
-        How many of the patches with most misses and false detections are shown.
+        Codes of patches to show besides the worst ones.
+    n_examples : int
+        Number of patches to show, those with most false positives and negatives.
     command : str
-        The command that was given.
+        The command of the run.
     overwrite : bool
-        Whether files that exist may be replaced, and those of the report before removed.
+        Whether the files of a former report may be replaced or, if there is no such file now,
+        removed.
 
     Returns
     -------
     paths : list of Path
         The files, the page last.
-    words : list of list of str
-        See `report_words`.
+    paragraphs : list of list of str
+        See `report_paragraphs`.
     """
     folder, tables = Path(folder), report_tables(run)
-    words = report_words(run, tables)
-    figures = {
-        name: draw("false_alarms" if name == "source_free" else name, table)
+    paragraphs = report_paragraphs(run, tables)
+    drawn = {
+        name: draw("false_positives" if name == "source_free" else name, table)
         for name, table in tables.items()
     }
-    meta = {"command": command} if command else {}
-    listed = run.threshold if np.isfinite(run.threshold) else "none"
-    paths = write_report(
-        folder, tables, figures, cases=_cases(run, codes, n_cases), overwrite=overwrite,
-        more=[run.predictions.name] if run.predictions is not None else [],
-        meta=meta | run.about | {"threshold": listed},
-        about="\n\n".join("\n".join(map(_prose, lines)) for lines in words),
-    )  # fmt: skip
-    if run.predictions is not None:
-        os.replace(run.predictions, folder / run.predictions.name)
-        paths.insert(0, folder / run.predictions.name)
-    return paths, words
+    pictures = {name: _picture(figure) for name, figure in drawn.items() if figure is not None}
+    examples = _examples(run, codes, n_examples)
+    contents = {f"{name}.ecsv": _ecsv(table) for name, table in tables.items()}
+    contents |= {f"{name}.png": picture["png"] for name, picture in pictures.items()}
+    contents |= {f"case-{example['code']}.png": example["png"] for example in examples}
+    predictions = [] if run.predictions is None else [run.predictions.name]
+    metadata = ({"command": command} if command else {}) | run.metadata
+    metadata["threshold"] = run.threshold if np.isfinite(run.threshold) else "none"
+    content = {
+        "title": "Evaluation",
+        "about": "\n\n".join("\n".join(map(_prose, lines)) for lines in paragraphs),
+        "creator": f"astro_unetloc {__version__}",
+        "meta": metadata,
+        "files": [*contents, *predictions, "scores.json", "index.html"],
+    }
+    values = content | {"tables": {name: _json_table(t) for name, t in tables.items()}}
+    contents["scores.json"] = json.dumps(_plain(values), indent=1, allow_nan=False).encode() + b"\n"
+    contents["index.html"] = _page(content, tables, pictures, examples).encode()
+    former = _former_files(folder) if overwrite else []
+    folder.mkdir(exist_ok=True)
+    paths = write_files({folder / n: c for n, c in contents.items()}, overwrite=overwrite)
+    if predictions:
+        os.replace(run.predictions, folder / predictions[0])
+        paths.insert(0, folder / predictions[0])
+    for name in set(former) - set(content["files"]):
+        (folder / name).unlink(missing_ok=True)
+    run.remove_checkpoints()
+    return paths, paragraphs
+
+
+def _former_files(folder):
+    """Names of the files of the report in a folder, as its ``scores.json`` lists them."""
+    try:
+        content = json.loads((folder / "scores.json").read_bytes())
+        names = map(str, content["files"] if "astro_unetloc" in content["creator"] else [])
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    # a path in the list could lead out of the folder
+    return [name for name in names if re.fullmatch(r"[\w-]+\.(ecsv|png|json|html|h5)", name)]
+
+
+def _examples(run, codes, n):
+    """Pictures of the patches that were asked for and of the worst ones."""
+    if run.predictions is None:
+        return []
+    examples = []
+    worst = worst_patches(run.predictions, n, threshold=run.threshold)
+    for code in dict.fromkeys([*codes, *worst]):
+        example = read_example(run.predictions, code)
+        counted = example["sources"][example["sources"]["truth_class"] == b"counted"]
+        found = example["found"][example["found"]["score"] >= run.threshold]
+        about = (
+            f"{np.sum(counted['score'] >= run.threshold)} of {len(counted)} true sources found, "
+            f"{np.sum(found['status'] == b'false positive')} false positives"
+        )
+        figure = draw_example(example, threshold=run.threshold, about=about)
+        examples.append({"code": code, "about": about} | _picture(figure))
+    return examples
+
+
+def _picture(figure):
+    """PNG of a figure, and what the page needs of it."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_PNG_DPI, facecolor="white")
+    width, height = (round(inches * _CSS_DPI) for inches in figure.get_size_inches())
+    uri = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return {"png": stream.getvalue(), "uri": uri, "width": width, "height": height}
+
+
+def _ecsv(table):
+    stream = io.StringIO()
+    table.write(stream, format="ascii.ecsv")
+    return stream.getvalue().encode()
 
 
 def _prose(line):
-    """A line that is set in columns on the terminal."""
+    """A line that is aligned in columns on the terminal."""
     return re.sub(" {2,}", ": ", line)
 
 
-def _cases(run, codes, n_cases):
-    """Code name, picture and what there is to see of patches that are asked for and the worst."""
-    if run.predictions is None:
-        return []
-    worst = worst_patches(run.predictions, n_cases, threshold=run.threshold)
-    return [_case(run, code) for code in dict.fromkeys([*codes, *worst])]
+def _json_table(table):
+    """Title, text, metadata and columns with their units of a table."""
+    columns = {
+        name: {"unit": str(table[name].unit or "") or None, "values": _values(table[name])}
+        for name in table.colnames
+    }
+    return {
+        "title": table.meta["title"],
+        "about": table.meta["about"],
+        "meta": {k: v for k, v in table.meta.items() if k not in ("title", "about")},
+        "columns": columns,
+    }
 
 
-def _case(run, code):
-    case = read_case(run.predictions, code)
-    sources = case.sources[case.sources["role"] != b"below"]
-    found = case.found[case.found["score"] >= run.threshold]
-    counted = sources["role"] == b"counted"
-    n_found = int(np.sum(sources["score"][counted] >= run.threshold))
-    n_wrong = int(np.sum(found["verdict"] == b"wrong"))
-    about = f"{n_found} of {counted.sum()} true sources found, {n_wrong} false"
-    figure = draw_case(
-        case.counts, case.mask, case.probability,
-        np.stack([sources["x"], sources["y"]], axis=-1),
-        np.stack([found["x"], found["y"]], axis=-1),
-        code=code, about=about, center=case.center[:2], roles=sources["role"].astype(str),
-        radius_deg=sources["radius"], verdicts=found["verdict"].astype(str),
-        pixel_deg=case.pixel_deg,
-    )  # fmt: skip
-    return code, figure, about
+def _values(column):
+    return np.asarray(getattr(column, "value", column)).tolist()
+
+
+def _plain(value):
+    """Values that JSON knows; NaN and infinity are null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range | np.ndarray):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int) else str(value)
+
+
+def _page(content, tables, pictures, examples):
+    """The page as HTML."""
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=FileSystemLoader(_PAGES), autoescape=True, **options)
+    sections = [
+        {"name": name, "picture": pictures.get(name)} | _shown_table(table)
+        for name, table in tables.items()
+    ]
+    metadata = {key: _metadata_text(value) for key, value in content["meta"].items()}
+    return environment.get_template("scores.html").render(
+        title=content["title"],
+        paragraphs=content["about"].split("\n\n"),
+        metadata=metadata,
+        sections=sections,
+        examples=examples,
+        max_rows=_MAX_ROWS,
+        creator=content["creator"],
+    )
+
+
+def _metadata_text(value):
+    if isinstance(value, list | tuple | range | np.ndarray):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _shown_table(table):
+    """Heads and rows of a table as text; intervals are shown in the cells of their fractions."""
+    heads, columns = [], []
+    intervals = {name for name in table.colnames if f"{name}_Low" in table.colnames}
+    ends = {f"{name}_{end}" for name in intervals for end in ("Low", "High")}
+    for name in (name for name in table.colnames if name not in ends):
+        kind = "number" if table[name].dtype.kind in "fiu" else "text"
+        unit = unit_text(getattr(table[name], "unit", None))
+        label = name.replace("N_", "N\N{NO-BREAK SPACE}").replace("_", " ")
+        heads.append({"name": label, "unit": unit, "kind": kind})
+        values = _values(table[name])
+        style = _number_format(values, is_edge=name in ("Low", "High"))
+        notes = [""] * len(table)
+        if name in intervals:
+            low, high = (_values(table[f"{name}_{end}"]) for end in ("Low", "High"))
+            notes = [f"{_text(a, style)}–{_text(b, style)}" * (a == a) for a, b in zip(low, high)]
+        columns.append([(_text(value, style), note) for value, note in zip(values, notes)])
+    return {
+        "title": table.meta["title"], "about": table.meta["about"], "heads": heads,
+        "rows": list(zip(*columns)),
+    }  # fmt: skip
+
+
+def _number_format(values, *, is_edge):
+    """Format of the numbers of a column: three digits of the largest, the same for all."""
+    numbers = [abs(v) for v in values if isinstance(v, float) and np.isfinite(v)]
+    top = max(numbers, default=0.0)
+    if all(number.is_integer() for number in numbers) and top < 1e6:
+        return ".0f"
+    if is_edge:
+        return ".4g"
+    if top < 1e-3 or top >= 1e6:
+        return ".2e"
+    return f"z.{int(np.clip(3 - np.ceil(np.log10(top)), 0, 6))}f"
+
+
+def _text(value, style):
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:{style}}" if np.isfinite(value) else str(value).replace("inf", "\N{INFINITY}")

@@ -3,7 +3,7 @@
 Calibration: a logistic regression on the logit of the network's probability, the sqrt(TS) of the
 likelihood and the density of the field, fitted to candidates of simulated skies that no training
 has seen (``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
-`astro_unetloc.evaluation.truth.Judgement.explained`.
+`astro_unetloc.evaluation.truth.TruthMatch.explained`.
 
 Error factors: the fit knows the Poisson errors of its counts. It does not know of sources that
 merge within the point-spread function, nor of structure in the background that is finer than its

@@ -16,7 +16,7 @@ from astro_unetloc import find_sources, read_catalog
 from astro_unetloc.evaluation import report as evaluation_report
 from astro_unetloc.evaluation import runs as evaluation_runs
 from astro_unetloc.evaluation.metrics import evaluate
-from astro_unetloc.evaluation.runs import check_codes
+from astro_unetloc.evaluation.predictions import check_codes
 from astro_unetloc.training import make as training_make
 
 DATA = Path(astro_unetloc.__file__).parent / "data"
@@ -190,12 +190,12 @@ def searches(monkeypatch):
     """Replace the searches of skies; a list of (seed, number of patches, whether with sources)."""
     searched = []
 
-    def predict_sky(model, seed, *, numbers=(), with_sources=True, **options):
+    def search_sky(model, seed, *, numbers=(), with_sources=True, **options):
         searched.append((seed, len(numbers), with_sources))
         patches, judgement = made_predictions(seed)
         return (patches if len(numbers) else None), judgement
 
-    monkeypatch.setattr(evaluation_runs, "predict_sky", predict_sky)
+    monkeypatch.setattr(evaluation_runs, "search_sky", search_sky)
     return searched
 
 
@@ -203,7 +203,7 @@ def searches(monkeypatch):
 def plain(monkeypatch):
     """Leave the figures of a report out, which take time."""
     monkeypatch.setattr(evaluation_report, "draw", lambda name, table: None)
-    monkeypatch.setattr(evaluation_report, "_cases", lambda run, codes, n_cases: [])
+    monkeypatch.setattr(evaluation_report, "_examples", lambda run, codes, n: [])
 
 
 def test_scores_of_skies_are_printed(run, searches, files):
@@ -248,7 +248,7 @@ def test_interrupted_evaluation_is_resumed(run, searches, plain, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation_report, "write_report", interrupted)
+        patch.setattr(evaluation_report, "write_files", interrupted)
         assert run("evaluate", "-o", "out", "--seed", 7)[0] == 1
     assert Path("out/.unetloc-parts/sky000007.h5").exists()
     assert run("evaluate", "-o", "out", "--seed", 7)[0] == 0
@@ -265,8 +265,8 @@ def test_model_is_compared_with_a_baseline(run, searches, plain):
     words = ("--seed", 7, "--skies", 2, "--against", DATA / "models" / "lat-10gev", "-o", "out")
     code, stdout, _ = run("evaluate", *words)
     assert code == 0
-    assert "Against lat-10gev:" in stdout
-    assert "no difference is seen in" in stdout
+    assert "Compared with lat-10gev:" in stdout
+    assert "no significant difference of" in stdout
     assert Path("out/comparison.ecsv").exists()
 
 
@@ -301,7 +301,7 @@ def test_catalog_is_evaluated(run, plain):
     code, again, _ = run(*words, "-o", "out", "--against", "found.ecsv")
     assert code == 0
     assert again.startswith(stdout)
-    assert "Against found.ecsv:" in again
+    assert "Compared with found.ecsv:" in again
     assert not Path("out/predictions.h5").exists()
     assert Path("out/index.html").exists()
     assert all(path.exists() for path in others)

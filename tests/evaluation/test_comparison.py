@@ -1,11 +1,29 @@
+import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import MaskedColumn
+from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_judgements import by_part, make_catalog, make_sky, make_truth
+from made_judgements import by_tile, make_catalog, make_sky, make_truth
 
-from astro_unetloc.evaluation.metrics import compare, compare_words, paired_interval
-from astro_unetloc.evaluation.truth import SKIES, join, judge
+from astro_unetloc.evaluation.comparison import (
+    compare,
+    comparison_lines,
+    measurement_errors,
+    offset_over_ellipse,
+    paired_interval,
+    true_flux,
+    true_index,
+)
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
+
+FLUX = u.Unit("ph cm-2 s-1")
+TWO = make_truth([0, 10], [0, 0])
+# Two catalogues
+
 
 STATISTICS = {
     "average precision": lambda e: e.average_precision,
@@ -16,21 +34,23 @@ STATISTICS = {
 }
 
 
-def make_patches(seed, n_parts, share, *, n=30, shift=0.01, n_wrong=5):
-    """Judgement of many parts with the same n true sources each, of which a share is found."""
+def make_patches(seed, n_tiles, fraction, *, n=30, shift=0.01, n_wrong=5):
+    """Matches of many tiles with the same n true sources each, of which a fraction is found."""
     rng = np.random.default_rng(seed)
     parts = []
-    for number in range(n_parts):
+    for number in range(n_tiles):
         place = np.random.default_rng(number)
         lon, lat = place.uniform(0, 20, n), place.uniform(-20, 20, n)
         truth = make_truth(lon, lat, place.choice([5.0, 10.0, 50.0], n))
-        found = rng.random(n) < share
+        found = rng.random(n) < fraction
         found_lon = np.append(lon[found], rng.uniform(30, 50, n_wrong))
         found_lat = np.append(lat[found] + rng.normal(0, shift, found.sum()), rng.uniform(-20, 20,
                               n_wrong))  # fmt: skip
         score = np.append(rng.random(found.sum()) ** 0.2, rng.random(n_wrong) ** 2)
-        parts.append(judge(make_catalog(found_lon, found_lat, score), truth, part=f"1/{number}"))
-    return join(parts)
+        parts.append(
+            match_truth(make_catalog(found_lon, found_lat, score), truth, tile=f"1/{number}")
+        )
+    return join_matches(parts)
 
 
 def values(table, sky, statistic):
@@ -41,18 +61,19 @@ def values(table, sky, statistic):
 
 
 def test_catalog_does_not_differ_from_itself():
-    judged = make_patches(0, 20, 0.7)
-    table = compare(judged, judged, n_samples=50)
+    matches = make_patches(0, 20, 0.7)
+    table = compare(matches, matches, n_samples=50)
     assert len(table) == len(SKIES) * len(STATISTICS)
-    assert not np.any(table["Real"])
+    assert not np.any(table["Significant"])
     for name in ("Difference", "Low", "High"):
         assert np.all(table[name] == 0)
-    assert compare_words(table).count("\n") == 2
-    assert "really" not in compare_words(table)
+    lines = comparison_lines(table)
+    assert len(lines) == 3
+    assert all("no significant difference" in line for line in lines)
 
 
 @pytest.mark.parametrize("thresholds", [None, (0.5, 0.7)])
-def test_intervals_are_those_of_the_slow_bootstrap(thresholds):
+def test_intervals_are_those_of_the_bootstrap_of_evaluations(thresholds):
     first, second = make_patches(0, 12, 0.8), make_patches(1, 12, 0.7, n_wrong=8, shift=0.02)
     table = compare(first, second, thresholds=thresholds, n_samples=40, rng=3)
     for sky, (low, high) in SKIES.items():
@@ -62,9 +83,9 @@ def test_intervals_are_those_of_the_slow_bootstrap(thresholds):
             parts = [
                 [
                     part.evaluation(min_latitude=low, max_latitude=high)
-                    for part in by_part(judged.select(cut)).values()
+                    for part in by_tile(matches.select(cut)).values()
                 ]
-                for judged, cut in zip((first, second), cuts)
+                for matches, cut in zip((first, second), cuts)
             ]
             expected = paired_interval(*parts, of, n_samples=40, rng=3)
             row = values(table, sky, statistic)
@@ -77,17 +98,17 @@ def test_intervals_are_those_of_the_slow_bootstrap(thresholds):
 def test_statistics_are_those_of_the_evaluation(seed):
     # scores with ties and extended sources
     first, second = (
-        join(
+        join_matches(
             [
-                judge(catalog, make_sky(seed + i)[1], part=str(i))
+                match_truth(catalog, make_sky(seed + i)[1], tile=str(i))
                 for i, catalog in enumerate(make_sky(seed + j)[0] for j in numbers)
             ]
         )
         for numbers in ((0, 1), (1, 0))
     )
     table = compare(first, second, n_samples=2)
-    for column, judged in (("First", first), ("Second", second)):
-        whole = judged.evaluation()
+    for column, matches in (("First", first), ("Second", second)):
+        whole = matches.evaluation()
         for statistic, of in STATISTICS.items():
             found = values(table, "all sky", statistic)[column]
             if statistic != "median offset" or len(whole.offset_deg):
@@ -96,19 +117,19 @@ def test_statistics_are_those_of_the_evaluation(seed):
                 assert np.isnan(found)
 
 
-def test_better_catalog_is_really_better():
+def test_better_catalog_is_significantly_better():
     table = compare(make_patches(0, 40, 0.9), make_patches(1, 40, 0.5), n_samples=200)
     for statistic in ("average precision", "completeness"):
         row = values(table, "all sky", statistic)
-        assert row["Real"]
+        assert row["Significant"]
         assert 0 < row["Low"] < row["Difference"] < row["High"]
     worse = compare(make_patches(1, 40, 0.5), make_patches(0, 40, 0.9), n_samples=200)
-    assert values(worse, "all sky", "completeness")["Real"]
+    assert values(worse, "all sky", "completeness")["Significant"]
     assert values(worse, "all sky", "completeness")["High"] < 0
-    assert "all sky: really differ: average precision" in compare_words(table)
+    assert comparison_lines(table)[0].startswith("all sky: significant difference of average")
 
 
-def test_interval_holds_what_it_says():
+def test_interval_has_its_probability():
     # two catalogues of the same skill are found different in about one case of five
     lon = np.arange(0, 360, 2.0)
     truth = make_truth(lon, np.full(len(lon), 30.0))
@@ -118,13 +139,13 @@ def test_interval_holds_what_it_says():
 
     def caught(rng):
         found = rng.random(len(lon)) < 0.6
-        return judge(make_catalog(lon[found], np.full(found.sum(), 30)), truth, part=twelfth)
+        return match_truth(make_catalog(lon[found], np.full(found.sum(), 30)), truth, tile=twelfth)
 
     rng = np.random.default_rng(0)
     real = [
         values(
             compare(caught(rng), caught(rng), level=0.8, n_samples=100), "all sky", "completeness"
-        )["Real"]
+        )["Significant"]
         for _ in range(60)
     ]
     assert 0.08 < np.mean(real) < 0.35
@@ -135,24 +156,236 @@ def test_same_seed_gives_the_same_table():
     first, again, other = (compare(*pair, n_samples=20, rng=seed) for seed in (1, 1, 2))
     assert np.array_equal(first["Low"], again["Low"], equal_nan=True)
     assert not np.array_equal(first["Low"], other["Low"], equal_nan=True)
-    assert first.meta["n_parts"] == 10
+    assert first.meta["n_tiles"] == 10
 
 
 def test_sky_without_truth_or_detections_is_unknown():
     truth = make_truth([0, 50], [30, 30])
-    nothing = join([judge(make_catalog([], []), truth[i : i + 1], part=str(i)) for i in range(2)])
+    nothing = join_matches(
+        [match_truth(make_catalog([], []), truth[i : i + 1], tile=str(i)) for i in range(2)]
+    )
     table = compare(nothing, nothing, n_samples=20)
     high, low = (values(table, sky, "completeness") for sky in ("|b| > 10 deg", "|b| < 10 deg"))
-    assert (high["First"], high["Difference"], bool(high["Real"])) == (0, 0, False)
+    assert (high["First"], high["Difference"], bool(high["Significant"])) == (0, 0, False)
     assert np.isnan([low["First"], low["Difference"], low["Low"]]).all()
     assert np.isnan(values(table, "all sky", "purity")["First"])
-    assert "|b| < 10" not in compare_words(table)
+    assert not any("|b| < 10" in line for line in comparison_lines(table))
 
 
-def test_other_truth_or_a_single_part_is_refused():
-    judged = make_patches(0, 3, 0.5)
-    with pytest.raises(ValueError, match="same true sources .*; got .* in 3 parts; judge both"):
-        compare(judged, make_patches(0, 2, 0.5))
-    alone = judge(make_catalog([0], [0]), make_truth([0], [0]))
-    with pytest.raises(ValueError, match="got 1 and 1 sources in 1 parts"):
+def test_other_truth_or_a_single_tile_is_refused():
+    matches = make_patches(0, 3, 0.5)
+    with pytest.raises(ValueError, match="same true sources .*; got .* in 3 tiles; match both"):
+        compare(matches, make_patches(0, 2, 0.5))
+    alone = match_truth(make_catalog([0], [0]), make_truth([0], [0]))
+    with pytest.raises(ValueError, match="got 1 and 1 sources in 1 tiles"):
         compare(alone, alone)
+
+
+# The paired bootstrap
+
+
+def make_tiles(rng, n, *, skill):
+    """Evaluations of n tiles with two true sources each, found with a probability."""
+    tiles = []
+    for chance in rng.random(n):
+        found = np.array([chance < skill, chance < skill / 2])
+        tiles.append(evaluate(make_catalog(np.array([0, 10])[found], [0] * found.sum()), TWO))
+    return tiles
+
+
+def completeness(scores):
+    return scores.completeness
+
+
+def test_finder_does_not_differ_from_itself(rng):
+    tiles = make_tiles(rng, 30, skill=0.7)
+    assert paired_interval(tiles, tiles, completeness, n_samples=50) == (0.0, 0.0, 0.0)
+
+
+def test_interval_is_that_of_the_mean(rng):
+    # of tiles with one source each the completeness is a mean; so is the difference
+    first, second = (rng.random(400) < chance for chance in (0.8, 0.6))
+    truth = TWO[:1]
+    tiles = [
+        [evaluate(make_catalog([0] * found, [0] * found), truth) for found in finder.astype(int)]
+        for finder in (first, second)
+    ]
+    difference, low, high = paired_interval(*tiles, completeness, level=0.68, n_samples=400)
+    each = first.astype(float) - second
+    assert difference == pytest.approx(each.mean())
+    assert (high - low) / 2 == pytest.approx(each.std() / 20, rel=0.1)
+    assert low < difference < high
+
+
+def test_tiles_must_be_those_of_one_truth(rng):
+    tiles = make_tiles(rng, 3, skill=0.8)
+    with pytest.raises(ValueError, match="same tiles of a sky .*; got 3 and 2 tiles"):
+        paired_interval(tiles, tiles[:2], completeness)
+    with pytest.raises(ValueError, match="got 0 and 0 tiles with 0 and 0 of them; score both"):
+        paired_interval([], [], completeness)
+
+
+# Measured and true values
+
+
+def ellipses(n, major, minor, angle, level=68):
+    return {
+        f"Conf_{level}_SemiMajor": np.full(n, major) * u.deg,
+        f"Conf_{level}_SemiMinor": np.full(n, minor) * u.deg,
+        f"Conf_{level}_PosAng": np.full(n, angle) * u.deg,
+    }
+
+
+def judged_offset(angle_deg, away_deg=0.1, *, lon=40.0, lat=60.0, tilt=0.0):
+    """One detection with the true source at a position angle from it, as ICRS has it."""
+    here = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
+    there = here.directional_offset_by(angle_deg * u.deg, away_deg * u.deg).galactic
+    errors = ellipses(1, 0.11, 0.05, tilt) | ellipses(1, 0.22, 0.11, tilt, 95)
+    return match_truth(
+        make_catalog([lon], [lat], **errors), make_truth([there.l.deg], [there.b.deg])
+    )
+
+
+@pytest.mark.parametrize(
+    ("angle", "held"), [(30, (1, 1)), (210, (1, 1)), (120, (0, 1)), (-60, (0, 1)), (90, (0, 1))]
+)
+def test_ellipse_holds_what_lies_along_it(angle, held):
+    table = measurement_errors(judged_offset(angle, tilt=30.0))
+    assert (table["In_68"][0], table["In_95"][0]) == held
+    assert table["Median_Offset"].unit == u.deg
+    assert table["Median_Offset"][0].value == pytest.approx(0.1)
+
+
+def test_position_errors_by_hand():
+    lon = np.arange(8) * 10.0
+    lat = np.array([5.0] * 4 + [50.0] * 4)
+    npred = np.array([9, 10, 15, 15, 9, 30, 5, 2])
+    shift = np.array([0.01, 0.03, 0.02, 0.02, 0.05, 0.04, 0.01, 0.01])
+    errors = ellipses(8, 0.025, 0.025, 0.0) | ellipses(8, 0.05001, 0.05001, 0.0, 95)
+    matches = match_truth(make_catalog(lon, lat + shift, **errors), make_truth(lon, lat, npred))
+    table = measurement_errors(matches)
+    rows = [
+        (r["Sky"], r["Low"], r["High"], r["N"], round(r["Median_Offset"].value, 6), r["In_68"])
+        for r in table
+    ]
+    assert rows == [
+        ("all sky", 8, 12, 3, 0.03, pytest.approx(1 / 3)),
+        ("all sky", 12, 20, 2, 0.02, 1),
+        ("all sky", 20, 40, 1, 0.04, 0),
+        ("|b| > 10 deg", 8, 12, 1, 0.05, 0),
+        ("|b| > 10 deg", 20, 40, 1, 0.04, 0),
+        ("|b| < 10 deg", 8, 12, 2, 0.02, 0.5),
+        ("|b| < 10 deg", 12, 20, 2, 0.02, 1),
+    ]
+    assert np.all(table["In_95"] == 1)
+    assert table["N_Ellipse"].tolist() == table["N"].tolist()
+
+
+def test_gaussian_ellipses_hold_their_fraction(rng):
+    # 0.05 deg along one axis, 0.02 along the other, turned by 25 deg
+    n, tilt = 4000, np.radians(25.0)
+    lon, lat = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+    here = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
+    along, across = 0.05 * rng.normal(size=n), 0.02 * rng.normal(size=n)
+    east = along * np.sin(tilt) + across * np.cos(tilt)
+    north = along * np.cos(tilt) - across * np.sin(tilt)
+    angle, away = np.arctan2(east, north) * u.rad, np.hypot(east, north) * u.deg
+    there = here.directional_offset_by(angle, away).galactic
+    scale_68, scale_95 = np.sqrt(-2 * np.log([0.32, 0.05]))
+    errors = ellipses(n, 0.05 * scale_68, 0.02 * scale_68, 25.0)
+    errors |= ellipses(n, 0.05 * scale_95, 0.02 * scale_95, 25.0, 95)
+    catalog, truth = make_catalog(lon, lat, **errors), make_truth(there.l.deg, there.b.deg)
+    (whole,) = measurement_errors(match_truth(catalog, truth))[:1]
+    assert whole["N"] > 3900
+    assert whole["In_68"] == pytest.approx(0.68, abs=0.02)
+    assert whole["In_95"] == pytest.approx(0.95, abs=0.01)
+
+
+def test_detections_without_an_ellipse_have_an_offset():
+    table = measurement_errors(match_truth(make_catalog([0], [0.1]), make_truth([0], [0])))
+    assert table["Median_Offset"].value == pytest.approx([0.1, 0.1])
+    assert table["N_Ellipse"].tolist() == [0, 0]
+    assert np.isnan(table["In_68"]).all()
+
+
+def test_flux_and_index_errors_by_hand():
+    lon = np.arange(4) * 10.0
+    truth = make_truth(
+        lon, [20] * 4, Flux=[1e-10] * 4 * FLUX, Spectral_Index=np.array([2.0, 2.0, 2.5, 3.0])
+    )
+    known = [False, False, False, True]
+    catalog = make_catalog(
+        lon,
+        [20] * 4,
+        Flux=Masked([1.1e-10, 1.2e-10, 0.9e-10, 9e-10] * FLUX, mask=known),
+        Unc_Flux=Masked([1e-11] * 4 * FLUX, mask=known),
+        Spectral_Index=MaskedColumn([2.1, 2.2, 2.5, 9.0], mask=known),
+        Unc_Spectral_Index=MaskedColumn([0.1] * 4, mask=known),
+    )
+    matches = match_truth(catalog, truth)
+    table = measurement_errors(matches)
+    assert table["Sky"].tolist() == ["all sky", "|b| > 10 deg"]
+    assert table["N"].tolist() == [4, 4]
+    assert table["N_Flux"].tolist() == table["N_Index"].tolist() == [3, 3]
+    # pulls 1, 2, -1 and 1, 2, 0: of three numbers the 16th percentile lies 0.32 above the lowest
+    assert table["Flux_Ratio"].tolist() == pytest.approx([1.1, 1.1])
+    assert table["Flux_Pull_Median"].tolist() == pytest.approx([1, 1])
+    assert table["Flux_Pull_Width"][0] == pytest.approx((1.68 - (-1 + 0.32 * 2)) / 2)
+    assert table["Index_Difference"].tolist() == pytest.approx([0.1, 0.1])
+    assert table["Index_Pull_Width"][0] == pytest.approx((1.68 - 0.32) / 2)
+
+
+def test_offsets_in_units_of_ellipses():
+    # the major axis points north, east, and half way; the last one has none
+    x, y = np.array([0.0, 0.2, 0.3, 1.0]), np.array([0.4, 0.1, 0.3, 0.0])
+    major, minor = np.array([0.4, 0.2, np.sqrt(0.18), 0.0]), np.array([0.1, 0.1, 0.1, 0.0])
+    found = offset_over_ellipse(x, y, major, minor, np.array([0.0, 90.0, 45.0, 0.0]))
+    np.testing.assert_allclose(found, [1, np.sqrt(2), 1, np.nan])
+
+
+def test_true_flux_is_in_the_range_of_the_catalogue():
+    shape = {
+        "Flux": [3.0] * FLUX,
+        "Flux_Density": [2.0] * u.Unit("ph cm-2 s-1 GeV-1"),
+        "Pivot_Energy": [10000.0] * u.MeV,
+        "Index": [2.0],
+        "beta": [0.0],
+        "Expfactor": [0.0],
+        "Exp_Index": [1.0],
+    }
+    truth, catalog = make_truth([0], [0], **shape), make_catalog([0], [0])
+    truth.meta |= {"FLUXEMIN": 10.0, "FLUXEMAX": 2000.0}
+    assert true_flux(match_truth(catalog, truth)).tolist() == [3]
+    catalog.meta |= {"FLUXEMIN": 10.0, "FLUXEMAX": 2000.0}
+    assert true_flux(match_truth(catalog, truth)).tolist() == [3]
+    catalog.meta["FLUXEMAX"] = 100.0
+    # 2 (10 / E)^2 from 10 to 100 GeV
+    assert true_flux(match_truth(catalog, truth)) == pytest.approx([2 * 100 * (1 / 10 - 1 / 100)])
+    truth.remove_column("Index")
+    assert np.isnan(true_flux(match_truth(catalog, truth))).all()
+
+
+def test_true_index_is_what_a_fit_finds():
+    # of a log-parabola an index that it has at energies of its photons
+    shape = {
+        "Spectral_Index": [7.0, 7.0, 2.8],
+        "Flux_Density": [1e-12, 1e-12, np.nan] * u.Unit("ph cm-2 s-1 GeV-1"),
+        "Pivot_Energy": [5.0, 5.0, 5.0] * u.GeV,
+        "Index": [2.3, 2.0, 2.0],
+        "beta": [0.0, 0.1, 0.0],
+        "Expfactor": [0.0] * 3,
+        "Exp_Index": [1.0] * 3,
+    }
+    truth, catalog = make_truth([0, 10, 20], [0] * 3, **shape), make_catalog([0], [0])
+    rows = np.arange(3)
+    assert true_index(match_truth(catalog, truth), rows).tolist() == [7.0, 7.0, 2.8]
+    catalog.meta |= {"EMIN": 10.0, "EMAX": 2000.0}
+    index = true_index(match_truth(catalog, truth), rows)
+    assert index[0] == pytest.approx(2.3, abs=1e-4)
+    assert 2 + 0.2 * np.log(10 / 5) < index[1] < 2 + 0.2 * np.log(50 / 5)
+    assert index[2] == 2.8
+    # a map from 1 GeV that a model of 10 GeV and more searched
+    catalog.meta |= {"EMIN": 1.0, "FITEMIN": 10.0, "FITEMAX": 2000.0}
+    assert true_index(match_truth(catalog, truth), rows).tolist() == index.tolist()
+    del catalog.meta["FITEMIN"]
+    assert true_index(match_truth(catalog, truth), rows)[1] < index[1]

@@ -1,16 +1,470 @@
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import astropy.units as u
+import h5py
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import QTable
+from made_predictions import made_matches, made_predictions
+from made_sets import write_made_set
 
-from astro_unetloc.evaluation.runs import SkyRows
-from astro_unetloc.evaluation.truth import judge
-from astro_unetloc.maps.patches import TangentPlane
+from astro_unetloc.evaluation import predictions as predictions_module
+from astro_unetloc.evaluation.predictions import (
+    _sky_patches,
+    check_bands,
+    check_codes,
+    chosen_patches,
+    chosen_rows,
+    join_predictions,
+    narrowed,
+    observed_sky,
+    patch_code,
+    read_example,
+    read_matches,
+    read_metadata,
+    records_inside,
+    search_patches,
+    search_sky,
+    source_records,
+    worst_patches,
+    write_predictions,
+)
+from astro_unetloc.evaluation.truth import grid_tiles, match_truth
+from astro_unetloc.maps.patches import PatchGrid, TangentPlane
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import SkyMap
+from astro_unetloc.pipeline import detect
+from astro_unetloc.simulation.sky import simulate_sky
+from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+from astro_unetloc.training.make import make_patch_set
+from astro_unetloc.training.observation import source_mask
+from astro_unetloc.training.patch_set import open_patch_set
+from astro_unetloc.unet.model import load_model
+
+# Simulated skies
+
+NUMBER = 100
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """A search of the surroundings of one patch, and its matches."""
+    center = SkyCoord(*PatchGrid().centers[NUMBER], representation_type="cartesian", frame="icrs")
+    lon, lat = center.spherical.lon.deg, center.spherical.lat.deg
+    center = SkyCoord(lon, lat, unit="deg", frame="galactic")
+    sky_map, truth = simulate_sky(center=center, radius=9 * u.deg, rng=1010)
+    run = detect(sky_map, threshold=0.0, measure=False)
+    return run, match_truth(run.catalog, truth, tile=grid_tiles(1010))
+
+
+@pytest.fixture(scope="module")
+def patches(searched):
+    return _sky_patches(*searched, 1010, [NUMBER])
+
+
+def test_the_middle_of_the_patch_is_kept(searched, patches):
+    run, _ = searched
+    row = list(run.patches.index).index(NUMBER)
+    assert patches["image"].shape == (1, 128, 128, 5)
+    np.testing.assert_array_equal(patches["image"][0], run.patches.counts[row, 16:144, 16:144])
+    np.testing.assert_allclose(
+        patches["probability"][0], run.probability[row, 16:144, 16:144], atol=5e-4
+    )
+    assert patches["code"] == ["sky001010-p100"]
+
+
+def test_pixels_are_those_of_the_center_of_the_patch(searched, patches):
+    run, _ = searched
+    plane = TangentPlane(*map(float, patches["center"][0][:2]), 128, 10 / 128, 0.0)
+    np.testing.assert_allclose(plane.basis[2], PatchGrid().centers[NUMBER], atol=1e-12)
+    for rows in (patches["sources"], patches["found"]):
+        x, y = plane.pixel_from_vectors(vectors_from_lonlat(rows["glon"], rows["glat"]))
+        np.testing.assert_allclose(rows["x"], x, atol=1e-4)
+        np.testing.assert_allclose(rows["y"], y, atol=1e-4)
+    assert len(patches["found"]) > 2
+    assert np.all(patches["sources"]["patch"] == 0)
+
+
+def test_mask_is_a_disc_around_what_should_be_found(patches):
+    counted = patches["sources"][patches["sources"]["truth_class"] == b"counted"]
+    expected = source_mask(counted["x"], counted["y"], 2.0, 128)
+    mask = patches["mask"][0, ..., 0]
+    assert len(counted)
+    assert np.all(mask[expected > 0] == 1)
+    assert mask.sum() <= expected.sum() + 20  # and parts of discs from outside
+
+
+def test_found_ones_lie_where_the_probability_is_high(patches):
+    sure = patches["found"][patches["found"]["score"] > 0.8]
+    x, y = (np.rint(sure[name]).astype(int) for name in ("x", "y"))
+    assert len(sure)
+    assert np.all(patches["probability"][0, y, x] > 0.3)
+
+
+def test_patches_are_drawn_by_the_seed_and_named_ones_kept():
+    drawn = chosen_patches(5, 30)
+    assert len(drawn) == 30
+    np.testing.assert_array_equal(drawn, chosen_patches(5, 30))
+    assert set(drawn) != set(chosen_patches(6, 30))
+    other = next(i for i in range(768) if i not in drawn)
+    codes = [patch_code(5, other), patch_code(6, other - 1)]
+    assert set(chosen_patches(5, 30, codes=codes)) == {*drawn.tolist(), other}
+    assert len(chosen_patches(5, 5000)) == 768
+
+
+def test_names_of_other_patches_are_refused():
+    check_codes(["sky000005-p000", "sky000006-p767"], [5, 6])
+    message = "such as sky000005-p000 to sky000006-p767; got 'sky000007-p000'; name patches"
+    with pytest.raises(ValueError, match=message):
+        check_codes(["sky000005-p000", "sky000007-p000"], [5, 6])
+
+
+def few_photons(**options):
+    """A sky of 30 photons from the lowest energy on, and none or one true source."""
+    assert options["rng"] == 4
+    truth = simulate_sky(
+        rng=4, years=1e-3, center=SkyCoord(0 * u.deg, 80 * u.deg, frame="galactic"),
+        radius=1 * u.deg, with_sources=options["with_sources"],
+    )[1]  # fmt: skip
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    low, high = options["energy_range"]
+    events = Photons(vectors, np.geomspace(low, high * 0.999, 30))
+    return SkyMap(events=events, energy_edges=np.array([low, high])), truth
+
+
+def test_sky_has_the_energies_of_the_model(monkeypatch):
+    monkeypatch.setattr(predictions_module, "simulate_sky", few_photons)
+    sky_map, _ = observed_sky([10.0, 20.0, 2000.0], 4)
+    assert sky_map.events is not None
+    assert sky_map.exposure.years == 7.0
+    assert sky_map.energy_edges.tolist() == [10.0, 2000.0]
+
+
+def test_sky_from_below_10_gev_on_is_binned(monkeypatch):
+    monkeypatch.setattr(predictions_module, "simulate_sky", few_photons)
+    sky_map, _ = observed_sky([0.5, 1.0, 1000.0], 4)
+    assert sky_map.energy_edges.tolist() == [0.5, 1.0, 1000.0]
+    assert sky_map.n_photons == 30
+    assert sky_map.exposure.years == 7.0
+
+
+@pytest.mark.slow
+def test_whole_sky_is_searched_and_matched():
+    patches, matches = search_sky(load_model(), 1011, numbers=[3, 500], years=1.0)
+    assert patches["code"] == ["sky001011-p003", "sky001011-p500"]
+    assert matches.area_deg2 == pytest.approx(41252.96, abs=0.01)
+    assert matches.evaluation().average_precision > 0.5
+    assert set(matches.catalog["Tile"]) <= {f"1011/{i}" for i in range(768)}
+
+
+def test_energy_range_narrows_the_bands():
+    edges = np.array([10.0, 20, 50, 150])
+    np.testing.assert_array_equal(narrowed(edges), edges)
+    np.testing.assert_array_equal(narrowed(edges, (50, 2000)), [50, 150])
+    np.testing.assert_array_equal(narrowed(edges, ("15 GeV", "0.1 TeV")), [15, 20, 50, 100])
+    with pytest.raises(ValueError, match="must overlap 10-150 GeV.*got 1-5 GeV; choose another"):
+        narrowed(edges, (1, 5))
+
+
+# Patch sets
+
+
+@pytest.fixture(scope="module")
+def patch_set(tmp_path_factory):
+    path = tmp_path_factory.mktemp("set") / "set.h5"
+    make_patch_set(path, n_skies=2, patches_per_sky=6, first_seed=1010)
+    with open_patch_set(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def predicted(patch_set):
+    return search_patches(patch_set, np.array([0, 2, 3, 5, 8]), load_model())
+
+
+def test_only_skies_to_validate_on_are_taken(patch_set):
+    assert chosen_rows(patch_set, 100)[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert chosen_rows(patch_set, 100, all_skies=True)[0].tolist() == list(range(12))
+    drawn, named = chosen_rows(patch_set, 4)
+    assert (len(drawn), len(named)) == (4, 0)
+    np.testing.assert_array_equal(drawn, chosen_rows(patch_set, 4)[0])
+    assert np.all(np.diff(drawn) > 0)
+
+
+def test_names_do_not_change_what_is_drawn(patch_set):
+    drawn, _ = chosen_rows(patch_set, 2)
+    codes = [f"sky001010-{i:04d}" for i in range(6)]
+    again, named = chosen_rows(patch_set, 2, codes=codes)
+    np.testing.assert_array_equal(again, drawn)
+    assert sorted([*again, *named]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_names_of_training_patches_and_of_none_are_refused(patch_set):
+    with pytest.raises(ValueError, match=r"to validate on, such as sky001010-0000; .*--all-skies"):
+        chosen_rows(patch_set, 2, codes=["sky001011-0003"])
+    rows = chosen_rows(patch_set, 1, codes=["sky001011-0003"], all_skies=True)
+    assert 9 in np.concatenate(rows)
+    with pytest.raises(ValueError, match="code names of its patches, such as sky001010-0000; got"):
+        chosen_rows(patch_set, 2, codes=["sky5"])
+
+
+def test_set_without_such_skies_is_refused(tmp_path):
+    write_made_set(tmp_path / "set.h5", [3, 4], n_patches=1, n_pix=16)
+    with open_patch_set(tmp_path / "set.h5") as opened:
+        with pytest.raises(ValueError, match="skies to validate on, .* got none; .* --all-skies"):
+            chosen_rows(opened, 10)
+
+
+def test_other_bands_are_refused(patch_set):
+    model = SimpleNamespace(name="other", band_edges=np.array([10.0, 100.0]))
+    with pytest.raises(ValueError, match=r"in the bands \[10.0, 100.0\] GeV of model other; got"):
+        check_bands(patch_set, model)
+    check_bands(patch_set, load_model())
+
+
+def test_patches_are_kept_as_they_were(patch_set, predicted):
+    predictions = predicted[0]
+    for name, values in patch_set.read(np.array([0, 2, 3, 5, 8])).items():
+        if name != "validation":
+            stored = predictions["image" if name == "counts" else name]
+            np.testing.assert_array_equal(stored, values)
+    assert predictions["probability"].shape == (5, 128, 128)
+    assert predictions["probability"][predictions["coverage"][..., 0] == 0].max(initial=0) == 0
+
+
+def test_sources_are_found_where_they_are(patch_set, predicted):
+    _, matches = predicted
+    evaluation = matches.select(load_model().threshold).evaluation()
+    assert evaluation.n_true > 20
+    assert evaluation.completeness > 0.6
+    assert evaluation.purity > 0.6
+    assert np.median(evaluation.offset_deg) < 0.08
+
+
+def test_each_patch_is_a_sky_of_its_own(predicted):
+    patches, matches = predicted
+    codes = patches["code"].astype(str)
+    for table in (matches.catalog, matches.truth):
+        np.testing.assert_array_equal(table["Tile"], codes[table["Patch"]])
+    matched = matches.catalog[matches.catalog["True_Row"] >= 0]
+    source = matches.truth[matched["True_Row"]]
+    np.testing.assert_array_equal(matched["Patch"], source["Patch"])
+    vectors = [
+        vectors_from_lonlat(table["GLON"].value, table["GLAT"].value) for table in (matched, source)
+    ]
+    np.testing.assert_allclose(separation_deg(*vectors), matched["Offset"].value, atol=1e-9)
+
+
+def test_pixels_are_those_of_the_set(patch_set, predicted):
+    patches, _ = predicted
+    stored = patch_set.sources()
+    for number, row in enumerate([0, 2, 3, 5, 8]):
+        true = stored[stored["patch"] == row]
+        mine = patches["sources"][patches["sources"]["patch"] == number]
+        assert len(mine) == len(true)
+        np.testing.assert_allclose(np.sort(mine["x"]), np.sort(true["x"]), atol=1e-3)
+        plane = TangentPlane(
+            *patches["center"][number][:2], 128, 10 / 128,
+            patches["center"][number][2],
+        )  # fmt: skip
+        found = patches["found"][patches["found"]["patch"] == number]
+        x, y = plane.pixel_from_vectors(vectors_from_lonlat(found["glon"], found["glat"]))
+        np.testing.assert_allclose(found["x"], x, atol=1e-3)
+        assert np.all((y > -0.5) & (y < 127.5))
+
+
+def test_unlabelled_bright_sources_are_extended(patch_set, predicted):
+    _, matches = predicted
+    stored = patch_set.sources()
+    stored = stored[np.isin(stored["patch"], [0, 2, 3, 5, 8])]
+    bright = (stored["n_photons"] >= 3) & (stored["significance"] >= 3)
+    assert np.sum(matches.truth["Truth_Class"] == "extended") == np.sum(
+        bright & ~stored["labelled"]
+    )
+
+
+def test_false_positives_at_the_border_are_left_out(predicted):
+    patches, matches = predicted
+    wrong = patches["found"][patches["found"]["status"] == b"false positive"]
+    duplicate = matches.catalog["Is_Duplicate"] & (matches.catalog["Status"] == "false positive")
+    border = 0.3 / (10 / 128)
+    inside = np.all(
+        [(wrong[n] >= border - 0.5) & (wrong[n] < 127.5 - border) for n in ("x", "y")], axis=0
+    )
+    assert np.sum(~inside) <= duplicate.sum()
+    assert 0 < matches.area_deg2 < 5 * 9.4**2
+
+
+# Files
+
+METADATA = {
+    "model": "made", "pixel_deg": 10 / 32, "years": 7.0, "all_skies": False, "codes": ["a", "b"],
+}  # fmt: skip
+
+
+def columns_of(table):
+    """Columns of a table as plain arrays."""
+    return {name: np.ma.filled(np.ma.asarray(table[name].value)) for name in table.colnames}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    paths = [tmp_path / f"{seed}.h5" for seed in (3, 40)]
+    for seed, path in zip((3, 40), paths):
+        write_predictions(path, *made_predictions(seed), METADATA)
+    return paths
+
+
+@pytest.fixture
+def joined(parts, tmp_path):
+    join_predictions(parts, tmp_path / "all.h5", METADATA)
+    return tmp_path / "all.h5"
+
+
+def test_metadata_comes_back_as_plain_values(parts):
+    assert read_metadata(parts[0]) == METADATA
+
+
+@pytest.mark.parametrize("brightest", [False, True])
+def test_matches_come_back_as_they_were(tmp_path, brightest):
+    predictions, matches = made_predictions(3)
+    matches = replace(matches, brightest=brightest)
+    write_predictions(tmp_path / "a.h5", predictions, matches, METADATA)
+    found = read_matches(tmp_path / "a.h5")
+    for table, other in ((found.catalog, matches.catalog), (found.truth, matches.truth)):
+        np.testing.assert_equal(columns_of(table), columns_of(other))
+    assert (found.area_deg2, found.brightest) == (100.0, brightest)
+    assert found.catalog["Npred"].mask.tolist() == matches.catalog["Npred"].mask.tolist()
+    assert found.catalog["Offset"].unit == "deg"
+    assert found.select(0.6).evaluation().summary() == matches.select(0.6).evaluation().summary()
+
+
+def test_sky_of_nothing_comes_back(tmp_path):
+    whole, nothing = made_matches(0), np.zeros(0, int)
+    write_predictions(tmp_path / "none.h5", None, whole.take(nothing, nothing), METADATA)
+    found = read_matches(tmp_path / "none.h5")
+    assert (len(found.catalog), len(found.truth)) == (0, 0)
+    assert found.catalog.colnames == whole.catalog.colnames
+
+
+def test_joined_file_holds_the_patches_of_all_parts(joined):
+    made = [made_predictions(seed)[0] for seed in (3, 40)]
+    with h5py.File(joined) as file:
+        for name in ("image", "coverage", "mask", "bands", "center", "sky", "code", "probability"):
+            values = np.concatenate([predictions[name] for predictions in made])
+            np.testing.assert_array_equal(file[name][:], values.astype(file[name].dtype), name)
+        assert file["probability"].dtype == np.float16
+        for name in ("sources", "found"):
+            rows = [predictions[name] for predictions in made]
+            patch = np.concatenate([rows[0]["patch"], rows[1]["patch"] + 2])
+            np.testing.assert_array_equal(file[name]["patch"], patch)
+            np.testing.assert_array_equal(file[name]["x"], np.concatenate([r["x"] for r in rows]))
+
+
+def test_joined_matches_are_those_of_all_parts(joined):
+    found = read_matches(joined)
+    assert len(found.truth) == 24
+    assert found.area_deg2 == 200.0
+    assert set(found.truth["Tile"]) == {"3/0", "40/0"}
+    row = found.catalog["True_Row"]
+    assert np.all(found.truth["Found_Row"][row[row >= 0]] == np.flatnonzero(row >= 0))
+
+
+def test_parts_without_patches_add_to_the_matches_alone(parts, tmp_path):
+    bare = tmp_path / "bare.h5"
+    write_predictions(bare, None, made_matches(80), METADATA)
+    matches = join_predictions([parts[0], bare, parts[1]], tmp_path / "all.h5", METADATA)
+    assert len(matches.truth) == 36
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert len(file["image"]) == 4
+        assert file["sources"]["patch"].max() == 3
+
+
+def test_file_is_read_with_h5py_alone(joined):
+    code = f"""
+import h5py as h5, sys
+with h5.File({str(joined)!r}) as file:
+    row = list(file["code"][:]).index(b"sky000040-p001")
+    sources, catalog = file["sources"][:], file["catalog"][:]
+    print(file["image"][row].shape, file["probability"][row].max() > 0,
+          len(sources[sources["patch"] == row]), catalog["Status"][0], catalog["Npred.mask"].dtype,
+          file["truth"].dtype["Npred"], file.attrs["model"], "astro_unetloc" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    n = (made_predictions(40)[0]["sources"]["patch"] == 1).sum()
+    expected = f"(32, 32, 5) True {n} b'true positive' bool float64 made False"
+    assert done.stdout.split("\n")[0] == expected
+
+
+def test_example_is_one_patch_with_its_sources(joined):
+    example, (predictions, _) = read_example(joined, "sky000040-p001"), made_predictions(40)
+    np.testing.assert_array_equal(example["image"], predictions["image"][1])
+    assert example["probability"].shape == (32, 32)
+    assert example["center"].tolist() == [43.0, 0.0, 0.0]
+    for name in ("sources", "found"):
+        rows = predictions[name]
+        rows = rows[rows["patch"] == 1]
+        np.testing.assert_array_equal(example[name]["x"], rows["x"])
+        assert len(rows)
+
+
+def test_unknown_example_is_refused(joined):
+    with pytest.raises(ValueError, match="got 'sky9'; its 4 patches are named as sky000003-p000"):
+        read_example(joined, "sky9")
+
+
+def test_worst_patches_have_most_false_positives_and_negatives(joined):
+    def n_errors(code, threshold):
+        example = read_example(joined, code)
+        sources, found = example["sources"], example["found"]
+        missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)
+        wrong = (found["status"] == b"false positive") & (found["score"] >= threshold)
+        return missed.sum() + wrong.sum()
+
+    codes = worst_patches(joined, 4, threshold=0.5)
+    numbers = [n_errors(code, 0.5) for code in codes]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] > 0
+    assert worst_patches(joined, 1, threshold=0.5) == codes[:1]
+
+
+def test_perfect_patches_are_not_among_the_worst(tmp_path):
+    predictions, matches = made_predictions(3)
+    found = predictions["sources"][predictions["sources"]["score"] > 0]
+    perfect = predictions | {"sources": found, "found": predictions["found"][:0]}
+    write_predictions(tmp_path / "a.h5", perfect, matches, METADATA)
+    assert worst_patches(tmp_path / "a.h5", 4, threshold=0.0) == []
+
+
+def test_damaged_file_is_refused(tmp_path):
+    (tmp_path / "bad.h5").write_bytes(b"no")
+    with pytest.raises(ValueError, match="expected predictions in HDF5"):
+        read_matches(tmp_path / "bad.h5")
+
+
+def test_file_is_written_whole_or_not_at_all(parts, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(predictions_module, "_write_matches", fail)
+    with pytest.raises(OSError, match="disk full"):
+        join_predictions(parts, tmp_path / "all.h5", METADATA)
+    assert not list(tmp_path.glob("*all.h5*"))
+
+
+# Records
 
 PLANE = TangentPlane(120.0, 10.0, 128, 10 / 128)
 
 
-@pytest.fixture
-def rows():
+@pytest.fixture(scope="module")
+def records():
     truth = QTable(
         {
             "GLON": [120.0, 122.0, 125.15, 300.0],
@@ -20,45 +474,34 @@ def rows():
             "Flux": [1e-10, 2e-11, 3e-11, 4e-11],
         }
     )
-    catalog = QTable(
-        {
-            "GLON": [120.0, 118.0, 122.1],
-            "GLAT": [10.1, 12.0, 10.0],
-            "Score": np.array([0.9, 0.4, 0.2], np.float32),
-        }
-    )
-    return SkyRows(judge(catalog, truth))
+    score = np.array([0.9, 0.4, 0.2], np.float32)
+    catalog = QTable({"GLON": [120.0, 118.0, 122.1], "GLAT": [10.1, 12.0, 10.0], "Score": score})
+    return source_records(match_truth(catalog, truth))
 
 
-def test_sources_of_a_patch_have_their_pixels(rows):
-    inside = rows.inside("sources", PLANE, 7)
+def test_sources_of_a_patch_have_their_pixels(records):
+    inside = records_inside(records[0], PLANE, 7)
     assert inside["patch"].tolist() == [7, 7]
     assert (inside["x"][0], inside["y"][0]) == pytest.approx((63.5, 63.5))
     assert inside["x"][1] < 63.5 - 20  # longitude grows to the left
-    assert inside["role"].tolist() == [b"counted", b"faint"]
+    assert inside["truth_class"].tolist() == [b"counted", b"faint"]
     assert inside["npred"].tolist() == [20.0, 5.0]
     assert inside["flux"].tolist() == [1e-10, 2e-11]
+    np.testing.assert_allclose(records[0][0]["score"], [0.9, 0.2, np.nan, np.nan], rtol=1e-6)
 
 
-def test_sources_know_the_score_of_their_detection(rows):
-    np.testing.assert_allclose(rows.sources["score"], [0.9, 0.2, np.nan, np.nan], rtol=1e-6)
-
-
-def test_detections_of_a_patch_have_their_verdict(rows):
-    inside = rows.inside("found", PLANE, 0)
-    assert inside["verdict"].tolist() == [b"right", b"wrong", b"ignored"]
+def test_detections_of_a_patch_have_their_status(records):
+    inside = records_inside(records[1], PLANE, 0)
+    assert inside["status"].tolist() == [b"true positive", b"false positive", b"ignored"]
     assert inside["y"][0] == pytest.approx(63.5 + 0.1 / PLANE.pixel_deg, abs=1e-3)
 
 
-def test_a_margin_adds_sources_beyond_the_border(rows):
-    assert len(rows.inside("sources", PLANE, 0, margin_pix=2.0)) == 3
+def test_records_can_be_chosen_and_lie_beyond_the_border(records):
+    assert len(records_inside(records[0], PLANE, 0, margin_pix=2.0)) == 3
+    assert len(records_inside(records[0], PLANE, 0, among=np.array([1, 3]))) == 1
 
 
-def test_only_some_rows_can_be_asked_for(rows):
-    assert len(rows.inside("sources", PLANE, 0, among=np.array([1, 3]))) == 1
-
-
-def test_what_is_not_known_of_a_source_is_nan():
+def test_unknown_values_of_a_source_are_nan():
     truth = QTable({"GLON": [0.0], "GLAT": [0.0], "Npred": [9.0], "Radius": [0.0]})
     catalog = QTable({"GLON": [], "GLAT": [], "Score": []})
-    assert np.isnan(SkyRows(judge(catalog, truth)).sources["flux"][0])
+    assert np.isnan(source_records(match_truth(catalog, truth))[0][0]["flux"][0])

@@ -9,7 +9,7 @@ from made_sources import RANGE, lonely_sources
 
 from astro_unetloc import find_sources, simulate_sky
 from astro_unetloc.catalog.table import numbers_of
-from astro_unetloc.evaluation.truth import judge
+from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.unet.calibration import FEATURES, Calibration, ErrorFactors, features
 from astro_unetloc.unet.model import list_models, load_model
@@ -88,7 +88,7 @@ def test_fitted_calibration_is_the_fraction_of_explained_candidates(benchmark):
     catalog = make_catalog(
         lon, lat, probability, Probability=probability, Sqrt_TS=sqrt_ts, Npred=counts
     )
-    judged = judge(catalog, make_truth(lon[near], lat[near], npred[near]), brightest=True)
+    judged = match_truth(catalog, make_truth(lon[near], lat[near], npred[near]), brightest=True)
     fitted = benchmark.fit(judged, 0.1)
     assert fitted.least_probability == 0.1
     p = np.array([0.3, 0.5, 0.7, 0.9])

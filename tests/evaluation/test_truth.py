@@ -1,17 +1,17 @@
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import MaskedColumn
+from astropy.table import MaskedColumn, vstack
 from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured
-from made_judgements import by_part, make_catalog, make_sky, make_truth
+from made_judgements import by_tile, make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation.metrics import combine, evaluate
-from astro_unetloc.evaluation.truth import join, judge, patch_parts
+from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
 from astro_unetloc.maps.patches import PatchGrid
-from astro_unetloc.sphere import vectors_from_lonlat
+from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
 
 def columns(table, *names):
@@ -25,7 +25,7 @@ CATALOG = make_catalog([0.1, 0.2, 10, 20, 30.5, 60], [0] * 6, [0.8, 0.9, 0.7, 0.
 
 def test_each_true_source_has_its_role():
     truth = make_truth([0] * 7, range(7), [8, 7.9, 3, 2.9, 3, 2.9, np.nan], [0, 0, 0, 0, 1, 1, 0])
-    role = judge(make_catalog([], []), truth).truth["Role"]
+    role = match_truth(make_catalog([], []), truth).truth["Truth_Class"]
     assert role.tolist() == ["counted", "faint", "faint", "below", "extended", "below", "below"]
 
 
@@ -33,10 +33,14 @@ def test_unknown_photons_or_radius_are_no_truth():
     truth = make_truth([0, 10, 20], [0] * 3, [50, 50, 50])
     truth["Npred"] = MaskedColumn(truth["Npred"], mask=[True, False, False])
     truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
-    judged = judge(make_catalog([0, 10, 20], [0] * 3), truth)
-    assert judged.truth["Role"].tolist() == ["below", "below", "counted"]
-    assert judged.catalog["Verdict"].tolist() == ["wrong", "wrong", "right"]
-    assert not judged.catalog["Is_Below"].any()
+    matches = match_truth(make_catalog([0, 10, 20], [0] * 3), truth)
+    assert matches.truth["Truth_Class"].tolist() == ["below", "below", "counted"]
+    assert matches.catalog["Status"].tolist() == [
+        "false positive",
+        "false positive",
+        "true positive",
+    ]
+    assert not matches.catalog["Is_Below"].any()
 
 
 @pytest.mark.parametrize(
@@ -46,46 +50,55 @@ def test_detection_without_score_is_refused(score):
     catalog = make_catalog([0, 1], [0, 0])
     catalog["Score"] = score
     with pytest.raises(ValueError, match="1 of 2 have none; leave these rows out"):
-        judge(catalog, TRUTH)
+        match_truth(catalog, TRUTH)
 
 
 def test_column_that_could_be_masked_is_judged_as_any():
     catalog = CATALOG.copy()
     catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
-    judged = [judge(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
-    np.testing.assert_array_equal(judged[0].score, judged[1].score)
+    matches = [match_truth(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
+    np.testing.assert_array_equal(matches[0].score, matches[1].score)
 
 
 def test_each_detection_has_its_verdict():
-    judged = judge(CATALOG, TRUTH)
-    assert columns(judged.catalog, "Score", "Verdict", "True_Row", "Is_Duplicate") == [
+    matches = match_truth(CATALOG, TRUTH)
+    assert columns(matches.catalog, "Score", "Status", "True_Row", "Is_Duplicate") == [
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
-        ["right", "wrong", "ignored", "wrong", "ignored", "wrong"],
+        [
+            "true positive",
+            "false positive",
+            "ignored",
+            "false positive",
+            "ignored",
+            "false positive",
+        ],
         [0, -1, 1, -1, -1, -1],
         [False, True, False, False, False, False],
     ]
-    assert judged.truth["Found_Row"].tolist() == [0, 2, -1, -1, -1]
-    assert judged.catalog["Offset"].unit == u.deg
-    np.testing.assert_allclose(judged.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
+    assert matches.truth["Found_Row"].tolist() == [0, 2, -1, -1, -1]
+    assert matches.truth["Status"].tolist() == ["found"] * 2 + ["missed"] * 3
+    assert matches.select(0.85).truth["Status"].tolist() == ["found"] + ["missed"] * 4
+    assert matches.catalog["Offset"].unit == u.deg
+    np.testing.assert_allclose(matches.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
 
 
 def test_fluctuations_of_sources_too_faint_to_count_are_known():
     truth = make_truth([0, 10, 20, 30], [0] * 4, [2.9, 0.2, 2, 9], [0, 0, 1, 0])
     catalog = make_catalog([0.05, 0.15, 10, 20, 30], [0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5])
-    judged = judge(catalog, truth).catalog
-    assert judged["Verdict"].tolist() == ["wrong"] * 4 + ["right"]
-    assert judged["Is_Below"].tolist() == [True, False, False, False, False]
+    matches = match_truth(catalog, truth).catalog
+    assert matches["Status"].tolist() == ["false positive"] * 4 + ["true positive"]
+    assert matches["Is_Below"].tolist() == [True, False, False, False, False]
 
 
 def test_surroundings_of_true_sources_are_those_of_their_sky():
     truth = make_truth([0, 0.4, 0.5, 3], [0] * 4, [10, 10, 5, 90], [0, 0, 0, 1])
-    both = join([judge(make_catalog([], []), sky) for sky in (truth, truth[:1])])
+    both = join_matches([match_truth(make_catalog([], []), sky) for sky in (truth, truth[:1])])
     np.testing.assert_allclose(both.truth["Sep_Counted"].value, [0.4, 0.4, 0.1, 2.6, np.nan])
     np.testing.assert_allclose(both.truth["Sep_Extended"].value, [2, 1.6, 1.5, -1, np.nan])
 
 
 def test_inputs_stay_as_they_were():
-    judge(CATALOG, TRUTH)
+    match_truth(CATALOG, TRUTH)
     assert CATALOG.colnames == ["GLON", "GLAT", "Score"]
     assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
 
@@ -94,39 +107,41 @@ def test_detection_of_far_more_photons_than_its_source_is_not_explained():
     truth = make_truth([0, 10, 20, 30, 40], [0] * 5, [10, 10, 5, 5, 5])
     counts = [30.0, 31.0, 15.0, 16.0, np.nan, 1000.0]
     catalog = make_catalog([0, 10, 20, 30, 40, 60], [0] * 6, Npred=counts)
-    judged = join([judge(catalog, truth, brightest=True)])
-    assert columns(judged.catalog, "Verdict")[0] == ["right"] * 2 + ["ignored"] * 3 + ["wrong"]
-    explained = judged.explained().catalog
-    assert columns(explained, "Verdict")[0] == [
-        "right", "wrong", "ignored", "wrong", "ignored", "wrong",
+    matches = join_matches([match_truth(catalog, truth, brightest=True)])
+    assert columns(matches.catalog, "Status")[0] == ["true positive"] * 2 + ["ignored"] * 3 + [
+        "false positive"
+    ]
+    explained = matches.explained().catalog
+    assert columns(explained, "Status")[0] == [
+        "true positive", "false positive", "ignored", "false positive", "ignored", "false positive",
     ]  # fmt: skip
-    for same in (judge(catalog, truth), judge(CATALOG, TRUTH, brightest=True)):
-        verdicts = columns(same.catalog, "Verdict")
-        assert columns(same.explained().catalog, "Verdict") == verdicts
+    for same in (match_truth(catalog, truth), match_truth(CATALOG, TRUTH, brightest=True)):
+        verdicts = columns(same.catalog, "Status")
+        assert columns(same.explained().catalog, "Status") == verdicts
 
 
 def test_brightest_source_takes_the_detection():
     truth = make_truth([0, 0.2], [0, 0], [9, 90])
     catalog = make_catalog([0.05], [0])
-    assert judge(catalog, truth).truth["Found_Row"].tolist() == [0, -1]
-    assert judge(catalog, truth, brightest=True).truth["Found_Row"].tolist() == [-1, 0]
+    assert match_truth(catalog, truth).truth["Found_Row"].tolist() == [0, -1]
+    assert match_truth(catalog, truth, brightest=True).truth["Found_Row"].tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize("n_true", [0, 2])
 @pytest.mark.parametrize("n_found", [0, 2])
 def test_empty_tables_have_all_columns(n_true, n_found):
-    judged = judge(
+    matches = match_truth(
         make_catalog([0, 50][:n_found], [0, 1][:n_found]),
         make_truth([0, 50][:n_true], [0, 1][:n_true]),
-        part=patch_parts(1),
+        tile=grid_tiles(1),
     )
-    names = ("Verdict", "True_Row", "Offset", "Is_Duplicate", "Part")
-    assert (len(judged.catalog), len(judged.truth)) == (n_found, n_true)
-    assert set(names) < set(judged.catalog.colnames)
-    assert {"Role", "Found_Row", "Part"} < set(judged.truth.colnames)
-    assert judged.evaluation().n_true == n_true
-    assert judged.select(0.8).evaluation().n_true == n_true
-    assert len(by_part(judged)) == max(n_true, n_found)
+    names = {"Status", "True_Row", "Offset", "Is_Duplicate", "Is_Below", "Tile"}
+    assert (len(matches.catalog), len(matches.truth)) == (n_found, n_true)
+    assert names < set(matches.catalog.colnames)
+    assert {"Truth_Class", "Status", "Found_Row", "Tile"} < set(matches.truth.colnames)
+    assert matches.evaluation().n_true == n_true
+    assert matches.select(0.8).evaluation().n_true == n_true
+    assert len(by_tile(matches)) == max(n_true, n_found)
 
 
 def test_match_belongs_to_the_part_of_its_true_source():
@@ -141,24 +156,24 @@ def test_match_belongs_to_the_part_of_its_true_source():
     inside, outside = border - 5, border + 5
     truth = make_truth(lon[[inside]], lat[[inside]])
     catalog = make_catalog(lon[[outside] * 2], lat[[outside] * 2])
-    judged = judge(catalog, truth, part=patch_parts("7"))
-    (here,), there = np.asarray(judged.truth["Part"]), judged.catalog["Part"][1]
-    assert judged.catalog["Part"].tolist() == [here, there]
+    matches = match_truth(catalog, truth, tile=grid_tiles("7"))
+    (here,), there = np.asarray(matches.truth["Tile"]), matches.catalog["Tile"][1]
+    assert matches.catalog["Tile"].tolist() == [here, there]
     names = {f"7/{i}" for i in PatchGrid().owner(vectors_from_lonlat(lon, lat))}
     assert {here, there} <= names
     assert here != there
-    parts = by_part(judged)
+    parts = by_tile(matches)
     assert parts[here].evaluation().completeness == 1
     assert parts[there].evaluation().n_true == 0
     assert parts[there].evaluation().purity == 0
-    assert judge(catalog, truth, part="a").catalog["Part"].tolist() == ["a", "a"]
+    assert match_truth(catalog, truth, tile="a").catalog["Tile"].tolist() == ["a", "a"]
 
 
 def test_area_is_kept_and_added():
-    judged = judge(CATALOG, TRUTH, area_deg2=30)
-    assert judged.area_deg2 == judged.select(0.6).area_deg2 == 30
-    assert join([judged, judged]).area_deg2 == 60
-    assert np.isnan(join([judged, judge(CATALOG, TRUTH)]).area_deg2)
+    matches = match_truth(CATALOG, TRUTH, area_deg2=30)
+    assert matches.area_deg2 == matches.select(0.6).area_deg2 == 30
+    assert join_matches([matches, matches]).area_deg2 == 60
+    assert np.isnan(join_matches([matches, match_truth(CATALOG, TRUTH)]).area_deg2)
 
 
 def test_catalogs_of_the_chain_are_joined():
@@ -166,8 +181,10 @@ def test_catalogs_of_the_chain_are_joined():
     truth = make_truth([0], [0])
     first, second = make_measured(4), make_measured(3, seed=1, meta={"SEED": 5})
     second["Flux"] = second["Flux"].unmasked
-    both = join([judge(first, truth, part="1"), judge(second, truth, part="20")])
-    assert both.catalog["Part"].tolist() == ["1"] * 4 + ["20"] * 3
+    both = join_matches(
+        [match_truth(first, truth, tile="1"), match_truth(second, truth, tile="20")]
+    )
+    assert both.catalog["Tile"].tolist() == ["1"] * 4 + ["20"] * 3
     assert both.catalog["Flux"].unit == first["Flux"].unit
     assert "skycoord" in both.catalog.colnames
 
@@ -180,24 +197,24 @@ SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
 @SETTINGS
 @given(st.integers(0, 2**31))
 def test_rows_of_both_tables_point_at_each_other(seed):
-    judged = judge(*make_sky(seed))
+    matches = match_truth(*make_sky(seed))
     for table, column, other, back in (
-        (judged.catalog, "True_Row", judged.truth, "Found_Row"),
-        (judged.truth, "Found_Row", judged.catalog, "True_Row"),
+        (matches.catalog, "True_Row", matches.truth, "Found_Row"),
+        (matches.truth, "Found_Row", matches.catalog, "True_Row"),
     ):
         rows = np.flatnonzero(np.asarray(table[column]) >= 0)
         np.testing.assert_array_equal(other[back][table[column][rows]], rows)
-    hit = np.asarray(judged.catalog["True_Row"]) >= 0
-    np.testing.assert_array_equal(np.isfinite(judged.catalog["Offset"].value), hit)
-    assert not np.any(np.asarray(judged.catalog["Is_Duplicate"]) & hit)
+    hit = np.asarray(matches.catalog["True_Row"]) >= 0
+    np.testing.assert_array_equal(np.isfinite(matches.catalog["Offset"].value), hit)
+    assert not np.any(np.asarray(matches.catalog["Is_Duplicate"]) & hit)
 
 
 @SETTINGS
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
 def test_selected_detections_are_judged_alike(seed, threshold):
     catalog, truth = make_sky(seed)
-    selected = judge(catalog, truth).select(threshold)
-    again = judge(catalog[catalog["Score"] >= threshold], truth)
+    selected = match_truth(catalog, truth).select(threshold)
+    again = match_truth(catalog[catalog["Score"] >= threshold], truth)
     for one, other in ((selected.catalog, again.catalog), (selected.truth, again.truth)):
         for name in other.colnames:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -208,13 +225,42 @@ def test_selected_detections_are_judged_alike(seed, threshold):
 def test_joined_judgements_give_the_combined_evaluation(seed, band):
     skies = [make_sky(seed + i) for i in range(3)]
     limits = {"min_latitude": band[0], "max_latitude": band[1]}
-    both = join([judge(*sky, part=str(i)) for i, sky in enumerate(skies)])
+    both = join_matches([match_truth(*sky, tile=str(i)) for i, sky in enumerate(skies)])
     one, other = both.evaluation(**limits), combine([evaluate(*sky, **limits) for sky in skies])
     assert (one.n_true, one.n_ignored) == (other.n_true, other.n_ignored)
     np.testing.assert_array_equal(one.score, other.score)
     np.testing.assert_array_equal(one.correct, other.correct)
     np.testing.assert_array_equal(np.sort(one.offset_deg), np.sort(other.offset_deg))
-    for part, sky in by_part(both).items():
-        alone = judge(*skies[int(part)])
+    for part, sky in by_tile(both).items():
+        alone = match_truth(*skies[int(part)])
         np.testing.assert_array_equal(sky.catalog["True_Row"], alone.catalog["True_Row"])
         np.testing.assert_array_equal(sky.truth["Found_Row"], alone.truth["Found_Row"])
+
+
+@SETTINGS
+@given(st.integers(0, 2**31))
+def test_nearest_counted_source_is_that_of_all_pairs(seed):
+    truth = make_sky(seed)[1]
+    matches = match_truth(make_catalog([], []), truth)
+    vectors = vectors_from_lonlat(truth["GLON"].value, truth["GLAT"].value)
+    angle = separation_deg(vectors[:, None], vectors[None])
+    np.fill_diagonal(angle, np.inf)
+    expected = angle[:, matches.is_class("counted")].min(axis=1)
+    np.testing.assert_allclose(matches.truth["Sep_Counted"].value, expected, atol=1e-9)
+
+
+@SETTINGS
+@given(st.integers(0, 2**31), st.booleans())
+def test_groups_are_skies_of_their_own(seed, brightest):
+    skies = [make_sky(seed + i) for i in range(3)]
+    catalog, truth = (vstack([sky[i] for sky in skies]) for i in (0, 1))
+    groups = [np.repeat(range(3), [len(sky[i]) for sky in skies]) for i in (0, 1)]
+    catalog["Group"], truth["Group"] = groups
+    whole = match_truth(catalog, truth, brightest=brightest, groups=groups)
+    for number, sky in enumerate(skies):
+        alone = match_truth(*sky, brightest=brightest)
+        rows = [np.flatnonzero(table["Group"] == number) for table in (whole.catalog, whole.truth)]
+        part = whole.take(*rows)
+        for one, other in ((part.catalog, alone.catalog), (part.truth, alone.truth)):
+            for name in other.colnames:
+                np.testing.assert_array_equal(one[name], other[name], err_msg=name)

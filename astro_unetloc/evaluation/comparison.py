@@ -1,0 +1,446 @@
+"""Comparisons: measured values with true ones, and two catalogues with each other."""
+
+import numpy as np
+
+from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers, numbers_of
+from astro_unetloc.evaluation.truth import SKIES, Evaluation
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index
+from astro_unetloc.sphere import tangent_axes, tangent_offsets
+
+__all__ = [
+    "compare",
+    "comparison_lines",
+    "measurement_errors",
+    "normalized_offset",
+    "offset_over_ellipse",
+    "paired_interval",
+    "true_flux",
+    "true_index",
+]
+
+FLUX_UNIT = "ph cm-2 s-1"
+PURITY = 0.95
+# Bin edges of expected photons: narrow where the measurement changes fast, then half decades.
+PHOTON_EDGES = (0, 3, 5, 8, 12, 20, 40, 100, *(s * 10**d for d in range(2, 9) for s in (3, 10)))
+_SPECTRUM = {
+    "Flux_Density": "ph cm-2 s-1 GeV-1", "Pivot_Energy": "GeV", "Index": None, "beta": None,
+    "Expfactor": None, "Exp_Index": None,
+}  # fmt: skip
+
+
+def score_table(title, about, columns, *, units=None, meta=None):
+    """QTable with a title and a text about it."""
+    from astropy.table import QTable
+    from astropy.units import Quantity
+
+    table = QTable(meta={"title": title, "about": about} | (meta or {}))
+    for name, values in columns.items():
+        unit = (units or {}).get(name)
+        table[name] = Quantity(values, unit, dtype=float) if unit else np.asarray(values)
+    return table
+
+
+def fraction_columns(name, k, n):
+    """Columns ``<name>``, ``<name>_Low`` and ``<name>_High``: k of n and the 68 % interval."""
+    from astropy.stats import binom_conf_interval
+
+    k, n = np.asarray(k, float), np.asarray(n, float)
+    known = n > 0
+    values = np.full((3, len(n)), np.nan)
+    values[0, known] = k[known] / n[known]
+    if known.any():
+        values[1:, known] = binom_conf_interval(k[known], n[known], interval="wilson")
+    return dict(zip((name, f"{name}_Low", f"{name}_High"), values))
+
+
+def edges_around(values, edges):
+    """The ascending edges of the bins from the smallest to the largest value within them."""
+    edges = np.asarray(edges, float)
+    values = values[(values >= edges[0]) & (values < edges[-1])]  # NaN are left out too
+    if not len(values):
+        return edges[:1]
+    first, last = np.searchsorted(edges, [values.min(), values.max()], side="right")
+    return edges[first - 1 : last + 1]
+
+
+def measurement_errors(matches):
+    """Errors of position, flux and index of the true positives, by region and expected photons."""
+    rows = np.flatnonzero(matches.is_true_positive)
+    true_rows = np.asarray(matches.catalog["True_Row"], int)[rows]
+    flux, flux_err, index, index_err = (
+        numbers_of(matches.catalog, name, unit)[rows]
+        for name, unit in (("Flux", FLUX_UNIT), ("Unc_Flux", FLUX_UNIT), ("Spectral_Index", None),
+                           ("Unc_Spectral_Index", None))
+    )  # fmt: skip
+    expected_flux = true_flux(matches)[true_rows]
+    difference = index - true_index(matches, true_rows)
+    in_68, in_95 = (normalized_offset(matches, rows, true_rows, level) for level in (68, 95))
+    values = {
+        "offset": degrees(matches.catalog["Offset"])[rows],
+        "in_68": in_68 + 0 * in_95, "in_95": in_95 + 0 * in_68,  # both ellipses or none
+        "flux_pull": _over(flux - expected_flux, flux_err),
+        "index_pull": _over(difference, index_err),
+    }  # fmt: skip
+    values["ratio"] = _over(flux, expected_flux) + 0 * values["flux_pull"]
+    values["difference"] = difference + 0 * values["index_pull"]
+    return score_table(
+        "Measurement errors",
+        "True positives by the expected photons of their true sources: separation from the true "
+        "position and fraction of the 68 and 95 % error ellipses that contain it; measured over "
+        "true flux, measured minus true photon index, and pulls of both: difference over error, "
+        "of width 1 where the errors are correct. The true index of a curved spectrum is that of "
+        "the power law that a fit to the detected photons finds.",
+        _binned_errors(matches, true_rows, values),
+        units={"Median_Offset": "deg"},
+    )
+
+
+def _binned_errors(matches, true_rows, values):
+    """Columns of the errors in each region and bin of photons that holds a true positive."""
+    n_photons = numbers_of(matches.truth, "Npred")[true_rows]
+    latitude = matches.true_latitude[true_rows]
+    edges, bins, inside = edges_around(n_photons, PHOTON_EDGES), [], []
+    for sky, (least, most) in SKIES.items():
+        for low, high in zip(edges[:-1], edges[1:]):
+            mask = (latitude >= least) & (latitude < most) & (n_photons >= low) & (n_photons < high)
+            if mask.any():
+                bins.append((sky, low, high))
+                inside.append(mask)
+
+    def each(function, name):
+        finite = [values[name][mask & np.isfinite(values[name])] for mask in inside]
+        return np.array([function(v) if len(v) else np.nan for v in finite], float)
+
+    def number(name):
+        return np.array([np.sum(np.isfinite(values[name][mask])) for mask in inside], int)
+
+    sky, low, high = zip(*bins) if bins else ((), (), ())
+    n_ellipse = number("in_68")
+    held = {f"In_{p}": np.nan_to_num(each(lambda v: np.sum(v <= 1), f"in_{p}")) for p in (68, 95)}
+    return {
+        "Sky": np.array(sky, str), "Low": np.array(low, float), "High": np.array(high, float),
+        "N": number("offset"), "Median_Offset": each(np.median, "offset"),
+        "N_Ellipse": n_ellipse, **fraction_columns("In_68", held["In_68"], n_ellipse),
+        **fraction_columns("In_95", held["In_95"], n_ellipse),
+        "N_Flux": number("flux_pull"), "Flux_Ratio": each(np.median, "ratio"),
+        "Flux_Pull_Width": each(_half_width, "flux_pull"),
+        "Flux_Pull_Median": each(np.median, "flux_pull"),
+        "N_Index": number("index_pull"), "Index_Difference": each(np.median, "difference"),
+        "Index_Pull_Width": each(_half_width, "index_pull"),
+        "Index_Pull_Median": each(np.median, "index_pull"),
+    }  # fmt: skip
+
+
+def _half_width(pull):
+    """Half of the range from 16 to 84 %."""
+    low, high = np.percentile(pull, [16, 84])
+    return (high - low) / 2
+
+
+def _over(values, by):
+    """Quotients; NaN where the divisor is not positive."""
+    return values / np.where(by > 0, by, np.nan)
+
+
+def true_flux(matches):
+    """True fluxes (n_true,) in ph cm-2 s-1, in the energy range of the fluxes of the catalogue.
+
+    The ranges are FLUXEMIN and FLUXEMAX (GeV) of the ``meta`` of both tables. Fluxes of another
+    range are integrated from the spectrum; NaN where that is unknown.
+    """
+    wanted, given = (
+        _energies(table, "FLUXEMIN", "FLUXEMAX") for table in (matches.catalog, matches.truth)
+    )
+    if None in (wanted, given) or np.allclose(wanted, given):
+        return numbers_of(matches.truth, "Flux", FLUX_UNIT)
+    return _spectra(matches.truth).flux(*wanted)
+
+
+def true_index(matches, rows):
+    """Photon indices (k,) that a power-law fit to the photons of some true sources finds.
+
+    The energies of the fit are FITEMIN and FITEMAX (GeV) of the ``meta`` of the catalogue, else
+    EMIN and EMAX, and the exposure is the built-in one. Where energies or spectrum are unknown, the
+    index is ``Spectral_Index`` of the truth.
+    """
+    truth = matches.truth[rows]
+    energies = _energies(matches.catalog, "FITEMIN", "FITEMAX")
+    energies = energies or _energies(matches.catalog, "EMIN", "EMAX")
+    given = numbers_of(truth, "Spectral_Index")
+    if energies is None:
+        return given
+    index = fitted_index(_spectra(truth), *energies, weight=SurveyExposure().relative)
+    return np.where(np.isfinite(index), index, given)
+
+
+def _energies(table, *keys):
+    """Two energies in GeV of the ``meta`` of a table, None without."""
+    found = tuple(table.meta.get(key) for key in keys)
+    return None if None in found else tuple(float(energy) for energy in found)
+
+
+def _spectra(truth):
+    """Spectra of true sources; NaN where they are unknown."""
+    kind = np.full(len(truth), KINDS.index("PowerLaw"), np.int8)  # one formula for all kinds
+    return Spectra(kind, *(numbers_of(truth, name, unit) for name, unit in _SPECTRUM.items()))
+
+
+def normalized_offset(matches, rows, true_rows, level):
+    """Offsets (k,) of true positions in units of the error ellipse of a level, 68 or 95 %."""
+    axes = (
+        numbers_of(matches.catalog, f"Conf_{level}_{name}", "deg")[rows]
+        for name in ("SemiMajor", "SemiMinor", "PosAng")
+    )
+    center = glon_glat_vectors(matches.catalog)[rows]
+    true = glon_glat_vectors(matches.truth)[true_rows]
+    return offset_over_ellipse(*tangent_offsets(center, *tangent_axes(center), true), *axes)
+
+
+def offset_over_ellipse(x, y, major, minor, angle_deg):
+    """Offsets (n,) east and north in units of an ellipse: 1 on it, NaN without one.
+
+    Parameters
+    ----------
+    x, y : ndarray (n,)
+        Offsets to the east and to the north.
+    major, minor : ndarray (n,)
+        Semi-axes in the unit of the offsets.
+    angle_deg : ndarray (n,)
+        Position angle of the major axis, from north to east.
+    """
+    cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return np.hypot(_over(x * sin + y * cos, major), _over(x * cos - y * sin, minor))
+
+
+# Two catalogues
+
+
+_STATISTICS = {
+    "average precision": lambda whole, listed: whole.average_precision,
+    "completeness at 95 % purity": lambda whole, listed: (
+        whole.completeness_at(PURITY)[0] if whole.n_true else np.nan
+    ),
+    "completeness": lambda whole, listed: listed.completeness,
+    "purity": lambda whole, listed: listed.purity,
+    "median offset": lambda whole, listed: listed.median_offset_deg,
+}
+
+
+class _Tiles:
+    """An `Evaluation`, the tile number (n,) of its detections, and true sources (n_tiles,)."""
+
+    def __init__(self, evaluation, tile, n_true):
+        self.evaluation, self.tile, self.n_true = evaluation, tile, n_true
+        self._offset = np.full(len(tile), np.nan)
+        self._offset[evaluation.correct] = evaluation.offset_deg
+
+    def resampled(self, weight, threshold=-np.inf):
+        """`Evaluation` in which each tile is drawn ``weight`` (n_tiles,) times."""
+        score = self.evaluation.score
+        n_listed = np.searchsorted(-score, -threshold, side="right")
+        rows = np.repeat(np.arange(n_listed), weight[self.tile[:n_listed]])
+        correct = self.evaluation.correct[rows]
+        n_true = int(self.n_true @ weight)
+        return Evaluation(n_true, score[rows], correct, 0, self._offset[rows][correct])
+
+
+def _bootstrap(statistic, n_tiles, *, level, n_samples, rng):
+    """Value of a statistic (k,) of weights of tiles, and its percentile interval (2, k).
+
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3: the tiles are drawn
+    again with replacement. Samples in which a statistic is unknown are left out.
+    """
+    rng = np.random.default_rng(rng)
+    drawn = rng.integers(0, n_tiles, (n_samples, n_tiles))
+    value = statistic(np.ones(n_tiles, int))
+    samples = np.array([statistic(np.bincount(rows, minlength=n_tiles)) for rows in drawn])
+    interval = np.full((2, len(value)), np.nan)
+    known = np.isfinite(value) & np.isfinite(samples).any(axis=0)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    interval[:, known] = np.nanquantile(samples[:, known], ends, axis=0)
+    return value, interval
+
+
+def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng=0):
+    """Difference of a score of two finders on the same tiles of the sky, and its interval.
+
+    Parameters
+    ----------
+    first, second : sequence of Evaluation
+        One for each tile, in the same order.
+    statistic : callable
+        Function from the `Evaluation` of all tiles to a number.
+    level : float
+        Probability of the interval, that of a paired percentile bootstrap over the tiles.
+    n_samples : int
+        Number of bootstrap samples.
+    rng : int or numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    difference, low, high : float
+        First minus second, and the ends of its interval.
+
+    Raises
+    ------
+    InputError
+        If the tiles have other numbers of true sources, or none has any.
+    """
+    n_true = [[e.n_true for e in tiles] for tiles in (first, second)]
+    if n_true[0] != n_true[1] or not any(n_true[0]):
+        raise InputError(
+            "expected evaluations of the same tiles of a sky with true sources; got "
+            f"{len(first)} and {len(second)} tiles with {sum(n_true[0])} and {sum(n_true[1])} "
+            "of them; score both finders on one truth"
+        )
+    finders = [_tiles_of(evaluations) for evaluations in (first, second)]
+
+    def difference(weight):
+        if not finders[0].n_true @ weight:
+            return np.array([np.nan])
+        one, other = (statistic(finder.resampled(weight)) for finder in finders)
+        return np.array([one - other])
+
+    options = {"level": level, "n_samples": n_samples, "rng": rng}
+    value, interval = _bootstrap(difference, len(first), **options)
+    return float(value[0]), *map(float, interval[:, 0])
+
+
+def _tiles_of(evaluations):
+    """`_Tiles` of one evaluation for each tile."""
+    score = np.concatenate([e.score for e in evaluations])
+    order = np.argsort(-score, kind="stable")
+    tile = np.repeat(np.arange(len(evaluations)), [len(e.score) for e in evaluations])[order]
+    correct = np.concatenate([e.correct for e in evaluations])
+    offset = np.full(len(score), np.nan)
+    offset[correct] = np.concatenate([e.offset_deg for e in evaluations])
+    correct, offset = correct[order], offset[order]
+    whole = Evaluation(0, score[order], correct, 0, offset[correct])
+    return _Tiles(whole, tile, np.array([e.n_true for e in evaluations]))
+
+
+def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0):
+    """Differences of the scores of two catalogues of the same sky, with intervals.
+
+    Parameters
+    ----------
+    first, second : TruthMatch
+        Matches of all candidates with the same truth, in the same tiles.
+    thresholds : pair of float, optional
+        Smallest ``Score`` of each list, for completeness, purity and median offset; all candidates
+        are listed by default.
+    level, n_samples, rng
+        See `paired_interval`.
+
+    Returns
+    -------
+    QTable
+        ``Sky``, ``Statistic``, ``First``, ``Second``, ``Difference`` (first minus second) with the
+        ends ``Low`` and ``High`` of its interval, and ``Significant``: whether that excludes 0.
+        Offsets are in degrees; NaN where a region has no true source or no detection.
+
+    Raises
+    ------
+    InputError
+        If the true sources differ, or there are fewer than two tiles.
+
+    Examples
+    --------
+    >>> from astropy.table import QTable
+    >>> from astro_unetloc.evaluation.comparison import compare
+    >>> from astro_unetloc.evaluation.truth import join_matches, match_truth
+    >>> truth = QTable({"GLON": [0.0], "GLAT": [0.0], "Npred": [9], "Radius": [0]})
+    >>> catalog = QTable({"GLON": [0.1, 9], "GLAT": [0.0, 0], "Score": [0.9, 0.2]})
+    >>> one, other = (
+    ...     join_matches([match_truth(listed, truth, tile=i) for i in range(9)])
+    ...     for listed in (catalog, catalog[1:])
+    ... )
+    >>> table = compare(one, other)
+    >>> float(table["Difference"][0]), bool(table["Significant"][0])
+    (1.0, True)
+    """
+    names = _common_tiles(first, second)
+    thresholds = thresholds or (-np.inf, -np.inf)
+    rows = []
+    for sky, limits in SKIES.items():
+        finders = [_tiles_in(matches, names, *limits) for matches in (first, second)]
+
+        def statistics(weight, finders=finders):
+            values = []
+            for finder, threshold in zip(finders, thresholds):
+                whole, listed = (finder.resampled(weight, t) for t in (-np.inf, threshold))
+                values.append([f(whole, listed) for f in _STATISTICS.values()])
+            return np.array([*values[0], *values[1], *np.subtract(*values)])
+
+        options = {"level": level, "n_samples": n_samples, "rng": rng}
+        value, interval = _bootstrap(statistics, len(names), **options)
+        k = len(_STATISTICS)
+        for i, name in enumerate(_STATISTICS):
+            low, high = interval[:, 2 * k + i]
+            significant = bool(low > 0 or high < 0)
+            rows.append((sky, name, *value[i::k], low, high, significant))
+    columns = ("Sky", "Statistic", "First", "Second", "Difference", "Low", "High", "Significant")
+    return score_table(
+        "Comparison",
+        "Scores of two catalogues of the same sky, their difference (first minus second) and its "
+        f"{level:.0%} interval, from {n_samples} paired bootstraps over {len(names)} tiles. Of two "
+        f"equal catalogues about {1 - level:.0%} of the rows are significant by chance.",
+        dict(zip(columns, zip(*rows))),
+        meta={"level": level, "n_samples": n_samples, "n_tiles": len(names)},
+    )
+
+
+def _tiles_in(matches, names, low, high):
+    """`_Tiles` of a range of latitude, numbered as in the sorted ``names``."""
+    latitude, true_latitude = matches.latitude, matches.true_latitude
+    score = numbers(matches.catalog["Score"])
+    rows = np.flatnonzero(matches.is_listed & (latitude >= low) & (latitude < high))
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    counted = matches.is_class("counted") & (true_latitude >= low) & (true_latitude < high)
+    true_tile, tile = (
+        np.searchsorted(names, np.asarray(table["Tile"], str)[some])
+        for table, some in ((matches.truth, counted), (matches.catalog, rows))
+    )
+    evaluation = matches.evaluation(min_latitude=low, max_latitude=high)
+    return _Tiles(evaluation, tile, np.bincount(true_tile, minlength=len(names)))
+
+
+def _common_tiles(first, second):
+    """Sorted names of the tiles of both, which must have the same true sources."""
+    tables = [table for m in (first, second) for table in (m.truth, m.catalog)]
+    names = np.unique(np.concatenate([np.asarray(table["Tile"], str) for table in tables]))
+    number = [
+        np.bincount(
+            np.searchsorted(names, np.asarray(m.truth["Tile"], str)[m.is_class("counted")]),
+            minlength=len(names),
+        )
+        for m in (first, second)
+    ]
+    if len(names) < 2 or np.any(number[0] != number[1]):
+        raise InputError(
+            "expected matches with the same true sources in two tiles of the sky or more; got "
+            f"{number[0].sum()} and {number[1].sum()} sources in {len(names)} tiles; match both "
+            "catalogues with one truth and tile=grid_tiles(...)"
+        )
+    return names
+
+
+def comparison_lines(table):
+    """Lines, one for each region of the sky, with the significant differences of a comparison."""
+    lines = []
+    for sky in SKIES:
+        rows = table[(np.asarray(table["Sky"]) == sky) & np.isfinite(table["Low"])]
+        different = [
+            f"{row['Statistic']} {row['First']:.4g} and {row['Second']:.4g} "
+            f"({row['Low']:+.2g} to {row['High']:+.2g})"
+            for row in rows[rows["Significant"]]
+        ]
+        alike = [str(row["Statistic"]) for row in rows[~rows["Significant"]]]
+        parts = ["significant difference of " + ", ".join(different)] if different else []
+        parts += ["no significant difference of " + ", ".join(alike)] if alike else []
+        if parts:
+            lines.append(f"{sky}: {'; '.join(parts)}")
+    return lines

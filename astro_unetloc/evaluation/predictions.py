@@ -1,0 +1,460 @@
+"""Searches of simulated skies and patch sets: truth matches, and patches with their predictions.
+
+The patches are kept in HDF5 files, which docs/evaluation.rst describes.
+"""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+from astropy.table import QTable
+
+from astro_unetloc.catalog.columns import set_column
+from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
+from astro_unetloc.catalog.table import degrees, glon_glat_vectors, make_catalog, numbers_of
+from astro_unetloc.detection.clustering import find_clusters
+from astro_unetloc.detection.localization import (
+    LocalizationConfig,
+    local_coverage,
+    nearest_neighbor_deg,
+    source_table,
+)
+from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import whole_file
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.maps.patches import GridConfig, Patches, PatchGrid, TangentPlane
+from astro_unetloc.maps.selection import parse_energy_range
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
+from astro_unetloc.pipeline import clustering_config, detect, source_probability
+from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
+from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.training.observation import TrainingConfig, source_mask
+
+__all__ = ["observed_sky", "search_patches", "search_sky"]
+
+# Below this energy a true source of three photons is so often near that a detection takes the
+# brightest one within the radius, and a sky holds so many photons that they are binned.
+BRIGHTEST_BELOW_GEV = 10.0
+_NSIDE = 256  # 0.23 deg: finer than the point-spread function below 10 GeV
+_EXTENDED_DEG = 0.56  # median radius of simulated extended sources, which a patch set does not hold
+
+# Records of predictions.h5: sources and detections by patch, with pixel positions that count from
+# the centre of the first pixel, degrees, photons and ph cm-2 s-1.
+_POSITION = [("patch", "<i8"), ("x", "<f4"), ("y", "<f4"), ("glon", "<f8"), ("glat", "<f8")]
+_DTYPES = {
+    "image": "<u2",
+    "coverage": "u1",
+    "mask": "u1",
+    "probability": "<f2",
+    "bands": "<f4",
+    "center": "<f8",
+    "sky": "<i8",
+    "code": "S24",
+    "sources": np.dtype(
+        [*_POSITION, ("npred", "<f8"), ("flux", "<f8"), ("radius", "<f4"),
+         ("truth_class", "S8"), ("score", "<f4")]
+    ),
+    "found": np.dtype([*_POSITION, ("score", "<f4"), ("status", "S14")]),
+}  # fmt: skip
+_IMAGES = ("image", "coverage", "mask", "probability")
+
+
+# Simulated skies
+
+
+def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11", with_sources=True):
+    """Simulated sky in the energies of a model, as a user would give it.
+
+    Parameters
+    ----------
+    band_edges : ndarray (n_band + 1,)
+        Edges of the model's bands in GeV.
+    seed : int
+        Seed of the sky.
+    years, template, variant, with_sources
+        See `astro_unetloc.simulate_sky`.
+
+    Returns
+    -------
+    sky_map : SkyMap
+        Events, or from below 10 GeV on a counts cube in the bands, HEALPix of nside 256; with the
+        exposure that detected the photons.
+    truth : QTable
+        See `astro_unetloc.simulate_sky`.
+    """
+    edges = np.asarray(band_edges, dtype=float)
+    sky_map, truth = simulate_sky(
+        years=years, template=template, variant=variant, energy_range=tuple(edges[[0, -1]]),
+        with_sources=with_sources, rng=seed,
+    )  # fmt: skip
+    exposure = SurveyExposure(years)
+    if edges[0] >= BRIGHTEST_BELOW_GEV:
+        return replace(sky_map, exposure=exposure), truth
+    counts = healpix_cube(sky_map.events, edges, _NSIDE)
+    pixels = HealpixPixelization(_NSIDE, False, "galactic")
+    sky_map = SkyMap(
+        counts=counts, pixels=pixels, energy_edges=edges, exposure=exposure, name="simulated sky"
+    )
+    return sky_map, truth
+
+
+def narrowed(band_edges, energy_range=None):
+    """Edges in GeV of the bands of a model inside an energy range."""
+    band_edges, wanted = np.asarray(band_edges, float), parse_energy_range(energy_range)
+    if wanted is None:
+        return band_edges
+    ends = np.unique(np.clip(wanted, *band_edges[[0, -1]]))
+    if len(ends) < 2:
+        raise InputError(
+            f"the energy range must overlap {band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of "
+            f"the model; got {wanted[0]:g}-{wanted[1]:g} GeV; choose another"
+        )
+    inside = (band_edges > ends[0]) & (band_edges < ends[1])
+    return np.concatenate([ends[:1], band_edges[inside], ends[1:]])
+
+
+def patch_code(seed, number):
+    """Name of a patch of the grid on a simulated sky."""
+    return f"sky{seed:06d}-p{number:03d}"
+
+
+def check_codes(codes, seeds):
+    """Raise an error unless the codes are those of patches of the skies."""
+    n_patches = PatchGrid().n_patches
+    known = {patch_code(seed, number) for seed in seeds for number in range(n_patches)}
+    unknown = [code for code in codes if code not in known]
+    if unknown:
+        raise InputError(
+            f"expected code names such as {patch_code(seeds[0], 0)} to "
+            f"{patch_code(seeds[-1], n_patches - 1)}; got {unknown[0]!r}; name patches of the skies"
+        )
+
+
+def chosen_patches(seed, n, codes=()):
+    """Ascending numbers of n patches drawn by the seed of the sky, and of those with a code."""
+    n_patches = PatchGrid().n_patches
+    drawn = np.random.default_rng([20270, seed]).permutation(n_patches)[:n]
+    named = [i for i in range(n_patches) if patch_code(seed, i) in set(codes)]
+    return np.union1d(drawn, named).astype(int)
+
+
+def search_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **options):
+    """Predictions for some patches (None for none) and matches of a simulated sky."""
+    edges = model.band_edges if band_edges is None else band_edges
+    sky_map, truth = observed_sky(edges, seed, **options)
+    run = detect(sky_map, model=model, threshold=0.0, progress=progress)
+    matches = match_truth(
+        run.catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV),
+        tile=grid_tiles(seed), area_deg2=SKY_DEG2,
+    )  # fmt: skip
+    return (_sky_patches(run, matches, seed, numbers) if len(numbers) else None), matches
+
+
+def _sky_patches(run, matches, seed, numbers):
+    """Predictions for the inner part of some patches, without the padding."""
+    grid, config = GridConfig(), TrainingConfig()
+    pad = (grid.read_pixels - grid.patch_pixels) // 2
+    middle = slice(pad, pad + grid.patch_pixels)
+    rows = np.searchsorted(run.patches.index, numbers)
+    lon, lat = lonlat_from_vectors(run.patches.grid.centers[np.asarray(numbers)])
+    records, masks, sources, found = source_records(matches), [], [], []
+    for row, (x, y) in enumerate(zip(lon, lat)):
+        plane = TangentPlane(float(x), float(y), grid.patch_pixels, grid.pixel_deg)
+        # a disc may reach into the image from outside
+        around = records_inside(records[0], plane, row, margin_pix=config.mask_radius_pix)
+        counted = around[around["truth_class"] == b"counted"]
+        masks.append(source_mask(counted["x"], counted["y"], config.mask_radius_pix, plane.n_pix))
+        sources.append(records_inside(records[0], plane, row))
+        found.append(records_inside(records[1], plane, row))
+    return {
+        # a pixel of more than 65535 photons shows that many
+        "image": np.minimum(run.patches.counts[rows][:, middle, middle], 65535),
+        "coverage": run.patches.coverage[rows][:, middle, middle],
+        "mask": np.stack(masks)[..., None],
+        "probability": run.probability[rows][:, middle, middle],
+        "bands": np.broadcast_to(run.patches.bands, (len(rows), *run.patches.bands.shape)),
+        "center": np.stack([lon, lat, np.zeros(len(rows))], axis=-1),
+        "sky": np.full(len(rows), seed),
+        "code": [patch_code(seed, number) for number in numbers],
+        "sources": np.concatenate(sources),
+        "found": np.concatenate(found),
+    }
+
+
+def source_records(matches):
+    """Records of the true sources and of the detections, each with their Galactic unit vectors."""
+    tables = {"sources": matches.truth, "found": matches.catalog}
+    sources, found = (np.zeros(len(table), _DTYPES[name]) for name, table in tables.items())
+    for records, table in zip((sources, found), tables.values()):
+        records["glon"], records["glat"] = degrees(table["GLON"]), degrees(table["GLAT"])
+    for name in ("Npred", "Flux", "Radius"):
+        sources[name.lower()] = numbers_of(matches.truth, name)
+    sources["truth_class"] = np.asarray(matches.truth["Truth_Class"], "S8")
+    found["score"] = np.asarray(matches.catalog["Score"], float)
+    found["status"] = np.asarray(matches.catalog["Status"], "S14")
+    score = np.append(found["score"], np.nan)  # the last one stands for -1
+    sources["score"] = score[np.asarray(matches.truth["Found_Row"], int)]
+    return [(r, vectors_from_lonlat(r["glon"], r["glat"])) for r in (sources, found)]
+
+
+def records_inside(records, plane, number, *, margin_pix=0.0, among=slice(None)):
+    """Records inside a patch with its number and their pixel positions."""
+    records, vectors = (values[among] for values in records)
+    x, y = plane.pixel_from_vectors(vectors)
+    inside = _is_inside(x, y, plane.n_pix, -margin_pix)
+    records = records[inside]
+    records["patch"], records["x"], records["y"] = number, x[inside], y[inside]
+    return records
+
+
+def _is_inside(x, y, n_pix, border_pix):
+    """Which pixel positions lie further inside an image than a border."""
+    low, high = border_pix - 0.5, n_pix - 0.5 - border_pix
+    return (x >= low) & (x < high) & (y >= low) & (y < high)
+
+
+# Patch sets
+
+
+def check_bands(patch_set, model):
+    """Raise an error unless a set was made in the bands of a model."""
+    found = np.asarray(patch_set.recipe["band_edges_gev"], dtype=float)
+    if len(found) != len(model.band_edges) or not np.allclose(found, model.band_edges):
+        raise InputError(
+            f"{patch_set.path}: expected patches in the bands {model.band_edges.tolist()} GeV of "
+            f"model {model.name}; got {found.tolist()}; choose another model or set"
+        )
+
+
+def chosen_rows(patch_set, n, codes=(), all_skies=False):
+    """Rows of at most n patches, which do not depend on the codes, and further rows with a code.
+
+    Only validation skies are used unless ``all_skies``.
+    """
+    rows = patch_set.rows(validation=True)
+    if all_skies:
+        rows = np.arange(patch_set.n_patches)
+    if not len(rows):
+        raise InputError(
+            f"{patch_set.path}: expected skies to validate on, whose seeds five divides; got "
+            "none; make a set with such a sky, or evaluate on all with --all-skies"
+        )
+    drawn = np.sort(np.random.default_rng(20270).permutation(rows)[:n])
+    known = {}
+    if codes:
+        known = {c.decode(): i for i, c in enumerate(patch_set.read(names=["code"])["code"])}
+    unknown = [code for code in codes if known.get(code) not in rows]
+    if unknown:
+        kind, cure = "its patches", "name others"
+        if unknown[0] in known:
+            kind, cure = "patches of its skies to validate on", "name others, or add --all-skies"
+        example = next(code for code, row in known.items() if row in rows)
+        raise InputError(
+            f"{patch_set.path}: expected code names of {kind}, such as {example}; "
+            f"got {unknown[0]!r}; {cure}"
+        )
+    return drawn, np.setdiff1d([known[code] for code in codes], drawn).astype(int)
+
+
+def search_patches(patch_set, rows, model, *, counted=True):
+    """Predictions and matches of some patches of a set; without matches unless they are counted."""
+    columns = patch_set.read(rows)
+    counts, coverage = (columns[n].astype(np.float32) for n in ("counts", "coverage"))
+    pixel_deg, n_pix = patch_set.recipe["pixel_deg"], counts.shape[1]
+    planes = [
+        TangentPlane(*map(float, center[:2]), n_pix, pixel_deg, float(center[2]))
+        for center in columns["center"]
+    ]
+    patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
+    probability, _ = source_probability(patches, model, None)
+    candidates = find_clusters(probability, config=clustering_config(model))
+    catalog = _catalog(candidates, patches, planes, model)
+    matches = _match_patches(catalog, _set_truth(patch_set, rows), planes, columns, model)
+    predictions = {name: columns[name] for name in _DTYPES if name in columns}
+    predictions |= {"image": columns["counts"], "probability": probability}
+    of_patch = [np.asarray(t["Patch"], int) for t in (matches.truth, matches.catalog)]
+    for name, records, patch in zip(("sources", "found"), source_records(matches), of_patch):
+        predictions[name] = np.concatenate(
+            [records_inside(records, plane, i, among=patch == i) for i, plane in enumerate(planes)]
+        )
+    if not counted:
+        nothing = np.zeros(0, int)
+        matches = replace(matches.take(nothing, nothing), area_deg2=0.0)
+    return predictions, matches
+
+
+def _catalog(candidates, patches, planes, model):
+    """Catalogue of the candidates; ``Patch`` counts the patches."""
+    vectors, nearest = np.zeros((len(candidates), 3)), np.full(len(candidates), np.nan)
+    for row in np.unique(candidates.row):
+        here = candidates.row == row
+        vectors[here] = planes[row].vectors_from_pixel(candidates.x[here], candidates.y[here])
+        nearest[here] = nearest_neighbor_deg(vectors[here])
+    coverage = local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg)
+    sources = source_table(vectors, candidates.probability, patch=candidates.row, coverage=coverage)
+    set_column(sources, "Sep_Nearest", nearest)
+    calibration = model.calibration
+    return make_catalog(sources if calibration is None else calibration.apply(sources))
+
+
+def _set_truth(patch_set, rows):
+    """True sources of patches in the columns of a simulated sky; ``Patch`` counts the patches."""
+    import astropy.units as u
+
+    sources = patch_set.sources()
+    number = np.full(patch_set.n_patches, -1)
+    number[rows] = np.arange(len(rows))
+    sources = sources[number[sources["patch"]] >= 0]
+    bright = sources["n_photons"] >= patch_set.recipe["min_photons"]
+    bright &= sources["significance"] >= patch_set.recipe["min_significance"]
+    return QTable(
+        {
+            "GLON": sources["glon"] * u.deg,
+            "GLAT": sources["glat"] * u.deg,
+            "Flux": sources["flux"] * u.Unit("ph cm-2 s-1"),
+            "Class": np.array(patch_set.classes)[sources["source_class"]],
+            "Npred": sources["n_photons"].astype(float),
+            "Radius": np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0) * u.deg,
+            "Patch": number[sources["patch"]],
+        }
+    )
+
+
+def _match_patches(catalog, truth, planes, columns, model):
+    """Matches within each patch, without false positives that may be a source outside of it."""
+    margin_pix = MATCH_RADIUS_DEG / planes[0].pixel_deg
+    coverage = columns["coverage"][..., 0]
+    area = sum(_searched_deg2(plane, c, margin_pix) for plane, c in zip(planes, coverage))
+    matches = match_truth(
+        catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV), area_deg2=area,
+        groups=[np.asarray(table["Patch"], int) for table in (catalog, truth)],
+    )  # fmt: skip
+    codes = columns["code"].astype(str)
+    for table in (matches.catalog, matches.truth):
+        table["Tile"] = codes[np.asarray(table["Patch"], int)]
+    vectors, patch = glon_glat_vectors(matches.catalog), np.asarray(matches.catalog["Patch"])
+    in_middle = np.zeros(len(vectors), bool)
+    for number, plane in enumerate(planes):
+        here = patch == number
+        x, y = plane.pixel_from_vectors(vectors[here])
+        in_middle[here] = _is_inside(x, y, plane.n_pix, margin_pix)
+    may_be_outside = matches.has_status("false positive") & ~in_middle
+    may_be_outside &= ~np.asarray(matches.catalog["Is_Duplicate"])
+    return matches.take(np.flatnonzero(~may_be_outside))
+
+
+def _searched_deg2(plane, coverage, margin_pix):
+    """Observed area of a patch in which false positives are counted, in square degrees."""
+    border = int(np.ceil(margin_pix))
+    middle = slice(border, plane.n_pix - border)
+    # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
+    shrinking = (plane.pixel_vectors @ plane.basis[2]) ** 3
+    return float((coverage * shrinking)[middle, middle].sum() * plane.pixel_deg**2)
+
+
+# Files of predictions
+
+
+def write_predictions(path, predictions, matches, metadata):
+    """Write predictions of some patches (or None), the matches of all sources, and metadata."""
+    with whole_file(path, overwrite=True) as fresh, h5py.File(fresh, "w", libver="v110") as file:
+        _append(file, predictions or {})
+        _write_matches(file, matches, metadata)
+
+
+def join_predictions(parts, path, metadata):
+    """Joined matches of several files of predictions, which are joined to one file."""
+    matches = join_matches([read_matches(part) for part in parts])
+    with whole_file(path, overwrite=True) as fresh, h5py.File(fresh, "w", libver="v110") as file:
+        for part in parts:
+            with _open(part) as found:
+                _append(file, {name: found[name][:] for name in _DTYPES if name in found})
+        _write_matches(file, matches, metadata)
+    return matches
+
+
+def _append(file, predictions):
+    """Append patches to the datasets of an open file; records count the patches of the file."""
+    first = len(file["code"]) if "code" in file else 0
+    for name, values in predictions.items():
+        values = np.array(values, dtype=_DTYPES[name])
+        if values.dtype.names:
+            values["patch"] += first
+        if name not in file:
+            chunks = (1, *values.shape[1:]) if name in _IMAGES else True
+            file.create_dataset(
+                name, (0, *values.shape[1:]), values.dtype, maxshape=(None, *values.shape[1:]),
+                chunks=chunks, compression="gzip", compression_opts=1, shuffle=True,
+            )  # fmt: skip
+        n = len(file[name])
+        file[name].resize(n + len(values), axis=0)
+        file[name][n:] = values
+
+
+def _write_matches(file, matches, metadata):
+    from astropy.io.misc.hdf5 import write_table_hdf5
+
+    file.attrs.update(metadata | {n: getattr(matches, n) for n in ("area_deg2", "brightest")})
+    for name in ("catalog", "truth"):
+        table = getattr(matches, name)
+        # the position is read back from longitude and latitude
+        table = table[[column for column in table.colnames if column != "skycoord"]]
+        write_table_hdf5(table, file, path=name, serialize_meta=True, append=True)
+
+
+def _open(path):
+    try:
+        return h5py.File(path, "r")
+    except OSError as err:
+        raise InputError(f"{path}: expected predictions in HDF5; {err}; remove the file") from err
+
+
+def read_metadata(path):
+    """Metadata of a file of predictions as plain values."""
+    with _open(path) as file:
+        values = {n: v for n, v in file.attrs.items() if n not in ("area_deg2", "brightest")}
+    return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
+
+
+def read_matches(path):
+    """Matches of a file of predictions."""
+    with _open(path) as file:
+        values = {name: file.attrs[name].item() for name in ("area_deg2", "brightest")}
+        tables = [
+            QTable.read(file, path=name, format="hdf5", character_as_bytes=False)
+            for name in ("catalog", "truth")
+        ]
+    return TruthMatch(*tables, **values)
+
+
+def read_example(path, code):
+    """Datasets of one patch of a file of predictions, by its code, and ``pixel_deg``."""
+    with _open(path) as file:
+        codes = np.asarray(file["code"][:], str)
+        if code not in codes:
+            raise InputError(
+                f"expected the code name of a patch of {path}; got {code!r}; its {len(codes)} "
+                f"patches are named as {codes[0]}"
+            )
+        row = int(np.flatnonzero(codes == code)[0])
+        example = {"code": code, "pixel_deg": float(file.attrs["pixel_deg"])}
+        for name in (*_IMAGES, "center"):
+            example[name] = file[name][row]
+        for name in ("sources", "found"):
+            example[name] = file[name][:]
+            example[name] = example[name][example[name]["patch"] == row]
+    return example
+
+
+def worst_patches(path, n, *, threshold):
+    """Codes of at most n patches of a file, those with most false positives and negatives first."""
+    with _open(path) as file:
+        codes = np.asarray(file["code"][:], str)
+        sources, found = file["sources"][:], file["found"][:]
+    missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)
+    wrong = (found["status"] == b"false positive") & (found["score"] >= threshold)
+    number = np.bincount(sources["patch"][missed], minlength=len(codes))
+    number += np.bincount(found["patch"][wrong], minlength=len(codes))
+    order = np.argsort(-number, kind="stable")[:n]
+    return [str(codes[row]) for row in order if number[row]]

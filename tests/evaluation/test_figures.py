@@ -1,0 +1,259 @@
+import io
+import sys
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import QTable
+from made_judgements import make_catalog, make_sky, make_truth
+from made_predictions import made_predictions
+from made_scores import SKIES, make_columns, make_tables
+
+from astro_unetloc.evaluation.comparison import compare
+from astro_unetloc.evaluation.figures import _DRAWERS, draw, draw_example, unit_text
+from astro_unetloc.evaluation.metrics import all_tables
+from astro_unetloc.evaluation.truth import join_matches, match_truth
+
+NAMES = list(make_columns())
+
+
+def drawn(figure):
+    """Every text of a figure; drawing it is part of the test."""
+    from matplotlib.text import Text
+
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    return {text.get_text() for text in figure.findobj(Text)} - {""}
+
+
+def points_of(axes):
+    """Data of the points with error bars, in the order they were drawn."""
+    return [container.lines[0].get_xydata() for container in axes.containers]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_is_drawn_with_its_title(name):
+    table = make_tables([name])[name]
+    assert table.meta["title"] in drawn(draw(name, table))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows_make_no_figure(name):
+    assert draw(name, make_tables([name])[name][:0]) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_row_makes_a_figure_too(name):
+    assert drawn(draw(name, make_tables([name])[name][:1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_unknown_throughout_make_a_figure_too(name):
+    """As of a fit that was not made, or of bins without any source."""
+    table = make_tables([name])[name]
+    for column in table.itercols():
+        if column.dtype.kind == "f" and column.info.name not in ("Low", "High"):
+            table[column.info.name] = np.nan * column
+    assert drawn(draw(name, table))
+
+
+def test_every_table_of_matches_has_a_figure():
+    matches = join_matches(
+        [match_truth(*make_sky(seed), tile=str(seed), area_deg2=100.0) for seed in range(3)]
+    )
+    tables = all_tables(matches, threshold=0.3)
+    assert set(tables) | {"comparison"} == set(_DRAWERS)
+    tables["comparison"] = compare(matches, matches, n_samples=20)
+    figures = {name: draw(name, table) for name, table in tables.items()}
+    for name, figure in figures.items():
+        assert (figure is None) == (len(tables[name]) == 0)
+        assert figure is None or drawn(figure)
+    assert sum(figure is not None for figure in figures.values()) >= 8
+
+
+def test_tables_of_nothing_are_drawn_or_left_out():
+    matches = match_truth(make_catalog([], []), make_truth([], []))
+    figures = {name: draw(name, table) for name, table in all_tables(matches).items()}
+    figures = {name: figure for name, figure in figures.items() if figure is not None}
+    assert set(figures) == {"summary_table", "reliability", "false_positives", "false_negatives"}
+    assert all(map(drawn, figures.values()))
+
+
+def test_table_that_has_no_figure_is_left_out():
+    assert draw("something", QTable({"a": [1]})) is None
+
+
+def test_points_stand_at_the_numbers_of_the_table():
+    table = make_tables(["by_photons"])["by_photons"]
+    completeness, purity = points_of(draw("by_photons", table).axes[0])
+    assert completeness[:, 1] == pytest.approx(table["Completeness"])
+    assert purity[:, 1] == pytest.approx(table["Purity"], nan_ok=True)
+    inside = (completeness[:, 0] > table["Low"]) & (completeness[:, 0] < table["High"])
+    assert inside.all()
+
+
+def test_numbers_below_the_fractions_are_those_of_the_table():
+    table = make_tables(["by_photons"])["by_photons"]
+    true, listed = draw("by_photons", table).axes[1].containers
+    assert [bar.get_height() for bar in true] == list(table["N_True"])
+    assert [bar.get_height() for bar in listed] == list(table["N_Listed"])
+    # edges are those of the bins, the open one twice as wide as its lower edge
+    assert true[0].get_x() == pytest.approx(8)
+    assert true[-1].get_x() + true[-1].get_width() == pytest.approx(400)
+
+
+def test_numbers_of_sources_have_the_diagonal_and_their_correlation():
+    table = make_tables(["numbers_per_tile"])["numbers_per_tile"]
+    figure = draw("numbers_per_tile", table)
+    assert {"correlation 0.95", "bias -0.1", "scatter 0.81"} <= drawn(figure)
+    x, y = figure.axes[0].lines[0].get_data()
+    assert list(x) == list(y)
+    counts = np.ma.filled(figure.axes[0].collections[0].get_array(), 0)
+    assert np.nansum(counts) == len(table)
+    true, listed = table["N_True"][0], table["N_Listed"][0]
+    assert counts[listed, true] >= 1
+
+
+@pytest.mark.parametrize("top", [50, 76, 150, 151, 152])
+def test_patch_of_most_sources_is_in_the_figure(top):
+    table = QTable({"Tile": ["a", "b"], "N_True": [0, top - 1], "N_Listed": [1, top]})
+    axes = draw("numbers_per_tile", table).axes[0]
+    assert np.nansum(np.ma.filled(axes.collections[0].get_array(), 0)) == 2
+
+
+def test_width_of_a_few_pulls_is_not_drawn():
+    table = make_tables(["measurement_errors"])["measurement_errors"][:5]
+    table["N_Flux"][1] = 4
+    axes = draw("measurement_errors", table).axes
+    (ratio,), (width, median) = (points_of(axes[panel]) for panel in (2, 3))
+    assert len(ratio) == 5
+    kept = table[table["N_Flux"] > 4]
+    assert width[:, 1] == pytest.approx(kept["Flux_Pull_Width"])
+    assert median[:, 1] == pytest.approx(kept["Flux_Pull_Median"])
+
+
+def test_reliability_has_the_diagonal_and_the_calibration_errors():
+    figure = draw("reliability", make_tables(["reliability"])["reliability"])
+    assert "|b| < 10 deg: calibration error 0.024" in drawn(figure)
+    assert any(np.array_equal(line.get_xydata(), [[0, 0], [1, 1]]) for line in figure.axes[0].lines)
+
+
+def test_false_positives_of_unknown_area_are_drawn_as_numbers():
+    table = make_tables(["false_positives"])["false_positives"]
+    assert "False positives per 100 square degrees" in drawn(draw("false_positives", table))
+    table["Per_100_Deg2"] = np.nan
+    figure = draw("false_positives", table)
+    assert "False positives" in drawn(figure)
+    elsewhere, double = figure.axes[0].containers
+    total = [a.get_width() + b.get_width() for a, b in zip(elsewhere, double)]
+    assert total == list(table["N_False"])
+
+
+def test_difference_that_is_not_significant_is_drawn_open():
+    table = make_tables(["comparison"])["comparison"]
+    figure = draw("comparison", table)
+    faces = [c.lines[0].get_markerfacecolor() for axes in figure.axes for c in axes.containers]
+    assert sum(face == "white" for face in faces) == int(np.sum(~table["Significant"]))
+    assert set(SKIES) <= drawn(figure)
+
+
+def test_regions_of_the_sky_look_alike_in_all_figures():
+    colors = []
+    for name, panel in (("summary_table", 0), ("measurement_errors", 0), ("comparison", 0)):
+        axes = draw(name, make_tables([name])[name][::-1]).axes[panel]
+        handles, labels = axes.get_legend_handles_labels()
+        colors.append({sky: h.lines[0].get_color() for sky, h in zip(labels, handles)})
+    assert colors[0] == colors[2]
+    assert len(set(colors[0].values())) == 3
+    assert colors[1].items() < colors[0].items()
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [(None, ""), (u.deg, "deg"), (u.Unit("s-1 cm-2"), "s⁻¹ cm⁻²")]
+)
+def test_units_are_written_as_under_a_figure(unit, text):
+    assert unit_text(unit) == text
+
+
+def test_no_state_of_pyplot_is_touched():
+    before = "matplotlib.pyplot" in sys.modules
+    draw("false_negatives", make_tables(["false_negatives"])["false_negatives"])
+    if not before:
+        assert "matplotlib.pyplot" not in sys.modules
+
+
+# Single patches
+
+
+def example(sources=(), found=(), *, pixel_deg=0.1, **changes):
+    """A patch with true sources (x, y, class, radius) and detections (x, y, status)."""
+    predictions, _ = made_predictions()
+    patch = {name: predictions[name][0] for name in ("image", "mask", "probability", "center")}
+    rows = [np.zeros(len(r), predictions[n].dtype) for n, r in (("sources", sources),
+                                                                  ("found", found))]  # fmt: skip
+    for name, column in zip(("x", "y", "truth_class", "radius"), zip(*sources)):
+        rows[0][name] = column
+    for name, column in zip(("x", "y", "status"), zip(*found)):
+        rows[1][name] = column
+    patch |= {"sources": rows[0], "found": rows[1], "code": "sky000000-p000"}
+    return patch | {"pixel_deg": pixel_deg} | changes
+
+
+def circles(figure):
+    return figure.axes[3].patches
+
+
+def test_four_panels_show_counts_mask_probability_and_sources():
+    patch = example([(5, 6, "counted", 0)], [(5.2, 6.1, "true positive")])
+    figure = draw_example(patch)
+    drawn(figure)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[1:] == ["Mask", "Probability, 0 to 1", "Sources"]
+    assert titles[0].startswith("Counts")
+    images = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    assert images[0].sum() == pytest.approx(patch["image"].sum(), rel=0.02)
+    np.testing.assert_array_equal(images[1], patch["mask"][..., 0])
+    np.testing.assert_array_equal(images[2], patch["probability"])
+
+
+def test_marks_stand_at_their_pixels():
+    found = [(20.0, 7.0, "false positive"), (3.0, 4.0, "true positive")]
+    figure = draw_example(example([(5.5, 6.25, "counted", 0)], found))
+    assert list(circles(figure)[0].center) == [5.5, 6.25]
+    assert circles(figure)[0].radius == pytest.approx(3.0)
+    true, false = (points.get_offsets().tolist() for points in figure.axes[3].collections)
+    assert (true, false) == ([[3.0, 4.0]], [[20.0, 7.0]])
+
+
+def test_classes_of_true_sources_differ_and_those_below_are_left_out():
+    classes = ["faint", "counted", "extended", "below", "counted"]
+    figure = draw_example(example([(i, 5, name, 0) for i, name in enumerate(classes)]))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["true source", "faint true source", "extended true source"]
+    assert len(circles(figure)) == 4
+    assert len({str(circle.get_linestyle()) for circle in circles(figure)}) == 3
+
+
+def test_extended_sources_are_as_wide_as_they_are_and_no_circle_is_narrower_than_a_match():
+    rows = [(3, 5, "counted", 0), (9, 5, "extended", 0.1), (15, 5, "extended", 1.5)]
+    rows += [(20, 5, "extended", np.nan)]
+    radii = [circle.radius for circle in circles(draw_example(example(rows)))]
+    assert radii == pytest.approx([3, 3, 15, 3])
+
+
+def test_detections_below_the_threshold_are_left_out():
+    patch = example(found=[(1, 2, "ignored"), (3, 4, "ignored")])
+    patch["found"]["score"] = [0.4, 0.6]
+    (points,) = draw_example(patch, threshold=0.5).axes[3].collections
+    assert points.get_offsets().tolist() == [[3, 4]]
+
+
+def test_title_has_the_code_and_the_position():
+    figure = draw_example(example(center=(361.5, -2, 0)), about="3 missed $")
+    title = r"sky000000-p000   l = 1.50°, b = -2.00°   3 missed \$"
+    assert figure.get_suptitle() == title
+    assert not figure.legends
+
+
+def test_empty_patch_is_drawn():
+    nothing = np.zeros((32, 32, 1))
+    assert drawn(draw_example(example(image=nothing, mask=nothing, probability=nothing[..., 0])))

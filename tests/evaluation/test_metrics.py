@@ -1,0 +1,764 @@
+import re
+import warnings
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import MaskedColumn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_judgements import make_catalog, make_sky, make_truth
+
+from astro_unetloc.evaluation.comparison import edges_around, fraction_columns
+from astro_unetloc.evaluation.metrics import (
+    CompletenessCurve,
+    all_tables,
+    binned_scores,
+    by_class,
+    by_threshold,
+    combine,
+    evaluate,
+    false_negatives,
+    false_positives,
+    fit_completeness,
+    found_scores,
+    numbers_per_tile,
+    reliability,
+    summary_table,
+)
+from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
+
+FLUX = u.Unit("ph cm-2 s-1")
+NAMES = [
+    "summary_table", "by_threshold", "by_photons", "by_flux", "by_sqrt_ts", "by_latitude",
+    "by_class", "numbers_per_tile", "measurement_errors", "reliability", "false_positives",
+    "false_negatives",
+]  # fmt: skip
+FOUR = make_truth([0, 10, 20, 30], [0, 0, 0, 0])
+
+
+def counts(scores):
+    right = int(scores.correct.sum())
+    return scores.n_true, right, len(scores.correct) - right, scores.n_ignored
+
+
+# Worked out by hand
+
+
+def test_perfect_catalog_scores_one():
+    scores = evaluate(make_catalog([0, 10, 20, 30], [0, 0, 0, 0]), FOUR)
+    assert (scores.completeness, scores.purity, scores.average_precision) == (1, 1, 1)
+    np.testing.assert_allclose(scores.offset_deg, 0, atol=1e-9)
+    assert scores.completeness_at(0.9) == (1.0, 0.5)
+
+
+def test_empty_catalog_finds_nothing():
+    scores = evaluate(make_catalog([], []), FOUR)
+    assert counts(scores) == (4, 0, 0, 0)
+    assert scores.completeness == 0
+    assert np.isnan(scores.purity)
+    assert scores.average_precision == 0
+    assert scores.completeness_at(0.9) == (0.0, 1.0)
+    assert "0 detections" in scores.summary()
+
+
+@pytest.mark.parametrize("catalog", [make_catalog([], []), make_catalog([0], [0])])
+def test_no_truth_leaves_completeness_undefined(catalog):
+    scores = evaluate(catalog, make_truth([], []))
+    assert np.isnan(scores.completeness)
+    assert np.isnan(scores.average_precision)
+    assert counts(scores) == (0, 0, len(catalog), 0)
+
+
+@pytest.mark.parametrize(("shift", "found"), [(0.1, 4), (0.299, 4), (0.301, 0)])
+def test_shifted_catalog_is_found_up_to_the_radius(shift, found):
+    scores = evaluate(make_catalog([0, 10, 20, 30], [shift] * 4), FOUR)
+    assert counts(scores) == (4, found, 4 - found, 0)
+    np.testing.assert_allclose(scores.offset_deg, [shift] * found, atol=1e-9)
+
+
+def test_duplicates_are_false_positives():
+    scores = evaluate(make_catalog([0, 0.05, 0.1], [0, 0, 0]), FOUR)
+    assert counts(scores) == (4, 1, 2, 0)
+    assert scores.purity == pytest.approx(1 / 3)
+
+
+def test_random_positions_are_false_positives():
+    scores = evaluate(make_catalog([100, 200, 300], [50, -50, 10]), FOUR)
+    assert counts(scores) == (4, 0, 3, 0)
+
+
+def test_better_score_chooses_first():
+    # the better one lies nearer to the second source and takes it; the other takes the first
+    truth = make_truth([0.0, 0.2], [0.0, 0.0])
+    scores = evaluate(make_catalog([0.12, 0.18], [0, 0], [0.9, 0.5]), truth)
+    assert counts(scores) == (2, 2, 0, 0)
+    np.testing.assert_allclose(scores.offset_deg, [0.08, 0.18], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("npred", "expected"),
+    [(8.0, (1, 1, 0, 0)), (7.99, (0, 0, 0, 1)), (3.0, (0, 0, 0, 1)), (2.99, (0, 0, 1, 0))],
+)
+def test_expected_photons_decide_what_a_match_is_worth(npred, expected):
+    scores = evaluate(make_catalog([0], [0]), make_truth([0], [0], npred=npred))
+    assert counts(scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("offset", "radius", "expected"),
+    [
+        (0.9, 1.0, (0, 0, 0, 1)),
+        (1.1, 1.0, (0, 0, 1, 0)),
+        (0.25, 0.1, (0, 0, 0, 1)),
+        (0.35, 0.1, (0, 0, 1, 0)),
+    ],
+)
+def test_detections_in_extended_sources_are_listed_apart(offset, radius, expected):
+    scores = evaluate(make_catalog([offset], [0]), make_truth([0], [0], 500.0, radius))
+    assert counts(scores) == expected
+
+
+def test_average_precision_by_hand():
+    # right, wrong, right, wrong; of four true sources: (1/1 + 2/3) / 4
+    scores = evaluate(make_catalog([0, 50, 10, 60], [0] * 4), FOUR)
+    assert scores.correct.tolist() == [True, False, True, False]
+    assert scores.average_precision == pytest.approx((1 + 2 / 3) / 4)
+    completeness, threshold = scores.completeness_at(0.6)
+    assert completeness == 0.5
+    assert threshold == pytest.approx(scores.score[2])
+
+
+def test_order_of_the_rows_does_not_matter():
+    catalog = make_catalog([0, 50, 10, 60], [0] * 4)
+    first, again = evaluate(catalog, FOUR), evaluate(catalog[[2, 0, 3, 1]], FOUR[::-1])
+    np.testing.assert_array_equal(first.score, again.score)
+    np.testing.assert_array_equal(first.correct, again.correct)
+
+
+def test_match_counts_in_the_latitudes_of_its_true_source():
+    truth, catalog = make_truth([0, 5], [9.9, 30.0]), make_catalog([0, 60], [10.1, 5.0])
+    low = evaluate(catalog, truth, max_latitude=10.0)
+    high = evaluate(catalog, truth, min_latitude=10.0)
+    assert counts(low) == (1, 1, 1, 0)
+    assert counts(high) == (1, 0, 0, 0)
+
+
+def test_match_counts_in_the_region_of_its_true_source():
+    # sources on both sides of the border at longitude 0, found on the other side; one wrong each
+    truth = make_truth([0.1, 359.9, 5, 355], [0, 1, 2, 2])
+    catalog = make_catalog([359.95, 0.05, 7, 353], [0, 1, 2, 2])
+    east = evaluate(catalog, truth, region=lambda vectors: vectors[:, 1] > 0)
+    west = evaluate(catalog, truth, region=lambda vectors: vectors[:, 1] < 0)
+    assert counts(east) == counts(west) == (2, 1, 1, 0)
+    assert counts(evaluate(catalog, truth)) == (4, 2, 2, 0)
+
+
+def test_region_without_truth_or_detections_is_empty():
+    for catalog in (make_catalog([], []), make_catalog([1], [0])):
+        scores = evaluate(catalog, make_truth([], []), region=lambda v: np.zeros(len(v), bool))
+        assert counts(scores) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("pole", [90.0, -90.0])
+def test_poles_count(pole):
+    assert counts(evaluate(make_catalog([0], [pole]), make_truth([77], [pole]))) == (1, 1, 0, 0)
+
+
+def test_longitude_zero_is_no_border():
+    scores = evaluate(make_catalog([359.95], [0]), make_truth([0.05], [0]))
+    assert counts(scores) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("column", ["Npred", "Radius", "GLAT"])
+def test_catalog_of_others_is_no_truth(column):
+    truth = FOUR.copy()
+    truth.remove_column(column)
+    with pytest.raises(ValueError, match=f"truth must have the columns .*missing {column}; score"):
+        evaluate(make_catalog([0], [0]), truth)
+
+
+def test_catalog_needs_a_score():
+    with pytest.raises(ValueError, match="catalog must have the columns .*missing Score"):
+        evaluate(FOUR, FOUR)
+
+
+def test_each_true_source_has_the_score_of_its_detection():
+    truth = make_truth([0, 10, 20, 30, 40], [0] * 5, npred=[9, 2, 5, 9, 9], radius=[0, 0, 0, 1, 0])
+    catalog = make_catalog([0.2, 0.1, 10, 20, 30, 50], [0] * 6, [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    expected = [0.6, np.nan, 0.8, np.nan, np.nan]
+    np.testing.assert_array_equal(found_scores(catalog, truth), expected)
+    assert np.isnan(found_scores(catalog[:0], truth)).all()
+    pair = make_truth([0, 0.25], [0, 0], npred=[5, 50])
+    np.testing.assert_array_equal(found_scores(catalog[:1], pair), [np.nan, 0.5])
+    np.testing.assert_array_equal(found_scores(catalog[1:2], pair), [0.6, np.nan])
+    np.testing.assert_array_equal(found_scores(catalog[1:2], pair, brightest=True), [np.nan, 0.6])
+    assert len(found_scores(catalog, truth[:0])) == 0
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(0, 2**32))
+def test_sources_with_a_score_are_those_that_count_as_found(seed):
+    rng = np.random.default_rng(seed)
+    truth = make_truth(rng.uniform(0, 3, 40), rng.uniform(-2, 2, 40), npred=rng.uniform(1, 20, 40))
+    catalog = make_catalog(rng.uniform(0, 3, 50), rng.uniform(-2, 2, 50), rng.random(50))
+    found = np.isfinite(found_scores(catalog, truth))
+    assert np.sum(found & (truth["Npred"] >= 8)) == evaluate(catalog, truth).correct.sum()
+
+
+def test_several_skies_are_one_evaluation():
+    perfect = evaluate(make_catalog([0, 10], [0, 0], [0.9, 0.3]), make_truth([0, 10], [0, 0]))
+    wrong = evaluate(make_catalog([50], [0], [0.6]), make_truth([0], [0]))
+    both = combine([perfect, wrong])
+    assert counts(both) == (3, 2, 1, 0)
+    assert both.score.tolist() == [0.9, 0.6, 0.3]
+    assert both.correct.tolist() == [True, False, True]
+    assert both.average_precision == pytest.approx((1 + 2 / 3) / 3)
+    assert combine([perfect]).summary() == perfect.summary()
+
+
+# Tables
+
+# Four counted sources, two of them below 10 deg.
+HALVES = make_truth([0, 10, 20, 30], [0, 0, 50, 50])
+
+
+def row(table, sky="all sky"):
+    """The row of a part of the sky as plain numbers."""
+    (found,) = table[np.asarray(table["Sky"]) == sky]
+    names = [name for name in table.colnames if name != "Sky"]
+    return {name: float(getattr(found[name], "value", found[name])) for name in names}
+
+
+def main_scores(catalog, truth=HALVES, sky="all sky", **options):
+    values = row(summary_table(match_truth(catalog, truth), **options), sky)
+    names = ("N_True", "N_Listed", "Completeness", "Purity", "F1", "Average_Precision")
+    return [values[name] for name in names]
+
+
+# Worked out by hand
+
+
+def test_summary_of_a_perfect_catalog():
+    perfect = make_catalog([0, 10, 20, 30], [0, 0, 50, 50])
+    assert main_scores(perfect) == [4, 4, 1, 1, 1, 1]
+    assert main_scores(perfect, sky="|b| < 10 deg") == [2, 2, 1, 1, 1, 1]
+    table = summary_table(match_truth(perfect, HALVES))
+    assert table["Completeness_At_95"].tolist() == [1, 1, 1]
+    assert table["Median_Offset"].unit == u.deg
+    np.testing.assert_allclose(table["Median_Offset"].value, 0, atol=1e-9)
+    low = table["Completeness_Low"]  # (4 + 0) / (4 + 1)
+    np.testing.assert_allclose(low, [0.8, 2 / 3, 2 / 3], rtol=1e-5)
+    assert table["Completeness_High"].tolist() == [1, 1, 1]
+
+
+def test_summary_of_nothing():
+    nan = np.nan
+    np.testing.assert_array_equal(main_scores(make_catalog([], [])), [4, 0, 0, nan, 0, 0])
+    no_truth = main_scores(make_catalog([0], [0]), make_truth([], []))
+    np.testing.assert_array_equal(no_truth, [0, 1, nan, 0, 0, nan])
+    nothing = main_scores(make_catalog([], []), make_truth([], []))
+    np.testing.assert_array_equal(nothing, [0, 0, nan, nan, nan, nan])
+
+
+def test_summary_of_a_duplicated_catalog():
+    # in descending score right, wrong, right, wrong, ... of four
+    twice = make_catalog(np.repeat([0, 10, 20, 30], 2), np.repeat([0, 0, 50, 50], 2))
+    expected = [4, 8, 1, 0.5, 2 / 3, (1 + 2 / 3 + 3 / 5 + 4 / 7) / 4]
+    assert main_scores(twice) == pytest.approx(expected)
+    assert row(false_positives(match_truth(twice, HALVES)))["N_Duplicates"] == 4
+
+
+def test_summary_of_a_random_catalog():
+    # four detections far from everything, above the only right one
+    spread = make_catalog([100, 120, 140, 160, 0], [-50, -20, 20, 5, 0])
+    assert main_scores(spread) == pytest.approx([4, 5, 0.25, 0.2, 2 / 9, 0.2 / 4])
+    alarms = false_positives(match_truth(spread, HALVES, area_deg2=200))
+    assert row(alarms)["N_False"] == 4
+    assert row(alarms)["Per_100_Deg2"] == 2
+    assert alarms["N_False"].tolist() == [4, 3, 1]
+
+
+def test_threshold_cuts_the_list_and_not_the_curve():
+    catalog = make_catalog([0, 10, 99, 20], [0, 0, 0, 50], [0.9, 0.8, 0.7, 0.6])
+    assert main_scores(catalog, threshold=0.75)[:4] == [4, 2, 0.5, 1]
+    average = (1 + 1 + 3 / 4) / 4
+    assert main_scores(catalog, threshold=0.75)[5] == main_scores(catalog)[5] == average
+    assert row(summary_table(match_truth(catalog, HALVES)))["Completeness_At_95"] == 0.5
+
+
+def test_scores_by_threshold_by_hand():
+    catalog = make_catalog([0, 10, 99, 20], [0, 0, 0, 50], [0.9, 0.8, 0.8, 0.6])
+    table = by_threshold(match_truth(catalog, HALVES))
+    whole = table[np.asarray(table["Sky"]) == "all sky"]
+    assert whole["Score"].tolist() == [0.9, 0.8, 0.6]  # both of 0.8 are listed or none
+    assert whole["Completeness"].tolist() == [0.25, 0.5, 0.75]
+    assert whole["Purity"].tolist() == [1, 2 / 3, 0.75]
+    assert whole["F1"].tolist() == pytest.approx([2 / 5, 4 / 7, 6 / 8])
+
+
+def test_scores_by_threshold_are_not_too_many():
+    n = 1000
+    table = by_threshold(match_truth(make_catalog(np.arange(n) / 3, [20] * n), HALVES))
+    assert len(table) == 400  # none at low latitudes
+    assert table["Score"][[0, 199]].tolist() == [0.9, 0.5]
+
+
+def test_numbers_per_tile_by_hand():
+    truth = make_truth([0, 1, 2, 50, 51, 120], [0] * 6, [10, 10, 10, 10, 5, 1])
+    catalog = make_catalog([0, 1, 50, 51, 53, 54], [0] * 6)
+    east = {True: "east", False: "west"}
+    part = lambda vectors: [east[y > 0.5] for y in vectors[:, 1]]  # noqa: E731
+    matches = match_truth(catalog, truth, tile=part)
+    table = numbers_per_tile(matches)
+    assert table["Tile"].tolist() == ["east", "west"]
+    assert table["N_True"].tolist() == [1, 3]
+    assert table["N_Listed"].tolist() == [3, 2]  # the match to the faint one is ignored
+    assert table.meta["correlation"] == pytest.approx(-1)
+    assert (table.meta["bias"], table.meta["scatter"]) == (0.5, 1.5)
+
+
+def test_part_of_faint_sources_alone_has_no_source():
+    table = numbers_per_tile(match_truth(make_catalog([], []), make_truth([0], [0], 1), tile="1/7"))
+    assert [table[name].tolist() for name in table.colnames] == [["1/7"], [0], [0]]
+    assert np.isnan(table.meta["correlation"])
+
+
+def test_correct_scores_are_reliable():
+    # thirty candidates of each score, of which that fraction is real
+    score = np.repeat(np.arange(1, 16) / 15, 30)
+    real = score > np.tile((np.arange(30) + 0.5) / 30, 15)
+    lon, lat = np.arange(450) % 360, np.where(np.arange(450) < 360, 20, 40)
+    truth = make_truth(lon[real], lat[real])
+    table = reliability(match_truth(make_catalog(lon, lat, score), truth))
+    whole = table[np.asarray(table["Sky"]) == "all sky"]
+    assert whole["N"].sum() == 450
+    np.testing.assert_allclose(whole["Fraction"], whole["Mean_Score"])
+    assert table.meta["ece"]["all sky"] == pytest.approx(0, abs=1e-12)
+    assert np.isnan(table.meta["ece"]["|b| < 10 deg"])
+    high = reliability(match_truth(make_catalog(lon, lat, np.sqrt(score)), truth))
+    expected = np.mean(np.sqrt(score) - score)
+    assert high.meta["ece"]["|b| > 10 deg"] == pytest.approx(expected)
+
+
+def test_sources_are_real_however_faint():
+    # of 10, 5 and 1 expected photons, an extended one, and nothing
+    truth = make_truth([0, 10, 20, 30], [50] * 4, [10, 5, 1, 10], [0, 0, 0, 0.5])
+    places, scores = [0, 10, 20, 30, 40, 20], [0.9, 0.85, 0.25, 0.84, 0.22, 0.04]
+    table = reliability(match_truth(make_catalog(places, [50] * 6, scores), truth))
+    table = table[np.asarray(table["Sky"]) == "|b| > 10 deg"]
+    rows = dict(
+        zip(table["Low"].tolist(), table["N_Any", "N_True_Positive", "N_Real"].as_array().tolist())
+    )
+    assert rows[0.8] == (2, 1, 2)
+    assert rows[0.2] == (2, 0, 1)
+    assert (
+        table["N_Any"].sum() == 4
+    )  # neither the one in the extended source nor that of Score 0.04
+    above = dict(zip(table["Low"].tolist(), table["Real_Above"].tolist()))
+    assert above[0.8] == above[0.5] == above[0.3] == 1
+    assert above[0.2] == above[0.05] == 0.75
+
+
+def test_below_10_gev_a_source_of_three_photons_is_no_detection():
+    truth = make_truth([0, 10], [50, 50], [30, 1])
+    catalog = make_catalog([0, 10], [50, 50], [0.9, 0.9], Npred=[100.0, 4.0])
+    for brightest, n_real in ((False, 2), (True, 0)):
+        table = reliability(match_truth(catalog, truth, brightest=brightest))
+        assert row(table[np.asarray(table["Low"]) == 0.8])["N_Real"] == n_real
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_what_counts_is_real_and_what_is_real_was_found(seed):
+    table = reliability(match_truth(*make_sky(seed)))
+    names = ("N_True_Positive", "N", "N_Real", "N_Any")
+    n_counted, n, n_real, n_any = (np.asarray(table[name]) for name in names)
+    assert np.all((n_counted <= n_real) & (n_real <= n_any) & (n <= n_any))
+    known = n_any > 0
+    above = table["Real_Above"][known]
+    assert np.all((above >= 0) & (above <= 1))
+
+
+def test_candidates_of_low_score_are_not_in_the_reliability():
+    table = reliability(match_truth(make_catalog([0, 1, 2], [0] * 3, [0.9, 0.05, 0.04]), HALVES))
+    whole = table[np.asarray(table["Sky"]) == "all sky"]
+    assert whole["N"].tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert whole["Mean_Score"][[0, -1]].tolist() == pytest.approx([0.05, 0.9])
+
+
+def test_area_of_whole_skies_is_that_of_the_parts():
+    whole = 4 * np.pi * np.degrees(1) ** 2
+    table = false_positives(match_truth(make_catalog([50], [3]), HALVES, area_deg2=2 * whole))
+    share = np.sin(np.radians(10))
+    np.testing.assert_allclose(table["Area"].value, whole * np.array([2, 2 - 2 * share, 2 * share]))
+    part = false_positives(match_truth(make_catalog([50], [3]), HALVES, area_deg2=100))
+    np.testing.assert_array_equal(part["Area"].value, [100, np.nan, np.nan])
+    assert part["Per_100_Deg2"].tolist()[0] == 1
+    unknown = false_positives(match_truth(make_catalog([50], [3]), HALVES))
+    assert np.isnan(unknown["Per_100_Deg2"]).all()
+
+
+def test_false_negatives_have_their_reasons():
+    # a pair in the plane of which one is found; a faint one; one in an extended source; one more
+    truth = make_truth(
+        [0, 0.4, 50, 90, 90, 150, 200],
+        [0, 0, 50, 50, 50.4, 50, 50],
+        [50, 50, 10, 50, 500, 50, 50],
+        [0, 0, 0, 0, 0.5, 0, 0],
+    )
+    table = false_negatives(match_truth(make_catalog([0, 200], [0, 50]), truth))
+    counts = {r["Reason"]: (r["N_Missed"], r["N_True"]) for r in table}
+    assert counts == {
+        "blended": (1, 2),
+        "near an extended source": (1, 1),
+        "plane": (1, 2),
+        "faint": (1, 1),
+        "none of these": (1, 2),
+    }
+    assert table["Fraction_Missed"].tolist() == [0.5, 1, 0.5, 1, 0.5]
+
+
+@pytest.mark.parametrize("n_true", [0, 30])
+@pytest.mark.parametrize("n_found", [0, 30])
+def test_all_tables_of_bare_tables(n_true, n_found):
+    lon = np.arange(30) * 10
+    matches = match_truth(
+        make_catalog(lon[:n_found], lon[:n_found] / 5), make_truth(lon[:n_true], lon[:n_true] / 5)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables = all_tables(matches, threshold=0.7)
+    assert list(tables) == NAMES
+    for name, table in tables.items():
+        assert table.meta["title"], name
+        assert table.meta["about"].endswith("."), name
+    for name in ("by_sqrt_ts", "by_class"):
+        assert len(tables[name]) == 0
+    full = all_tables(match_truth(make_catalog([0], [0]), HALVES))
+    for name in NAMES:
+        assert tables[name].colnames == full[name].colnames
+
+
+# The same sky scored by an independent script
+
+
+def plain_scores(lon, lat, score, true_lon, true_lat, npred, radius):
+    """The definition of DESIGN.md with numpy alone: numbers and scores of one sky."""
+
+    def separations(i):
+        b, c = np.radians(lat[i]), np.radians(true_lat)
+        a = np.sin((b - c) / 2) ** 2
+        a += np.cos(b) * np.cos(c) * np.sin(np.radians(lon[i] - true_lon) / 2) ** 2
+        return np.degrees(2 * np.arcsin(np.sqrt(a)))
+
+    is_point, is_extended = (radius == 0) & (npred >= 3), (radius > 0) & (npred >= 3)
+    status, offsets, taken = [], [], set()
+    for i in np.argsort(-score, kind="stable"):
+        away = separations(i)
+        near = np.flatnonzero(is_point & (away <= 0.3))
+        free = [j for j in near if j not in taken]
+        if free:
+            j = min(free, key=away.__getitem__)
+            taken.add(j)
+            status.append("true positive" if npred[j] >= 8 else "ignored")
+            offsets += [away[j]] if npred[j] >= 8 else []
+        elif np.any(is_extended & (away <= np.maximum(0.3, radius))):
+            status.append("ignored")
+        else:
+            status.append("duplicate" if len(near) else "false positive")
+    n_true = np.sum(is_point & (npred >= 8))
+    right = np.array([v == "true positive" for v in status if v != "ignored"], bool)
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return {
+        "N_True": n_true,
+        "N_Listed": len(right),
+        "N_Duplicates": status.count("duplicate"),
+        "Completeness": right.sum() / n_true,
+        "Purity": right.mean(),
+        "F1": 2 * right.sum() / (n_true + len(right)),
+        "Average_Precision": precision[right].sum() / n_true,
+        "Completeness_At_95": max(np.cumsum(right)[precision >= 0.95], default=0) / n_true,
+        "Median_Offset": np.median(offsets),
+    }
+
+
+def check_against_plain_script(catalog, truth):
+    plain = [np.asarray(getattr(catalog[n], "value", catalog[n])) for n in ("GLON", "GLAT")]
+    plain += [np.asarray(catalog["Score"], float)]
+    plain += [np.asarray(getattr(truth[n], "value", truth[n])) for n in ("GLON", "GLAT")]
+    plain += [np.asarray(truth["Npred"], float), truth["Radius"].to_value("deg")]
+    expected = plain_scores(*plain)
+    matches = match_truth(catalog, truth)
+    table = row(summary_table(matches)) | row(false_positives(matches))
+    for name, value in expected.items():
+        if name == "Median_Offset":
+            assert table[name] == pytest.approx(value, abs=1e-9)
+        else:
+            assert table[name] == value, name
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(0, 2**31))
+def test_plain_script_agrees_exactly_on_random_skies(seed):
+    rng = np.random.default_rng(seed)
+    n = 300
+    truth = make_truth(
+        rng.uniform(-4, 4, n) % 360,
+        rng.uniform(-4, 4, n),
+        npred=10 ** rng.uniform(0, 2, n),
+        radius=np.where(rng.random(n) < 0.05, rng.uniform(0, 0.6, n), 0.0),
+    )
+    # half of them near true sources, some twice
+    chosen = rng.integers(0, n, n // 2)
+    lon, lat = (truth[name].value[chosen] + rng.normal(0, 0.1, n // 2) for name in ("GLON", "GLAT"))
+    lon = np.append(lon, rng.uniform(-4, 4, n)) % 360
+    lat = np.append(lat, rng.uniform(-4, 4, n))
+    check_against_plain_script(make_catalog(lon, lat, rng.random(len(lon))), truth)
+
+
+def test_plain_script_agrees_exactly_on_a_simulated_sky():
+    from astro_unetloc import find_sources, simulate_sky
+
+    center = SkyCoord(30 * u.deg, 2 * u.deg, frame="galactic")
+    sky_map, truth = simulate_sky(center=center, radius=6 * u.deg, rng=1010)
+    catalog = find_sources(sky_map, threshold=0.0)
+    assert len(catalog) > 20
+    check_against_plain_script(catalog, truth)
+    tables = all_tables(match_truth(catalog, truth, tile=grid_tiles(1010)), threshold=0.5)
+    assert all(len(tables[name]) for name in NAMES)
+
+
+# Laws
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_tables_agree_about_the_numbers(seed, threshold):
+    matches = join_matches([match_truth(*make_sky(seed + i), tile=str(i)) for i in range(2)])
+    tables = all_tables(matches, threshold=threshold)
+    whole = row(tables["summary_table"])
+    n_true, n_listed = whole["N_True"], whole["N_Listed"]
+    assert tables["numbers_per_tile"]["N_True"].sum() == n_true
+    assert tables["numbers_per_tile"]["N_Listed"].sum() == n_listed
+    assert tables["by_latitude"]["N_True"].sum() == n_true
+    assert tables["by_latitude"]["N_Listed"].sum() == n_listed
+    counted = tables["by_photons"]["Low"] >= 8
+    assert tables["by_photons"]["N_True"][counted].sum() == n_true
+    n_right = tables["by_latitude"]["N_True_Positive"].sum()
+    assert tables["by_photons"]["N_Found"][counted].sum() == n_right
+    assert row(tables["false_positives"])["N_False"] == n_listed - n_right
+    errors = tables["measurement_errors"]
+    assert errors["N"][np.asarray(errors["Sky"]) == "all sky"].sum() == n_right
+    below = tables["by_threshold"][tables["by_threshold"]["Score"] >= threshold]
+    below = below[np.asarray(below["Sky"]) == "all sky"]
+    if len(below):
+        assert below["Purity"][-1] == pytest.approx(whole["Purity"])
+        assert below["Completeness"][-1] == pytest.approx(whole["Completeness"])
+
+
+def test_tables_that_count_fainter_sources_than_the_summary_say_so():
+    # one that counts and one of five photons
+    truth = make_truth([0, 10], [20, 20], [50, 5], Class=["AGN", "AGN"])
+    truth["Flux"] = np.array([1e-10, 2e-11]) * u.Unit("ph cm-2 s-1")
+    tables = all_tables(match_truth(make_catalog([0], [20]), truth))
+    for name, table in tables.items():
+        if name in ("by_photons", "by_flux"):
+            assert table["N_True"].sum() == 2
+            about = table.meta["about"]
+            assert re.search(
+                "of the true sources, .*(from 3 on|3 expected photons).* summary", about
+            )
+            assert "every" not in about
+        elif name in ("by_latitude", "by_class", "numbers_per_tile"):
+            assert table["N_True"].sum() == 1
+            assert " 3 " not in table.meta["about"]
+    assert row(tables["summary_table"])["N_True"] == 1
+
+
+# Bins
+
+
+def rows_of(table, *names):
+    """Rows as tuples of plain numbers."""
+    values = [np.asarray(getattr(table[name], "value", table[name])).tolist() for name in names]
+    return list(zip(*values))
+
+
+LON = np.arange(6) * 10.0
+SIX = make_truth(LON, [0, 3, 20, 20, 20, 20], [4, 9, 9, 25, 25, 200])
+
+
+def test_photons_by_hand():
+    # found: the faint one, one of 9, both of 25; and two false positives, one of unknown photons
+    catalog = make_catalog(
+        [0, 10, 30, 40, 100, 120],
+        [0, 3, 20, 20, 0, 0],
+        Npred=MaskedColumn([5.0, 7.0, 21.0, 50.0, 8.0, 9.0], mask=[0, 0, 0, 0, 0, 1]),
+    )
+    table = binned_scores(match_truth(catalog, SIX), "by_photons")
+    assert rows_of(table, "Low", "High", "N_True", "N_Found", "N_Listed", "N_True_Positive") == [
+        (3, 5, 1, 1, 0, 0),  # what matches the faint one is not listed
+        (5, 8, 0, 0, 1, 1),
+        (8, 12, 2, 1, 1, 0),
+        (20, 40, 2, 2, 1, 1),
+        (40, 100, 0, 0, 1, 1),
+        (100, 300, 1, 0, 0, 0),
+    ]
+    np.testing.assert_array_equal(table["Completeness"], [1, np.nan, 0.5, 1, np.nan, 0])
+    np.testing.assert_array_equal(table["Purity"], [np.nan, 1, 0, 1, 1, np.nan])
+    # one of two: (1 + 1/2 -+ sqrt(1/2 + 1/4)) / 3
+    assert table["Completeness_Low"][2] == pytest.approx((1.5 - np.sqrt(0.75)) / 3)
+
+
+def test_flux_by_hand():
+    truth, catalog = SIX.copy(), make_catalog([0, 10, 20], [0, 3, 20])
+    truth["Flux"] = np.array([1.1, 1.1, 1.2, 2, 4, 4]) * 1e-10 * FLUX
+    catalog["Flux"] = np.array([5, 1.5, 3]) * 1e-10 * FLUX
+    table = binned_scores(match_truth(catalog, truth), "by_flux")
+    assert table["Low"].unit == FLUX
+    np.testing.assert_allclose(table["Low"].value, 10 ** np.array([-10, -9.75, -9.5]))
+    assert rows_of(table, "N_True", "N_Found", "N_Listed", "N_True_Positive") == [
+        (3, 3, 1, 1),
+        (1, 0, 1, 1),
+        (2, 0, 0, 0),
+    ]
+
+
+def test_sqrt_ts_by_hand():
+    catalog = make_catalog([10, 20, 100, 120], [3, 20, 0, 0], Sqrt_TS=[5.5, 5.1, 5.2, 4.0])
+    table = binned_scores(match_truth(catalog, SIX), "by_sqrt_ts")
+    names = ("Low", "High", "N_Listed", "N_True_Positive")
+    assert rows_of(table, *names) == [(4, 5, 1, 0), (5, 6, 3, 2)]
+    assert set(table.colnames) == {*names, "Purity", "Purity_Low", "Purity_High"}
+
+
+def test_latitudes_are_those_of_the_true_sources():
+    truth = make_truth([0, 10, 20], [4.9, -4.9, 90])
+    table = binned_scores(
+        match_truth(make_catalog([0, 10, 70], [5.1, -5.1, -5.1]), truth), "by_latitude"
+    )
+    assert table["Low"].unit == u.deg
+    assert rows_of(table, "Low", "N_True", "N_Found", "N_Listed", "N_True_Positive") == [
+        (2, 2, 2, 2, 2),
+        (5, 0, 0, 1, 0),
+        (60, 1, 0, 0, 0),
+    ]
+
+
+def test_classes_by_hand():
+    truth, catalog = SIX.copy(), make_catalog([10, 20, 30, 0], [3, 20, 20, 0])
+    truth["Class"] = ["PSR", "AGN", "AGN", "AGN", "PSR", "PSR"]
+    catalog["Class"] = MaskedColumn(["AGN", "PSR", "", "AGN"], mask=[0, 0, 1, 0])
+    table = by_class(match_truth(catalog, truth))
+    names = ("Class", "N_True", "N_Found", "N_Classified", "N_Class_Correct")
+    assert rows_of(table, *names) == [("AGN", 3, 3, 2, 1), ("PSR", 2, 0, 0, 0)]
+    np.testing.assert_array_equal(table["Class_Correct"], [0.5, np.nan])
+
+
+def test_flux_limits_are_those_of_the_curve(rng):
+    curve = CompletenessCurve(0.95, 1e-10, 4.0)
+    n = 6000
+    flux = 1e-10 * 10 ** rng.uniform(-1, 1, n)
+    lon, lat = rng.uniform(0, 360, n), np.where(rng.random(n) < 0.5, 5.0, 40.0)
+    found = rng.random(n) < curve(flux)
+    matches = match_truth(
+        make_catalog(lon[found], lat[found], np.linspace(1, 0, found.sum())),
+        make_truth(lon, lat, 5.0, Flux=flux * FLUX),
+        radius_deg=1e-6,
+    )
+    table = summary_table(matches)
+    assert table["Flux_50"].unit == FLUX
+    for name, fraction in (("Flux_50", 0.5), ("Flux_90", 0.9)):
+        np.testing.assert_allclose(table[name].value, curve.flux_at(fraction), rtol=0.1)
+    np.testing.assert_allclose(table["Plateau"], 0.95, atol=0.02)
+
+
+def test_flux_limits_above_the_plateau_are_unknown(rng):
+    n = 2000
+    flux = 1e-10 * 10 ** rng.uniform(-1, 1, n)
+    lon, found = np.arange(n) * 0.18, rng.random(n) < CompletenessCurve(0.7, 1e-10, 4.0)(flux)
+    truth = make_truth(lon, np.full(n, 20.0), Flux=flux * FLUX)
+    matches = match_truth(
+        make_catalog(lon[found], np.full(found.sum(), 20.0)), truth, radius_deg=0.01
+    )
+    table = summary_table(matches)
+    assert np.isfinite(table["Flux_50"].value).tolist() == [True, True, False]
+    assert np.isnan(table["Flux_90"].value).all()
+
+
+# The curve of completeness
+
+
+curves = st.builds(
+    CompletenessCurve, st.floats(0.6, 0.99), st.floats(1e-11, 1e-9), st.floats(1.0, 8.0)
+)
+
+
+def drawn(curve, n, seed=0):
+    rng = np.random.default_rng(seed)
+    flux = curve.half_flux * 10 ** rng.uniform(-1.5, 1.5, n)
+    return flux, rng.random(n) < curve(flux)
+
+
+@given(curves)
+def test_flux_at_a_completeness_is_where_it_is_reached(curve):
+    for share in (0.1, 0.5, 0.59):
+        assert curve(curve.flux_at(share)) == pytest.approx(share)
+    assert curve.flux_at(curve.plateau) == np.inf
+    assert curve(1.0) == pytest.approx(curve.plateau, rel=1e-6)
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(curves)
+def test_curve_that_was_drawn_from_is_fitted(curve):
+    fitted = fit_completeness(*drawn(curve, 20_000))
+    assert fitted.plateau == pytest.approx(curve.plateau, abs=0.03)
+    assert fitted.flux_at(0.5) == pytest.approx(curve.flux_at(0.5), rel=0.1)
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(curves, st.floats(1e-6, 1e6))
+def test_units_of_the_flux_do_not_matter(curve, unit):
+    flux, found = drawn(curve, 500)
+    one, other = fit_completeness(flux, found), fit_completeness(flux * unit, found)
+    assert other.half_flux / unit == pytest.approx(one.half_flux, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flux", "found", "message"),
+    [
+        ([1.0, 0.0] * 10, [True] * 20, "fluxes must be positive"),
+        ([1.0] * 20, [True] * 20, "expected 5 found and 5 missed sources or more; got 20 and 0"),
+    ],
+)
+def test_sources_that_make_no_curve_are_refused(flux, found, message):
+    with pytest.raises(ValueError, match=message):
+        fit_completeness(flux, found)
+
+
+# Fractions and bins
+
+
+def test_fraction_of_nothing_is_unknown():
+    columns = fraction_columns("Purity", [0, 0, 1], [0, 4, 4])
+    assert list(columns) == ["Purity", "Purity_Low", "Purity_High"]
+    np.testing.assert_array_equal(columns["Purity"], [np.nan, 0, 0.25])
+    assert np.isnan([columns["Purity_Low"][0], columns["Purity_High"][0]]).all()
+    assert columns["Purity_Low"][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.5], [3, 5]),
+        ([3, 4.9], [3, 5]),
+        ([3, 5], [3, 5, 8]),
+        ([0.1, np.nan, 7, -1, 9], [0, 3, 5, 8]),
+        ([np.nan], [0]),
+        ([], [0]),
+    ],
+)
+def test_edges_hold_the_values(values, expected):
+    assert edges_around(np.array(values, float), (0, 3, 5, 8)).tolist() == expected

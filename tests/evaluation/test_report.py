@@ -1,0 +1,440 @@
+"""The report of an evaluation.
+
+Debian's Chromium opens the page, where it is installed with its driver.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+from conftest import skip_unless_in_ci
+from made_predictions import made_matches, made_predictions
+from made_scores import make_tables
+
+from astro_unetloc.evaluation import report as report_module
+from astro_unetloc.evaluation.predictions import worst_patches, write_predictions
+from astro_unetloc.evaluation.report import (
+    _number_format,
+    _text,
+    check_folder,
+    report_paragraphs,
+    report_tables,
+    write_evaluation,
+)
+from astro_unetloc.evaluation.runs import EvaluationRun
+from astro_unetloc.evaluation.truth import join_matches
+
+METADATA = {"model": "made", "seeds": range(2), "note": "<script>alert(1)</script> & so on"}
+
+
+def example_file(path, seed=3, **options):
+    """A file of predictions."""
+    metadata = {"model": "made", "pixel_deg": 10 / 32}
+    write_predictions(path, *made_predictions(seed, **options), metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run():
+    return EvaluationRun(made_matches(3), 0.5, METADATA, source_free=made_matches(3))
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """A report without figures, which take their time."""
+    monkeypatch.setattr(report_module, "draw", lambda name, table: None)
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """Files of a report with figures and examples."""
+    folder = tmp_path_factory.mktemp("report")
+    run = replace(run, predictions=example_file(folder / "predictions.h5"))
+    tables = make_tables(["summary_table", "by_photons"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_module, "report_tables", lambda run: tables | {"odd": ODD})
+        return write_evaluation(run, folder / "scores", codes=["sky000003-p001"])[0]
+
+
+@pytest.fixture(scope="module")
+def folder(written):
+    return written[0].parent
+
+
+ODD = QTable(
+    {
+        "Name": ["b", "a", "c", "d", "10", "9"],
+        "Value": [10.0, np.nan, 9.0, -0.5, 99.0, np.inf],
+        "Whole": [3, 1, 2, 10, 5, 4],
+        "Yes": [True, False, True, True, False, False],
+    },
+    meta={"title": "Odd <numbers>", "about": "Some are unknown."},
+)
+
+
+def test_scores_are_those_of_the_list_but_for_average_precision(run):
+    listed, whole = run.matches.select(0.5).evaluation(), run.matches.evaluation()
+    expected = listed.summary().replace(
+        f"{listed.average_precision:.3f}", f"{whole.average_precision:.3f}"
+    )
+    assert len(listed.correct) < len(whole.correct)
+    assert listed.average_precision < whole.average_precision
+    (lines,) = report_paragraphs(replace(run, source_free=None))
+    assert lines[0] == f"all sky       {expected}"
+    assert lines[1].startswith("|b| > 10 deg  0 true sources")
+
+
+def test_tables_are_those_of_the_threshold(run):
+    tables = report_tables(run)
+    listed = run.matches.select(0.5).catalog
+    assert tables["summary_table"]["N_Listed"][0] == len(listed)
+    assert len(set(tables["by_threshold"]["Score"])) > len(listed)
+    wrong = np.sum(listed["Status"] == "false positive")
+    assert tables["source_free"]["N_False"][0] == wrong
+    assert tables["source_free"].meta["title"] == "False positives on a sky without sources"
+    assert tables["false_positives"].meta["title"] == "False positives"
+    assert "comparison" not in tables
+
+
+def test_false_positives_of_an_empty_sky_are_said(run):
+    n_false = np.sum(run.source_free.select(0.5).catalog["Status"] == "false positive")
+    assert report_paragraphs(run, report_tables(run))[1] == [
+        f"A sky without sources: {n_false} false positives, {n_false:.2f} per 100 square degrees"
+    ]
+
+
+def test_baseline_is_compared(run):
+    both = join_matches([made_matches(seed) for seed in (3, 40)])
+    run = replace(run, matches=both, baseline=both, baseline_name="other", baseline_threshold=0.5)
+    words = report_paragraphs(run)
+    assert words[-1][0] == "Compared with other:"
+    assert "no significant difference of average precision" in words[-1][1]
+    table = report_tables(run)["comparison"]
+    assert np.all(table["Difference"][:4] == 0)
+    assert "about 5% of the rows are significant by chance" in table.meta["about"]
+
+
+def test_words_stand_on_the_page(run, tmp_path, plain):
+    paths, words = write_evaluation(run, tmp_path / "out", command="astro-unetloc evaluate")
+    assert paths[-1].name == "index.html"
+    page = paths[-1].read_text()
+    assert words[0][0].replace("all sky       ", "all sky: ") in page
+    assert "astro-unetloc evaluate" in page
+    meta = json.loads((tmp_path / "out" / "scores.json").read_text())["meta"]
+    assert meta == METADATA | {
+        "command": "astro-unetloc evaluate", "seeds": [0, 1], "threshold": 0.5
+    }  # fmt: skip
+
+
+def test_report_without_a_threshold_lists_all(run, tmp_path, plain):
+    every = replace(run, threshold=-np.inf)
+    write_evaluation(every, tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["meta"]["threshold"] == "none"
+    listed = scores["tables"]["summary_table"]["columns"]["N_Listed"]["values"][0]
+    assert listed == len(run.matches.catalog)
+
+
+def test_examples_are_the_worst_patches_and_those_asked_for(run, tmp_path, plain):
+    path = example_file(tmp_path / "predictions.h5", n_patches=3)
+    worst = worst_patches(path, 1, threshold=0.5)
+    other = next(c for c in ("sky000003-p000", "sky000003-p001") if c not in worst)
+    with_file = replace(run, predictions=path)
+    paths, _ = write_evaluation(with_file, tmp_path / "out", codes=[other], n_examples=1)
+    names = sorted(p.name for p in paths if p.name.startswith("case-"))
+    assert names == sorted([f"case-{worst[0]}.png", f"case-{other}.png"])
+    assert paths[0] == tmp_path / "out" / "predictions.h5"
+    assert paths[0].exists()
+    assert not path.exists()
+    assert "false positives" in paths[-1].read_text()
+    write_evaluation(run, tmp_path / "out", overwrite=True)
+    left = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "predictions.h5" not in left
+    assert not any(name.startswith("case-") for name in left)
+
+
+@pytest.mark.parametrize("name", ["index.html", "scores.json", "predictions.h5"])
+def test_finished_report_is_kept(tmp_path, name):
+    check_folder(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError, match="allow overwriting"):
+        check_folder(tmp_path)
+    check_folder(tmp_path, overwrite=True)
+
+
+def test_folder_must_be_possible(tmp_path):
+    check_folder(tmp_path / "new")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match="directory must exist"):
+        check_folder(tmp_path / "no" / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        check_folder(tmp_path / "file")
+
+
+def test_files_have_the_names_of_their_tables(written, folder):
+    names = [path.name for path in written]
+    assert set(names) == {
+        "predictions.h5", "summary_table.ecsv", "by_photons.ecsv", "odd.ecsv", "summary_table.png",
+        "by_photons.png", "case-sky000003-p000.png", "case-sky000003-p001.png", "scores.json",
+        "index.html",
+    }  # fmt: skip
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
+    assert sorted(names) == sorted(json.loads((folder / "scores.json").read_text())["files"])
+
+
+def test_tables_are_read_back_as_they_were(folder):
+    for name, table in {**make_tables(["by_photons"]), "odd": ODD}.items():
+        read = QTable.read(folder / f"{name}.ecsv")
+        assert read.colnames == table.colnames
+        assert read.meta["title"] == table.meta["title"]
+        for column in table.colnames:
+            np.testing.assert_array_equal(read[column], table[column], err_msg=column)
+
+
+def test_json_holds_numbers_as_numbers_and_null_for_unknown(folder):
+    tables = json.loads((folder / "scores.json").read_text())["tables"]
+    columns = tables["odd"]["columns"]
+    assert columns["Value"] == {"unit": None, "values": [10.0, None, 9.0, -0.5, 99.0, None]}
+    assert columns["Yes"]["values"] == [True, False, True, True, False, False]
+    offset = tables["summary_table"]["columns"]["Median_Offset"]
+    assert offset == {"unit": "deg", "values": [0.0171, 0.0169, 0.0181]}
+
+
+def test_metadata_of_a_table_is_in_the_json(run, tmp_path, plain):
+    write_evaluation(run, tmp_path / "s")
+    content = json.loads((tmp_path / "s" / "scores.json").read_text())
+    assert set(content["tables"]["reliability"]["meta"]["ece"]) >= {"all sky"}
+
+
+def test_files_of_the_report_before_are_removed_and_no_others(run, tmp_path, plain):
+    out = tmp_path / "out"
+    write_evaluation(run, out)
+    mine = [out / "notes.txt", out / "mine.png", tmp_path / "outside.png"]
+    for path in [*mine, out / "old.png"]:
+        path.touch()
+    content = json.loads((out / "scores.json").read_text())
+    content["files"] += ["../outside.png", "notes.txt", ".", "", 3, "old.png"]
+    (out / "scores.json").write_text(json.dumps(content))
+    write_evaluation(replace(run, source_free=None), out, overwrite=True)
+    assert all(path.exists() for path in mine)
+    assert not (out / "old.png").exists()
+    assert not (out / "source_free.ecsv").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"creator": "other 1", "files": ["mine.png"]}', '{"creator": "x"}']
+)
+def test_another_scores_json_names_nothing_to_remove(run, tmp_path, plain, text):
+    (tmp_path / "scores.json").write_text(text)
+    (tmp_path / "mine.png").touch()
+    write_evaluation(run, tmp_path, overwrite=True)
+    assert (tmp_path / "mine.png").exists()
+
+
+def test_nothing_is_overwritten_unless_asked(run, tmp_path, plain):
+    write_evaluation(run, tmp_path / "s")
+    with pytest.raises(FileExistsError):
+        write_evaluation(run, tmp_path / "s")
+
+
+class Reader(HTMLParser):
+    """Elements of a page with their attributes, and its texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_page_refers_to_nothing_outside(folder):
+    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "action", "srcset", "data"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:")), (tag, name, value[:80])
+    policy = next(a["content"] for t, a in page.elements if "Policy" in a.get("http-equiv", ""))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "http" not in policy
+
+
+def test_page_escapes_its_texts(folder):
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "<numbers>" not in text
+    page = Reader(text)
+    assert "<script>alert(1)</script> & so on" in page.texts
+    assert "Odd <numbers>" in page.texts
+
+
+def test_pictures_have_a_text_for_those_who_do_not_see_them(folder):
+    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
+    alts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    assert alts[0] == "Figure: Summary table. The numbers are in the table."
+    assert alts[-1].startswith("Patch sky000003-p00")
+    assert len(alts) == 4
+
+
+def test_table_without_rows_is_not_drawn(run, tmp_path, plain):
+    write_evaluation(run, tmp_path / "s")
+    assert "There is nothing to list." in (tmp_path / "s" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.93412, 0.9, np.nan], ["0.934", "0.900", "–"]),
+        ([0.0171234, np.nan], ["0.0171", "–"]),
+        ([41253.4, 8.5], ["41253", "8"]),
+        ([1.234e-11, np.inf], ["1.23e-11", "∞"]),
+        ([8.0, 20.0], ["8", "20"]),
+        ([12, 3], ["12", "3"]),
+        (["AGN", ""], ["AGN", ""]),
+        ([0.0444, 0.0, -0.0], ["0.0444", "0.0000", "0.0000"]),
+    ],
+)
+def test_numbers_of_a_column_are_rounded_alike(values, shown):
+    style = _number_format(values, is_edge=False)
+    assert [_text(value, style) for value in values] == shown
+
+
+def test_edges_of_bins_are_not_rounded_away():
+    values = [0.05, 2.5, 250.0]
+    style = _number_format(values, is_edge=True)
+    assert [_text(value, style) for value in values] == ["0.05", "2.5", "250"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; it may not look for anything on the network."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        skip_unless_in_ci("Chromium not installed (Debian: chromium chromium-driver)")
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    # no sandbox: a container's root has none
+    for option in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(browser, folder):
+    """The report, opened."""
+    browser.get((folder / "index.html").as_uri())
+    return browser
+
+
+def column(page, number, table="odd"):
+    """Text of the cells of a column of a table, without intervals."""
+    cells = page.find_elements("css selector", f"#{table} tbody tr td:nth-child({number})")
+    return [cell.text.split(" ")[0] for cell in cells]
+
+
+def head(page, number, table="odd"):
+    """The button of a column, and what it is said to be sorted by."""
+    cell = page.find_element("css selector", f"#{table} thead th:nth-child({number})")
+    return cell.find_element("tag name", "button"), cell
+
+
+def test_browser_has_nothing_to_complain_of(page):
+    assert page.get_log("browser") == []
+    assert page.title == "Evaluation"
+
+
+def test_browser_refuses_to_load_anything(browser, folder, tmp_path):
+    """The silence above means something: a picture of another place is refused, with a message."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    image = '<img src="http://localhost:9/x.png" alt="">'
+    (tmp_path / "index.html").write_text(text.replace("</main>", f"{image}</main>"), "utf-8")
+    browser.get((tmp_path / "index.html").as_uri())
+    messages = " ".join(entry["message"] for entry in browser.get_log("browser"))
+    assert "localhost:9" in messages
+    assert "Content Security Policy" in messages
+
+
+def test_no_request_leaves_the_page(page):
+    names = page.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    )
+    assert [name for name in names if not name.startswith("data:")] == []
+
+
+def test_every_picture_is_there(page):
+    widths = page.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 4
+    assert all(width > 300 for width in widths)
+
+
+def test_click_on_a_head_sorts_numbers_up_and_a_second_one_down(page):
+    button, cell = head(page, 2)
+    assert cell.get_attribute("aria-sort") == "none"
+    button.click()
+    assert column(page, 2) == ["-0.5", "9.0", "10.0", "99.0", "∞", "–"]
+    assert cell.get_attribute("aria-sort") == "ascending"
+    button.click()
+    assert column(page, 2) == ["∞", "99.0", "10.0", "9.0", "-0.5", "–"]
+    assert cell.get_attribute("aria-sort") == "descending"
+    button, _ = head(page, 3)
+    button.click()
+    assert column(page, 3) == ["1", "2", "3", "4", "5", "10"]
+    assert cell.get_attribute("aria-sort") == "none"
+
+
+def test_text_is_sorted_too_and_whole_rows_move(page):
+    button, _ = head(page, 1)
+    button.click()
+    assert column(page, 1) == ["9", "10", "a", "b", "c", "d"]
+    assert column(page, 3) == ["4", "5", "1", "3", "2", "10"]
+
+
+def test_table_with_intervals_is_sorted_by_the_fraction(page):
+    number = 1 + list(make_tables(["by_photons"])["by_photons"].colnames).index("Completeness")
+    button, _ = head(page, number, "by_photons")
+    button.click()
+    button.click()
+    assert column(page, number, "by_photons") == ["1.000", "0.875", "0.750", "0.625", "0.500"]
+
+
+def test_keyboard_sorts(page):
+    button, _ = head(page, 2)
+    button.send_keys(" ")
+    assert column(page, 2)[0] == "-0.5"
+    button.send_keys("\n")
+    assert column(page, 2)[0] == "∞"
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_page_is_as_wide_as_the_screen(page, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_dark_mode_is_dark(page):
+    def ground():
+        color = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return max(int(number) for number in re.findall(r"\d+", color)[:3])
+
+    for scheme, dark in (("light", False), ("dark", True)):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert (ground() < 100) == dark
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

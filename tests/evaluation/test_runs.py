@@ -1,0 +1,282 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from made_judgements import make_catalog, make_truth
+from made_predictions import made_matches, made_predictions
+
+import astro_unetloc
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.table import sky_positions
+from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
+from astro_unetloc.evaluation import runs as runs_module
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.predictions import read_example, read_matches, read_metadata
+from astro_unetloc.evaluation.report import report_paragraphs
+from astro_unetloc.pipeline import find_sources
+from astro_unetloc.training.make import make_patch_set
+from astro_unetloc.unet.model import load_model
+
+EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example"
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Searches are made up; the list says which were made."""
+    asked = []
+
+    def search_sky(model, seed, *, numbers=(), with_sources=True, band_edges=None, **options):
+        asked.append((model.name, seed, len(numbers), with_sources))
+        patches, matches = made_predictions(seed)
+        return (patches if len(numbers) else None), matches
+
+    monkeypatch.setattr(runs_module, "search_sky", search_sky)
+    return asked
+
+
+# Skies
+
+
+def test_skies_are_matched_together(searches):
+    run = run_on_skies(seeds=[10, 60])
+    assert searches == [("lat-10gev", 10, 0, True), ("lat-10gev", 60, 0, True)]
+    assert run.matches.evaluation().n_true == 24
+    assert run.threshold == load_model().threshold
+    assert run.metadata["seeds"] == [10, 60]
+    assert (run.source_free, run.baseline, run.predictions) == (None, None, None)
+
+
+def test_with_checkpoints_the_predictions_are_kept(searches, tmp_path):
+    run = run_on_skies(seeds=[10, 60], n_patches=25, checkpoints=tmp_path / "parts")
+    assert [n for _, _, n, _ in searches] == [13, 13]
+    assert run.predictions == tmp_path / "parts" / "predictions.h5"
+    assert len(read_matches(run.predictions).truth) == 24
+    assert read_metadata(run.predictions)["model_sha256"] == load_model().sha256
+
+
+def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
+    place = tmp_path / "parts"
+    work = runs_module.search_sky
+
+    def killed(model, seed, **options):
+        if seed == 60:
+            raise KeyboardInterrupt
+        return work(model, seed, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "search_sky", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_on_skies(seeds=[10, 60], checkpoints=place)
+    assert [seed for _, seed, *_ in searches] == [10]
+    run = run_on_skies(seeds=[10, 60], checkpoints=place)
+    assert [seed for _, seed, *_ in searches] == [10, 60]
+    whole = run_on_skies(seeds=[10, 60])
+    np.testing.assert_array_equal(run.matches.catalog["Score"], whole.matches.catalog["Score"])
+
+
+def test_checkpoints_of_other_options_are_refused_or_replaced(searches, tmp_path):
+    run_on_skies(seeds=[10], years=7.0, checkpoints=tmp_path)
+    message = r"unfinished evaluation .*sky000010.h5: .* years 7.0, not 2.0; give the same options"
+    with pytest.raises(ValueError, match=message):
+        run_on_skies(seeds=[10], years=2.0, checkpoints=tmp_path)
+    run_on_skies(seeds=[10], years=2.0, checkpoints=tmp_path, overwrite=True)
+    assert len(searches) == 2
+
+
+def test_checkpoints_of_a_changed_card_are_refused(searches, tmp_path, monkeypatch):
+    run_on_skies(seeds=[10], checkpoints=tmp_path)
+    model = load_model()
+    other = {n: model.card[n] for n in reversed(model.card)}
+    monkeypatch.setattr(runs_module, "load_model", lambda name: replace(model, card=other))
+    run_on_skies(seeds=[10], checkpoints=tmp_path)
+    other["clustering"] = other["clustering"] | {"max_clusters": 7}
+    with pytest.raises(ValueError, match="unfinished evaluation .* got card_sha256 '"):
+        run_on_skies(seeds=[10], checkpoints=tmp_path)
+    assert len(searches) == 1
+
+
+def test_checkpoints_do_not_depend_on_the_threshold(searches, tmp_path):
+    run_on_skies(seeds=[10], checkpoints=tmp_path)
+    run = run_on_skies(seeds=[10], threshold=0.8, checkpoints=tmp_path)
+    assert len(searches) == 1
+    assert run.threshold == 0.8
+
+
+def test_a_sky_without_sources_and_a_baseline_are_searched_too(searches, tmp_path):
+    model = load_model()
+    run = run_on_skies(
+        seeds=[10, 11], source_free=True, baseline=model.folder, checkpoints=tmp_path
+    )
+    assert searches[2:] == [
+        (model.name, 10, 0, False), (model.name, 10, 0, True), (model.name, 11, 0, True)
+    ]  # fmt: skip
+    assert len(run.source_free.truth) == len(made_matches(10).truth)
+    assert len(run.baseline.truth) == len(run.matches.truth)
+    assert run.baseline_name == model.name
+
+
+# Patch sets
+
+
+@pytest.fixture(scope="module")
+def set_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("set") / "set.h5"
+    make_patch_set(path, n_skies=1, patches_per_sky=5, first_seed=1010)
+    return path
+
+
+def test_set_is_searched_in_parts(set_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_module, "_CHUNK", 2)
+    run = run_on_set(set_path, checkpoints=tmp_path, baseline=load_model())
+    assert len(list(tmp_path.glob("patches*.h5"))) == 3
+    whole = run_on_set(set_path)
+    np.testing.assert_array_equal(
+        np.sort(run.matches.catalog["Score"]), np.sort(whole.matches.catalog["Score"])
+    )
+    assert run.matches.area_deg2 == pytest.approx(whole.matches.area_deg2)
+    assert len(run.baseline.catalog) == len(run.matches.catalog)
+    assert run.metadata["patch_set"] == "set.h5"
+    assert run.metadata["n_patches"] == 5
+
+
+def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
+    codes = [f"sky001010-{i:04d}" for i in range(5)]
+    plain = run_on_set(set_path, n_patches=2)
+    run = run_on_set(set_path, n_patches=2, codes=codes, checkpoints=tmp_path)
+    assert run.matches.evaluation().summary() == plain.matches.evaluation().summary()
+    assert run.matches.area_deg2 == pytest.approx(plain.matches.area_deg2)
+    assert run.metadata["n_patches"] == 2
+    assert len(set(run.matches.truth["Tile"])) == 2
+    for code in codes:
+        assert len(read_example(run.predictions, code)["sources"]) > 0, code
+
+
+def test_checkpoints_of_another_set_are_refused(set_path, tmp_path):
+    run_on_set(set_path, checkpoints=tmp_path)
+    make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=5, first_seed=1015)
+    with pytest.raises(ValueError, match="got patch_set_checksum '"):
+        run_on_set(tmp_path / "set.h5", checkpoints=tmp_path)
+
+
+# Checkpoints
+
+
+def test_without_checkpoints_nothing_is_kept(searches, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(run_on_skies(seeds=[10, 60]).matches.truth) == 24
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_options_are_refused_before_any_search(searches, tmp_path):
+    run_on_skies(seeds=[60], checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"sky000060.h5: .* years 7.0, not 2.0; give the"):
+        run_on_skies(seeds=[10, 60], years=2.0, n_patches=2000, checkpoints=tmp_path)
+    assert len(searches) == 1
+
+
+def test_progress_counts_the_checkpoints_of_a_set(set_path, monkeypatch):
+    monkeypatch.setattr(runs_module, "_CHUNK", 2)
+    described = []
+
+    def progress(iterable, desc):
+        described.append((desc, len(iterable)))
+        return iterable
+
+    run_on_set(set_path, progress=progress)
+    assert described == [("parts", 3)]
+
+
+def test_checkpoints_are_removed_and_no_files_of_others(searches, tmp_path):
+    options = {"seeds": [10], "source_free": True, "baseline": load_model().folder}
+    run = run_on_skies(**options, checkpoints=tmp_path / "parts")
+    assert len(list((tmp_path / "parts").rglob("*.h5"))) == 4
+    run.remove_checkpoints()
+    assert not list(tmp_path.iterdir())
+    run = run_on_skies(**options, checkpoints=tmp_path / "parts")
+    others = [tmp_path / "parts" / name for name in ("notes.txt", "sky.h5")]
+    for path in others:
+        path.touch()
+    run.remove_checkpoints()
+    assert sorted((tmp_path / "parts").iterdir()) == others
+
+
+# Catalogues
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    path = tmp_path_factory.mktemp("catalog") / "found.ecsv"
+    find_sources(EXAMPLE / "map.fits.gz", measure=False).write(path)
+    return path
+
+
+def test_catalog_is_matched_with_the_truth(catalog):
+    run = run_on_catalog(catalog, EXAMPLE / "truth.ecsv", baseline=catalog)
+    expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
+    assert run.matches.evaluation().summary() == expected.summary()
+    assert run.baseline.evaluation().summary() == expected.summary()
+    assert run.threshold == run.baseline_threshold == -np.inf
+    assert run.metadata["model"] == "lat-10gev"
+    assert len(set(run.matches.truth["Tile"])) > 3
+
+
+def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_path):
+    table = read_catalog(catalog)
+    table["Score"] = table["Score"] - 5.0
+    table.write(tmp_path / "other.ecsv")
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", baseline=catalog)
+    assert len(run.matches.select(run.threshold).catalog) == len(table)
+    lines = report_paragraphs(run)
+    assert lines == report_paragraphs(replace(run, matches=run.baseline))
+    cut = float(np.median(table["Score"]))
+    run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", threshold=cut)
+    assert run.threshold == cut
+
+
+@pytest.mark.parametrize("suffix", ["fits", "ecsv", "csv"])
+def test_catalogs_of_other_programs_have_positions_of_their_own(catalog, tmp_path, suffix):
+    found, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
+    paths = [tmp_path / f"{name}.{suffix}" for name in ("found", "truth")]
+    for path, table, columns in zip(paths, (found, truth), (["Score"], ["Npred", "Radius"])):
+        position = sky_positions(table)
+        other = Table({"RAJ2000": position.ra.deg, "DEJ2000": position.dec.deg})
+        for name in columns:
+            other[name] = np.asarray(table[name], float)
+        other.write(path)
+    run = run_on_catalog(paths[0], paths[1], baseline=paths[0])
+    expected = evaluate(found, truth).summary()
+    assert run.matches.evaluation().summary() == expected
+    assert run.baseline.evaluation().summary() == expected
+
+
+def test_rows_without_a_position_are_refused(tmp_path):
+    path = tmp_path / "found.fits"
+    Table({"RAJ2000": [1.0, np.nan], "DEJ2000": [1.0, 2.0], "Score": [1.0, 1.0]}).write(path)
+    with pytest.raises(ValueError, match=r"found.fits: .* got 1 rows without; remove them"):
+        run_on_catalog(path, EXAMPLE / "truth.ecsv")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
+def test_threshold_of_a_model_is_a_score(searches, threshold):
+    with pytest.raises(ValueError, match=f"a Score from 0 to 1; got {threshold}; choose another"):
+        run_on_skies(seeds=[10], threshold=threshold)
+    assert searches == []
+
+
+def test_catalog_without_truth_is_refused(catalog):
+    with pytest.raises(ValueError, match="truth must have the columns"):
+        run_on_catalog(catalog, catalog)
+
+
+@pytest.mark.parametrize(
+    ("meta", "taken"), [({}, 0), ({"EMIN": 1.0}, 1), ({"EMIN": 1.0, "FITEMIN": 10.0}, 0)]
+)
+def test_brightest_source_near_is_taken_by_the_energies_of_the_fit(tmp_path, meta, taken):
+    truth, found = make_truth([0, 0.2], [0, 0], [9, 90]), make_catalog([0.05], [0])
+    found.meta |= meta
+    for table, name in ((truth, "truth.ecsv"), (found, "found.ecsv")):
+        table.write(tmp_path / name)
+    run = run_on_catalog(tmp_path / "found.ecsv", tmp_path / "truth.ecsv")
+    assert run.matches.catalog["True_Row"].tolist() == [taken]
