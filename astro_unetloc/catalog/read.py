@@ -1,58 +1,51 @@
-"""Catalogues that have a name: their files in the folder of gammapy's data.
+"""Reading catalogues: ours in every format, those of the Fermi-LAT, any table with positions."""
 
-Catalogues of others: names, positions and extensions, whatever their columns are called.
-"""
-
-import os
+import inspect
 import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from astro_unetloc.catalog.columns import (
-    COLUMNS,
-    LAYOUT_KEYWORDS,
-    MATCH_COLUMNS,
-)
-from astro_unetloc.catalog.table import (
-    _NAME_COLUMNS,
-    _conform,
-    _stripped,
-    _ucd,
-    degrees,
-    sky_positions,
-)
+from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.catalog.table import _conform, _stripped, _ucd, degrees, sky_positions
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.sphere import vectors_from_lonlat
 
 __all__ = [
-    "STANDARD_CATALOGS",
     "as_reference",
     "catalog_name",
     "energy_range",
     "read_catalog",
     "read_extended",
-    "standard_catalog_path",
     "within_sky",
 ]
 
+_FORMATS = {
+    ".fits": "fits",
+    ".fit": "fits",
+    ".ecsv": "ascii.ecsv",
+    ".csv": "ascii.csv",
+    ".vot": "votable",
+    ".xml": "votable",
+}
 
-_FORMATS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+# Columns with the names of sources, in lower case and with _ for a space.
+_NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
 
-
-_FORMATS |= {".vot": "votable", ".xml": "votable"}
+# Beginning of names in the Fermi-LAT catalogues: 1FGL to 4FGL, 1FHL to 3FHL, FL8Y, FL16Y.
+_FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) J")
 
 
 def read_catalog(path):
-    """The catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any other.
+    """Return the catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any.
 
     Parameters
     ----------
     path : str or path-like
         File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz. Or the name of a
-        catalogue in ``$GAMMAPY_DATA``: 1fgl, ..., 4fgl, 1fhl, 2fhl, 3fhl, 2hwc, 3hwc, 1lhaaso,
-        gamma-cat or hgps.
+        catalogue that gammapy reads from ``$GAMMAPY_DATA``: 3fgl, 4fgl, 2fhl, 3fhl, 2hwc, 3hwc,
+        1lhaaso, gamma-cat or hgps.
 
     Returns
     -------
@@ -65,7 +58,7 @@ def read_catalog(path):
     ------
     FileNotFoundError
         If there is no such file.
-    ValueError
+    InputError
         If the file is of another format or has no positions.
 
     Examples
@@ -73,9 +66,9 @@ def read_catalog(path):
     >>> from astro_unetloc import read_catalog
     >>> catalog = read_catalog("gll_psch_v13.fit.gz")  # doctest: +SKIP
     """
-    if str(path).lower() in STANDARD_CATALOGS and not Path(path).exists():
-        path = standard_catalog_path(str(path))
     path = Path(path)
+    if re.fullmatch(r"[\w-]+", str(path)) and not path.exists():
+        path = _named_file(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"catalogue must be a file; got {str(path)!r}; check the path")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
@@ -94,29 +87,25 @@ def read_catalog(path):
     return as_reference(table, extended)
 
 
-def read_extended(reference):
-    """The extended sources of a catalogue, with a warning if it has none.
+def _named_file(name):
+    """File from which gammapy reads the catalogue of this name."""
+    from gammapy.catalog import CATALOG_REGISTRY
+    from gammapy.utils.scripts import make_path
 
-    Parameters
-    ----------
-    reference : str, path or QTable
-        What `read_catalog` takes, or a table with positions.
-
-    Returns
-    -------
-    QTable
-        With ``Extended`` and ``Extension``, as from `read_catalog`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `read_catalog`.
-    """
-    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
-    table = as_reference(table)
-    if not table["Extended"].any():
-        warn("the catalogue of extended sources holds none; it flags nothing")
-    return table[table["Extended"]]
+    known = {cls.tag.lower(): cls for cls in CATALOG_REGISTRY}
+    if name.lower() not in known:
+        raise FileNotFoundError(
+            f"catalogue must be a file or one of {', '.join(sorted(known))}; got {name!r}; "
+            "check the path"
+        )
+    default = inspect.signature(known[name.lower()]).parameters["filename"].default
+    path = make_path(default)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"catalogue {name!r} must be in {str(path)!r}; got no such file; set $GAMMAPY_DATA to "
+            "the folder of gammapy's data or give a file"
+        )
+    return path
 
 
 def _read_tables(path, file_format):
@@ -144,11 +133,11 @@ def _read_fits(path):
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError("a FITS file without a table")
-        extended = [
-            hdu for hdu in tables[1:] if hdu.name.replace(" ", "").upper() == "EXTENDEDSOURCES"
-        ]
-        table = QTable.read(tables[0])
-        return table, QTable.read(extended[0]) if extended else None
+        names = [hdu.name.replace(" ", "").upper() for hdu in tables]
+        extended = None
+        if "EXTENDEDSOURCES" in names[1:]:
+            extended = QTable.read(tables[names.index("EXTENDEDSOURCES", 1)])
+        return QTable.read(tables[0]), extended
 
 
 def _read_votable(path):
@@ -161,76 +150,31 @@ def _read_votable(path):
     return table
 
 
-# Folder, and a pattern of the file name; a group is the version, of which the highest in the
-# bounds is taken. 1FGL to 4FGL share a name and differ in it, and so do 1FHL to 3FHL.
-_FERMI_CATALOGS = "catalogs/fermi"
-
-
-_FGL, _FHL = r"gll_psc_v(\d+)\.fits?(\.gz)?", r"gll_psch_v(\d+)\.fits?(\.gz)?"
-
-
-STANDARD_CATALOGS = {
-    "1fgl": (_FERMI_CATALOGS, _FGL, 1, 4),
-    "2fgl": (_FERMI_CATALOGS, _FGL, 5, 9),
-    "3fgl": (_FERMI_CATALOGS, _FGL, 13, 16),
-    "4fgl": (_FERMI_CATALOGS, _FGL, 17, 99),
-    "1fhl": (_FERMI_CATALOGS, _FHL, 1, 7),
-    "2fhl": (_FERMI_CATALOGS, _FHL, 8, 9),
-    "3fhl": (_FERMI_CATALOGS, _FHL, 10, 99),
-    "2hwc": ("catalogs", r"2HWC\.ecsv", 0, 0),
-    "3hwc": ("catalogs", r"3HWC\.ecsv", 0, 0),
-    "1lhaaso": ("catalogs", r"1LHAASO_catalog\.fits", 0, 0),
-    "gamma-cat": ("catalogs/gammacat", r"gammacat\.fits\.gz", 0, 0),
-    "hgps": ("catalogs", r"hgps_catalog_v(\d+)\.fits\.gz", 1, 99),
-}
-
-
-def standard_catalog_path(name):
-    """File of a catalogue in ``$GAMMAPY_DATA``, where `gammapy.catalog` reads it too.
+def energy_range(table, kind=""):
+    """Return the energies in GeV in the header of a catalogue; the one place that reads them there.
 
     Parameters
     ----------
-    name : str
-        One of `STANDARD_CATALOGS`, such as ``4fgl`` or ``3fhl``; upper case too.
+    table : Table
+        A catalogue, made here or read from a file.
+    kind : str
+        Empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that were
+        fitted and "FLUX" for those of ``Flux``.
 
     Returns
     -------
-    Path
-        The newest version that is there.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is not set or has no such file.
+    tuple of float or None
+        Lower and upper edge; None if the header does not state them.
     """
-    data = os.environ.get("GAMMAPY_DATA")
-    if not data:
-        raise FileNotFoundError(
-            f"catalogue {name!r} is read from $GAMMAPY_DATA, which is not set; set it to the "
-            "folder of gammapy's data or give a file"
-        )
-    folder, pattern, first, last = STANDARD_CATALOGS[name.lower()]
-    folder = Path(data) / folder
-    found = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = re.fullmatch(pattern, path.name)
-        version = int(match[1]) if match and first else 0
-        if match and first <= version <= last:
-            found[version, path.name] = path
-    if not found:
-        raise FileNotFoundError(
-            f"catalogue {name!r} must be in {str(folder)!r}; got no such file there; "
-            "download gammapy's data or give a file"
-        )
-    return found[max(found)]
-
-
-# What the names of the Fermi-LAT catalogues begin with: 1FGL to 4FGL, 1FHL to 3FHL, FL8Y, FL16Y.
-_FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) J")
+    try:
+        low, high = (float(table.meta[f"{kind}{key}"]) for key in ("EMIN", "EMAX"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (low, high) if 0 < low < high else None
 
 
 def catalog_name(table):
-    """Name of a catalogue: what its header or its source names say, with the release of 4FGL."""
+    """Name of a catalogue from its header or its source names, with the release of 4FGL."""
     name = str(table.meta.get("CDS-NAME") or "")
     if not name and len(table) and "Source_Name" in table.colnames:
         first = str(table["Source_Name"][0])
@@ -242,12 +186,12 @@ def catalog_name(table):
 
 
 def as_reference(table, extended=None):
-    """A catalogue of others with the columns that matching needs, under the names we use.
+    """Return a copy of any catalogue with the columns that matching needs.
 
     Parameters
     ----------
     table : QTable
-        One row a source.
+        One row for each source.
     extended : QTable, optional
         The table of extended sources of a Fermi-LAT catalogue.
 
@@ -260,8 +204,7 @@ def as_reference(table, extended=None):
     import astropy.units as u
     from astropy.utils.masked import Masked
 
-    positions = sky_positions(table)
-    names = _names_of_others(table)
+    positions, names = sky_positions(table), _source_names(table)
     is_extended, radius = _extensions(table, names, extended)
     table = table.copy(copy_data=False)
     table["Source_Name"] = names
@@ -272,28 +215,26 @@ def as_reference(table, extended=None):
     return table
 
 
-def _names_of_others(table):
+def _source_names(table):
     lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
-    for candidate in _NAME_COLUMNS:
-        if candidate in lower:
-            return _stripped(table[lower[candidate]])
-    for name in table.colnames:
-        if _ucd(table[name]) == "meta.id;meta.main":
-            return _stripped(table[name])
+    found = [lower[name] for name in _NAME_COLUMNS if name in lower]
+    found += [name for name in table.colnames if _ucd(table[name]) == "meta.id;meta.main"]
+    if found:
+        return _stripped(table[found[0]])
     return np.array([str(i + 1) for i in range(len(table))], "U8")
 
 
 def _extensions(table, names, extended):
     """Which sources are extended, and their radii in degrees (NaN where unknown)."""
+    radius = np.full(len(table), np.nan)
     if "Extended" in table.colnames:
-        known = degrees(table["Extension"]) if "Extension" in table.colnames else np.nan
-        return np.asarray(table["Extended"], bool), np.full(len(table), known)
+        known = degrees(table["Extension"]) if "Extension" in table.colnames else radius
+        return np.asarray(table["Extended"], bool), known
     label = np.full(len(table), "", "U1")
     if "Extended_Source_Name" in table.colnames:
         label = _stripped(table["Extended_Source_Name"])
     is_fermi = np.array([bool(_FERMI.match(name)) for name in names], bool)
     is_extended = (label != "") | (is_fermi & np.char.endswith(names, "e"))
-    radius = np.full(len(table), np.nan)
     if "size_x" in table.colnames:  # TeVCat
         size = degrees(table["size_x"])
         is_extended |= size > 0
@@ -305,8 +246,28 @@ def _extensions(table, names, extended):
     return is_extended, radius
 
 
+def read_extended(reference):
+    """Return the extended sources of a catalogue, with a warning if it has none.
+
+    Parameters
+    ----------
+    reference : str, path or QTable
+        As for `read_catalog`, or a table with positions.
+
+    Returns
+    -------
+    QTable
+        With ``Extended`` and ``Extension``, as from `read_catalog`.
+    """
+    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
+    table = as_reference(table)
+    if not table["Extended"].any():
+        warn("the catalogue of extended sources holds none; it flags nothing")
+    return table[table["Extended"]]
+
+
 def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=None):
-    """The rows of a table that lie in a part of the sky.
+    """Return the rows of a table that lie in a part of the sky.
 
     Parameters
     ----------
@@ -336,26 +297,3 @@ def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=No
     if footprint is not None:
         keep &= footprint.covers(vectors_from_lonlat(lon, lat))
     return table[keep]
-
-
-def energy_range(table, kind=""):
-    """Energies in GeV that the header of a catalogue states; the one place that interprets them.
-
-    Parameters
-    ----------
-    table : Table
-        A catalogue, made here or read from a file.
-    kind : str
-        Empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that were
-        fitted and "FLUX" for those of ``Flux``.
-
-    Returns
-    -------
-    tuple of float or None
-        Lower and upper edge; None if the header does not state them.
-    """
-    try:
-        low, high = (float(table.meta[f"{kind}{key}"]) for key in ("EMIN", "EMAX"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (low, high) if 0 < low < high else None

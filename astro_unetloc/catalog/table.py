@@ -1,7 +1,7 @@
-"""The catalogue: its source names, making it, and reading it and other catalogues back.
+"""The table of sources: making it, and plain arrays of the columns of this and other catalogues.
 
-A catalogue is an `astropy.table.QTable` with one row a source. `COLUMNS` says once what each column
-holds (see `columns`); the table, every file format and the docs are made from it.
+A catalogue is an `astropy.table.QTable` with one row for each source. `COLUMNS` describes its
+columns (see `columns`); the table, every file format and the docs are made from it.
 """
 
 import re
@@ -9,11 +9,7 @@ from importlib import metadata
 
 import numpy as np
 
-from astro_unetloc.catalog.columns import (
-    COLUMNS,
-    LIMIT_COLUMNS,
-    MATCH_COLUMNS,
-)
+from astro_unetloc.catalog.columns import COLUMNS, LIMIT_COLUMNS, MATCH_COLUMNS
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -36,7 +32,8 @@ __all__ = [
     "with_match_columns",
 ]
 
-
+# Names of coordinates, in lower case. `SkyCoord.guess_from_table` knows neither RAJ2000 nor GLON
+# and refuses columns without a unit.
 _POSITION_NAMES = (
     ("raj2000", "dej2000", "icrs"),
     ("raj2000", "decj2000", "icrs"),
@@ -47,13 +44,12 @@ _POSITION_NAMES = (
     ("coord_ra", "coord_dec", "icrs"),
     ("glon", "glat", "galactic"),
 )
-
-
 _POSITION_UCDS = (
+    ("pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "icrs"),
     ("pos.eq.ra", "pos.eq.dec", "icrs"),
+    ("pos.galactic.lon;meta.main", "pos.galactic.lat;meta.main", "galactic"),
     ("pos.galactic.lon", "pos.galactic.lat", "galactic"),
 )
-
 
 # Names of 95 % ellipses: 1FGL to 4FGL, FL16Y, 1FHL, 3FHL and ours; the reduced 4FGL; 2FHL (circle).
 _ELLIPSE_NAMES = (
@@ -62,221 +58,15 @@ _ELLIPSE_NAMES = (
     ("Pos_err_95", "Pos_err_95", None),
 )
 
-
 # The photon flux of the whole range of 3FHL, 1FHL and ours, above 1 GeV and above 50 GeV.
 _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
 
 
-_NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
-
-
-def sky_positions(table):
-    """Positions of the rows of a table as `SkyCoord` (ICRS); NaN where they are unknown.
-
-    Parameters
-    ----------
-    table : Table
-        With ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
-        a like pair (any case; degrees where they have no unit, hours and degrees where they are
-        sexagesimal text), or columns whose UCDs say so.
-
-    Raises
-    ------
-    ValueError
-        If the table has none of them.
-    """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
-    if "skycoord" in table.colnames:
-        return table["skycoord"].icrs
-    for lon_name, lat_name, frame in _position_names(table):
-        columns = table[lon_name], table[lat_name]
-        if frame == "icrs" and _is_sexagesimal(columns[0]):
-            return _from_text(*columns)
-        lon, lat = (degrees(column) for column in columns)
-        return SkyCoord(lon * u.deg, lat * u.deg, frame=frame).icrs
-    raise InputError(
-        "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
-        f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
-    )
-
-
-def galactic_vectors(table):
-    """Galactic unit vectors (n, 3) of the rows of a table; NaN where positions are unknown.
-
-    Parameters
-    ----------
-    table : Table
-        With positions as `sky_positions` takes them; distances in ``skycoord`` do not matter.
-
-    Returns
-    -------
-    ndarray (n, 3)
-
-    Raises
-    ------
-    ValueError
-        If the table has no positions.
-    """
-    from astropy.coordinates import UnitSphericalRepresentation
-
-    directions = sky_positions(table).galactic.data.represent_as(UnitSphericalRepresentation)
-    return directions.to_cartesian().xyz.value.T
-
-
-def glon_glat_vectors(table):
-    """Galactic unit vectors (n, 3) of ``GLON`` and ``GLAT`` of a table of ours."""
-    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))
-
-
-def _position_names(table):
-    """Names of longitude and latitude and their frame, as usual or by their UCDs."""
-    names = {name.lower(): name for name in table.colnames}
-    for lon, lat, frame in _POSITION_NAMES:
-        if lon in names and lat in names:
-            yield names[lon], names[lat], frame
-    ucds = {_ucd(table[name]): name for name in reversed(table.colnames)}
-    for lon, lat, frame in (
-        ("eq.ra", "eq.dec", "icrs"),
-        ("galactic.lon", "galactic.lat", "galactic"),
-    ):
-        for main in (";meta.main", ""):
-            if f"pos.{lon}{main}" in ucds and f"pos.{lat}{main}" in ucds:
-                yield ucds[f"pos.{lon}{main}"], ucds[f"pos.{lat}{main}"], frame
-
-
-def _ucd(column):
-    return str((column.info.meta or {}).get("ucd", "")).lower()
-
-
-def _is_sexagesimal(column):
-    """Whether a column holds text such as 05 34 31.9 or 5h34m31.9s, not numbers."""
-    text = np.ma.getdata(column)
-    return text.dtype.kind in "USO" and any(re.search(r"\d[ :hd]+\d", str(t)) for t in text[:100])
-
-
-def _from_text(ra, dec):
-    """Positions from hours and degrees in sexagesimal text; NaN where empty."""
-    import astropy.units as u
-    from astropy.coordinates import Angle, SkyCoord
-
-    values = []
-    for column, unit in ((ra, u.hourangle), (dec, u.deg)):
-        text = _stripped(column)
-        try:
-            values.append(Angle(np.where(text == "", "0", text), unit).deg)
-        except ValueError as err:
-            raise InputError(
-                f"coordinates must be degrees, or hours and degrees as text; got {text[:1]}"
-            ) from err
-    empty = (_stripped(ra) == "") | (_stripped(dec) == "")
-    ra_deg, dec_deg = (np.where(empty, np.nan, value) for value in values)
-    return SkyCoord(ra_deg * u.deg, dec_deg * u.deg)
-
-
-def texts(column):
-    """Strings of a column as they are; empty where masked.
-
-    Parameters
-    ----------
-    column : Column or MaskedColumn (n,)
-        Text, or what can be written as such.
-
-    Returns
-    -------
-    ndarray (n,) of str
-    """
-    values = np.asarray(np.ma.getdata(column)).astype(str)
-    return np.where(getattr(column, "mask", False), "", values)
-
-
-def texts_of(table, name):
-    """Strings (n,) of a column of a table, see `texts`; empty if it has no such column."""
-    return texts(table[name]) if name in table.colnames else np.full(len(table), "", "U1")
-
-
-def numbers(column, unit=None):
-    """Plain float64 numbers of a column; NaN where masked.
-
-    Parameters
-    ----------
-    column : Column, MaskedColumn, Quantity or Masked (n,), or one value of these
-        What has no unit counts as being in ``unit``.
-    unit : str or Unit, optional
-        Unit of the result; that of the column by default.
-
-    Returns
-    -------
-    ndarray (n,)
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the column does not hold numbers, or has a unit of something else.
-    """
-    from astropy.units import Quantity
-
-    values = getattr(column, "unmasked", column)
-    if unit is not None and getattr(values, "unit", None):
-        values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
-    values = np.ma.getdata(getattr(values, "value", values)).astype(float)
-    return np.where(getattr(column, "mask", False), np.nan, values)
-
-
-def numbers_of(table, name, unit=None):
-    """Plain numbers (n,) of a column of a table, see `numbers`; NaN if it has no such column."""
-    return numbers(table[name], unit) if name in table.colnames else np.full(len(table), np.nan)
-
-
-def degrees(column):
-    """Plain float64 degrees of a column; NaN where masked."""
-    try:
-        return numbers(column, "deg")
-    except (TypeError, ValueError) as err:
-        raise InputError(f"coordinates must be numbers in degrees; got {column[:1]}") from err
-
-
-def confidence_ellipses(table):
-    """The 95 % error ellipses of the positions of a table.
-
-    Parameters
-    ----------
-    table : Table
-        With ``Conf_95_SemiMajor``, ``Conf_95_SemiMinor`` and ``Conf_95_PosAng``, as ours and the
-        Fermi-LAT catalogues have them, or ``Pos_err_95`` as 2FHL.
-
-    Returns
-    -------
-    ndarray (n, 3)
-        Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where
-        unknown.
-    """
-    for major, minor, angle in _ELLIPSE_NAMES:
-        if {major, minor, angle} - {None} <= set(table.colnames):
-            axes = np.stack([degrees(table[name]) for name in (major, minor)], axis=1)
-            turn = degrees(table[angle]) if angle else np.zeros(len(table))
-            # A circle needs no angle.
-            turn = np.where(np.isfinite(turn) | (axes[:, 0] != axes[:, 1]), turn, 0.0)
-            ellipse = np.column_stack([axes, turn])
-            known = np.isfinite(ellipse).all(axis=1) & (axes > 0).all(axis=1) & (axes[:, 0] < 90)
-            return np.where(known[:, None], ellipse, np.nan)
-    return np.full((len(table), 3), np.nan)
-
-
-def flux_column(table):
-    """Name of the column with the photon fluxes of a table; None without."""
-    shape = {name: np.shape(table[name]) for name in _FLUX_NAMES if name in table.colnames}
-    return next((name for name in shape if len(shape[name]) == 1), None)
-
-
-def _stripped(column):
-    """Strings of a column without spaces around; empty where masked."""
-    return np.char.strip(texts(column)) if len(column) else np.zeros(0, "U1")
+# Making a catalogue
 
 
 def source_names(ra_deg, dec_deg):
-    """Unique names ``UNL JHHMM.m+DDMM``, with the position truncated as the IAU asks.
+    """Return unique names ``UNL JHHMM.m+DDMM``, with the position truncated as the IAU asks.
 
     Sources that share a name all get a letter, in the order of the list.
 
@@ -288,7 +78,6 @@ def source_names(ra_deg, dec_deg):
     Returns
     -------
     ndarray (n,) of str
-        The names.
 
     Examples
     --------
@@ -306,22 +95,11 @@ def source_names(ra_deg, dec_deg):
         f"UNL J{t // 600:02d}{t % 600 // 10:02d}.{t % 10}{sign}{m // 60:02d}{m % 60:02d}"
         for t, m, sign in zip(tenths, minutes, np.where(dec < 0, "-", "+"))
     ]
-    return np.array(unique_names(names), dtype=_spec("Source_Name").dtype)
+    return np.array(unique_names(names), dtype=COLUMNS[0].dtype)
 
 
 def unique_names(names):
-    """The names with a, b, ..., z, aa, ab, ... appended to those that occur more than once.
-
-    Parameters
-    ----------
-    names : sequence of str (n,)
-        Any names.
-
-    Returns
-    -------
-    list of str
-        No two the same.
-    """
+    """List of the names, with a, b, ..., z, aa, ... appended where one occurs more than once."""
     unique, inverse, count = np.unique(
         np.array(names, str), return_inverse=True, return_counts=True
     )
@@ -379,10 +157,6 @@ def creator():
         return "astro_unetloc unknown"
 
 
-def _spec(name):
-    return next(spec for spec in COLUMNS + MATCH_COLUMNS if spec.name == name)
-
-
 def _conform(columns, meta):
     """QTable with all of `COLUMNS` first, then the match columns and others that are there."""
     from astropy.table import QTable
@@ -418,36 +192,27 @@ def _typed_column(spec, column, n_rows):
 
 def _values_and_mask(spec, column, n_rows):
     """Plain array in the unit and type of the spec, and where it is unknown."""
-    from astropy.units import Quantity
-
-    text = spec.dtype.startswith("U")
     if column is None:
-        values = np.zeros(n_rows, spec.dtype) if text else np.full(n_rows, np.nan, spec.dtype)
-        return values, np.ones(n_rows, bool)
-    mask = np.array(np.broadcast_to(getattr(column, "mask", False), n_rows))
-    values = getattr(column, "unmasked", column)
-    if isinstance(values, Quantity) and spec.unit:
-        values = values.to_value(spec.unit)
-    values = np.ma.getdata(values)
-    if text:
-        values = np.where(mask, "", values.astype(str) if n_rows else np.zeros(0, "U1"))
-        values = np.array(values.tolist(), str)  # no wider than it needs to be
+        column = np.full(n_rows, "") if spec.dtype.startswith("U") else np.full(n_rows, np.nan)
+    if spec.dtype.startswith("U"):
+        values = np.array(texts(column).tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
+    values = np.ma.getdata(getattr(column, "unmasked", column))
     if values.dtype.kind in "USO":  # a column of empty cells in a text file
-        values = np.where(mask | (values == ""), "nan", values)
-    if spec.required:
-        return values.astype(spec.dtype), mask
-    values = np.where(mask, np.nan, values.astype(float)).astype(spec.dtype)
+        column = np.where(texts(column) == "", "nan", values).astype(float)
+    if spec.required and not spec.unit:  # integers stay integers
+        return values.astype(spec.dtype), np.zeros(n_rows, bool)
+    values = numbers(column, spec.unit or None).astype(spec.dtype)
     return values, ~np.isfinite(values)
 
 
 def with_match_columns(catalog, values):
-    """A copy of the catalogue with `MATCH_COLUMNS` in the place of those that it has.
+    """Return a copy of a catalogue with `MATCH_COLUMNS` after those of `COLUMNS`.
 
     Parameters
     ----------
     catalog : QTable
-        From `make_catalog`, or any table of n sources.
+        Any table of n sources.
     values : dict of str to ndarray (n,)
         The columns by name; empty or not finite where there is no match.
 
@@ -456,18 +221,13 @@ def with_match_columns(catalog, values):
     QTable
         The copy, with ``skycoord`` last if it has one.
     """
-    table = catalog.copy()
-    for spec in MATCH_COLUMNS:
-        table[spec.name] = _typed_column(spec, values[spec.name], len(table))
-    others = [n for n in table.colnames if n not in values and n != "skycoord"]
-    ours = [spec.name for spec in COLUMNS if spec.name in others]
-    others = [name for name in others if name not in ours]
-    last = [name for name in ("skycoord",) if name in table.colnames]
-    return table[ours + [spec.name for spec in MATCH_COLUMNS] + others + last]
+    table = _with_columns(catalog, MATCH_COLUMNS, values)
+    ours = [spec.name for spec in COLUMNS + MATCH_COLUMNS if spec.name in table.colnames]
+    return _in_order(table, ours)
 
 
 def with_limit_columns(table, values):
-    """A copy of a table of n sources with `LIMIT_COLUMNS` at its end.
+    """Return a copy of a table of n sources with `LIMIT_COLUMNS` at its end.
 
     Parameters
     ----------
@@ -481,8 +241,187 @@ def with_limit_columns(table, values):
     QTable
         The copy, with ``skycoord`` last if it has one.
     """
-    result = table.copy()
-    for spec in LIMIT_COLUMNS:
-        result[spec.name] = _typed_column(spec, values[spec.name], len(table))
-    last = [name for name in ("skycoord",) if name in result.colnames]
-    return result[[name for name in result.colnames if name not in last] + last]
+    return _in_order(_with_columns(table, LIMIT_COLUMNS, values), [])
+
+
+def _with_columns(table, specs, values):
+    table = table.copy()
+    for spec in specs:
+        table[spec.name] = _typed_column(spec, values[spec.name], len(table))
+    return table
+
+
+def _in_order(table, first):
+    """The table with the columns of these names first and ``skycoord`` last."""
+    last = [name for name in ("skycoord",) if name in table.colnames]
+    return table[first + [n for n in table.colnames if n not in first + last] + last]
+
+
+# Columns as plain arrays
+
+
+def texts(column):
+    """Strings (n,) of a column; empty where masked."""
+    values = np.asarray(np.ma.getdata(column)).astype(str)
+    return np.where(getattr(column, "mask", False), "", values)
+
+
+def texts_of(table, name):
+    """Strings (n,) of a column of a table, see `texts`; empty if it has no such column."""
+    return texts(table[name]) if name in table.colnames else np.full(len(table), "", "U1")
+
+
+def numbers(column, unit=None):
+    """Return the plain float64 numbers of a column; NaN where masked.
+
+    Parameters
+    ----------
+    column : Column, MaskedColumn, Quantity or Masked (n,), or one value of these
+        A column without a unit is taken to be in ``unit``.
+    unit : str or Unit, optional
+        Unit of the result; that of the column by default.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the column does not hold numbers, or its unit cannot be converted.
+    """
+    from astropy.units import Quantity
+
+    values = getattr(column, "unmasked", column)
+    if unit is not None and getattr(values, "unit", None):
+        values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
+    values = np.ma.getdata(getattr(values, "value", values)).astype(float)
+    return np.where(getattr(column, "mask", False), np.nan, values)
+
+
+def numbers_of(table, name, unit=None):
+    """Plain numbers (n,) of a column of a table, see `numbers`; NaN if it has no such column."""
+    return numbers(table[name], unit) if name in table.colnames else np.full(len(table), np.nan)
+
+
+def degrees(column):
+    """Plain float64 degrees (n,) of a column; NaN where masked."""
+    try:
+        return numbers(column, "deg")
+    except (TypeError, ValueError) as err:
+        raise InputError(f"coordinates must be numbers in degrees; got {column[:1]}") from err
+
+
+# Positions, errors and fluxes of any catalogue
+
+
+def sky_positions(table):
+    """Return the positions of the rows of a table as `SkyCoord` (ICRS); NaN where unknown.
+
+    Parameters
+    ----------
+    table : Table
+        With ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
+        a like pair (any case; degrees where they have no unit, hours and degrees where they are
+        sexagesimal text), or columns with the UCDs of coordinates.
+
+    Raises
+    ------
+    InputError
+        If the table has none of them.
+    """
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    if "skycoord" in table.colnames:
+        return table["skycoord"].icrs
+    names = {name.lower(): name for name in table.colnames}
+    ucds = {_ucd(table[name]): name for name in reversed(table.colnames)}
+    for known, pairs in ((names, _POSITION_NAMES), (ucds, _POSITION_UCDS)):
+        for lon, lat, frame in pairs:
+            if lon in known and lat in known:
+                columns = table[known[lon]], table[known[lat]]
+                if frame == "icrs" and _is_sexagesimal(columns[0]):
+                    return _from_text(*columns)
+                return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
+    raise InputError(
+        "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
+        f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
+    )
+
+
+def _ucd(column):
+    return str((column.info.meta or {}).get("ucd", "")).lower()
+
+
+def _is_sexagesimal(column):
+    """Whether a column holds text such as 05 34 31.9 or 5h34m31.9s, not numbers."""
+    text = np.ma.getdata(column)
+    return text.dtype.kind in "USO" and any(re.search(r"\d[ :hd]+\d", str(t)) for t in text[:100])
+
+
+def _from_text(ra, dec):
+    """Positions from hours and degrees in sexagesimal text; NaN where empty."""
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    text = np.array([_stripped(ra), _stripped(dec)])
+    empty = (text == "").any(axis=0)
+    try:
+        icrs = SkyCoord(*np.where(empty, "0", text), unit=(u.hourangle, u.deg))
+    except ValueError as err:
+        raise InputError(
+            f"coordinates must be degrees, or hours and degrees as text; got {text[:, :1].ravel()}"
+        ) from err
+    return SkyCoord(*np.where(empty, np.nan, [icrs.ra.deg, icrs.dec.deg]) * u.deg)
+
+
+def _stripped(column):
+    """Strings of a column without spaces around; empty where masked."""
+    return np.char.strip(texts(column)) if len(column) else np.zeros(0, "U1")
+
+
+def galactic_vectors(table):
+    """Galactic unit vectors (n, 3) of `sky_positions`; NaN where they are unknown."""
+    from astropy.coordinates import UnitSphericalRepresentation
+
+    directions = sky_positions(table).galactic.data.represent_as(UnitSphericalRepresentation)
+    return directions.to_cartesian().xyz.value.T
+
+
+def glon_glat_vectors(table):
+    """Galactic unit vectors (n, 3) of ``GLON`` and ``GLAT`` of a table of ours."""
+    return vectors_from_lonlat(degrees(table["GLON"]), degrees(table["GLAT"]))
+
+
+def confidence_ellipses(table):
+    """Return the 95 % error ellipses of the positions of a table.
+
+    Parameters
+    ----------
+    table : Table
+        With ``Conf_95_SemiMajor``, ``Conf_95_SemiMinor`` and ``Conf_95_PosAng``, as ours and the
+        Fermi-LAT catalogues have them, or ``Pos_err_95`` as 2FHL.
+
+    Returns
+    -------
+    ndarray (n, 3)
+        Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where
+        unknown.
+    """
+    for major, minor, angle in _ELLIPSE_NAMES:
+        if {major, minor, angle} - {None} <= set(table.colnames):
+            axes = np.stack([degrees(table[name]) for name in (major, minor)], axis=1)
+            turn = degrees(table[angle]) if angle else np.zeros(len(table))
+            # A circle needs no angle.
+            turn = np.where(np.isfinite(turn) | (axes[:, 0] != axes[:, 1]), turn, 0.0)
+            ellipse = np.column_stack([axes, turn])
+            known = np.isfinite(ellipse).all(axis=1) & (axes > 0).all(axis=1) & (axes[:, 0] < 90)
+            return np.where(known[:, None], ellipse, np.nan)
+    return np.full((len(table), 3), np.nan)
+
+
+def flux_column(table):
+    """Name of the column with the photon fluxes of a table; None without."""
+    shape = {name: np.shape(table[name]) for name in _FLUX_NAMES if name in table.colnames}
+    return next((name for name in shape if len(shape[name]) == 1), None)

@@ -15,7 +15,6 @@ from made_catalogs import META, make_catalog, make_measured, make_sources
 
 from astro_unetloc import read_source_library, to_gammapy_models
 from astro_unetloc.catalog.models import fermi_library
-from astro_unetloc.catalog.table import unique_names
 from astro_unetloc.catalog.write import check_fluxes, write_outputs
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.spectra import PHOTON_INDEX
@@ -126,14 +125,6 @@ def test_models_are_refused_before_a_run_without_an_exposure():
     for name in ("b.yaml", "b.XML"):
         with pytest.raises(ValueError, match=rf"got '{name}' without an exposure .*--exposure"):
             check_fluxes(["a.fits", name], known=False)
-
-
-@settings(derandomize=True, deadline=None)
-@given(st.lists(st.sampled_from(["", "x", "xa", "xaa", "y"])))
-def test_names_become_unique_and_keep_their_beginning(names):
-    made = unique_names(names)
-    assert len(set(made)) == len(names)
-    assert all(new.startswith(old) for new, old in zip(made, names))
 
 
 def test_models_of_sources_with_one_name_or_none_have_names_of_their_own():

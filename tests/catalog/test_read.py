@@ -1,0 +1,275 @@
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.io.votable import from_table
+from astropy.table import QTable, Table
+from made_catalogs import assert_same_catalog, make_measured
+
+from astro_unetloc.catalog.read import (
+    as_reference,
+    catalog_name,
+    energy_range,
+    read_catalog,
+)
+from astro_unetloc.catalog.table import confidence_ellipses, degrees, flux_column, sky_positions
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
+def test_table_written_by_astropy_reads_as_the_same_catalog(tmp_path, suffix):
+    catalog = make_measured(4, meta={})
+    path = tmp_path / f"catalog{suffix}"
+    bare = catalog.copy()
+    bare.remove_column("skycoord")
+    bare.write(path)
+    assert_same_catalog(read_catalog(path), catalog)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "n_extended", "n_radius", "example", "radius_deg"),
+    [
+        ("gll_psch_v13.fit.gz", 1556, 48, 48, "3FHL J1745.8-3028e", 0.528),
+        ("gll_psch_v09.fit.gz", 360, 25, 25, "2FHL J0431.2+5553e", 1.27),
+        ("gll_psc_v16.fit.gz", 3034, 25, 25, "3FGL J1324.0-4330e", 2.5),
+        ("4fgl_dr3_reduced.fits", 6659, 77, 0, "4FGL J1324.0-4330e", None),
+    ],
+)
+def test_fermi_catalog_is_read(real_data, name, number, n_extended, n_radius, example, radius_deg):
+    table = read_catalog(real_data / "catalogs" / name)
+    assert len(table) == number
+    assert np.sum(table["Extended"]) == n_extended
+    assert np.sum(~table["Extension"].mask) == n_radius
+    assert table["RAJ2000"].unit == u.deg
+    assert table["RAJ2000"].dtype == float
+    assert table["skycoord"].ra.to_value("deg") == pytest.approx(table["RAJ2000"].value)
+    row = table[table["Source_Name"] == example]
+    assert len(row) == 1
+    assert row["Extended"][0]
+    if radius_deg:
+        assert row["Extension"][0].unmasked.to_value("deg") == pytest.approx(radius_deg)
+
+
+def test_plain_table_with_positions_is_read(tmp_path):
+    path = tmp_path / "tevcat.csv"
+    path.write_text("Canonical Name,RA,Dec\nCrab,83.63,22.01\nMrk 421,166.1,38.2\n")
+    table = read_catalog(path)
+    assert list(table["Source_Name"]) == ["Crab", "Mrk 421"]
+    assert table["skycoord"][1].dec.deg == 38.2
+    assert not table["Extended"].any()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="catalogue must be a file; got .*none.fits"):
+        read_catalog(tmp_path / "none.fits")
+
+
+def test_unknown_suffix_is_refused(tmp_path):
+    path = tmp_path / "catalog.doc"
+    path.touch()
+    with pytest.raises(ValueError, match=r"must end in one of .fits .* got 'catalog.doc'"):
+        read_catalog(path)
+
+
+@pytest.mark.parametrize("name", ["bad.fits", "bad.fits.gz", "bad.vot", "bad.ecsv"])
+def test_file_that_is_no_table_is_refused_in_one_line(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("this is no table\n")
+    with pytest.raises(ValueError, match="must hold a table of sources") as error:
+        read_catalog(path)
+    assert "\n" not in str(error.value)
+
+
+def test_image_given_as_catalog_is_refused(tmp_path):
+    path = tmp_path / "image.fits"
+    fits.PrimaryHDU(np.zeros((3, 3))).writeto(path)
+    with pytest.raises(ValueError, match="a FITS file without a table"):
+        read_catalog(path)
+
+
+def test_table_without_positions_is_refused(tmp_path):
+    path = tmp_path / "table.fits"
+    Table({"A": [1.0]}).write(path)
+    with pytest.raises(ValueError, match="must have columns RAJ2000 and DEJ2000.*got A"):
+        read_catalog(path)
+
+
+def test_positions_and_names_are_found_by_their_ucds(tmp_path):
+    table = Table({"a": ["x"], "b": [10.0] * u.deg, "c": [-20.0] * u.deg, "d": [1.0] * u.deg})
+    votable = from_table(table)
+    ucds = ("meta.id;meta.main", "pos.eq.ra;meta.main", "POS.EQ.DEC;meta.main", "pos.eq.ra")
+    for field, ucd in zip(votable.get_first_table().fields, ucds):
+        field.ucd = ucd
+    votable.to_xml(str(tmp_path / "table.vot"))
+    read = read_catalog(tmp_path / "table.vot")
+    assert read["skycoord"].to_string() == ["10 -20"]
+    assert list(read["Source_Name"]) == ["x"]
+
+
+def test_size_of_tevcat_makes_a_source_extended():
+    table = Table({"RA": [1.0, 2.0], "Dec": [0.0, 0.0], "size_x": [0.0, 0.8]})
+    reference = as_reference(QTable(table))
+    assert list(reference["Extended"]) == [False, True]
+    np.testing.assert_array_equal(degrees(reference["Extension"]), [np.nan, 0.8])
+
+
+@pytest.mark.parametrize("names", ["1FGL 2FGL 3FGL 4FGL 1FHL 2FHL 3FHL FL8Y FL16Y".split()])
+def test_extended_sources_of_all_fermi_catalogs_are_known_by_their_names(names):
+    full = [f"{name} J0534.5+2201e" for name in names]
+    table = Table({"Source_Name": full, "RA": np.zeros(len(full)), "Dec": np.zeros(len(full))})
+    assert as_reference(table)["Extended"].all()
+    for row, name in enumerate(names):
+        assert catalog_name(table[row : row + 1]) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "column", "release"),
+    [
+        ("1FGL", ("RA", "DEC"), "Flux1000", None),
+        ("2FGL", ("RAJ2000", "DEJ2000"), "Flux1000", None),
+        ("1FHL", ("RAJ2000", "DEJ2000"), "Flux", None),
+        ("4FGL", ("RAJ2000", "DEJ2000"), "Flux1000", 4),
+        ("FL16Y", ("RAJ2000", "DEJ2000"), "Flux1000", None),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".fit", ".fit.gz"])
+def test_fermi_catalogs_are_recognized_by_their_columns(
+    tmp_path, name, position, column, release, suffix
+):
+    """Small files laid out as the official ones, of which two point sources and a disc are left."""
+    names = [f"{name} J{place}" for place in ("0000.0+0000", "0004.0+0000", "0008.0+0000")]
+    table = Table({"Source_Name": names})
+    table[position[0]], table[position[1]] = [0.0, 1.0, 2.0] * u.deg, [0.0, 0.0, 0.0] * u.deg
+    for which, value in (("SemiMajor", 0.2), ("SemiMinor", 0.1), ("PosAng", 30.0)):
+        table[f"Conf_95_{which}"] = [value, np.nan, np.nan] * u.deg
+    table[column] = [1e-9, 2e-9, 3e-9] / u.cm**2 / u.s
+    table["Extended_Source_Name"] = ["", "", "Disc"]
+    if release:
+        table["DataRelease"] = [1, release, 1]
+    large = Table({"Source_Name": ["Disc"], "Model_SemiMajor": [0.7] * u.deg})
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2)))]
+    hdus += [fits.table_to_hdu(table), fits.table_to_hdu(large)]
+    hdus[2].name, hdus[3].name = "LAT_Point_Source_Catalog", "ExtendedSources"
+    fits.HDUList(hdus).writeto(tmp_path / f"catalog{suffix}")
+    read = read_catalog(tmp_path / f"catalog{suffix}")
+    assert catalog_name(read) == (f"{name}-DR{release}" if release else name)
+    assert list(sky_positions(read).ra.deg) == [0.0, 1.0, 2.0]
+    assert list(read["Extended"]) == [False, False, True]
+    assert degrees(read["Extension"])[2] == pytest.approx(0.7)
+    assert confidence_ellipses(read)[0] == pytest.approx([0.2, 0.1, 30.0])
+    assert np.isnan(confidence_ellipses(read)[1:]).all()
+    assert flux_column(read) == column
+
+
+def test_release_of_4fgl_is_told_by_its_columns():
+    table = Table({"Source_Name": ["4FGL J0000.3-7355"] * 2, "DataRelease": [1, 3]})
+    assert catalog_name(table) == "4FGL-DR3"
+    assert catalog_name(table[:1]) == "4FGL"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "flux", "n_ellipses"),
+    [
+        ("gll_psch_v13.fit.gz", "3FHL", "Flux", 1508),
+        ("gll_psch_v09.fit.gz", "2FHL", "Flux50", 335),
+        ("gll_psc_v16.fit.gz", "3FGL", "Flux1000", 3006),
+        ("4fgl_dr3_reduced.fits", "4FGL", "Flux", 6579),
+    ],
+)
+def test_real_catalogs_are_recognized(real_data, file, name, flux, n_ellipses):
+    table = read_catalog(real_data / "catalogs" / file)
+    known = np.isfinite(confidence_ellipses(table)).all(axis=1)
+    assert catalog_name(table) == name
+    assert flux_column(table) == flux
+    assert known.sum() == n_ellipses
+
+
+def test_letter_e_at_the_end_means_extended_only_in_fermi_names():
+    names = ["4FGL J1324.0-4330e", "4FGL J0000.3-7355", "Lagoon Nebulae"]
+    table = as_reference(Table({"Name": names, "RA": [1.0, 2, 3], "Dec": [0.0, 0, 0]}))
+    assert list(table["Extended"]) == [True, False, False]
+    assert table["Extension"].mask.all()
+
+
+def test_table_is_not_changed():
+    table = Table({"Name": ["A"], "RA": [1.0], "Dec": [0.0]})
+    as_reference(table)
+    assert table.colnames == ["Name", "RA", "Dec"]
+
+
+def test_rows_without_names_are_numbered():
+    table = as_reference(Table({"RA": [1.0, 2.0], "Dec": [0.0, 0.0]}))
+    assert list(table["Source_Name"]) == ["1", "2"]
+
+
+def test_empty_table_is_a_reference():
+    table = as_reference(Table({"RA": np.zeros(0), "Dec": np.zeros(0)}))
+    assert len(table) == 0
+    assert {"Source_Name", "Extended", "Extension", "skycoord"} <= set(table.colnames)
+
+
+def test_name_of_a_catalog_comes_from_its_header_or_its_sources():
+    table = Table({"Source_Name": ["4FGL J0000.3-7355"]})
+    assert catalog_name(table) == "4FGL"
+    table.meta["CDS-NAME"] = "4FGL-DR3"
+    assert catalog_name(table) == "4FGL-DR3"
+    assert catalog_name(Table({"RA": [1.0]}, meta={"FILENAME": "mine.csv"})) == "mine.csv"
+
+
+def test_energies_come_from_the_header():
+    meta = {"EMIN": "10", "EMAX": 2000.0, "FLUXEMIN": 10.0, "FITEMIN": 5, "FITEMAX": 5}
+    table = Table(meta=meta)
+    assert energy_range(table) == (10.0, 2000.0)
+    assert energy_range(table, "FLUX") is None
+    assert energy_range(table, "FIT") is None
+
+
+# Names of catalogues
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("3fhl", "fermi/gll_psch_v13.fit.gz"),
+        ("3HWC", "3HWC.ecsv"),
+        ("gamma-cat", "gammacat/gammacat.fits.gz"),
+        ("1lhaaso", "1LHAASO_catalog.fits"),
+    ],
+)
+def test_named_catalog_is_the_file_that_gammapy_reads(tmp_path, monkeypatch, name, file):
+    monkeypatch.setenv("GAMMAPY_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"catalogue '{name}' must be in '.*{file}'"):
+        read_catalog(name)
+    path = tmp_path / "catalogs" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("no table")
+    with pytest.raises(ValueError, match=f"'{path.name}' must hold a table of sources"):
+        read_catalog(name)
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="a file or one of .*3fgl, 3fhl.*; got '9fgl'"):
+        read_catalog("9fgl")
+
+
+def test_without_the_folder_the_error_says_so(monkeypatch):
+    monkeypatch.delenv("GAMMAPY_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"set \$GAMMAPY_DATA to the folder"):
+        read_catalog("4fgl")
+
+
+def test_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("4fgl").write_text("RA,Dec\n1,2\n")
+    with pytest.raises(ValueError, match="must end in one of .* got '4fgl'"):
+        read_catalog("4fgl")
+
+
+def test_named_catalog_is_read(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("GAMMAPY_DATA", str(tmp_path))
+    (tmp_path / "catalogs/fermi").mkdir(parents=True)
+    (tmp_path / "catalogs/fermi/gll_psch_v13.fit.gz").symlink_to(
+        real_data / "catalogs/gll_psch_v13.fit.gz"
+    )
+    assert len(read_catalog("3fhl")) == 1556
