@@ -7,14 +7,14 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
-from made_files import cube_hdus, event_hdus
+from made_files import cube_hdus
 
 import astro_unetloc
 from astro_unetloc import read_source_library
 from astro_unetloc.unet import model as unet_model
 
 EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example" / "map.fits.gz"
-OPTIONS = [["-o", "c.ecsv"], ["--threshold", "0.4"], ["--model", "lat-10gev"]]
+OPTIONS = [["-o", "c.ecsv"], ["--threshold", "0.4"], ["--model", "lat-10gev"], ["--no-measure"]]
 
 
 @pytest.mark.parametrize("first", ["map", "-o", "--model"])
@@ -42,15 +42,6 @@ def test_photons_outside_the_bands_of_the_model_are_counted(run, write_map):
     assert (header["EMIN"], header["EMAX"]) == (5, 20)
     assert "FITEMIN" not in header
     assert header["NAXIS2"] > 0
-
-
-def test_events_are_a_map(run):
-    rng = np.random.default_rng(0)
-    ra, dec = 83 + rng.normal(0, 2, 400), 22 + rng.normal(0, 2, 400)
-    cuts = [("POS(RA,DEC)", "deg", "CIRCLE(83,22,8)"), ("ENERGY", "MeV", "10000:2000000")]
-    event_hdus(ra, dec, 10_000 / (1 - rng.random(400)) ** 0.7, cuts).writeto("events.fits")
-    code, _, stderr = run("events.fits", "-o", "c.csv")
-    assert code == 0, stderr
 
 
 def test_empty_map_gives_an_empty_catalog(run):
@@ -95,7 +86,7 @@ def test_lone_fits_catalog_comes_with_regions(run, files, write_map):
 
 
 def test_dash_prints_ecsv_alone_on_stdout(run, files, write_map):
-    code, stdout, stderr = run(write_map(), "-o", "-")
+    code, stdout, stderr = run(write_map(), "-o", "-", "--no-measure")
     assert code == 0
     assert files() == ["map.fits"]
     assert stdout.startswith("# %ECSV")
@@ -106,7 +97,7 @@ def test_dash_prints_ecsv_alone_on_stdout(run, files, write_map):
 
 def test_several_outputs_are_written(run, files, write_map):
     outputs = ("-o", "a.csv", "-o", "b.vot", "-o", "c.png", "--probability-map", "p.fits")
-    assert run(write_map(), *outputs)[0] == 0
+    assert run(write_map(), "--no-measure", *outputs)[0] == 0
     assert files() == ["a.csv", "b.vot", "c.png", "map.fits", "p.fits"]
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
 
@@ -118,7 +109,7 @@ def test_existing_outputs_need_permission(run, refused, files, write_map):
             map, "-o", "c.fits")  # fmt: skip
     assert files() == ["c.reg", "map.fits"]
     assert Path("c.reg").read_text() == "mine"
-    assert run(map, "-o", "c.fits", "--overwrite", "--quiet")[0] == 0
+    assert run(map, "-o", "c.fits", "--overwrite", "--no-measure")[0] == 0
     assert Path("c.reg").read_text() != "mine"
 
 
@@ -198,7 +189,8 @@ def test_energy_range_takes_quantities_and_numbers(run, write_image, words):
 
 @pytest.mark.parametrize("longitude", ["120", "-240", "120deg", "-240.0 deg"])
 def test_region_lists_the_sources_of_a_cone(run, write_map, longitude):
-    words = (write_map(), "-o", "c.csv", "--quiet", "--frame", "galactic", "--region", longitude)
+    words = (write_map(), "-o", "c.csv", "--quiet", "--no-measure", "--frame", "galactic")
+    words += ("--region", longitude)
     assert run(*words, "40", "30 arcmin") == (0, "", "")
     found = QTable.read("c.csv", format="ascii.csv")
     assert len(found) == 1
@@ -210,7 +202,7 @@ def test_region_lists_the_sources_of_a_cone(run, write_map, longitude):
 def test_frame_of_a_region_is_icrs_by_default(run, write_map):
     center = SkyCoord(120, 40, unit="deg", frame="galactic").icrs
     region = ("--region", center.ra.deg, center.dec.deg, 0.5)
-    run(write_map(), "-o", "c.csv", "--quiet", *region)
+    run(write_map(), "-o", "c.csv", "--no-measure", *region)
     assert len(QTable.read("c.csv", format="ascii.csv")) == 1
 
 

@@ -26,7 +26,7 @@ def test_wrong_usage_is_one_line(refused, words, message):
 
 
 def test_file_with_the_name_of_a_command_is_a_map_by_its_path(run, files, write_map):
-    assert run("./" + write_map("train"), "-o", "c.csv", "--quiet") == (0, "", "")
+    assert run("./" + write_map("train"), "-o", "c.csv", "--quiet", "--no-measure") == (0, "", "")
     assert files() == ["c.csv", "train"]
 
 
@@ -57,13 +57,13 @@ def test_version_is_that_of_the_package(run):
 
 
 def test_progress_is_not_drawn_where_stderr_is_not_a_terminal(run, write_map):
-    _, _, stderr = run(write_map(), "-o", "c.csv")
+    _, _, stderr = run(write_map(), "-o", "c.csv", "--no-measure")
     assert len(stderr.splitlines()) == 1
     assert "%|" not in stderr
 
 
 def test_warnings_are_one_line_each(run, write_image):
-    code, _, stderr = run(write_image(pixel_deg=0.5), "-o", "c.csv", "--quiet")
+    code, _, stderr = run(write_image(pixel_deg=0.5), "-o", "c.csv", "--quiet", "--no-measure")
     assert code == 0
     lines = stderr.splitlines()
     assert len(lines) >= 2
