@@ -98,11 +98,11 @@ def _checked_paths(outputs, maps, inputs, overwrite):
 
 
 def _check_limits(model, threshold, measure):
-    """Refuse a map of detection limits where they are not known."""
+    """Refuse a map of detection limits that the model does not have."""
     if not measure:
-        raise click.UsageError("--limit-map is of measured sources; leave --no-measure out")
+        raise click.UsageError("--limit-map needs the likelihood fit; got --no-measure; drop one")
     if model.half_found(model.threshold if threshold is None else threshold) is None:
         raise click.UsageError(
-            f"--limit-map needs a model whose card says what it finds; {model.name} was not fitted "
-            "(benchmarks/fit_limits.py); leave the map out"
+            f"--limit-map needs a model whose card has detection limits; got {model.name}; "
+            "measure them with benchmarks/fit_limits.py or drop the option"
         )

@@ -230,9 +230,15 @@ def test_frame_of_a_region_is_icrs_by_default(run, write_map):
         (("--moc", "c.csv"), "outputs must differ"),
         (("--moc", "m", "--probability-map", "m"), "outputs must differ"),
         (("--moc", "no/m.fits"), "output directory must exist; got 'no'"),
-        (("--limit-map", "l", "--no-measure"), "--limit-map is of measured sources; leave"),
+        (
+            ("--limit-map", "l", "--no-measure"),
+            "--limit-map needs the likelihood fit; got --no-measure",
+        ),
         (("--limit-map", "l", "--threshold", "0.01"), "thresholds from 0.05 to 0.9; got 0.01;"),
-        (("--limit-map", "l", "--model", "lat-500mev"), "lat-500mev was not fitted"),
+        (
+            ("--limit-map", "l", "--model", "lat-500mev"),
+            "card has detection limits; got lat-500mev",
+        ),
         (("--region", "a", "b", "c"), "--region must be a longitude, a latitude"),
         (("--region", "1", "95", "3"), "--region must be a longitude, a latitude"),
         (("--region", "1", "2", "-3"), "--region must be a longitude, a latitude"),
