@@ -18,6 +18,7 @@ _load, _, __all__ = lazy_loader.attach(
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],
         "pipeline": ["find_sources"],
+        "plot": ["plot_sources"],
         "simulation.files": ["read_components", "read_source_library"],
         "simulation.sky": ["simulate_sky"],
         "training.train": ["train"],

@@ -1,12 +1,18 @@
 import io
+import sys
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from made_catalogs import make_catalog, make_measured, make_sources
 
+from astro_unetloc import plot, plot_sources
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.plot import FigureConfig, _gather, plot_sources
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import vectors_from_lonlat
 
 
@@ -56,7 +62,7 @@ def test_image_keeps_the_number_of_photons():
 
 def test_center_and_radius_choose_the_field():
     center = SkyCoord(2.0, 1.0, unit="deg", frame="galactic")
-    figure = plot_sources(make_photons(), make_measured(3), center=center, radius_deg=1.0)
+    figure = plot_sources(make_photons(), make_measured(3), center=center, radius=1 * u.deg)
     wcs = figure.axes[0].wcs
     assert wcs.wcs.crval == pytest.approx([2.0, 1.0])
     count = int(figure.axes[0].get_title().split(" ")[0])
@@ -77,7 +83,7 @@ def test_few_or_no_photons_make_a_picture_too(n_sources):
     nothing = Photons(np.zeros((0, 3)), np.zeros(0))
     catalog = make_measured(n_sources)
     center = SkyCoord(0, 0, unit="deg", frame="galactic")
-    for options in ({}, {"center": center}, {"center": center, "radius_deg": 3.0}):
+    for options in ({}, {"center": center}, {"center": center, "radius": 3 * u.deg}):
         assert plot_sources(nothing, catalog, path=io.BytesIO(), **options).axes
     assert plot_sources([], catalog, path=io.BytesIO()).axes
     assert plot_sources(make_photons(1), catalog, path=io.BytesIO()).axes
@@ -95,18 +101,32 @@ def test_odd_names_do_not_break_the_picture():
     assert plot_sources(make_photons(), catalog, path=io.BytesIO()).axes
 
 
-def test_long_lists_are_held_in_pixels():
-    config = FigureConfig(max_photons=1500, fine_nside=64)
+def test_long_lists_are_held_in_pixels(monkeypatch):
+    monkeypatch.setattr(plot, "_MAX_PHOTONS", 1500)
+    monkeypatch.setattr(plot, "_FINE_NSIDE", 64)
     chunks = [make_photons(1000, seed=seed) for seed in range(4)]
-    vectors, weights = _gather(iter(chunks), config)
-    assert weights.sum() == 4000
-    assert len(vectors) < 4000
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(vectors)))
+    figure = plot_sources(iter(chunks), make_measured(0))
+    assert figure.axes[0].get_title().startswith("4\N{NO-BREAK SPACE}000 photons")
+    image = np.asarray(figure.axes[0].images[0].get_array())
+    pixel_deg = abs(figure.axes[0].wcs.wcs.cdelt[0])
+    assert image.sum() * pixel_deg**2 == pytest.approx(4000, rel=0.01)
+
+
+def test_a_map_and_its_photons_make_the_same_picture():
+    footprint = DiscFootprint(vectors_from_lonlat(0.0, 0.0), 8.0)
+    photons = make_photons()
+    sky_map = SkyMap(events=photons, footprint=footprint, energy_edges=np.array([10.0, 100.0]))
+    one, two = (plot_sources(p, make_measured(0)).axes[0].images[0] for p in (sky_map, photons))
+    np.testing.assert_array_equal(one.get_array(), two.get_array())
+
+
+@pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.pdf", b"%PDF")])
+def test_picture_has_the_format_of_its_suffix(tmp_path, name, start):
+    plot_sources(make_photons(), make_measured(1), path=tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_no_state_of_pyplot_is_touched():
-    import sys
-
     before = "matplotlib.pyplot" in sys.modules
     plot_sources(make_photons(), make_measured(1), path=io.BytesIO())
     if not before:
@@ -117,10 +137,6 @@ def test_no_state_of_pyplot_is_touched():
 
 
 def test_real_field_is_drawn(real_data, tmp_path):
-    from astropy.io import fits
-
-    from astro_unetloc.catalog.read import read_catalog
-
     events = fits.getdata(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz", 1)
     vectors = vectors_from_lonlat(events["L"].astype(float), events["B"].astype(float))
     photons = Photons(vectors, events["ENERGY"] / 1e3)
