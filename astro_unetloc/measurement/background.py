@@ -24,23 +24,10 @@ _MIN_DENSITY = 1e-6
 
 
 def model_background(background, regions, counts):
-    """Background of a gammapy map at the pairs of the regions, and summed over the regions.
+    """Background of a gammapy map of counts: at the pairs, and in the regions.
 
-    Parameters
-    ----------
-    background : gammapy.maps.Map
-        Expected counts per pixel and energy bin.
-    regions : Regions
-        The n regions, with m pairs.
-    counts : Counts
-        Counts of the map.
-
-    Returns
-    -------
-    at_pairs : ndarray (m,)
-        Counts per square degree and energy bin.
-    in_regions : ndarray (n, n_energy)
-        Counts in the observed part of each region.
+    Returns counts per square degree and energy bin (m,), and counts in the observed part of each
+    region (n, n_energy).
     """
     edges = counts.energy_edges
     at_positions = np.maximum(background_at(background, counts.vectors, edges), _MIN_DENSITY)
@@ -61,20 +48,7 @@ def _surface_terms(x, y, radius_deg):
 
 
 class LocalBackground:
-    """Background in the regions of interest of n sources; a step returns another one.
-
-    Parameters
-    ----------
-    regions : Regions
-        The regions, with m pairs.
-    spectrum : PowerLawFractions
-        Fractions of power laws in the energy bins.
-    model : tuple of ndarray, optional
-        Result of `model_background`.
-    config : MeasurementConfig, optional
-        Widths of the priors.
-    weight : ndarray (n, n_energy) or float
-        Weight of the counts in the fit of the sources, at most 1.
+    """Background in the regions of interest of n sources; a step of the fit returns another one.
 
     Attributes
     ----------
@@ -84,10 +58,6 @@ class LocalBackground:
         Coefficients of the terms x, y, x^2, x y, y^2 of the parabola; zero with a model.
     index : ndarray (n,)
         Photon index of the spectrum.
-    pairs : Pairs
-        Pairs of the regions.
-    weighted : ndarray (m,)
-        Their counts times the weight.
     """
 
     def __init__(self, regions, spectrum, model=None, config=None, weight=1.0):
@@ -140,16 +110,8 @@ class LocalBackground:
     def step(self, fraction, *, surface_free=True):
         """The background after one step of expectation maximization.
 
-        Parameters
-        ----------
-        fraction : ndarray (m,)
-            Probability that the counts of each pair are background.
-        surface_free : bool
-            Whether gradient and curvature are fitted, or only level and spectrum.
-
-        Returns
-        -------
-        LocalBackground
+        ``fraction`` (m,) is the probability that the counts of each pair are background. Without
+        ``surface_free`` gradient and curvature of the surface stay.
         """
         number = self.pairs.number * fraction
         counts = self._by_cell(number)
@@ -204,19 +166,10 @@ class LocalBackground:
         return np.maximum(in_bins * scale[:, None], 1e-9), index
 
     def information_loss(self, fraction, derivatives):
-        """Information on the sources that is lost because the background is fitted as well.
+        """Information (n, k, k) on k parameters lost because the background is fitted as well.
 
-        Parameters
-        ----------
-        fraction : ndarray (m,)
-            Fraction of the background in the expected counts at the pairs.
-        derivatives : ndarray (m_core, k)
-            Relative derivatives of the expected counts at the core pairs by k parameters.
-
-        Returns
-        -------
-        ndarray (n, k, k)
-            Second term of the Schur complement, to be subtracted from the information.
+        The second term of a Schur complement. ``fraction`` (m,) is that of the background in the
+        expected counts, ``derivatives`` (m_core, k) are those of their logarithm.
         """
         number, core = self.weighted * fraction, slice(self.n_core)
         source, cell = self.pairs.source[core], self._cell[core]

@@ -108,31 +108,16 @@ def sum_groups(group, values, n_groups):
 class Counts:
     """Counts of a map in the energy range of the fit.
 
-    A counts bin is one energy bin of one position. Events are positions with one count.
-
-    Attributes
-    ----------
-    sky_map : SkyMap
-        The map.
-    vectors : ndarray (n_positions, 3)
-        Galactic unit vectors of events, or of the centres of pixels with counts.
-    first : ndarray (n_positions + 1,) of int
-        Index of the first counts bin of each position.
-    energy_bin, number : ndarray (n_bins,)
-        Energy bin and counts of each counts bin.
-    pixel : ndarray (n_positions,) of int or None
-        Pixel of each position; None for events.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
+    A counts bin is one energy bin of one position. An event is a position with one count.
     """
 
     sky_map: object
-    vectors: np.ndarray
-    first: np.ndarray
-    energy_bin: np.ndarray
-    number: np.ndarray
-    pixel: np.ndarray | None
-    energy_edges: np.ndarray
+    vectors: np.ndarray  # (n_positions, 3), events or centres of pixels with counts
+    first: np.ndarray  # (n_positions + 1,), index of the first counts bin of each position
+    energy_bin: np.ndarray  # (n_bins,)
+    number: np.ndarray  # (n_bins,), counts
+    pixel: np.ndarray | None  # (n_positions,), None for events
+    energy_edges: np.ndarray  # (n_energy + 1,), GeV
 
     @property
     def n_energy(self):
@@ -171,20 +156,10 @@ def _tree(vectors):
 
 
 def fitted_energies(sky_map, emin, emax):
-    """Energy edges of the counts of a map that are fitted between two energies.
+    """Energy edges (k + 1,) in GeV of the counts of a map that are fitted between two energies.
 
-    Parameters
-    ----------
-    sky_map : SkyMap
-        Counts in pixels, or events.
-    emin, emax : float
-        In GeV. Counts in pixels are taken in whole bins: those whose logarithmic centre lies
-        between the two energies.
-
-    Returns
-    -------
-    ndarray (k + 1,)
-        In GeV. For events the two ends; empty if no bin is fitted.
+    Counts in pixels are taken in whole bins: those whose logarithmic centre lies between the two
+    energies, which may be none. Events are cut at the energies.
     """
     edges = np.asarray(sky_map.energy_edges, dtype=float)
     if sky_map.events is not None:
@@ -224,30 +199,16 @@ def _gather_events(sky_map, edges):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of a source and a counts bin near it, m of them, sorted by source.
+    """Pairs of a source and a counts bin near it, m of them, sorted by source."""
 
-    Attributes
-    ----------
-    source, bin, energy_bin : ndarray (m,) of int
-        Indices of the source, of the counts bin and of its energy bin.
-    number : ndarray (m,)
-        Counts.
-    x, y : ndarray (m,)
-        Offset from the source, degrees east and north on its tangent plane.
-    first : ndarray (m + 1,) of int or None
-        Index of the first sub-pixel of each pair; None if pairs are not divided.
-    sub_x, sub_y : ndarray (n_sub,) or None
-        Offsets of the sub-pixels.
-    """
-
-    source: np.ndarray
-    bin: np.ndarray
-    energy_bin: np.ndarray
-    number: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    first: np.ndarray | None = None
-    sub_x: np.ndarray | None = None
+    source: np.ndarray  # (m,), index of the source
+    bin: np.ndarray  # (m,), index of the counts bin
+    energy_bin: np.ndarray  # (m,)
+    number: np.ndarray  # (m,), counts
+    x: np.ndarray  # (m,), offset from the source in degrees east on its tangent plane
+    y: np.ndarray  # (m,), in degrees north
+    first: np.ndarray | None = None  # (m + 1,), index of each first sub-pixel; None: no sub-pixels
+    sub_x: np.ndarray | None = None  # (n_sub,), offsets of the sub-pixels
     sub_y: np.ndarray | None = None
 
     def __len__(self):
@@ -296,39 +257,22 @@ _OF_EACH_PAIR = [field.name for field in fields(Pairs)][:6]
 class Regions:
     """Regions of interest of n sources.
 
-    Attributes
-    ----------
-    vectors, east, north : ndarray (n, 3)
-        Galactic unit vectors of the sources and of the axes of their tangent planes (ICRS).
-    radius_deg : float
-        Radius of the regions.
-    core : Pairs
-        Counts close to the sources, with sub-pixels; they constrain the sources.
-    tail : Pairs
-        The other counts that photons of the sources may reach, also beyond the region.
-    in_region : ndarray of bool
-        Which pairs of ``tail`` lie in the region; with ``core`` they constrain the background.
-    sample_x, sample_y, sample_area : ndarray (n, q)
-        Offsets in degrees of points that sample each region, and the observed area in deg2 that
-        each of them represents.
-    ring_edges : ndarray (k + 1,)
-        Radii in degrees of rings around each source.
-    ring_coverage : ndarray (n, k)
-        Observed fraction of each ring.
+    Counts of the core constrain the sources; the tail are the other counts that photons of the
+    sources may reach, also beyond the region. Core and tail in the region constrain the background.
     """
 
-    vectors: np.ndarray
-    east: np.ndarray
+    vectors: np.ndarray  # (n, 3), Galactic unit vectors of the sources
+    east: np.ndarray  # (n, 3), axes of their tangent planes (ICRS)
     north: np.ndarray
     radius_deg: float
-    core: Pairs
+    core: Pairs  # with sub-pixels
     tail: Pairs
-    in_region: np.ndarray
-    sample_x: np.ndarray
+    in_region: np.ndarray  # which pairs of the tail lie in the region
+    sample_x: np.ndarray  # (n, q), offsets in degrees of points that sample each region
     sample_y: np.ndarray
-    sample_area: np.ndarray
-    ring_edges: np.ndarray
-    ring_coverage: np.ndarray
+    sample_area: np.ndarray  # (n, q), observed area in deg2 that each of them represents
+    ring_edges: np.ndarray  # (k + 1,), radii in degrees of rings around each source
+    ring_coverage: np.ndarray  # (n, k), their observed fraction
 
     def __len__(self):
         return len(self.vectors)
@@ -353,20 +297,8 @@ class Regions:
 def make_regions(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
     """`Regions` of sources at vectors (n, 3).
 
-    Parameters
-    ----------
-    counts : Counts
-        Counts of the map.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors of the sources.
-    radius_deg : float
-        Radius of the regions.
-    core_deg : ndarray (n_energy,)
-        Radius of the core in each energy bin.
-    reach_deg : ndarray (n,)
-        Radius to which the photons of each source are followed, not less than ``radius_deg``.
-    n_split : ndarray (n_energy,) or int
-        Number of sub-pixels along a side of the core pixels in each energy bin: 1, 2, 4 or 8.
+    The core has the radius ``core_deg`` (n_energy,) and ``n_split`` (n_energy,) sub-pixels along
+    a side of its pixels; photons of the sources are followed to ``reach_deg`` (n,).
     """
     axes = vectors, *tangent_axes(vectors)
     pairs = _find_pairs(counts, *axes, reach_deg)

@@ -52,32 +52,7 @@ _COUNTS, _COUNTS_AND_INDEX, _ALL = (0, 0, 1, 0), (0, 0, 1, 1), (1, 1, 1, 1)
 
 
 class FieldSetup:
-    """What all sources of a map share: counts, PSF profiles and radii.
-
-    Parameters
-    ----------
-    sky_map : SkyMap
-        The map, with its PSF, exposure and background where it has them.
-    counts : Counts
-        Its counts.
-    vectors : ndarray (n, 3)
-        The sources; a PSF map is read at their mean position.
-    config : MeasurementConfig
-        Parameters of the fit.
-
-    Attributes
-    ----------
-    profiles : PsfProfiles
-        The PSF in each energy bin, averaged over a (sub-)pixel.
-    wide_profiles : list of PsfProfiles
-        The same for discs instead of points.
-    radius_deg : float
-        Radius of the regions of interest.
-    core_deg : ndarray (n_energy,)
-        Radius of the core in each energy bin.
-    n_split : ndarray (n_energy,) of int
-        Number of sub-pixels along a side of a core pixel.
-    """
+    """What all sources of a map share: counts, PSF profiles and radii."""
 
     def __init__(self, sky_map, counts, vectors, config):
         self.sky_map, self.counts, self.config = sky_map, counts, config
@@ -134,28 +109,9 @@ def _n_split(pixel_deg, psf_deg, config):
 
 
 class FieldFit:
-    """Fit of a group of n sources.
+    """Fit of n sources, of which the results of the members (k,) are returned.
 
-    Parameters
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors of the initial positions.
-    setup : FieldSetup
-        What all sources of the map share.
-    members : ndarray (k,) of int, optional
-        The sources whose results are returned, all by default; the others are fitted because
-        their photons reach the members.
-
-    Attributes
-    ----------
-    regions, likelihood, background : Regions, Likelihood, LocalBackground
-        Data, likelihood and initial background.
-    spectrum : PowerLawFractions
-        Fractions of power laws in the energy bins, with the exposure of each source.
-    exposed : ndarray (n,) of bool
-        Whether the exposure is known.
-    weight : ndarray (n, n_energy)
-        Weight of the counts.
+    The others are fitted because their photons reach the members.
     """
 
     def __init__(self, vectors, setup, members=None):
@@ -185,13 +141,7 @@ class FieldFit:
         self._colors = graph_colors(self.n, self._neighbors)
 
     def run(self, flux_range):
-        """Results of the members by name, with fluxes between two energies in GeV.
-
-        Returns
-        -------
-        dict of ndarray (k, ...) or Ellipses
-            NaN where unknown.
-        """
+        """Results (k, ...) of the members by name, with fluxes between two energies in GeV."""
         members, n_rounds = self.members, self.config.n_rounds
         state, background, _ = self._maximize(self._initial(), self.background, 3, _COUNTS)
         state, background, npred_other = self._maximize(

@@ -41,27 +41,18 @@ _MAX_NEIGHBORS = 6
 
 @dataclass(eq=False)
 class SourceState:
-    """Parameters of n sources and what the likelihood derives from them at m core pairs.
+    """Parameters of n sources and what the likelihood derives from them at m core pairs."""
 
-    Attributes
-    ----------
-    parameters : ndarray (n, 4)
-        Degrees east and north of the initial position, expected counts in the energy range of
-        the fit as if the whole sky were observed, photon index.
-    psf : ndarray (6, m)
-        PSF per square degree at the core pairs, and its derivatives by x, y, xx, xy and yy.
-    fraction : ndarray (3, n, n_energy)
-        Fraction of the counts in each energy bin, and its two derivatives by the index.
-    observed : ndarray (3, n)
-        Weighted fraction of the counts in the observed core, and its two derivatives.
-    npred : ndarray (m,)
-        Expected counts of each pair's source, per square degree and energy bin.
-    """
-
+    # (n, 4): degrees east and north of the initial position, expected counts in the energy range
+    # of the fit if the whole sky were observed, photon index
     parameters: np.ndarray
+    # (6, m): PSF per square degree and its derivatives by x, y, xx, xy and yy
     psf: np.ndarray
+    # (3, n, n_energy): fraction of the counts in each energy bin, its derivatives by the index
     fraction: np.ndarray
+    # (3, n): weighted fraction of the counts in the observed core, its derivatives by the index
     observed: np.ndarray
+    # (m,): expected counts of each pair's source, per square degree and energy bin
     npred: np.ndarray
 
     x, y, counts, index = (property(lambda self, k=k: self.parameters[:, k]) for k in range(4))
@@ -81,32 +72,7 @@ class SourceState:
 
 
 class Likelihood:
-    """Likelihood of n sources at the counts of their cores.
-
-    Parameters
-    ----------
-    regions : Regions
-        Regions of the sources.
-    n_bins : int
-        Number of counts bins of the map.
-    profiles : PsfProfiles
-        The PSF.
-    spectrum : PowerLawFractions
-        Fractions of power laws in the energy bins, with the exposure of each source.
-    core_deg : ndarray (n_energy,)
-        Radius of the core in each energy bin.
-    weight : ndarray (n, n_energy) or float
-        Weight of the counts, at most 1.
-
-    Attributes
-    ----------
-    core : Pairs
-        Core pairs, their counts multiplied by the weight.
-    cell : ndarray (m,)
-        Index of source and energy bin of each core pair in a flat array (n, n_energy).
-    in_core : ndarray (n, n_energy)
-        Weighted fraction of the photons in the observed core.
-    """
+    """Poisson likelihood of n sources at the counts of their cores."""
 
     def __init__(self, regions, n_bins, profiles, spectrum, core_deg, weight=1.0):
         self.regions, self.n_bins, self._core_deg = regions, n_bins, core_deg
@@ -198,12 +164,8 @@ class Likelihood:
     def npred_in_regions(self, state):
         """Expected counts of the sources at all pairs of the regions.
 
-        Returns
-        -------
-        npred_source, npred_neighbors : ndarray (m,)
-            Of each pair's source, and of all others.
-        npred_tail : ndarray (n_bins,)
-            Of all sources outside of their cores.
+        Returns those of each pair's source and those of all others, both (m,), and those of all
+        sources outside of their cores (n_bins,).
         """
         at_tail = self._npred_at_tail(state)
         npred_tail = sum_groups(self.regions.tail.bin, at_tail, self.n_bins)
@@ -231,15 +193,10 @@ class Likelihood:
                          counts * by_index * psf])  # fmt: skip
 
     def expand(self, state, npred_other):
-        """Second-order expansion of the log posterior.
+        """Gradient (n, 4) and Hessian (n, 4, 4) of the log posterior, and the information.
 
-        Returns
-        -------
-        gradient : ndarray (n, 4)
-            First derivatives by x, y, counts and index.
-        hessian, information : ndarray (n, 4, 4)
-            Negative second derivatives, and their part that is never negative: that of the
-            expected information.
+        The Hessian is that of the negative log posterior; the information (n, 4, 4) is the part
+        of it that is never negative.
         """
         npred, core, n = state.npred + npred_other, self.core, self.n
         counts = state.counts[core.source] / npred
@@ -280,31 +237,11 @@ def _log_prior(index):
 
 
 def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
-    """Maximize the posterior of the sources and fit the background.
+    """Maximize the posterior of the sources, and fit the background, from given parameters (n, 4).
 
-    Parameters
-    ----------
-    likelihood : Likelihood
-        Likelihood of n sources.
-    background : LocalBackground
-        The background to start from.
-    parameters : ndarray (n, 4)
-        The parameters to start from.
-    n_rounds : int
-        Number of rounds; every source takes one step in each.
-    colors : ndarray (n,) of int
-        Sources of one colour take their steps at the same time; see `graph_colors`.
-    free : sequence of bool
-        Which of the four parameters are fitted.
-
-    Returns
-    -------
-    state : SourceState
-        The sources at the maximum.
-    background : LocalBackground
-        The background.
-    npred_other : ndarray (m,)
-        Expected counts of all but the source itself at the core pairs.
+    In each round every source takes one step; those of one colour, see `graph_colors`, at the same
+    time. ``free`` selects the fitted ones of the four parameters. Returns the state, the
+    background, and the expected counts (m,) of all but the source itself at the core pairs.
     """
     state = likelihood.evaluate(np.array(parameters, dtype=float))
     damping = np.full(likelihood.n, 1e-2)
@@ -368,25 +305,11 @@ def _limited(parameters, step):
 
 
 def joint_covariances(derivatives, core, hessian, neighbors, members):
-    """Covariances of sources with all others fixed, and with their neighbours free.
+    """Covariances (k, 4, 4) of the members with all others fixed, and with their neighbours free.
 
-    Parameters
-    ----------
-    derivatives : ndarray (m, 4)
-        Relative derivatives at the core pairs times the square root of the counts: their
-        products are the information.
-    core : Pairs
-        The core pairs.
-    hessian : ndarray (n, 4, 4)
-        Negative second derivatives of the log posterior of each source.
-    neighbors : ndarray (k, 2) of int
-        Pairs of overlapping sources, from `neighbor_pairs`.
-    members : ndarray (n_members,) of int
-        Sources of which the covariances are returned.
-
-    Returns
-    -------
-    alone, joint : ndarray (n_members, 4, 4)
+    ``derivatives`` (m, 4) are those of the logarithm of the expected counts at the core pairs,
+    times the square root of the counts: their products are the information. ``neighbors`` are
+    from `neighbor_pairs`.
     """
     alone = np.linalg.inv(hessian[members])
     joint = alone.copy()
@@ -446,22 +369,12 @@ _LEVELS = 0.68, 0.95
 
 @dataclass(frozen=True)
 class PositionPosterior:
-    """Posterior of n positions.
+    """Posterior of n positions."""
 
-    Attributes
-    ----------
-    x, y : ndarray (n,)
-        Mean, degrees east and north of the initial position.
-    covariance : ndarray (n, 2, 2)
-        In deg2.
-    scale_68, scale_95 : ndarray (n,)
-        Radii in sigma of the ellipses that contain 68 and 95 %; 1.51 and 2.45 for a Gaussian.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    covariance: np.ndarray
-    scale_68: np.ndarray
+    x: np.ndarray  # (n,), mean in degrees east of the initial position
+    y: np.ndarray  # (n,), in degrees north
+    covariance: np.ndarray  # (n, 2, 2), deg2
+    scale_68: np.ndarray  # (n,), radius in sigma of the ellipse that contains 68 %
     scale_95: np.ndarray
 
     def widened(self, covariance):
@@ -503,21 +416,6 @@ def position_posterior(likelihood, state, npred_other, covariance):
     photons and the tails of the PSF the likelihood is far from a Gaussian, and the mean of the
     posterior is the best estimate of a location (E. J. G. Pitman 1939, Biometrika 30, 391,
     doi:10.1093/biomet/30.3-4.391).
-
-    Parameters
-    ----------
-    likelihood : Likelihood
-        Likelihood of n sources.
-    state : SourceState
-        The sources at its maximum.
-    npred_other : ndarray (m,)
-        Expected counts of all but the source itself at the core pairs.
-    covariance : ndarray (n, 2, 2)
-        First estimate of the covariance in deg2.
-
-    Returns
-    -------
-    PositionPosterior
     """
     center = state.parameters[:, :2]
     for n_grid, variance in ((_N_FIRST, _FIRST_VARIANCE), (_N_GRID, 0.0)):

@@ -12,7 +12,8 @@ sqrt(TS) that depends on the threshold of the search and is measured on simulate
 71, 1554, section 3.2, "Asimov data set") on the background of the map itself.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -50,68 +51,57 @@ _MIN_DENSITY = 1e-9
 
 
 class _TestPositions:
-    """A group of n observed test positions: background and known sources, and their likelihood.
-
-    Parameters
-    ----------
-    field : FieldFit
-        Regions and likelihood of the positions, with m pairs in the regions.
-    known : ndarray (k, 3)
-        Galactic unit vectors of the known sources.
-    index : ndarray (n,)
-        Photon indices of the sources of which limits are computed.
-    """
+    """A group of n observed positions, with the background and the known sources around them."""
 
     def __init__(self, field, known, index):
-        self.field, self.index, self.known = field, index, _near(field, known)
-        state = field.likelihood.evaluate(np.stack([*np.zeros((2, field.n)),
-                                                    np.ones(field.n), index], axis=1))  # fmt: skip
+        self.field, self.index, self.profiles = field, index, field.setup.profiles
+        regions, pairs = field.regions, field.regions.pairs
+        one_count = np.column_stack([np.zeros((field.n, 2)), np.ones(field.n), index])
+        state = field.likelihood.evaluate(one_count)
         self.fraction = state.fraction[0]
         # of one detected count: density (m,) at the pairs, weighted counts (n,) in the region
-        contained = field.regions.contained(field.setup.profiles, field.regions.radius_deg)
         self.density = field.likelihood.npred_in_regions(state)[0]
+        contained = regions.contained(self.profiles, regions.radius_deg)
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
-        self.npred_known = np.zeros(len(field.regions.pairs))
+        self.npred_known = np.zeros(len(pairs))
+        self.known = _near(field, known)
         if len(self.known):
             fit = FieldFit(self.known, field.setup)
             state = fit.fit_spectra()
             self._known_counts = state.counts[:, None] * state.fraction[0]
             self._npred_by_known = fit.likelihood.npred_by_source(state).tocsr()
-            profiles, radius_deg = field.setup.profiles, field.regions.radius_deg
-            contained = fit.regions.contained(profiles, radius_deg)
-            self._known_observed = contained / profiles.containment(radius_deg)
-            npred = np.asarray(self._npred_by_known.sum(axis=1)).ravel()
-            self.npred_known = npred[field.regions.pairs.bin]
+            self.npred_known = np.asarray(self._npred_by_known.sum(axis=1)).ravel()[pairs.bin]
+            contained = fit.regions.contained(self.profiles, regions.radius_deg)
+            self._known_observed = contained / self.profiles.containment(regions.radius_deg)
             self._separation_deg = separation_deg(field.vectors[:, None], self.known[None])
         self.background = self._fit_background()
 
     def _fit_background(self):
         """The background beside the best counts of each position, the others absent."""
-        field, background = self.field, self.field.background
-        pairs, counts = background.pairs, np.ones(field.n)
+        background, pairs, n = self.field.background, self.field.regions.pairs, self.field.n
+        counts = np.ones(n)
         for _ in range(_N_ROUNDS):
-            npred_source = counts[pairs.source] * self.density
-            npred = background.npred + self.npred_known + npred_source
-            background = background.step(background.npred / npred)
-            relative = self.density / (background.npred + self.npred_known + npred_source)
-            gradient = pairs.sum(background.weighted * relative, field.n) - self.expected
-            hessian = pairs.sum(background.weighted * relative**2, field.n)
+            npred_other = self.npred_known + counts[pairs.source] * self.density
+            background = background.step(background.npred / (background.npred + npred_other))
+            relative = self.density / (background.npred + npred_other)
+            gradient = pairs.sum(background.weighted * relative, n) - self.expected
+            hessian = pairs.sum(background.weighted * relative**2, n)
             change = gradient / np.maximum(hessian, 1e-9)
             counts = np.clip(counts + change, counts / 4, 4 * counts + 1)
         return background
 
+    @cached_property
     def density_at_positions(self):
         """Expected counts (n, n_energy) per deg2 of background and known sources."""
-        field = self.field
-        model, edges = field.setup.sky_map.background, field.setup.counts.energy_edges
-        density = self.background.level
+        setup, density = self.field.setup, self.background.level
+        model = setup.sky_map.background
         if model is not None:  # the level is a factor on it
-            density = density * background_at(model, field.vectors, edges).T
+            edges = setup.counts.energy_edges
+            density = density * background_at(model, self.field.vectors, edges).T
         if len(self.known):
-            profiles, distance2 = field.setup.profiles, self._separation_deg**2
             density = density + np.stack(
                 [
-                    profiles.density(number, distance2)[0] @ counts
+                    self.profiles.density(number, self._separation_deg**2)[0] @ counts
                     for number, counts in enumerate(self._known_counts.T)
                 ],
                 axis=1,
@@ -120,42 +110,35 @@ class _TestPositions:
 
     def sqrt_ts(self, counts):
         """Expected sqrt(TS) of counts (n,)."""
-        profiles, weight = self.field.setup.profiles, self.field.weight
-        density = self.density_at_positions()
-        return expected_sqrt_ts(counts, self.fraction, density, profiles, weight)
+        background, weight = self.density_at_positions, self.field.weight
+        return expected_sqrt_ts(counts, self.fraction, background, self.profiles, weight)
 
     def detection_limit(self, sqrt_ts):
         """Counts (n,) with an expected sqrt(TS)."""
-        profiles, weight = self.field.setup.profiles, self.field.weight
-        density = self.density_at_positions()
         counts = np.full(self.field.n, sqrt_ts**2)
         for _ in range(_N_LIMIT_STEPS):
-            reached = expected_sqrt_ts(counts, self.fraction, density, profiles, weight)
-            counts = counts * (sqrt_ts / np.maximum(reached, 1e-9)) ** _EXPONENT
+            counts = counts * (sqrt_ts / np.maximum(self.sqrt_ts(counts), 1e-9)) ** _EXPONENT
         return counts
 
     def upper_limit(self):
         """Upper limits (n,) on the counts."""
-        background, pairs = self.background, self.field.background.pairs
         npred, in_region = self._nearest_known()
-        in_background = (background.in_regions * self.field.weight).sum(axis=1)
-        profile = _ProfileLikelihood(
-            pairs.source, background.weighted, self.density, self.expected,
-            np.column_stack([background.npred, npred]),
-            np.column_stack([in_background, in_region]),
-            np.maximum(self.npred_known - npred.sum(axis=1), 0.0),
-        )  # fmt: skip
-        return _upper_bound(profile)
+        in_background = (self.background.in_regions * self.field.weight).sum(axis=1)
+        return _upper_bound(
+            _ProfileLikelihood(
+                source=self.background.pairs.source,
+                weighted=self.background.weighted,
+                density=self.density,
+                expected=self.expected,
+                components=np.column_stack([self.background.npred, npred]),
+                total=np.column_stack([in_background, in_region]),
+                fixed=np.maximum(self.npred_known - npred.sum(axis=1), 0.0),
+            )
+        )
 
     def _nearest_known(self):
-        """Expected counts of the nearest known sources, one by one, at the pairs and in regions.
-
-        Returns
-        -------
-        npred : ndarray (m, j)
-            Per square degree and energy bin; 0 for sources outside of two core radii.
-        in_region : ndarray (n, j)
-            Weighted counts in the region of each position.
+        """Expected counts of the nearest known sources, one by one: (m, j) at the pairs, and (n, j)
+        weighted counts in the region of each position.
         """
         field, pairs = self.field, self.field.regions.pairs
         if not len(self.known):
@@ -163,13 +146,11 @@ class _TestPositions:
         rows = np.argsort(self._separation_deg, axis=1, kind="stable")[:, :_MAX_NEIGHBORS]
         distance_deg = np.take_along_axis(self._separation_deg, rows, axis=1)
         close = distance_deg < 2 * field.setup.core_deg.max()
-        by_known = [self._npred_by_known[pairs.bin, row[pairs.source]] for row in rows.T]
-        profiles, radius_deg = field.setup.profiles, field.regions.radius_deg
-        inside = profiles.containment_off(distance_deg.ravel(), radius_deg)
-        inside = inside.reshape(*rows.shape, -1)
-        counts = (self._known_counts * self._known_observed)[rows]
-        in_region = (counts * inside * field.weight[:, None]).sum(axis=2)
-        return np.stack(by_known, axis=1) * close[pairs.source], in_region * close
+        npred = [self._npred_by_known[pairs.bin, row[pairs.source]] for row in rows.T]
+        inside = self.profiles.containment_off(distance_deg.ravel(), field.regions.radius_deg)
+        inside = inside.reshape(*rows.shape, -1) * field.weight[:, None]
+        in_region = ((self._known_counts * self._known_observed)[rows] * inside).sum(axis=2)
+        return np.stack(npred, axis=1) * close[pairs.source], in_region * close
 
     def flux(self, counts, flux_range):
         """Photon fluxes (n,) of detected counts; NaN where the exposure is unknown."""
@@ -226,19 +207,16 @@ def upper_limits(
         Counts as `astro_unetloc.read_map` takes them.
     positions : SkyCoord or Table
         n positions, or a table with positions.
-    exposure, background, psf : path or gammapy object, optional
+    exposure, background, psf, exposure_frame : optional
         Companions of the map, as in `find_sources`; without an exposure there are no fluxes.
-    exposure_frame : {"galactic", "icrs"}, optional
-        Frame of a HEALPix exposure without COORDSYS.
     sources : Table, optional
         Known sources with positions, such as the catalogue of the map. Their counts and indices
         are fitted. A position must not be one of them.
     index : float or array_like (n,)
         Photon index of the sources.
-    energy_range : pair of Quantity or float, optional
-        Energies of the counts, GeV if bare; those of the map by default.
-    flux_range : pair of Quantity or float, optional
-        Energies of the flux, GeV if bare; those of the counts, up to 1000 GeV, by default.
+    energy_range, flux_range : pair of Quantity or float, optional
+        Energies of the counts and of the flux, GeV if bare; those of the map by default, for the
+        flux up to 1000 GeV.
 
     Returns
     -------
@@ -246,11 +224,6 @@ def upper_limits(
         n rows with ``Source_Name`` where the positions have it, ``RAJ2000``, ``DEJ2000``,
         ``Npred_UL95``, ``Flux_UL95`` (ph cm-2 s-1) and ``skycoord``; limits are masked where the
         map was not observed.
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        If an input cannot be used; the message says what to do.
 
     Examples
     --------
@@ -298,27 +271,22 @@ def _position_table(positions):
     return QTable(columns | {"skycoord": coordinates})
 
 
+@dataclass(frozen=True, eq=False)
 class _ProfileLikelihood:
-    """Likelihood of the counts of n sources, maximized over the factors of k components.
+    """Likelihood of the counts of n sources, maximized over the factors of k components."""
 
-    Parameters
-    ----------
-    source : ndarray (m,) of int
-        Source of each pair.
-    weighted : ndarray (m,)
-        Counts of each pair times their weight.
-    density, expected : ndarray (m,), ndarray (n,)
-        Expected counts for one count of the source: at the pairs, and in total.
-    components, total : ndarray (m, k), ndarray (n, k)
-        The same of the components, such as the background, for factors of 1.
-    fixed : ndarray (m,)
-        Further expected counts at the pairs.
-    """
+    source: np.ndarray  # (m,), source of each pair
+    weighted: np.ndarray  # (m,), weighted counts of each pair
+    density: np.ndarray  # (m,), expected counts at the pairs for one count of the source
+    expected: np.ndarray  # (n,), the same in total
+    components: np.ndarray  # (m, k), expected counts of components, such as the background
+    total: np.ndarray  # (n, k), the same in total
+    fixed: np.ndarray  # (m,), further expected counts
 
-    def __init__(self, source, weighted, density, expected, components, total, fixed):
-        self.source, self.weighted, self.density = source, weighted, density
-        self.expected, self.components, self.total, self.fixed = expected, components, total, fixed
-        self.n, self.k = total.shape
+    @property
+    def n(self):
+        """Number of sources."""
+        return len(self.expected)
 
     def _sums(self, values):
         return sum_groups(self.source, self.weighted * values, self.n)
@@ -332,7 +300,7 @@ class _ProfileLikelihood:
 
     def log_likelihood(self, counts):
         """Log-likelihood (n, q), less a constant, at ascending counts (n, q)."""
-        result, logs = np.empty(counts.shape), np.zeros((self.n, self.k))
+        result, logs = np.empty(counts.shape), np.zeros(self.total.shape)
         for column, number in enumerate(counts.T):
             for _ in range(_N_STEPS):
                 logs = self._newton_step(logs, number)
@@ -352,12 +320,13 @@ class _ProfileLikelihood:
         components /= npred[:, None]
         gradient = np.stack([self._sums(part) for part in components.T], axis=1)
         gradient -= np.exp(logs) * self.total
-        hessian = np.empty((self.n, self.k, self.k))
-        for a in range(self.k):
-            for b in range(a, self.k):
+        k = self.total.shape[1]
+        hessian = np.empty((self.n, k, k))
+        for a in range(k):
+            for b in range(a, k):
                 product = self._sums(components[:, a] * components[:, b])
                 hessian[:, a, b] = hessian[:, b, a] = product
-        hessian += 1e-3 * np.eye(self.k)  # components without counts keep their factor
+        hessian += 1e-3 * np.eye(k)  # components without counts keep their factor
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         return np.clip(logs + np.clip(change, -1.0, 1.0), -12.0, 12.0)
 
@@ -394,20 +363,10 @@ def _quantile(counts, log_likelihood):
 
 
 def expected_sqrt_ts(counts, fraction, background, profiles, weight=1.0):
-    """Expected sqrt(TS) (n,) of sources: that of exactly the expected counts.
+    """Expected sqrt(TS) (n,) of sources with expected counts (n,).
 
-    Parameters
-    ----------
-    counts : ndarray (n,)
-        Expected counts of each source.
-    fraction : ndarray (n, n_energy)
-        Fraction of them in each energy bin.
-    background : ndarray (n, n_energy)
-        Other counts per square degree, taken as flat over the PSF.
-    profiles : PsfProfiles
-        The PSF.
-    weight : ndarray (n, n_energy) or float
-        Weight of the counts in the fit.
+    ``fraction`` (n, n_energy) of the counts falls in each energy bin, on ``background`` (n,
+    n_energy) counts per square degree, taken as flat over the PSF; counts have the ``weight``.
     """
     in_rings = np.diff(profiles.contained[:, ::_STRIDE], axis=1)
     density, area = profiles.rings(_STRIDE)
