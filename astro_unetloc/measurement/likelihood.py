@@ -254,17 +254,16 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
         npred_sources = npred_tail + likelihood.npred_cores(state)
         for rows, part, pairs in groups:
             before, bins = state.select(rows, pairs), part.core.bin
-            npred_other = np.maximum(npred_sources[bins] - before.npred, 0.0)
-            npred_other += npred_background[pairs]
+            npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
+            npred_other = npred_background[pairs] + npred_neighbors
             step = _newton_step(part, before, npred_other, damping[rows], np.flatnonzero(free))
             trial = part.evaluate(_limited(before.parameters, step))
             better = part.gain(before, trial, npred_other) > -1e-9
-            change = np.where(better, 0.2, 5.0)
-            damping[rows] = np.clip(damping[rows] * change, 1e-6, 1e4)
-            in_better = np.flatnonzero(better[part.core.source])
-            trial = trial.select(better, in_better)
-            np.add.at(npred_sources, bins[in_better], trial.npred - before.npred[in_better])
-            state.update(rows[better], pairs[in_better], trial)
+            damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 5.0), 1e-6, 1e4)
+            changed = np.flatnonzero(better[part.core.source])
+            trial = trial.select(better, changed)
+            state.update(rows[better], pairs[changed], trial)
+            np.add.at(npred_sources, bins[changed], trial.npred - before.npred[changed])
     background, npred_tail = _fit_background(likelihood, background, state)
     npred_sources = npred_tail + likelihood.npred_cores(state)
     npred_neighbors = np.maximum(npred_sources[likelihood.core.bin] - state.npred, 0.0)

@@ -185,12 +185,6 @@ def test_no_two_neighbors_have_the_same_color(n, seed):
     assert colors.max() <= np.bincount(pairs[:, 0], minlength=n).max()
 
 
-def test_lonely_sources_have_one_color():
-    pairs = neighbor_pairs(vectors_from_lonlat(np.arange(0.0, 360.0, 30.0), np.zeros(12)), 1.0)
-    assert pairs.shape == (0, 2)
-    assert np.all(graph_colors(12, pairs) == 0)
-
-
 def test_neighbors_are_sorted_by_distance():
     pairs = neighbor_pairs(vectors_from_lonlat(np.array([0.0, 0.5, 0.2, 40.0]), np.zeros(4)), 1.0)
     np.testing.assert_array_equal(pairs[pairs[:, 0] == 0, 1], [2, 1])

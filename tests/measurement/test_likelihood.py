@@ -59,14 +59,6 @@ def test_counts_and_index_are_those_of_the_simulation(lonely):
     assert state.index.mean() == pytest.approx(2.3, abs=0.1)
 
 
-def test_a_single_radius_holds_for_all_energy_bins(lonely):
-    likelihood = lonely[0]
-    radii = 1.0, np.ones(likelihood.n_energy)
-    found = [likelihood.regions.contained(likelihood.profiles, radius) for radius in radii]
-    assert found[0].shape == (likelihood.n, likelihood.n_energy)
-    np.testing.assert_array_equal(*found)
-
-
 def test_the_gradient_vanishes_at_the_maximum(lonely):
     likelihood, state, npred_other = lonely
     gradient, hessian, _ = likelihood.expand(state, npred_other)
@@ -145,10 +137,6 @@ def test_the_joint_covariance_is_that_of_the_whole_matrix():
     np.testing.assert_allclose(joint[1], expected[4:, 4:], rtol=1e-6)
 
 
-def test_without_neighbors_nothing_changes():
-    np.testing.assert_array_equal(*joint_covariances(*correlated(0.7), np.zeros((0, 2), int), BOTH))
-
-
 # Position posterior
 
 
@@ -165,12 +153,6 @@ def test_an_ellipse_comes_back_from_its_covariance(major, ratio, angle_deg):
     assert ellipse.semi_minor[0] == pytest.approx(2 * minor, rel=1e-6)
     difference = (ellipse.position_angle[0] - angle_deg + 90) % 180 - 90
     assert difference == pytest.approx(0, abs=1e-3)
-
-
-def test_an_unknown_scale_gives_an_unknown_ellipse():
-    ellipse = Ellipses.from_covariance(np.eye(2)[None], np.array([np.nan]))
-    assert np.isnan(ellipse.semi_major[0])
-    assert np.isnan(ellipse.semi_minor[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import astropy.units as u
+import healpy
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
@@ -35,85 +36,82 @@ from astro_unetloc.measurement.limits import (
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
 N = 192
-
-
-def places():
-    """One direction in each of `N` pixels of the sky, as vectors and positions."""
-    import healpy
-
-    vectors = np.stack(healpy.pix2vec(4, np.arange(N)), axis=-1)
-    return vectors, at(vectors)
+ALL_SKY = np.stack(healpy.pix2vec(4, np.arange(N)), axis=-1)
+FLUX = {"flux_range": (10.0, 1000.0)}
 
 
 def at(vectors):
-    lon, lat = lonlat_from_vectors(vectors)
-    return SkyCoord(lon * u.deg, lat * u.deg, frame="galactic")
+    return SkyCoord(*lonlat_from_vectors(vectors), unit="deg", frame="galactic")
 
 
-def counts_of(table):
-    return np.ma.filled(table["Npred_UL95"], np.nan)
+def count_limits(sky_map, vectors, **options):
+    """Upper limits on the counts (n,) at vectors, NaN where masked."""
+    return np.ma.filled(upper_limits(sky_map, at(vectors), **options)["Npred_UL95"], np.nan)
 
 
-# What is known without a sky: a source of Poisson counts on a background
+def n_above(fraction, n):
+    """Least fraction of n limits above the truth, three sigma below the expected one."""
+    return fraction - 3 * np.sqrt(fraction * (1 - fraction) / n)
+
+
+# A single bin: Poisson counts of a source on a known background
+
+
+def limit_of(number, *, background=0.0, efficiency=1.0):
+    profile = _ProfileLikelihood(
+        source=np.zeros(1, int), weighted=np.array([float(number)]), density=np.ones(1),
+        expected=np.full(1, efficiency), components=np.full((1, 1), 1e-12),
+        total=np.zeros((1, 1)), fixed=np.full(1, background),
+    )  # fmt: skip
+    return _upper_bound(profile)[0]
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 100, 10_000])
 def test_limit_without_a_background_is_that_of_helene(number):
     """With a flat prior n counts have the posterior Gamma(n + 1)."""
-    profile = _ProfileLikelihood(
-        np.zeros(1, int), np.array([float(number)]), np.ones(1), np.full(1, 0.5),
-        np.full((1, 1), 1e-12), np.zeros((1, 1)), np.zeros(1),
-    )  # fmt: skip
-    assert _upper_bound(profile)[0] == pytest.approx(gamma.ppf(0.95, number + 1) / 0.5, rel=0.003)
+    expected = gamma.ppf(0.95, number + 1) / 0.5
+    assert limit_of(number, efficiency=0.5) == pytest.approx(expected, rel=0.003)
 
 
 def test_limit_on_a_known_background_is_that_of_its_integral():
     """On 4 expected counts, with 9 seen."""
-    profile = _ProfileLikelihood(
-        np.zeros(1, int), np.array([9.0]), np.ones(1), np.ones(1), np.full((1, 1), 1e-12),
-        np.zeros((1, 1)), np.full(1, 4.0),
-    )  # fmt: skip
     below = gamma.cdf(4.0, 10)
     expected = gamma.ppf(below + 0.95 * (1 - below), 10) - 4.0
-    assert _upper_bound(profile)[0] == pytest.approx(expected, rel=0.003)
+    assert limit_of(9, background=4.0) == pytest.approx(expected, rel=0.003)
 
 
-# Skies
+# Upper limits on skies
 
 
 @pytest.mark.parametrize("density", [1.0, 17.0])
 @pytest.mark.parametrize("counts", [2.0, 10.0, 40.0])
-def test_limits_hold_what_they_say(density, counts):
+def test_95_percent_of_the_limits_are_above_the_counts(density, counts):
     rng = np.random.default_rng(int(1000 + counts))
-    vectors, positions = places()
-    photons = join(photons_of(vectors, counts, rng), background_around(vectors, density, rng))
-    limits = counts_of(upper_limits(as_events(photons), positions))
-    assert np.mean(limits >= counts) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / N)
+    photons = join(photons_of(ALL_SKY, counts, rng), background_around(ALL_SKY, density, rng))
+    limits = count_limits(as_events(photons), ALL_SKY)
+    assert np.mean(limits >= counts) >= n_above(0.95, N)
     # not higher than need be: those of a source of so many counts
     assert np.median(limits) < gamma.ppf(0.95, counts + 1) + 2 * np.sqrt(density)
 
 
-def test_limits_near_known_sources_hold_what_they_say():
+def test_95_percent_of_the_limits_near_known_sources_are_above_the_counts():
     rng = np.random.default_rng(1)
-    vectors, positions = places()
-    vectors, positions = vectors[::2], positions[::2]
+    vectors = ALL_SKY[::2]
     known = scatter(vectors, np.full(N // 2, 0.3), rng)
     parts = photons_of(known, 100, rng), background_around(vectors, 17.0, rng)
     sky_map = as_events(join(*parts, photons_of(vectors, 10, rng)))
-    limits = counts_of(upper_limits(sky_map, positions, sources=QTable({"skycoord": at(known)})))
-    assert np.mean(limits >= 10) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / (N // 2))
+    limits = count_limits(sky_map, vectors, sources=QTable({"skycoord": at(known)}))
+    assert np.mean(limits >= 10) >= n_above(0.95, N // 2)
     assert np.median(limits) < 22
-    unknown = counts_of(upper_limits(sky_map, positions))
-    assert np.median(unknown) > 1.5 * np.median(limits)
+    assert np.median(count_limits(sky_map, vectors)) > 1.5 * np.median(limits)
 
 
 def test_each_position_is_taken_alone():
     rng = np.random.default_rng(2)
-    vectors = vectors_from_lonlat(np.array([30.0, 30.1, 30.2]), np.array([40.0, 40.0, 40.0]))
+    vectors = vectors_from_lonlat(np.array([30.0, 30.1, 30.2]), np.full(3, 40.0))
     sky_map = as_events(join(photons_of(vectors, 8, rng), background_around(vectors, 17.0, rng)))
-    together = counts_of(upper_limits(sky_map, at(vectors)))
-    alone = [counts_of(upper_limits(sky_map, at(vectors[k : k + 1])))[0] for k in range(3)]
-    np.testing.assert_allclose(together, alone, rtol=0.01)
+    alone = [count_limits(sky_map, vector[None])[0] for vector in vectors]
+    np.testing.assert_allclose(count_limits(sky_map, vectors), alone, rtol=0.01)
 
 
 def test_counts_in_pixels_and_events_have_the_same_limits():
@@ -127,40 +125,29 @@ def test_counts_in_pixels_and_events_have_the_same_limits():
     pixels = image_pixelization(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
     edges = np.geomspace(*RANGE, 17)
     counts = np.zeros((16, pixels.n_pixels))
-    place, energy = pixels.index(photons.vectors), np.searchsorted(edges, photons.energy) - 1
-    np.add.at(counts, (energy[place >= 0], place[place >= 0]), 1)
+    index, energy_bin = pixels.index(photons.vectors), np.searchsorted(edges, photons.energy) - 1
+    np.add.at(counts, (energy_bin[index >= 0], index[index >= 0]), 1)
     binned = SkyMap(counts=counts, pixels=pixels, energy_edges=edges)
-    limits = [counts_of(upper_limits(m, at(vectors))) for m in (binned, as_events(photons))]
+    limits = [count_limits(sky_map, vectors) for sky_map in (binned, as_events(photons))]
     np.testing.assert_allclose(*limits, rtol=0.15)
 
 
 def test_fluxes_are_those_of_the_exposure_and_index():
-    rng = np.random.default_rng(4)
-    vectors, positions = places()
-    photons = background_around(vectors, 17.0, rng)
+    photons = background_around(ALL_SKY, 17.0, np.random.default_rng(4))
     sky_map = as_events(photons, exposure=SurveyExposure())
-    limits = upper_limits(sky_map, positions, index=2.0, flux_range=("20 GeV", "1 TeV"))
+    limits = upper_limits(sky_map, at(ALL_SKY), index=2.0, flux_range=("20 GeV", "1 TeV"))
     assert limits["Flux_UL95"].unit == "ph cm-2 s-1"
     law = power_laws(np.ones(1), np.full(1, 2.0), emin=20, emax=1000)
-    seen = law.flux(*RANGE, weight=SurveyExposure().relative) * SurveyExposure().sky(vectors)
-    np.testing.assert_allclose(
-        limits["Flux_UL95"].unmasked.value, counts_of(limits) / seen, rtol=0.01
-    )
+    seen = law.flux(*RANGE, weight=SurveyExposure().relative) * SurveyExposure().sky(ALL_SKY)
+    expected = np.ma.filled(limits["Npred_UL95"]) / seen
+    np.testing.assert_allclose(limits["Flux_UL95"].unmasked.value, expected, rtol=0.01)
     assert (limits.meta["FLUXEMIN"], limits.meta["FLUXEMAX"]) == (20.0, 1000.0)
 
 
-# What comes out
-
-
 def test_what_was_not_observed_has_no_limit():
-    rng = np.random.default_rng(5)
     vectors = vectors_from_lonlat(np.array([0.0, 50.0]), np.zeros(2))
-    footprint = DiscFootprint(vectors[0], 5.0)
-    sky_map = SkyMap(
-        events=background_around(vectors[:1], 17.0, rng, radius_deg=5.0),
-        footprint=footprint,
-        energy_edges=np.array(RANGE),
-    )
+    photons = background_around(vectors[:1], 17.0, np.random.default_rng(5), radius_deg=5.0)
+    sky_map = replace(as_events(photons), footprint=DiscFootprint(vectors[0], 5.0))
     table = QTable({"GLON": [0.0, 50.0, np.nan], "GLAT": [0.0, 0.0, 0.0]})
     table["Source_Name"] = ["seen", "not seen", "nowhere"]
     limits = upper_limits(sky_map, table)
@@ -178,7 +165,7 @@ def test_a_map_without_photons_is_refused():
         upper_limits(empty, at(np.eye(3)))
 
 
-def test_a_position_alone_is_a_row():
+def test_a_single_position_is_a_row():
     photons = background_around(np.eye(3)[:1], 17.0, np.random.default_rng(6))
     limits = upper_limits(as_events(photons), SkyCoord(0 * u.deg, 0 * u.deg, frame="galactic"))
     assert len(limits) == 1
@@ -186,22 +173,23 @@ def test_a_position_alone_is_a_row():
 
 
 @pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
-def test_real_limits_lie_above_the_fluxes_of_faint_sources(real_data):
-    """3FHL gives fluxes of the centre that these very photons tell."""
-    folder, files = real_data / "gc", "fermi-3fhl-gc-{}.fits.gz"
+def test_real_limits_are_above_the_fluxes_of_faint_sources(real_data):
+    """3FHL lists fluxes in the Galactic centre that were measured with these very photons."""
     reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")
-    place = reference["skycoord"].galactic
-    field = (np.abs(place.l.wrap_at("180d").deg) < 9) & (np.abs(place.b.deg) < 4)
+    position = reference["skycoord"].galactic
+    field = (np.abs(position.l.wrap_at("180d").deg) < 9) & (np.abs(position.b.deg) < 4)
     field &= ~reference["Extended"]
     rows = np.flatnonzero(field & (reference["Flux"].value < 1e-10))[:5]
     assert len(rows) == 5
-    options = {"exposure": folder / files.format("exposure-cube"), "energy_range": (10, 500)}
+    counts, exposure = (
+        real_data / "gc" / f"fermi-3fhl-gc-{name}.fits.gz"
+        for name in ("counts-cube", "exposure-cube")
+    )
     for row in rows:
-        others = field.copy()
-        others[row] = False
+        others = field & (np.arange(len(field)) != row)
         limits = upper_limits(
-            folder / files.format("counts-cube"), reference[[row]], sources=reference[others],
-            flux_range=(10, 1000), index=float(reference["PowerLaw_Index"][row]), **options,
+            counts, reference[[row]], sources=reference[others], exposure=exposure, **FLUX,
+            energy_range=(10, 500), index=float(reference["PowerLaw_Index"][row]),
         )  # fmt: skip
         ratio = limits["Flux_UL95"].unmasked.value[0] / reference["Flux"].value[row]
         assert 1.0 < ratio < 3.0
@@ -209,25 +197,17 @@ def test_real_limits_lie_above_the_fluxes_of_faint_sources(real_data):
 
 # Detection limits
 
-FLUX = {"flux_range": (10.0, 1000.0)}
 
-
-@pytest.fixture(scope="module")
-def profiles():
-    return make_profiles(KingPSF(), np.array([10.0, 30.0, 2000.0]))
-
-
-def test_on_much_background_it_is_the_signal_over_its_noise(profiles):
+def test_sqrt_ts_on_much_background_is_the_signal_over_its_noise():
     """King (1983): N over the root of the background within the effective area, bin by bin."""
+    profiles = make_profiles(KingPSF(), np.array([10.0, 30.0, 2000.0]))
     fractions, background = np.array([[0.7, 0.3]]), np.array([[1e6, 3e5]])
     found = expected_sqrt_ts(np.array([10.0]), fractions, background, profiles)[0]
     noise = np.sqrt(background * profiles.effective_area())
     assert found == pytest.approx(np.sqrt(np.sum((10 * fractions / noise) ** 2)), rel=0.01)
 
 
-def test_it_is_that_of_photons_in_a_single_cell():
-    """All photons of a source in one ring of even density: the formula of a counting experiment."""
-
+def test_sqrt_ts_of_a_single_ring_is_that_of_a_counting_experiment():
     class Disc:
         contained = np.array([[0.0, *[1.0] * 8]])
 
@@ -239,44 +219,40 @@ def test_it_is_that_of_photons_in_a_single_cell():
     assert found[0] == pytest.approx(np.sqrt(2 * ((s + b) * np.log1p(s / b) - s)))
 
 
-def test_it_is_what_the_fit_measures_on_average():
+def test_the_expected_sqrt_ts_is_what_the_fit_measures_on_average():
     sky_map, sources, true = lonely_sources(30, seed=5)
     measured = measure_sources(sources, sky_map, energy_range=RANGE, **FLUX)["Sqrt_TS"]
     expected = significances(sky_map, true, np.full(len(true), 30.0), index=2.3)
     assert np.median(measured) == pytest.approx(np.median(expected), rel=0.05)
 
 
-def test_counts_at_the_limit_have_the_sqrt_ts_that_was_asked_for():
+@pytest.mark.parametrize("sqrt_ts", [3.0, 5.0])
+def test_counts_at_the_limit_have_the_given_sqrt_ts(sqrt_ts):
     sky_map, _, true = lonely_sources(5, seed=6)
-    for sqrt_ts in (3.0, 5.0):
-        counts, flux = detection_limits(sky_map, true, sqrt_ts, **FLUX)
-        np.testing.assert_allclose(significances(sky_map, true, counts), sqrt_ts, rtol=1e-3)
-        assert np.all(flux > 0)
+    counts, flux = detection_limits(sky_map, true, sqrt_ts, **FLUX)
+    np.testing.assert_allclose(significances(sky_map, true, counts), sqrt_ts, rtol=1e-3)
+    assert np.all(flux > 0)
 
 
-def test_more_background_and_a_bright_neighbour_raise_the_limit():
+def test_more_background_and_a_bright_neighbor_raise_the_limit():
     rng = np.random.default_rng(7)
-    vectors = vectors_from_lonlat(np.array([10.0, 60.0, 110.0]), np.array([40.0, 40.0, 40.0]))
+    vectors = vectors_from_lonlat(np.array([10.0, 60.0, 110.0]), np.full(3, 40.0))
     bright = vectors_from_lonlat(np.array([110.2]), np.array([40.0]))
-    sky_map = as_events(
-        join(
-            background_around(vectors[:1], 17.0, rng),
-            background_around(vectors[1:2], 170.0, rng),
-            background_around(vectors[2:], 17.0, rng),
-            photons_of(bright, 500, rng),
-        ),
-        exposure=SurveyExposure(),
-    )
+    backgrounds = [
+        background_around(vector[None], density, rng)
+        for vector, density in zip(vectors, (17.0, 170.0, 17.0))
+    ]
+    photons = join(*backgrounds, photons_of(bright, 500, rng))
+    sky_map = as_events(photons, exposure=SurveyExposure())
     counts, _ = detection_limits(sky_map, vectors, 4.5, sources=bright, **FLUX)
     assert 4 < counts[0] < 12
     assert counts[1] > 1.3 * counts[0]
     assert counts[2] > 1.3 * counts[0]
 
 
-def test_there_is_no_limit_where_nothing_was_observed():
-    rng = np.random.default_rng(8)
+def test_there_is_no_detection_limit_where_nothing_was_observed():
     center = vectors_from_lonlat(np.array([10.0]), np.array([40.0]))
-    photons = background_around(center, 17.0, rng)
+    photons = background_around(center, 17.0, np.random.default_rng(8))
     sky_map = replace(as_events(photons), footprint=DiscFootprint(center[0], 3.0))
     vectors = np.concatenate([center, -center, np.full((1, 3), np.nan)])
     counts, flux = detection_limits(sky_map, vectors, 4.5, **FLUX)
@@ -284,10 +260,9 @@ def test_there_is_no_limit_where_nothing_was_observed():
     assert np.isnan(flux).all(), "the exposure is not known"
 
 
-def test_a_map_without_photons_has_no_limits_and_says_so():
-    nothing = Photons(np.zeros((0, 3)), np.zeros(0))
+def test_a_map_without_photons_has_no_detection_limits_and_warns():
+    nothing = as_events(Photons(np.zeros((0, 3)), np.zeros(0)))
     vectors = vectors_from_lonlat(np.array([10.0]), np.array([40.0]))
     with pytest.warns(UserWarning, match="no photons at these positions"):
-        counts, flux = detection_limits(as_events(nothing), vectors, 4.5, **FLUX)
-    assert np.isnan(counts).all()
-    assert np.isnan(flux).all()
+        limits = detection_limits(nothing, vectors, 4.5, **FLUX)
+    assert np.isnan(limits).all()
