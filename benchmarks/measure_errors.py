@@ -136,7 +136,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     background = KnownBackground(density[np.arange(len(pairs)), pairs.energy_bin])
     zero, index = np.zeros(len(used)), best_index(sky.sources.spectra.select(used), exposure)
     parameters = np.stack([zero, zero, photons[used], index], axis=1)
-    options = {"colors": np.zeros(len(used), int), "free": (1, 1, 0, 0)}
+    options = {"colors": np.zeros(len(used), int), "free": [0, 1]}
     state = maximize(likelihood, background, parameters, n_rounds=12, **options)[0]
     offset = np.hypot(state.x, state.y)
     expected = photons[used, None] * spectrum.fractions(index)

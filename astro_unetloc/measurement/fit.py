@@ -47,8 +47,8 @@ __all__ = [
 
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
 _MIN_HESSIAN = 1e-3
-# Free parameters of the steps of the fit: x, y, counts, index.
-_COUNTS, _COUNTS_AND_INDEX, _ALL = (0, 0, 1, 0), (0, 0, 1, 1), (1, 1, 1, 1)
+# Indices of the parameters x, y, counts and index that are free in the steps of the fit.
+_COUNTS, _COUNTS_AND_INDEX, _ALL = [2], [2, 3], [0, 1, 2, 3]
 
 
 class FieldSetup:
@@ -70,14 +70,14 @@ class FieldSetup:
         self.n_split = _n_split(pixel_deg, of_points.containment_radius(0.68), config)
         self.subpixel_radius_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
         self.profiles = profiles(self.subpixel_radius_deg) if pixel_deg else of_points
-        self.wide_profiles = [
+        self.wide_profiles = [  # of discs instead of points
             profiles(np.hypot(radius_deg, self.subpixel_radius_deg))
             for radius_deg in config.wide_radii_deg
         ]
         min_core_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
         psf_deg = self.profiles.containment_radius(0.68).max()
-        radii = config.min_radius_deg, config.radius_psf * psf_deg, 3 * min_core_deg
-        self.radius_deg = max(radii)
+        # of the regions of interest, and of the core in each energy bin
+        self.radius_deg = max(config.min_radius_deg, config.radius_psf * psf_deg, 3 * min_core_deg)
         core_deg = np.maximum(self.profiles.containment_radius(0.9), min_core_deg)
         self.core_deg = np.minimum(core_deg, max(self.radius_deg / 2, min_core_deg))
 
@@ -143,17 +143,14 @@ class FieldFit:
     def run(self, flux_range):
         """Results (k, ...) of the members by name, with fluxes between two energies in GeV."""
         members, n_rounds = self.members, self.config.n_rounds
-        state, background, _ = self._maximize(self._initial(), self.background, 3, _COUNTS)
-        state, background, npred_other = self._maximize(
-            state.parameters, background, n_rounds, _ALL
-        )
-        posterior, failed = self._positions(state, background, npred_other)
-        parameters = state.parameters.copy()
+        best = self._maximize(self._initial(), self.background, 3, _COUNTS)
+        best = self._maximize(best.state.parameters, best.background, n_rounds, _ALL)
+        posterior, failed = self._positions(best)
+        parameters = best.state.parameters.copy()
         mean = np.stack([posterior.x, posterior.y], axis=1)
         parameters[members, :2] = np.where(failed[:, None], 0.0, mean)
-        state, background, npred_other = self._maximize(
-            parameters, background, 4, _COUNTS_AND_INDEX
-        )
+        best = self._maximize(parameters, best.background, 4, _COUNTS_AND_INDEX)
+        state = best.state
         vectors = move(self.vectors, self.regions.east, self.regions.north, state.x, state.y)
         vectors[members[failed]] = self.vectors[members[failed]]
         ellipse_68, ellipse_95 = (
@@ -165,17 +162,17 @@ class FieldFit:
             "covariance": np.where(failed[:, None, None], np.nan, posterior.covariance),
             "ellipse_68": ellipse_68,
             "ellipse_95": ellipse_95,
-            "sqrt_ts": self._sqrt_ts(state, background)[members],
-            **self._spectra(state, background, npred_other, flux_range),
+            "sqrt_ts": self._sqrt_ts(best)[members],
+            **self._spectra(best, flux_range),
             "failed": failed,
-            "wide": self._wide(state, npred_other),
+            "wide": self._wide(best),
             "bright_neighbor": _near_brighter(vectors, state.counts, self.config)[members],
         }
 
     def fit_spectra(self):
         """`SourceState` of the sources with counts and indices fitted at the given positions."""
         n_rounds = self.config.n_rounds
-        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)[0]
+        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX).state
 
     def _maximize(self, parameters, background, n_rounds, free):
         options = {"n_rounds": n_rounds, "colors": self._colors, "free": free}
@@ -193,12 +190,12 @@ class FieldFit:
         zero = np.zeros(self.n)
         return np.stack([zero, zero, counts, np.full(self.n, 2.3)], axis=1)
 
-    def _positions(self, state, background, npred_other):
+    def _positions(self, best):
         """Position posterior of the members, and which of them failed."""
-        alone, joint = self._covariances(state, background, npred_other)
+        alone, joint = self._covariances(best)
         part, pairs = self.likelihood.select(self.members)
-        state = state.select(self.members, pairs)
-        posterior = position_posterior(part, state, npred_other[pairs], alone[:, :2, :2])
+        state, npred_other = best.state.select(self.members, pairs), best.npred_other[pairs]
+        posterior = position_posterior(part, state, npred_other, alone[:, :2, :2])
         posterior = posterior.widened((joint - alone)[:, :2, :2])
         size_deg = np.sqrt(np.einsum("naa->n", posterior.covariance))
         moved_deg = np.hypot(posterior.x, posterior.y)
@@ -207,8 +204,9 @@ class FieldFit:
         good &= (state.counts > self.config.min_counts) & np.isfinite(posterior.scale_95)
         return posterior, ~good
 
-    def _covariances(self, state, background, npred_other):
+    def _covariances(self, best):
         """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
+        state, background, npred_other = best
         _, hessian, information = self.likelihood.expand(state, npred_other)
         derivatives = self.likelihood.derivatives(state, npred_other).T
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
@@ -219,11 +217,12 @@ class FieldFit:
         derivatives = derivatives * np.sqrt(core.number)[:, None]
         return joint_covariances(derivatives, core, hessian, self._neighbors, self.members)
 
-    def _sqrt_ts(self, state, background):
+    def _sqrt_ts(self, best):
         """Root of the test statistic (n,), the background fitted again without the source.
 
         Gradient and curvature of the background stay: a free parabola would rise at the source.
         """
+        state, background = best.state, best.background
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
         npred = npred_neighbors + npred_source + background.npred
         contained = self.regions.contained(self.setup.profiles, self.regions.radius_deg)
@@ -236,12 +235,11 @@ class FieldFit:
         gain -= ((total - background.in_regions) * self.weight).sum(axis=1)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
-    def _spectra(self, state, background, npred_other, flux_range):
+    def _spectra(self, best, flux_range):
         """Counts, flux and index of the members, each with its error, by name."""
-        counts, index = state.counts[self.members], state.index[self.members]
+        counts, index = best.state.counts[self.members], best.state.index[self.members]
         exposed = self.exposed[self.members]
-        _, joint = self._covariances(state, background, npred_other)
-        covariance = joint[:, 2:, 2:]
+        covariance = self._covariances(best)[1][:, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
         flux, above = (self.flux_per_count(index + step, flux_range) for step in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
@@ -264,16 +262,17 @@ class FieldFit:
         norm = 1 / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
         return laws.flux(*flux_range) / laws.amplitude * pivot ** (-index) * norm
 
-    def _wide(self, state, npred_other):
+    def _wide(self, best):
         """Whether (k,) a disc fits a member better than a point, by ``wide_ts``."""
 
-        def best(profiles):
-            """Largest log-likelihood ratio (k,) for a PSF."""
+        def log_likelihood(profiles):
+            """Largest log-likelihood ratio (k,) to no source for a PSF."""
             part, pairs = self.likelihood.with_profiles(profiles).select(self.members)
-            return _best_log_likelihood(part, state.select(self.members, pairs), npred_other[pairs])
+            state = best.state.select(self.members, pairs)
+            return _best_log_likelihood(part, state, best.npred_other[pairs])
 
-        discs = np.max([best(profiles) for profiles in self.setup.wide_profiles], axis=0)
-        return 2 * (discs - best(self.setup.profiles)) > self.config.wide_ts
+        discs = np.max([log_likelihood(p) for p in self.setup.wide_profiles], axis=0)
+        return 2 * (discs - log_likelihood(self.setup.profiles)) > self.config.wide_ts
 
 
 def _best_log_likelihood(likelihood, state, npred_other):

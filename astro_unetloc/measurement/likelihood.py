@@ -12,6 +12,7 @@ outside of their own core. All are per square degree and energy bin.
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -23,6 +24,7 @@ __all__ = [
     "INDEX_PRIOR",
     "Ellipses",
     "Likelihood",
+    "Maximum",
     "PositionPosterior",
     "SourceState",
     "joint_covariances",
@@ -236,12 +238,19 @@ def _log_prior(index):
     return -0.5 * ((index - mean) / sigma) ** 2
 
 
-def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
-    """Maximize the posterior of the sources, and fit the background, from given parameters (n, 4).
+class Maximum(NamedTuple):
+    """Result of `maximize`."""
 
-    In each round every source takes one step; those of one colour, see `graph_colors`, at the same
-    time. ``free`` selects the fitted ones of the four parameters. Returns the state, the
-    background, and the expected counts (m,) of all but the source itself at the core pairs.
+    state: SourceState
+    background: object
+    npred_other: np.ndarray  # (m,), expected counts of all but the source itself at the core pairs
+
+
+def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
+    """Maximum of the posterior of the sources, and the background, from parameters (n, 4).
+
+    In each round every source takes one step; sources of one colour, see `graph_colors`, take it
+    at the same time. ``free`` are the indices of the fitted parameters.
     """
     state = likelihood.evaluate(np.array(parameters, dtype=float))
     damping = np.full(likelihood.n, 1e-2)
@@ -256,7 +265,7 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
             before, bins = state.select(rows, pairs), part.core.bin
             npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
             npred_other = npred_background[pairs] + npred_neighbors
-            step = _newton_step(part, before, npred_other, damping[rows], np.flatnonzero(free))
+            step = _newton_step(part, before, npred_other, damping[rows], np.array(free))
             trial = part.evaluate(_limited(before.parameters, step))
             better = part.gain(before, trial, npred_other) > -1e-9
             damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 5.0), 1e-6, 1e4)
@@ -267,7 +276,8 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
     background, npred_tail = _fit_background(likelihood, background, state)
     npred_sources = npred_tail + likelihood.npred_cores(state)
     npred_neighbors = np.maximum(npred_sources[likelihood.core.bin] - state.npred, 0.0)
-    return state, background, background.npred[: len(likelihood.core)] + npred_neighbors
+    npred_background = background.npred[: len(likelihood.core)]
+    return Maximum(state, background, npred_background + npred_neighbors)
 
 
 def _fit_background(likelihood, background, state):

@@ -42,7 +42,7 @@ def maximum(sky_map, vectors, *, counts=20.0, colors=None):
     likelihood = Likelihood(regions, len(counts_of_map.number), profiles, spectrum, core_deg)
     state, _, npred_other = maximize(
         likelihood, LocalBackground(regions, spectrum), np.tile([0.0, 0.0, counts, 2.3], (n, 1)),
-        n_rounds=12, colors=np.zeros(n, int) if colors is None else colors, free=(1, 1, 1, 1),
+        n_rounds=12, colors=np.zeros(n, int) if colors is None else colors, free=range(4),
     )  # fmt: skip
     return likelihood, state, npred_other
 
