@@ -98,3 +98,13 @@ def regions_of(sky_map, vectors, *, radius_deg=2.0, core_deg=0.5, reach_deg=None
     reach_deg = np.full(len(vectors), radius_deg) if reach_deg is None else reach_deg
     regions = make_regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
     return counts, regions
+
+
+def as_counts(photons, pixels, energy_edges, **parts):
+    """A sky map of the counts of photons in pixels."""
+    counts = np.zeros((len(energy_edges) - 1, pixels.n_pixels), dtype=np.int32)
+    index = pixels.index(photons.vectors)
+    inside = (index >= 0) & (photons.energy < energy_edges[-1])
+    energy_bin = np.searchsorted(energy_edges, photons.energy[inside], side="right") - 1
+    np.add.at(counts, (energy_bin, index[inside]), 1)
+    return SkyMap(counts=counts, pixels=pixels, energy_edges=energy_edges, **parts)

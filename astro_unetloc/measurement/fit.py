@@ -28,7 +28,6 @@ from astro_unetloc.measurement.data import (
     sum_groups,
 )
 from astro_unetloc.measurement.likelihood import (
-    Ellipses,
     Likelihood,
     joint_covariances,
     maximize,
@@ -45,6 +44,17 @@ __all__ = [
     "systematic_weights",
 ]
 
+log = logging.getLogger(__name__)
+
+# Columns and flags of the catalogue that the fit sets.
+_COLUMNS = (
+    "Conf_68_SemiMajor", "Conf_68_SemiMinor", "Conf_68_PosAng",
+    "Conf_95_SemiMajor", "Conf_95_SemiMinor", "Conf_95_PosAng",
+    "Sqrt_TS", "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index",
+)  # fmt: skip
+_FLAGS = "fit_failed", "wide", "bright_neighbor"
+# Groups that are fitted, and held in memory, at the same time.
+_MAX_THREADS = 4
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
 _MIN_HESSIAN = 1e-3
 # Indices of the parameters x, y, counts and index that are free in the steps of the fit.
@@ -141,32 +151,29 @@ class FieldFit:
         self._colors = graph_colors(self.n, self._neighbors)
 
     def run(self, flux_range):
-        """Results (k, ...) of the members by name, with fluxes between two energies in GeV."""
+        """Fit the sources, with fluxes between two energies in GeV.
+
+        Returns a dict of arrays of the k members: Galactic unit vectors, the columns of the
+        catalogue, NaN where unknown, and its flags.
+        """
         members, n_rounds = self.members, self.config.n_rounds
         best = self._maximize(self._initial(), self.background, 3, _COUNTS)
         best = self._maximize(best.state.parameters, best.background, n_rounds, _ALL)
         posterior, failed = self._positions(best)
         parameters = best.state.parameters.copy()
-        mean = np.stack([posterior.x, posterior.y], axis=1)
-        parameters[members, :2] = np.where(failed[:, None], 0.0, mean)
+        parameters[members, :2] = np.where(failed[:, None], 0.0, posterior.mean)
         best = self._maximize(parameters, best.background, 4, _COUNTS_AND_INDEX)
-        state = best.state
-        vectors = move(self.vectors, self.regions.east, self.regions.north, state.x, state.y)
+        x, y, counts, _ = best.state.parameters.T
+        vectors = move(self.vectors, self.regions.east, self.regions.north, x, y)
         vectors[members[failed]] = self.vectors[members[failed]]
-        ellipse_68, ellipse_95 = (
-            Ellipses.from_covariance(posterior.covariance, np.where(failed, np.nan, scale))
-            for scale in (posterior.scale_68, posterior.scale_95)
-        )
         return {
             "vectors": vectors[members],
-            "covariance": np.where(failed[:, None, None], np.nan, posterior.covariance),
-            "ellipse_68": ellipse_68,
-            "ellipse_95": ellipse_95,
-            "sqrt_ts": self._sqrt_ts(best)[members],
+            **_ellipse_columns(posterior, failed),
+            "Sqrt_TS": self._sqrt_ts(best)[members],
             **self._spectra(best, flux_range),
-            "failed": failed,
+            "fit_failed": failed,
             "wide": self._wide(best),
-            "bright_neighbor": _near_brighter(vectors, state.counts, self.config)[members],
+            "bright_neighbor": _near_brighter(vectors, counts, self.config)[members],
         }
 
     def fit_spectra(self):
@@ -198,10 +205,9 @@ class FieldFit:
         posterior = position_posterior(part, state, npred_other, alone[:, :2, :2])
         posterior = posterior.widened((joint - alone)[:, :2, :2])
         size_deg = np.sqrt(np.einsum("naa->n", posterior.covariance))
-        moved_deg = np.hypot(posterior.x, posterior.y)
-        limit_deg = self.config.max_offset_deg
-        good = (size_deg < limit_deg) & (moved_deg < limit_deg)
-        good &= (state.counts > self.config.min_counts) & np.isfinite(posterior.scale_95)
+        shift_deg, limit_deg = np.hypot(*posterior.mean.T), self.config.max_offset_deg
+        good = (size_deg < limit_deg) & (shift_deg < limit_deg)
+        good &= (state.counts > self.config.min_counts) & np.isfinite(posterior.scales[1])
         return posterior, ~good
 
     def _covariances(self, best):
@@ -236,7 +242,7 @@ class FieldFit:
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
     def _spectra(self, best, flux_range):
-        """Counts, flux and index of the members, each with its error, by name."""
+        """Columns of counts, flux and index of the members, each with its error."""
         counts, index = best.state.counts[self.members], best.state.index[self.members]
         exposed = self.exposed[self.members]
         covariance = self._covariances(best)[1][:, 2:, 2:]
@@ -246,12 +252,12 @@ class FieldFit:
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
         known = exposed & (index_error < self.config.max_index_error)
         return {
-            "npred": counts,
-            "npred_err": error,
-            "flux": np.where(exposed, flux * counts, np.nan),
-            "flux_err": np.where(exposed, flux_error, np.nan),
-            "index": np.where(known, index, np.nan),
-            "index_err": np.where(known, index_error, np.nan),
+            "Npred": counts,
+            "Unc_Npred": error,
+            "Flux": np.where(exposed, flux * counts, np.nan),
+            "Unc_Flux": np.where(exposed, flux_error, np.nan),
+            "Spectral_Index": np.where(known, index, np.nan),
+            "Unc_Spectral_Index": np.where(known, index_error, np.nan),
         }
 
     def flux_per_count(self, index, flux_range):
@@ -273,6 +279,17 @@ class FieldFit:
 
         discs = np.max([log_likelihood(p) for p in self.setup.wide_profiles], axis=0)
         return 2 * (discs - log_likelihood(self.setup.profiles)) > self.config.wide_ts
+
+
+def _ellipse_columns(posterior, failed):
+    """Columns of the confidence ellipses, NaN where the fit failed."""
+    major, minor, angle = posterior.ellipses()
+    columns = {}
+    for number, level in enumerate((68, 95)):
+        columns[f"Conf_{level}_SemiMajor"] = np.where(failed, np.nan, major[number])
+        columns[f"Conf_{level}_SemiMinor"] = np.where(failed, np.nan, minor[number])
+        columns[f"Conf_{level}_PosAng"] = angle
+    return columns
 
 
 def _best_log_likelihood(likelihood, state, npred_other):
@@ -327,28 +344,6 @@ def _near_brighter(vectors, counts, config):
     return near
 
 
-log = logging.getLogger(__name__)
-
-
-# Groups that are fitted, and held in memory, at the same time.
-_MAX_THREADS = 4
-
-
-# Columns of the catalogue by the names that the fit gives its values.
-_COLUMNS = {
-    "sqrt_ts": "Sqrt_TS", "npred": "Npred", "npred_err": "Unc_Npred",
-    "flux": "Flux", "flux_err": "Unc_Flux",
-    "index": "Spectral_Index", "index_err": "Unc_Spectral_Index",
-}  # fmt: skip
-
-
-_AXES = {"semi_major": "SemiMajor", "semi_minor": "SemiMinor", "position_angle": "PosAng"}
-
-
-# Flags of the catalogue by the names of the conditions of the fit.
-_FLAGS = {"failed": "fit_failed", "wide": "wide", "bright_neighbor": "bright_neighbor"}
-
-
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     """Return the table of sources with what a likelihood fit of the map's own counts measures.
 
@@ -373,41 +368,29 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
         unknown; without an exposure ``Flux`` and ``Spectral_Index`` are), and the flags
         "fit_failed", "wide" and "bright_neighbor".
     """
-    result = sources.copy()
-    for name in (*_COLUMNS.values(), *(n for p in (68, 95) for n in _ellipse_columns(p))):
-        set_column(result, name, np.full(len(result), np.nan))
-    set_flag(result, "fit_failed", True)
+    result, vectors = sources.copy(), glon_glat_vectors(sources)
     config = MeasurementConfig() if config is None else config
-    vectors = glon_glat_vectors(sources)
     values = _fit_groups(vectors, sky_map, energy_range, flux_range, config)
-    if values is None:
-        return result
-    for name, lonlat in zip(("GLON", "GLAT"), lonlat_from_vectors(values["vectors"])):
-        set_column(result, name, lonlat)
-    for name, column in _COLUMNS.items():
-        set_column(result, column, values[name])
-    for percent in (68, 95):
-        for axis, column in zip(_AXES, _ellipse_columns(percent)):
-            set_column(result, column, values[f"ellipse_{percent}_{axis}"])
-    for name, flag in _FLAGS.items():
-        set_flag(result, flag, values[name])
-    log.info("%d sources measured, %d fits failed", len(result), int(values["failed"].sum()))
+    for name in _COLUMNS:
+        set_column(result, name, values.get(name, np.full(len(result), np.nan)))
+    for name in _FLAGS:
+        set_flag(result, name, values.get(name, name == "fit_failed"))
+    if values:
+        for name, lonlat in zip(("GLON", "GLAT"), lonlat_from_vectors(values["vectors"])):
+            set_column(result, name, lonlat)
+        n_failed = int(values["fit_failed"].sum())
+        log.info("%d sources measured, %d fits failed", len(result), n_failed)
     return result
 
 
-def _ellipse_columns(percent):
-    """Names of the columns of a confidence ellipse, in the order of `_AXES`."""
-    return [f"Conf_{percent}_{axis}" for axis in _AXES.values()]
-
-
 def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
-    """Values (n, ...) of the fit by name; None where there is nothing to fit."""
+    """Results (n, ...) of `FieldFit.run` for all sources; empty where nothing is fitted."""
     if not len(vectors):
-        return None
+        return {}
     counts = gather_counts(sky_map, *energy_range)
     if not len(counts.number):
         _warn_of_coarse_bins(sky_map, energy_range)
-        return None
+        return {}
     setup = FieldSetup(sky_map, counts, vectors, config)
     groups = list(fit_groups(vectors, setup))
 
@@ -415,7 +398,7 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
         """The members of a group, fitted with their neighbours."""
         members, everyone = group
         field = FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members))
-        return _without_ellipses(field.run(flux_range))
+        return field.run(flux_range)
 
     from threadpoolctl import threadpool_limits
 
@@ -426,13 +409,6 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
         parts = list(pool.map(fit, groups))
     order = np.argsort(np.concatenate([members for members, _ in groups]))
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-
-
-def _without_ellipses(values):
-    """The values of a fit with the axes of its ellipses as arrays."""
-    ellipses = {name: values[name] for name in ("ellipse_68", "ellipse_95")}
-    axes = {f"{name}_{axis}": getattr(e, axis) for name, e in ellipses.items() for axis in _AXES}
-    return {name: value for name, value in values.items() if name not in ellipses} | axes
 
 
 def _warn_of_coarse_bins(sky_map, energy_range):

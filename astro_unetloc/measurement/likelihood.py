@@ -22,7 +22,6 @@ from astro_unetloc.measurement.data import sum_groups
 
 __all__ = [
     "INDEX_PRIOR",
-    "Ellipses",
     "Likelihood",
     "Maximum",
     "PositionPosterior",
@@ -376,46 +375,28 @@ _NUMBER_COUNTS = 2.15
 _LEVELS = 0.68, 0.95
 
 
-@dataclass(frozen=True)
-class PositionPosterior:
+class PositionPosterior(NamedTuple):
     """Posterior of n positions."""
 
-    x: np.ndarray  # (n,), mean in degrees east of the initial position
-    y: np.ndarray  # (n,), in degrees north
+    mean: np.ndarray  # (n, 2), degrees east and north of the initial position
     covariance: np.ndarray  # (n, 2, 2), deg2
-    scale_68: np.ndarray  # (n,), radius in sigma of the ellipse that contains 68 %
-    scale_95: np.ndarray
+    scales: np.ndarray  # (2, n), radii in sigma of the ellipses that contain 68 and 95 %
 
     def widened(self, covariance):
         """The posterior with the positive part of a covariance (n, 2, 2) added."""
         value, vector = np.linalg.eigh(covariance)
         added = (vector * np.maximum(value, 0.0)[:, None, :]) @ np.swapaxes(vector, 1, 2)
-        return replace(self, covariance=self.covariance + added)
+        return self._replace(covariance=self.covariance + added)
 
+    def ellipses(self):
+        """Semi-major and semi-minor axes in degrees, each (2, n), and position angles (n,).
 
-@dataclass(frozen=True)
-class Ellipses:
-    """Ellipses around n positions.
-
-    Attributes
-    ----------
-    semi_major, semi_minor : ndarray (n,)
-        In degrees.
-    position_angle : ndarray (n,)
-        Of the major axis, degrees east of north, 0 to 180.
-    """
-
-    semi_major: np.ndarray
-    semi_minor: np.ndarray
-    position_angle: np.ndarray
-
-    @classmethod
-    def from_covariance(cls, covariance, scale):
-        """Ellipses of covariances (n, 2, 2) east and north, in deg2, at ``scale`` (n,) sigma."""
-        value, vector = np.linalg.eigh(covariance)
-        size = scale[:, None] * np.sqrt(np.maximum(value, 0.0))
+        Angles are those of the major axis in degrees east of north, 0 to 180.
+        """
+        value, vector = np.linalg.eigh(self.covariance)
+        minor, major = np.sqrt(np.maximum(value, 0.0)).T
         angle = np.degrees(np.arctan2(vector[:, 0, 1], vector[:, 1, 1])) % 180.0
-        return cls(size[:, 1], size[:, 0], angle)
+        return self.scales * major, self.scales * minor, angle
 
 
 def position_posterior(likelihood, state, npred_other, covariance):
@@ -434,7 +415,7 @@ def position_posterior(likelihood, state, npred_other, covariance):
         center = center + np.einsum("nab,nb->na", root, mean)
         covariance = root @ (spread + variance * np.eye(2)) @ np.swapaxes(root, 1, 2)
     scales = _credible_scales(log_posterior, mean, spread)
-    return PositionPosterior(*center.T, covariance, *scales)
+    return PositionPosterior(center, covariance, scales)
 
 
 def _grid(n_grid):

@@ -3,18 +3,63 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_wcs
-from made_sources import RANGE, lonely_sources
+from made_sources import (
+    RANGE,
+    as_counts,
+    as_events,
+    background_around,
+    join,
+    lonely_sources,
+    photons_of,
+    scatter,
+    sources_at,
+)
 
+from astro_unetloc.catalog.columns import COLUMNS, has_flag
+from astro_unetloc.catalog.table import numbers_of
+from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
-from astro_unetloc.maps.skymap import SkyMap, image_pixelization
+from astro_unetloc.irf.spectra import power_laws
+from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
 from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
-from astro_unetloc.measurement.fit import FieldFit, FieldSetup, _positive, systematic_weights
+from astro_unetloc.measurement.fit import (
+    FieldFit,
+    FieldSetup,
+    _positive,
+    measure_sources,
+    neighbor_margin_deg,
+    systematic_weights,
+)
+from astro_unetloc.sphere import (
+    frame_rotation,
+    lonlat_from_vectors,
+    separation_deg,
+    tangent_axes,
+    vectors_from_lonlat,
+)
 
-CONFIG = MeasurementConfig()
+FLUX_RANGE = (10.0, 1000.0)
 
 
-def setup_of(sky_map, vectors):
-    return FieldSetup(sky_map, gather_counts(sky_map, *RANGE), vectors, CONFIG)
+def measured(sky_map, sources, **options):
+    return measure_sources(sources, sky_map, energy_range=RANGE, flux_range=FLUX_RANGE, **options)
+
+
+def setup_of(sky_map, vectors, **options):
+    return FieldSetup(
+        sky_map, gather_counts(sky_map, *RANGE), vectors, MeasurementConfig(**options)
+    )
+
+
+def image(n, **options):
+    """Pixels of an image of n x n."""
+    return image_pixelization(make_wcs((n, n), **options), (n, n))
+
+
+# The regions and weights
 
 
 @pytest.mark.parametrize(
@@ -23,8 +68,9 @@ def setup_of(sky_map, vectors):
 def test_large_pixels_are_divided_more(pixel_deg, n_split):
     counts = np.zeros((1, 100), dtype=np.int32)
     counts[0, 55] = 3
-    pixels = image_pixelization(make_wcs((10, 10), pixel_deg=pixel_deg), (10, 10))
-    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array(RANGE))
+    sky_map = SkyMap(
+        counts=counts, pixels=image(10, pixel_deg=pixel_deg), energy_edges=np.array(RANGE)
+    )
     setup = setup_of(sky_map, np.array([[1.0, 0, 0]]))
     assert setup.n_split == n_split
     assert setup.radius_deg >= 6 * pixel_deg
@@ -36,13 +82,13 @@ def test_events_are_points():
     setup = setup_of(sky_map, sources.vectors)
     assert np.all(setup.n_split == 1)
     assert not np.any(setup.subpixel_radius_deg)
-    assert setup.radius_deg == CONFIG.min_radius_deg
+    assert setup.radius_deg == MeasurementConfig().min_radius_deg
 
 
 def test_the_region_grows_with_the_psf():
     sky_map, sources, _ = lonely_sources(30, nside=1)
     wide = setup_of(replace(sky_map, psf=KingPSF(6.0)), sources.vectors)
-    expected = CONFIG.radius_psf * KingPSF(6.0).containment_radius(0.68, 11.3)
+    expected = MeasurementConfig().radius_psf * KingPSF(6.0).containment_radius(0.68, 11.3)
     assert wide.radius_deg == pytest.approx(expected, rel=0.05)
 
 
@@ -78,25 +124,21 @@ def test_counts_weigh_less_where_the_background_is_not_known():
 
 def test_errors_grow_with_the_systematic_of_the_background():
     sky_map, sources, _ = lonely_sources(300, nside=1, density=3000.0, seed=2)
-    counts = gather_counts(sky_map, *RANGE)
-    known, vague = (
-        FieldFit(
-            sources.vectors,
-            FieldSetup(sky_map, counts, sources.vectors, replace(CONFIG, systematic=systematic)),
-        ).run((10.0, 1000.0))
+    known, unknown = (
+        measured(sky_map, sources, config=MeasurementConfig(systematic=systematic))
         for systematic in (0.0, 0.1)
     )
-    assert np.median(vague["npred_err"] / known["npred_err"]) > 1.1
-    assert np.median(vague["sqrt_ts"] / known["sqrt_ts"]) < 0.95
+    assert np.median(unknown["Unc_Npred"] / known["Unc_Npred"]) > 1.1
+    assert np.median(unknown["Sqrt_TS"] / known["Sqrt_TS"]) < 0.95
 
 
-def test_a_curvature_that_is_none_of_a_maximum_is_replaced_by_the_expected_one():
+def test_a_hessian_that_is_not_that_of_a_maximum_is_replaced_by_the_information():
     """In the units of each parameter: counts of thousands have an information of a millionth."""
     size = np.array([1e2, 1e2, 1e-3, 1.0])
     information = np.eye(4) * size**2
-    curvature = np.stack([information, information.copy()])
-    curvature[1, 0, 0] *= -1
-    result = _positive(curvature, np.stack([information, information]))
+    hessian = np.stack([information, information.copy()])
+    hessian[1, 0, 0] *= -1
+    result = _positive(hessian, np.stack([information, information]))
     np.testing.assert_array_equal(result[0], information)
     error = 1 / np.sqrt(np.diag(result[1]))
     np.testing.assert_allclose(error, 1 / size, rtol=1e-3)
@@ -105,10 +147,10 @@ def test_a_curvature_that_is_none_of_a_maximum_is_replaced_by_the_expected_one()
 def test_sources_that_only_shine_on_others_are_not_reported():
     sky_map, sources, _ = lonely_sources(30, nside=1, seed=4)
     setup = setup_of(sky_map, sources.vectors)
-    whole = FieldFit(sources.vectors, setup).run((10.0, 1000.0))
+    whole = FieldFit(sources.vectors, setup).run(FLUX_RANGE)
     some = np.array([1, 4, 7])
-    part = FieldFit(sources.vectors, setup, some).run((10.0, 1000.0))
-    np.testing.assert_allclose(part["npred"], whole["npred"][some], rtol=1e-6)
+    part = FieldFit(sources.vectors, setup, some).run(FLUX_RANGE)
+    np.testing.assert_allclose(part["Npred"], whole["Npred"][some], rtol=1e-6)
     np.testing.assert_allclose(part["vectors"], whole["vectors"][some], atol=1e-9)
     np.testing.assert_array_equal(part["wide"], whole["wide"][some])
 
@@ -122,3 +164,239 @@ def test_counts_of_single_sources_add_up_to_those_of_all():
     by_source = field.likelihood.npred_by_source(state)
     total = field.likelihood.npred_in_regions(state)[2] + field.likelihood.npred_cores(state)
     np.testing.assert_allclose(by_source.sum(axis=1), total)
+
+
+# The measured columns
+
+
+def held(result, percent, true):
+    """Which ellipses around the measured positions contain the true ones."""
+    east, north = tangent_axes(result.vectors)
+    x, y = (np.degrees(np.einsum("ni,ni->n", axis, true)) for axis in (east, north))
+    names = ("SemiMajor", "SemiMinor", "PosAng")
+    major, minor, angle = (numbers_of(result, f"Conf_{percent}_{name}") for name in names)
+    angle = np.radians(angle)
+    along, across = x * np.sin(angle) + y * np.cos(angle), x * np.cos(angle) - y * np.sin(angle)
+    return (along / major) ** 2 + (across / minor) ** 2 < 1
+
+
+def spread(values):
+    """Half of the width that holds 68 %."""
+    return np.diff(np.percentile(values, [16, 84]))[0] / 2
+
+
+@pytest.fixture(scope="module", params=[15, 100])
+def lonely(request):
+    """Lonely sources of this many photons, twice 192 of them."""
+    parts = [lonely_sources(request.param, seed=seed) for seed in (5, 6)]
+    results = [measured(sky_map, sources) for sky_map, sources, _ in parts]
+    return request.param, results, [true for *_, true in parts], parts
+
+
+def collect(results, name):
+    return np.concatenate([numbers_of(result, name) for result in results])
+
+
+def test_ellipses_contain_their_fraction_of_the_true_positions(lonely):
+    _, results, true, _ = lonely
+    for percent, margin in ((68, 0.08), (95, 0.04)):  # three sigma of 384 sources
+        inside = [held(result, percent, t) for result, t in zip(results, true)]
+        assert np.mean(np.concatenate(inside)) == pytest.approx(percent / 100, abs=margin)
+
+
+def test_positions_are_better_than_the_found_ones(lonely):
+    _, results, true, parts = lonely
+    after = np.concatenate([separation_deg(r.vectors, t) for r, t in zip(results, true)])
+    before = np.concatenate([separation_deg(p[1].vectors, p[2]) for p in parts])
+    expected = {15: 0.019, 100: 0.0068}[lonely[0]]
+    assert np.median(after) < expected * 1.15
+    if lonely[0] == 100:
+        assert np.median(after) < 0.6 * np.median(before)
+
+
+def test_counts_fluxes_and_indices_have_honest_errors(lonely):
+    n_photons, results, true, _ = lonely
+    law = power_laws(np.ones(1), np.full(1, 2.3), emin=RANGE[0], emax=RANGE[1])
+    exposure = SurveyExposure()
+    per_count = law.flux(10.0, 1000.0) / law.flux(*RANGE, weight=exposure.relative)
+    flux = np.concatenate([n_photons * per_count / exposure.sky(t) for t in true])
+    for name, expected in (("Npred", n_photons), ("Flux", flux), ("Spectral_Index", 2.3)):
+        value, error = collect(results, name), collect(results, f"Unc_{name}")
+        known = np.isfinite(value)
+        assert known.mean() > 0.95
+        pull = ((value - expected) / error)[known]
+        assert np.median(pull) == pytest.approx(0, abs=0.25)
+        assert spread(pull) == pytest.approx(1, abs=0.15)
+    ratio = collect(results, "Flux") / flux
+    assert np.median(ratio) == pytest.approx(1, abs=0.06)
+
+
+def test_sqrt_ts_grows_with_the_photons(lonely):
+    n_photons, results, *_ = lonely
+    expected = {15: 6.8, 100: 21.5}[n_photons]
+    assert np.median(collect(results, "Sqrt_TS")) == pytest.approx(expected, rel=0.1)
+
+
+def test_empty_positions_are_not_significant():
+    vectors = vectors_from_lonlat(np.arange(0.0, 360.0, 10.0), np.zeros(36))
+    sky_map = as_events(background_around(vectors, 17.0, np.random.default_rng(1)))
+    result = measured(sky_map, sources_at(vectors))
+    assert np.median(result["Sqrt_TS"]) < 2
+    assert np.all(np.isfinite(result["Npred"]))
+
+
+def test_flags_of_points_are_not_those_of_discs():
+    rng = np.random.default_rng(4)
+    vectors = vectors_from_lonlat(np.arange(0.0, 360.0, 10.0), np.full(36, 30.0))
+    for size_deg, expected in ((0.0, 0.0), (0.4, 1.0)):
+        photons = join(
+            photons_of(vectors, 150, rng, size_deg=size_deg), background_around(vectors, 17.0, rng)
+        )
+        result = measured(as_events(photons), sources_at(vectors))
+        assert np.mean(has_flag(result, "wide")) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_faint_source_near_a_bright_one_is_flagged_and_not_biased():
+    rng = np.random.default_rng(4)
+    lon = np.arange(0.0, 360.0, 10.0)
+    bright = vectors_from_lonlat(lon, np.full(36, 30.0))
+    faint = vectors_from_lonlat(lon, np.full(36, 30.5))
+    photons = join(
+        photons_of(bright, 600, rng), photons_of(faint, 30, rng), background_around(bright, 17, rng)
+    )
+    result = measured(as_events(photons), sources_at(np.concatenate([bright, faint])))
+    np.testing.assert_array_equal(has_flag(result, "bright_neighbor"), np.arange(72) >= 36)
+    faint = result[36:]
+    assert np.median(faint["Npred"]) == pytest.approx(30, rel=0.12)
+    assert spread((faint["Npred"] - 30) / faint["Unc_Npred"]) == pytest.approx(1, abs=0.35)
+
+
+def test_a_source_far_from_any_photons_keeps_its_position_and_is_flagged():
+    vectors = vectors_from_lonlat(np.array([0.0, 90.0]), np.zeros(2))
+    rng = np.random.default_rng(2)
+    photons = join(photons_of(vectors[:1], 50, rng), background_around(vectors[:1], 17.0, rng))
+    result = measured(as_events(photons), sources_at(vectors))
+    np.testing.assert_array_equal(has_flag(result, "fit_failed"), [False, True])
+    np.testing.assert_allclose(result.vectors[1], vectors[1], atol=1e-12)
+    assert np.isnan(result["Conf_68_SemiMajor"][1])
+    assert np.isnan(result["Conf_95_SemiMinor"][1])
+
+
+@pytest.mark.parametrize("kind", [0.05, 0.1, "healpix"])
+def test_maps_and_events_agree(kind):
+    """One field, as photons and in pixels: the same results within what pixels cost."""
+    rng = np.random.default_rng(9)
+    lon, lat = np.meshgrid(np.arange(-6.0, 7.0, 3.0), np.arange(-6.0, 7.0, 3.0))
+    true = vectors_from_lonlat(lon.ravel(), lat.ravel())
+    photons = join(
+        photons_of(true, 80, rng),
+        background_around(vectors_from_lonlat([0.0], [0.0]), 17.0, rng, radius_deg=14.0),
+    )
+    found = sources_at(scatter(true, np.full(25, 0.02), rng))
+    if kind == "healpix":
+        pixels = HealpixPixelization(512, False, "galactic")
+    else:
+        n = round(22 / kind)
+        wcs = make_wcs((n, n), pixel_deg=kind, frame="icrs")
+        wcs.wcs.crval = lonlat_from_vectors(np.array([1.0, 0, 0]) @ frame_rotation("icrs"))
+        pixels = image_pixelization(wcs, (n, n))
+    edges = np.geomspace(10, 2000, 19)
+    exposure = SurveyExposure()
+    disc = DiscFootprint(np.array([1.0, 0, 0]), 14.0)
+    one = measured(replace(as_events(photons, exposure=exposure), footprint=disc), found)
+    two = measured(as_counts(photons, pixels, edges, exposure=exposure), found)
+    size_deg = one["Conf_68_SemiMajor"].value
+    assert np.median(separation_deg(one.vectors, two.vectors) / size_deg) < 0.7
+    away = separation_deg(two.vectors, true) / two["Conf_68_SemiMajor"].value
+    assert np.mean(away < 1) > 0.45
+    np.testing.assert_allclose(np.median(two["Npred"] / one["Npred"]), 1.0, atol=0.04)
+    change = two["Spectral_Index"] - one["Spectral_Index"]
+    np.testing.assert_allclose(np.median(change), 0.0, atol=0.06)
+    np.testing.assert_allclose(np.median(two["Sqrt_TS"] / one["Sqrt_TS"]), 1.0, atol=0.12)
+    assert np.median(two["Conf_95_SemiMajor"] / one["Conf_95_SemiMajor"]) < 1.5
+
+
+def test_the_psf_of_the_map_is_used():
+    sky_map, sources, _ = lonely_sources(100, seed=5, psf=KingPSF(2.0))
+    right = measured(replace(sky_map, psf=KingPSF(2.0)), sources)
+    wrong = measured(sky_map, sources)
+    assert np.median(right["Npred"]) == pytest.approx(100, rel=0.04)
+    assert np.mean(right["Sqrt_TS"] > wrong["Sqrt_TS"]) > 0.9
+    assert np.mean(has_flag(right, "wide")) < 0.05
+    assert np.mean(has_flag(wrong, "wide")) > 0.2
+
+
+def test_without_an_exposure_there_are_counts_but_no_fluxes():
+    sky_map, sources, _ = lonely_sources(100, nside=2, seed=5)
+    known, unknown = measured(sky_map, sources), measured(replace(sky_map, exposure=None), sources)
+    assert np.all(np.isnan(unknown["Flux"]))
+    assert np.all(np.isnan(unknown["Unc_Spectral_Index"]))
+    np.testing.assert_allclose(unknown["Npred"], known["Npred"], rtol=1e-6)
+    np.testing.assert_allclose(unknown["Sqrt_TS"], known["Sqrt_TS"], rtol=1e-6)
+
+
+def test_half_of_a_source_is_outside_the_footprint():
+    rng = np.random.default_rng(3)
+    vectors = vectors_from_lonlat(np.full(1, 30.0), np.zeros(1))
+    photons = join(photons_of(vectors, 4000, rng), background_around(vectors, 17.0, rng))
+    beyond = DiscFootprint(vectors_from_lonlat(np.array(60.0), np.array(0.0)), 30.0)
+    sky_map = replace(as_events(photons.select(beyond.covers(photons.vectors))), footprint=beyond)
+    result = measured(sky_map, sources_at(vectors))
+    assert result["Npred"][0] == pytest.approx(4000, rel=0.15)
+
+
+def test_a_map_without_counts_near_any_source_keeps_the_sources():
+    counts = np.zeros((1, 3600), dtype=np.int32)
+    counts[0, 0] = 1
+    sky_map = SkyMap(counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array(RANGE))
+    result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
+    assert np.all(np.isfinite(result.vectors))
+    assert np.all(result["Sqrt_TS"] < 1)
+
+
+def test_a_map_whose_bins_do_not_fit_the_model_is_not_measured():
+    counts = np.ones((1, 3600), dtype=np.int32)
+    sky_map = SkyMap(
+        counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array([2.0, 20.0])
+    )
+    sources = sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5]))
+    with pytest.warns(UnetlocWarning, match="no energy bin of the map .*bins of 2-20 GeV"):
+        result = measured(sky_map, sources)
+    assert np.all(has_flag(result, "fit_failed") & np.isnan(result["Npred"]))
+
+
+def test_columns_are_those_of_the_catalogue():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
+    before = sources.copy()
+    result = measured(sky_map, sources)
+    assert len(result) == 12
+    assert set(sources.colnames) < set(result.colnames) < {spec.name for spec in COLUMNS}
+    assert np.all(result["Conf_68_SemiMajor"] < result["Conf_95_SemiMajor"])
+    assert np.all(result["Conf_68_SemiMinor"] <= result["Conf_68_SemiMajor"])
+    assert np.all(sources == before)
+
+
+def test_no_sources_and_no_photons_give_all_columns():
+    sky_map, sources, _ = lonely_sources(30, nside=1, seed=5)
+    none = measured(sky_map, sources[:0])
+    assert len(none) == 0
+    assert none.colnames == measured(sky_map, sources).colnames
+    empty = as_events(Photons(np.zeros((0, 3)), np.zeros(0)))
+    nothing = measured(empty, sources)
+    assert has_flag(nothing, "fit_failed").all()
+    assert np.isnan(nothing["Npred"]).all()
+
+
+def test_a_map_too_large_for_memory_is_fitted_in_parts():
+    sky_map, sources, _ = lonely_sources(30, nside=2, seed=5)
+    whole = measured(sky_map, sources)
+    parts = measured(sky_map, sources, config=MeasurementConfig(max_pairs=3000))
+    np.testing.assert_allclose(parts["Npred"], whole["Npred"], rtol=1e-3)
+    np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
+    np.testing.assert_array_equal(parts["Flags"], whole["Flags"])
+
+
+def test_the_margin_follows_the_psf():
+    assert neighbor_margin_deg(10.0) == 4.0
+    assert neighbor_margin_deg(0.5) > 5.0
+    assert neighbor_margin_deg(10.0, KingPSF(4.0)) > 5.0

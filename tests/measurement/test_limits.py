@@ -9,6 +9,7 @@ from astropy.table import QTable
 from conftest import make_wcs
 from made_sources import (
     RANGE,
+    as_counts,
     as_events,
     background_around,
     join,
@@ -24,7 +25,7 @@ from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import SkyMap, image_pixelization
+from astro_unetloc.maps.skymap import image_pixelization
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.limits import (
     _ProfileLikelihood,
@@ -123,11 +124,7 @@ def test_counts_in_pixels_and_events_have_the_same_limits():
         photons_of(vectors[::2], 10, rng), background_around(center, 17.0, rng, radius_deg=9.0)
     )
     pixels = image_pixelization(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
-    edges = np.geomspace(*RANGE, 17)
-    counts = np.zeros((16, pixels.n_pixels))
-    index, energy_bin = pixels.index(photons.vectors), np.searchsorted(edges, photons.energy) - 1
-    np.add.at(counts, (energy_bin[index >= 0], index[index >= 0]), 1)
-    binned = SkyMap(counts=counts, pixels=pixels, energy_edges=edges)
+    binned = as_counts(photons, pixels, np.geomspace(*RANGE, 17))
     limits = [count_limits(sky_map, vectors) for sky_map in (binned, as_events(photons))]
     np.testing.assert_allclose(*limits, rtol=0.15)
 
