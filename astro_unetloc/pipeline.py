@@ -202,7 +202,7 @@ def detect(
     return run
 
 
-def find_sources(map, **options):
+def find_sources(map, **options):  # numpydoc ignore=PR02
     """Return the catalogue of the point sources in a counts map.
 
     Parameters

@@ -183,7 +183,7 @@ def run_on_set(
     ----------
     path : str or path
         Patch set in the bands of the model, see `astro_unetloc.training.patch_set`.
-    model, threshold, baseline, checkpoints, overwrite, progress
+    model, threshold
         See `run_on_skies`.
     n_patches : int
         Largest number of patches.
@@ -191,6 +191,8 @@ def run_on_set(
         Names of patches to keep as well; those that were not drawn are not counted.
     all_skies : bool
         Whether patches that a model may have been trained on are used too.
+    baseline, checkpoints, overwrite, progress
+        See `run_on_skies`.
 
     Returns
     -------

@@ -416,9 +416,11 @@ def simulate_components(
         Size of the image and of a pixel.
     nside : int, optional
         HEALPix resolution of cubes of the whole sky, instead of an image.
+    years, rng
+        As `astro_unetloc.simulation.sky.simulate_photons`.
     overwrite : bool
         Whether files of the folder may be replaced.
-    years, rng, **options
+    **options
         As `astro_unetloc.simulation.sky.simulate_photons`.
 
     Returns
