@@ -1,38 +1,35 @@
-"""The network and its peers on the same simulated skies.
+"""Average precision and completeness of the network and of other finders on the same skies.
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
         [--template FILE --variant NAME] [--years 7] [--peers network,ts-true,ts-fit,dao,log]
         [--save FILE.npz] [--figure FILE.png]
 
-Simulates whole skies above 10 GeV with seeds that no training used, takes patches of the package's
-grid (half of them centred within 10 deg of the Galactic plane), lets every finder search them, and
-prints one table. A source counts where it lies in the cell of its patch and 0.5 deg or more inside
-the image, for all finders alike; what counts as found is defined in `metrics`.
+Simulates whole skies above 10 GeV, takes patches of the package's grid (half of them centred within
+10 deg of the Galactic plane), lets every finder search them, and prints one table. A source counts
+if it lies in the cell of its patch and 0.5 deg or more inside the image.
 
 network   astro_unetloc on the whole sky, blind
-ts-true   gammapy's TSMapEstimator, told the true diffuse emission, PSF and exposure
-ts-fit    the same, told another interstellar model, each band fitted to the patch
+ts-true   gammapy's TSMapEstimator with the true diffuse emission, PSF and exposure
+ts-fit    the same with another interstellar model, each band fitted to the patch
 dao       photutils' DAOStarFinder on the smoothed counts
 log       Laplacian of Gaussian of the smoothed counts
 
-Listed is the completeness of everything that a finder lists, however weak. The last column is the
-wall time of a patch on the machine at hand: of a TS map the pixels in and near the cell of the
-patch (two thirds of the image), of the network a whole sky over its patches.
-
-What the peers find is kept in the file of --save, and taken from there the next time: it costs an
-hour, and another network is compared with the same.
+Listed is the completeness at threshold 0. The last column is the wall time of a patch: of a TS map
+the pixels in and near the cell of the patch, of the network a whole sky over its patches. --save
+keeps the results of the peers, which take an hour, for the next run.
 """
 
 import argparse
+import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import peers
 from astropy.table import QTable
-from found import Found, Store
 
 from astro_unetloc.evaluation.comparison import paired_interval
 from astro_unetloc.evaluation.metrics import combine, evaluate
@@ -58,37 +55,29 @@ MARGIN_DEG = 0.5
 SEARCH_DEG = 0.45
 BANDS = {"all sky": (0.0, 91.0), "|b|>10": (10.0, 91.0), "|b|<10": (0.0, 10.0)}
 PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
-# What is found is saved after so many seconds.
-SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sky:
-    """A simulated sky and what the peers may know of it.
-
-    Attributes
-    ----------
-    sky : SimulatedSky
-        Photons, sources and true diffuse emission.
-    photons : SortedPhotons
-        Its photons, to look up.
-    exposure : SurveyExposure
-        That detected them.
-    template : ndarray (n_pixels, n_bins)
-        Expected photons per square degree of another interstellar model.
-    truth : QTable
-        The true sources.
-    """
+    """A `SimulatedSky` and what the peers may know of it."""
 
     sky: object
     photons: SortedPhotons
     exposure: object
-    template: np.ndarray
+    template: np.ndarray  # expected photons per square degree of another interstellar model
     truth: QTable
 
 
+@dataclass(frozen=True)
+class Found:
+    """Detections of a finder in n patches."""
+
+    rows: np.ndarray  # (m, 4): number of the patch, Galactic longitude, latitude, score
+    seconds: np.ndarray  # (n,)
+
+
 def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
-    """Simulate a whole sky and prepare what its peers are told."""
+    """Simulated whole sky, prepared for the peers."""
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, rng=seed, with_background=True
     )
@@ -136,7 +125,7 @@ def counts_there(patch):
 
 
 def field_of(sky, patch):
-    """What the peers see of a patch."""
+    """`peers.Field` of a patch."""
     plane = GRID.plane(patch)
     near = sky.photons.photons.select(sky.photons.near(plane.basis[2], plane.half_diagonal_deg))
     wanted = GRID.border_distance_deg(plane.pixel_vectors, patch) < SEARCH_DEG
@@ -168,7 +157,7 @@ def sky_rows(plane, x, y, score):
 
 
 def run_network(sky, patches, model):
-    """What the network finds of one sky: `Found` of its patches (n,), as if run one by one."""
+    """`Found` of the network in patches (n,) of one sky."""
     sky_map = SkyMap(
         events=sky.sky.photons,
         footprint=DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0),
@@ -189,25 +178,35 @@ def run_network(sky, patches, model):
     return Found(np.concatenate(rows), np.full(len(patches), seconds))
 
 
-def continue_peer(name, sky_of, chosen, store):
-    """Run a peer on the patches that the store does not hold yet."""
-    psf, found = peers.psf_map(), store.get(name)
+def run_peer_everywhere(name, sky_of, chosen):
+    """`Found` of a peer in all chosen patches."""
+    psf = peers.psf_map()
     kernel = peers.psf_kernel(psf)
-    rows, seconds, saved = [found.rows], list(found.seconds), time.monotonic()
-    for number in range(len(seconds), len(chosen)):
-        sky, patch = chosen[number]
-        seen, spent = run_peer(name, sky_of(sky), patch, psf, kernel)
-        rows.append(np.column_stack([np.full(len(seen), number), seen]))
+    rows, seconds = [np.zeros((0, 4))], []
+    for number, (sky, patch) in enumerate(chosen):
+        found, spent = run_peer(name, sky_of(sky), patch, psf, kernel)
+        rows.append(np.column_stack([np.full(len(found), number), found]))
         seconds.append(spent)
-        if time.monotonic() - saved > SAVE_SECONDS or len(seconds) == len(chosen):
-            rows, saved = [np.concatenate(rows)], time.monotonic()
-            store.put(name, Found(rows[0], np.array(seconds)))
-            progress(f"{name}: {len(seconds)} of {len(chosen)} patches, {np.mean(seconds):.2f} s")
-    return store.get(name)
+        progress(f"{name}: {number + 1} of {len(chosen)} patches, {np.mean(seconds):.2f} s")
+    return Found(np.concatenate(rows), np.array(seconds))
+
+
+def kept_results(path, settings):
+    """Results of an earlier run with the same settings, by name of the array."""
+    if path is None or not path.exists():
+        return {}
+    with np.load(path) as saved:
+        arrays = dict(saved)
+    found = str(arrays.pop("settings"))
+    if found != settings:
+        raise ValueError(
+            f"expected results of {settings}; {path} holds those of {found}; use another file"
+        )
+    return arrays
 
 
 def progress(line):
-    """Say on standard error where we are."""
+    """Print a line on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -258,7 +257,7 @@ def print_table(scores, seconds):
 
 
 def print_differences(first, second, title):
-    """What one finder has above another in each of ``BANDS``, with its interval."""
+    """Differences of the scores of two finders in each of ``BANDS``, with intervals."""
     print(f"{title}, 95 % interval of 1000 paired bootstraps over patches")
     for band in (b for b in BANDS if combine(first[b]).n_true):
         cells = [
@@ -292,49 +291,44 @@ def draw_curves(scores):
 
 
 def compare(options):
-    """Run what was asked for: evaluations and seconds of each finder."""
+    """Evaluations and seconds of each finder."""
     chosen = choose_patches(options.patches, options.skies, np.random.default_rng(options.seed))
-    settings = {
-        "skies": options.skies,
-        "patches": options.patches,
-        "seed": options.seed,
-        "years": options.years,
-        "template": options.template and Path(options.template).name,
-        "variant": options.variant,
-        "ts": asdict(peers.TSConfig()),
-        "images": [asdict(peers.DAO), asdict(peers.LOG)],
-    }
-    store, made = Store(options.save, settings), {}
+    names = ("skies", "patches", "seed", "years", "variant")
+    settings = {name: getattr(options, name) for name in names}
+    settings["template"] = options.template and Path(options.template).name
+    settings |= {"ts": peers.TS, "images": [peers.DAO, peers.LOG]}
+    settings = json.dumps(settings)
+    kept = kept_results(options.save, settings)
 
+    @cache
     def sky_of(number):
-        if number not in made:
-            progress(f"simulating the sky of seed {options.seed + number}")
-            made[number] = make_sky(
-                int(options.seed + number),
-                years=options.years,
-                template=options.template,
-                variant=options.variant,
-            )
-            sky = made[number].sky
-            store.check_sky(number, (len(sky.photons), len(sky.sources)))
-        return made[number]
+        progress(f"simulating the sky of seed {options.seed + number}")
+        return make_sky(
+            int(options.seed + number), years=options.years, template=options.template,
+            variant=options.variant,
+        )  # fmt: skip
 
     scores, seconds = {}, {}
     for name in options.peers:
-        if name == "network":
-            found = all_network(options.model, sky_of, chosen)
-        elif name == "dao" and not peers.has_photutils():
+        if name == "dao" and not peers.has_photutils():
             progress("dao: photutils is not installed, the row is left out; pip install photutils")
             continue
+        if name == "network":
+            found = all_network(options.model, sky_of, chosen)
+        elif f"{name} rows" in kept:
+            found = Found(kept[f"{name} rows"], kept[f"{name} seconds"])
         else:
-            found = continue_peer(name, sky_of, chosen, store)
+            found = run_peer_everywhere(name, sky_of, chosen)
+            kept |= {f"{name} rows": found.rows, f"{name} seconds": found.seconds}
+            if options.save:
+                np.savez_compressed(options.save, settings=settings, **kept)
         scores[name] = score_patches(found, sky_of, chosen)
         seconds[name] = found.seconds
     return scores, seconds
 
 
 def all_network(model, sky_of, chosen):
-    """What the network finds in the patches of all skies."""
+    """`Found` of the network in the patches of all skies."""
     model, parts = load_model(model), []
     for sky in np.unique(chosen[:, 0]):
         here = np.flatnonzero(chosen[:, 0] == sky)

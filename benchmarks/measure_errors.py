@@ -1,14 +1,14 @@
-"""How honest the errors of the measurement are, on simulated skies and beside 3FHL.
+"""Containment of the error ellipses, position errors and pulls of the measurement.
 
     python benchmarks/measure_errors.py [--skies 3] [--seed 2000] [--years 7]
         [--template FILE] [--variant NAME] [--data ../shared/data] [--figure FILE]
 
-Simulates whole skies above 10 GeV, runs the whole chain with the exposure that detected the
-photons, and prints in bins of expected photons and latitude how many true sources the 68 and 95 %
-ellipses hold, position errors beside those of a maximum-likelihood fit that is told background,
-spectra and neighbours and beside the Cramer-Rao bound, and the ratio and the pulls (difference
-over error) of flux and index. With ``--data`` also fluxes and indices of 3FHL sources around the
-Galactic centre and in the field of the Crab, from the photons of these fields.
+Simulates whole skies above 10 GeV, searches and measures them with the exposure that detected the
+photons, and prints in bins of expected photons and latitude the fractions of true sources inside
+the 68 and 95 % ellipses, position errors beside those of a maximum-likelihood fit with known
+background, spectra and neighbours and beside the Cramer-Rao bound, and the ratio and the pulls
+(difference over error) of flux and index. With --data also fluxes and indices of 3FHL sources
+around the Galactic centre and in the field of the Crab, from the photons of these fields.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fit_errors import half_width
 
 from astro_unetloc.catalog.columns import has_flag
 from astro_unetloc.catalog.read import read_catalog
@@ -63,28 +64,18 @@ def best_index(spectra, exposure):
 
 
 def diffuse_at(sky, vectors, edges):
-    """Expected diffuse photons per square degree in bins of energy, (n, n_energy), at vectors."""
+    """Expected diffuse photons per square degree (n, n_energy) at vectors (n, 3)."""
     import healpy
 
-    return sky.background[healpy.vec2pix(sky.nside, *vectors.T)] @ bin_fractions(
-        ENERGY_EDGES, edges
-    )
+    per_bin = sky.background[healpy.vec2pix(sky.nside, *vectors.T)]
+    return per_bin @ bin_fractions(ENERGY_EDGES, edges)
 
 
 def median_bound(profiles, expected, diffuse):
-    """Median position error (n,) at the Cramer-Rao bound of lonely sources, in degrees.
+    """Median position error (n,) in degrees at the Cramer-Rao bound of isolated sources.
 
     The information on one coordinate is the integral of (ds/dx)^2 / (s + b) with s the counts of
-    the source and b those of the background.
-
-    Parameters
-    ----------
-    profiles : PsfProfiles
-        The point-spread function.
-    expected : ndarray (n, n_energy)
-        Photons of each source.
-    diffuse : ndarray (n, n_energy)
-        Background per square degree.
+    the source, ``expected`` (n, n_energy), and b those of the background, ``diffuse`` per deg2.
     """
     edges = np.append(0.0, np.geomspace(1e-3, 2.0, 120))
     middle, area = (edges[1:] + edges[:-1]) / 2, np.pi * np.diff(edges**2)
@@ -109,19 +100,9 @@ class KnownBackground:
 
 
 def oracle_fit(sky, sky_map, exposure, photons, wanted):
-    """Offsets of maximum-likelihood positions that are told all but the position, and the bound.
+    """Offsets of maximum-likelihood positions with all else known, and the bound, in degrees.
 
-    Parameters
-    ----------
-    photons : ndarray (n,)
-        Expected of each true source.
-    wanted : ndarray (k,) of int
-        The true sources that are asked for.
-
-    Returns
-    -------
-    offset, bound : ndarray (k,)
-        In degrees.
+    ``photons`` (n,) are expected of each true source; rows are returned of the ``wanted`` ones.
     """
     used = np.union1d(np.flatnonzero((photons > 1) & (sky.sources.radius_deg == 0)), wanted)
     counts = gather_counts(sky_map, *RANGE)
@@ -146,7 +127,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
 
 
 def match(found, true):
-    """Rows of detections and of true sources nearest to each other within 0.3 deg, one to one."""
+    """Rows of detections and true sources, nearest within 0.3 deg, one to one."""
     from scipy.spatial import KDTree
 
     distance, row = KDTree(true).query(found)
@@ -163,7 +144,7 @@ def held(result, percent, x, y):
 
 
 def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
-    """One simulated sky: its matched sources, seconds of the measurement of how many sources."""
+    """Matched sources of one simulated sky; seconds of the measurement and number of sources."""
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, rng=seed, with_background=True
     )
@@ -190,7 +171,7 @@ def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
 
 
 def compare(result, sources, true, exposure, photons, offsets):
-    """Measured against true values of matched sources."""
+    """`Matched` of measured sources and their true ones."""
     vectors, spectra = sources.vectors[true], sources.spectra.select(true)
     found = glon_glat_vectors(result)
     axes = tangent_axes(found)
@@ -211,12 +192,6 @@ def compare(result, sources, true, exposure, photons, offsets):
         (measured - flux) / flux_err,
         (index - best_index(spectra, exposure)) / index_err,
     )
-
-
-def width(pulls):
-    """Half of the width that holds 68 %."""
-    low, high = np.nanpercentile(pulls, [16, 84])
-    return (high - low) / 2
 
 
 def rows_of(matched):
@@ -244,8 +219,8 @@ def print_table(matched):
             f"{label} {rows.sum():6}      {m['held_68'].mean():.3f} {m['held_95'].mean():.3f} |"
             f"        {np.median(m['offset']):.4f}  {np.median(m['oracle']):.4f}  "
             f"{np.median(m['bound']):.4f} |     {np.median(m['flux_ratio']):.3f} "
-            f"{np.median(m['flux_pull']):5.2f} {width(m['flux_pull']):5.2f} |"
-            f"      {np.nanmedian(m['index_pull']):5.2f} {width(m['index_pull']):5.2f}"
+            f"{np.median(m['flux_pull']):5.2f} {half_width(m['flux_pull']):5.2f} |"
+            f"      {np.nanmedian(m['index_pull']):5.2f} {half_width(m['index_pull']):5.2f}"
         )
 
 

@@ -1,6 +1,5 @@
 """The peers find what is there, and benchmarks/compare_peers.py scores all by one rule."""
 
-from dataclasses import replace
 from functools import partial
 
 import astropy.units as u
@@ -220,27 +219,6 @@ def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monke
     assert figure.stat().st_size > 5000
     with pytest.raises(ValueError, match='expected results of .*"seed": 2001.* holds .*2000'):
         small_run.main([*arguments, "--seed", "2001"])
-
-
-def test_results_of_another_simulator_are_refused(small_run, sky, tmp_path, monkeypatch):
-    arguments = ["--peers", "log", "--patches", "1", "--skies", "1"]
-    arguments += ["--save", str(tmp_path / "peers.npz")]
-    small_run.main(arguments)
-    other = replace(sky, sky=make_sky(LON[:1], LAT[:1]))
-    monkeypatch.setattr(small_run, "make_sky", lambda *_, **__: other)
-    with pytest.raises(ValueError, match="and 3 sources; got 20 and 1; .* another simulator"):
-        small_run.main(arguments)
-
-
-def test_stopped_run_goes_on_where_it_was(compare, sky, tmp_path):
-    chosen, path = np.array([[0, PATCH], [0, PATCH + 1], [0, PATCH + 32]]), tmp_path / "p.npz"
-    store = compare.Store(path, {})
-    whole = compare.continue_peer("log", lambda _: sky, chosen, store)
-    kept = whole.rows[whole.rows[:, 0] < 1]
-    store.put("log", compare.Found(kept, whole.seconds[:1]))
-    again = compare.continue_peer("log", lambda _: sky, chosen, compare.Store(path, {}))
-    np.testing.assert_array_equal(again.rows, whole.rows)
-    assert len(again.seconds) == 3
 
 
 def test_peer_that_is_not_installed_is_left_out(small_run, capsys, monkeypatch):
