@@ -46,11 +46,6 @@ _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _BATCH = 8
 
 
-# Test-time augmentation: quarter turns, and whether mirrored. The half turn comes first: it cancels
-# the shift that the strided convolution leaves.
-_VIEWS = [(turn, flip) for flip in (False, True) for turn in (0, 2, 1, 3)]
-
-
 # Largest difference between the output of a network for its self-test and the stored one.
 PROBE_TOLERANCE = 1e-4
 
@@ -151,18 +146,14 @@ class Model:
     @cached_property
     def _keras_runner(self):
         """The same by the Keras backend."""
-        network = self.load_network()
-        return lambda **inputs: network.predict_on_batch(inputs)
-
-    def load_network(self):
-        """Return the `keras.Model`, uncompiled."""
         import keras
 
-        return keras.models.load_model(self.folder / "unet.keras", compile=False)
+        network = keras.models.load_model(self.folder / "unet.keras", compile=False)
+        return lambda **inputs: network.predict_on_batch(inputs)
 
     @property
     def views(self):
-        """Number of rotations and reflections of a patch that are averaged in a search."""
+        """Number of orientations of a patch that are averaged in a search, see `predict`."""
         return int(self.card.get("views", 1))
 
     def predict(self, counts, coverage, bands, *, views=1, keras=False, progress=None):
@@ -176,10 +167,9 @@ class Model:
             1 where observed.
         bands : ndarray (n_band, 4) or (n, n_band, 4)
             See `astro_unetloc.maps.patches.band_inputs`.
-        views : {1, 2, 4, 8}
-            Test-time augmentation: average over so many rotations and reflections of each patch,
-            which are the patch itself, with the half turn, with the quarter turns, with their
-            mirror images.
+        views : {1, 2}
+            Test-time augmentation: with 2, average each patch and the patch turned by 180 deg,
+            which cancels the shift that the strided convolution leaves.
         keras : bool
             Run ``unet.keras`` on the Keras backend rather than LiteRT.
         progress : callable, optional
@@ -195,8 +185,8 @@ class Model:
             If the number of bands or the size of the image does not fit the network, or ``views``
             is another number.
         """
-        if views not in (1, 2, 4, 8):
-            raise InputError(f"views must be 1, 2, 4 or 8; got {views!r}; choose one of them")
+        if views not in (1, 2):
+            raise InputError(f"views must be 1 or 2; got {views!r}; choose one of them")
         n_band = len(self.band_edges) - 1
         fits = counts.ndim == 4 and counts.shape[3] == n_band
         if not fits or counts.shape[1] % 16 or counts.shape[2] % 16:
@@ -211,11 +201,11 @@ class Model:
         starts = range(0, n, _BATCH)
         for start in progress(starts, desc="network") if progress else starts:
             rows = slice(start, start + _BATCH)
-            outputs = []
-            for view in _VIEWS[:views]:
-                images = (_turn(a[rows], view) for a in (counts, coverage))
-                outputs.append(_undo(run(**_inputs(*images, bands[rows])), view))
-            probability[rows] = np.mean(outputs, axis=0)
+            probability[rows] = run(**_inputs(counts[rows], coverage[rows], bands[rows]))
+            if views == 2:
+                turned = (_turn(images[rows]) for images in (counts, coverage))
+                probability[rows] += _turn(run(**_inputs(*turned, bands[rows])))
+                probability[rows] /= 2
         return probability
 
     def check(self, *, keras=False):
@@ -230,18 +220,9 @@ class Model:
             )
 
 
-def _turn(images, view):
-    """Images (n, ny, nx, ...) under quarter turns and a mirror."""
-    quarters, mirrored = view
-    turned = np.rot90(images, quarters, axes=(1, 2))
-    return turned[:, :, ::-1] if mirrored else turned
-
-
-def _undo(images, view):
-    """The inverse of `_turn`."""
-    quarters, mirrored = view
-    images = np.asarray(images)
-    return np.rot90(images[:, :, ::-1] if mirrored else images, -quarters, axes=(1, 2))
+def _turn(images):
+    """Images (n, ny, nx, ...) turned by 180 deg."""
+    return images[:, ::-1, ::-1]
 
 
 def _inputs(counts, coverage, bands):

@@ -227,16 +227,14 @@ def test_model_with_the_energies_of_the_map_is_chosen(edges, name):
     assert select_model(np.array(edges, float)).name == name
 
 
-@pytest.mark.parametrize("views", [2, 4, 8])
-def test_average_over_views_turns_with_the_patch(views):
-    model = load_model()
+def test_average_over_two_views_turns_with_the_patch(model):
     counts, coverage, bands = real_like_patches(n=1)
-    turn = (lambda a: a[:, ::-1, ::-1]) if views == 2 else (lambda a: np.rot90(a, axes=(1, 2)))
-    plain = model.predict(counts, coverage, bands, views=views)
-    turned = model.predict(turn(counts), turn(coverage), bands, views=views)
-    np.testing.assert_allclose(turned, turn(plain), atol=1e-5)
+    plain = model.predict(counts, coverage, bands, views=2)
+    turned = model.predict(counts[:, ::-1, ::-1], coverage[:, ::-1, ::-1], bands, views=2)
+    np.testing.assert_allclose(turned, plain[:, ::-1, ::-1], atol=1e-5)
+    assert np.abs(plain - model.predict(counts, coverage, bands)).max() > 1e-3
 
 
-def test_another_number_of_views_is_refused():
-    with pytest.raises(ValueError, match="views must be 1, 2, 4 or 8; got 3"):
-        load_model().predict(*real_like_patches(n=1), views=3)
+def test_another_number_of_views_is_refused(model):
+    with pytest.raises(ValueError, match="views must be 1 or 2; got 3"):
+        model.predict(*real_like_patches(n=1), views=3)
