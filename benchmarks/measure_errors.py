@@ -119,7 +119,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     parameters = np.stack([zero, zero, photons[used], index], axis=1)
     options = {"colors": np.zeros(len(used), int), "free": [0, 1]}
     state = maximize(likelihood, background, parameters, n_rounds=12, **options)[0]
-    offset = np.hypot(state.x, state.y)
+    offset = np.hypot(*state.parameters[:, :2].T)
     expected = photons[used, None] * spectrum.fractions(index)
     bound = median_bound(profiles, expected, diffuse_at(sky, vectors, counts.energy_edges))
     row = np.searchsorted(used, wanted)

@@ -213,8 +213,8 @@ class FieldFit:
     def _covariances(self, best):
         """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
         state, background, npred_other = best
-        _, hessian, information = self.likelihood.expand(state, npred_other)
-        derivatives = self.likelihood.derivatives(state, npred_other).T
+        _, hessian, information = self.likelihood.gradient_and_hessian(state, npred_other)
+        derivatives = self.likelihood.relative_derivatives(state, npred_other).T
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
         npred = background.npred + npred_neighbors + npred_source
         loss = background.information_loss(background.npred / npred, derivatives)
@@ -423,23 +423,10 @@ def _warn_of_coarse_bins(sky_map, energy_range):
 
 
 def fit_groups(vectors, setup):
-    """Sources that are fitted together: indices of members, and of these with all neighbours.
+    """Yield indices of sources whose results are computed together, and of these with neighbours.
 
-    All of a map, unless the pairs of source and entry would not fit into memory; then halves of
-    the sky, halves of these and so on.
-
-    Parameters
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors of the sources.
-    setup : FieldSetup
-        The map.
-
-    Yields
-    ------
-    members, group : ndarray of int
+    The sky is halved until the pairs of each group fit into memory, see ``max_pairs``.
     """
-
     cost = setup.pairs_per_source(vectors)
     tree, margin = KDTree(vectors), np.radians(setup.radius_deg + 2 * setup.core_deg.max())
     waiting = [np.arange(len(vectors))]

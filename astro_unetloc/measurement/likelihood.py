@@ -56,7 +56,15 @@ class SourceState:
     # (m,): expected counts of each pair's source, per square degree and energy bin
     npred: np.ndarray
 
-    x, y, counts, index = (property(lambda self, k=k: self.parameters[:, k]) for k in range(4))
+    @property
+    def counts(self):
+        """Expected counts (n,)."""
+        return self.parameters[:, 2]
+
+    @property
+    def index(self):
+        """Photon indices (n,)."""
+        return self.parameters[:, 3]
 
     def select(self, rows, pairs):
         """The state of some of the sources, of which the core pairs are given."""
@@ -104,7 +112,7 @@ class Likelihood:
         pairs = np.flatnonzero(number[self.core.source] >= 0)
         core = self.core.select(pairs)
         part = copy(self)
-        part.n, part.in_core = len(rows), self.in_core[rows]
+        part.regions, part.n, part.in_core = None, len(rows), self.in_core[rows]
         part.spectrum = self.spectrum.select(rows)
         part._set_core(replace(core, source=number[core.source]))
         return part, pairs
@@ -183,7 +191,7 @@ class Likelihood:
             gain -= sign * (s.counts * s.observed[0] - _log_prior(s.index))
         return gain
 
-    def derivatives(self, state, npred_other):
+    def relative_derivatives(self, state, npred_other):
         """Derivatives (4, m) of the log of the expected counts at the core pairs."""
         npred = state.npred + npred_other
         counts = state.counts[self.core.source] / npred
@@ -193,7 +201,7 @@ class Likelihood:
         return np.stack([scale * by_x, scale * by_y, fraction * psf / npred,
                          counts * by_index * psf])  # fmt: skip
 
-    def expand(self, state, npred_other):
+    def gradient_and_hessian(self, state, npred_other):
         """Gradient (n, 4) and Hessian (n, 4, 4) of the log posterior, and the information.
 
         The Hessian is that of the negative log posterior; the information (n, 4, 4) is the part
@@ -204,7 +212,7 @@ class Likelihood:
         fraction, by_index, by_index2 = (f.ravel()[self.cell] for f in state.fraction)
         psf, by_x, by_y, by_xx, by_xy, by_yy = state.psf
         scale = counts * fraction
-        first = self.derivatives(state, npred_other)
+        first = self.relative_derivatives(state, npred_other)
         second = {
             (0, 0): scale * by_xx, (0, 1): scale * by_xy, (1, 1): scale * by_yy,
             (0, 2): fraction * by_x / npred, (1, 2): fraction * by_y / npred,
@@ -288,7 +296,7 @@ def _fit_background(likelihood, background, state):
 
 def _newton_step(likelihood, state, npred_other, damping, free):
     """A damped step (n, 4) that goes uphill also where the Hessian is not positive."""
-    gradient, hessian, information = likelihood.expand(state, npred_other)
+    gradient, hessian, information = likelihood.gradient_and_hessian(state, npred_other)
     gradient = gradient[:, free]
     hessian, information = (m[:, free[:, None], free] for m in (hessian, information))
     scale = 1 / np.sqrt(np.einsum("naa->na", information) + 1e-6)

@@ -81,9 +81,9 @@ class _TestPositions:
         background, pairs, n = self.field.background, self.field.regions.pairs, self.field.n
         counts = np.ones(n)
         for _ in range(_N_ROUNDS):
-            npred_other = self.npred_known + counts[pairs.source] * self.density
-            background = background.step(background.npred / (background.npred + npred_other))
-            relative = self.density / (background.npred + npred_other)
+            npred_sources = self.npred_known + counts[pairs.source] * self.density
+            background = background.step(background.npred / (background.npred + npred_sources))
+            relative = self.density / (background.npred + npred_sources)
             gradient = pairs.sum(background.weighted * relative, n) - self.expected
             hessian = pairs.sum(background.weighted * relative**2, n)
             change = gradient / np.maximum(hessian, 1e-9)

@@ -61,7 +61,7 @@ def test_counts_and_index_are_those_of_the_simulation(lonely):
 
 def test_the_gradient_vanishes_at_the_maximum(lonely):
     likelihood, state, npred_other = lonely
-    gradient, hessian, _ = likelihood.expand(state, npred_other)
+    gradient, hessian, _ = likelihood.gradient_and_hessian(state, npred_other)
     error = np.sqrt(np.einsum("naa->na", np.linalg.inv(hessian)))
     assert np.percentile(np.abs(gradient) * error, 99) < 0.05
 
@@ -70,11 +70,9 @@ def test_the_gradient_vanishes_at_the_maximum(lonely):
 def test_the_hessian_is_that_of_finite_differences(lonely, number, step):
     likelihood, state, npred_other = lonely
     change = step * (np.arange(4) == number)
-    below, above = (
-        likelihood.expand(likelihood.evaluate(state.parameters + sign * change), npred_other)[0]
-        for sign in (-1, 1)
-    )
-    hessian = likelihood.expand(state, npred_other)[1]
+    states = (likelihood.evaluate(state.parameters + sign * change) for sign in (-1, 1))
+    below, above = (likelihood.gradient_and_hessian(s, npred_other)[0] for s in states)
+    hessian = likelihood.gradient_and_hessian(state, npred_other)[1]
     scale = np.sqrt(np.einsum("naa->na", hessian) * hessian[:, number, number, None])
     difference = (below - above) / (2 * step) - hessian[:, number]
     assert np.median(np.abs(difference) / scale) < 0.02
@@ -101,7 +99,7 @@ def test_two_close_sources_divide_their_photons(rng):
     state = maximum(as_events(photons), vectors, colors=colors)[1]
     assert np.median(state.counts[:40]) == pytest.approx(60, rel=0.08)
     assert np.median(state.counts[40:]) == pytest.approx(30, rel=0.12)
-    assert np.median(np.hypot(state.x, state.y)) < 0.02
+    assert np.median(np.hypot(*state.parameters[:, :2].T)) < 0.02
 
 
 # Joint covariances
@@ -160,7 +158,7 @@ def test_an_ellipse_comes_back_from_its_covariance(major, ratio, angle_deg):
 def bright():
     sky_map, sources, _ = lonely_sources(400, nside=2, seed=2)
     at_maximum = maximum(sky_map, sources.vectors, counts=300.0)
-    hessian = at_maximum[0].expand(*at_maximum[1:])[1]
+    hessian = at_maximum[0].gradient_and_hessian(*at_maximum[1:])[1]
     return at_maximum, np.linalg.inv(hessian[:, :2, :2])
 
 
