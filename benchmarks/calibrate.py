@@ -1,18 +1,18 @@
-"""Calibrate the score of a model on validation skies, and check it on others.
+"""Calibration of the score of a model on validation skies, and its error on others.
 
     python benchmarks/calibrate.py --seeds 1003 1004 1005 1006 --check 1007 1008
         [--model FOLDER] [--template SHAPES] [--least PROBABILITY] [--write]
 
-Every candidate of the simulated skies (the network's probability, sqrt(TS), latitude) is judged by
-the truth; a logistic regression of `FEATURES` gives the probability that
-it is real: below 10 GeV its true source must have a third of its counts. Prints average precision,
+A logistic regression of `astro_unetloc.unet.calibration.features` of every candidate of the
+simulated skies (the network's probability, sqrt(TS), latitude) gives the probability that it is
+real; below 10 GeV its true source must have a third of its counts. Prints average precision,
 completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
-counts, Score >= 0.05), of the coefficients in the card of the model too (as shipped). --write puts
-the new ones, the command, the errors on the skies of --check and the threshold of 95 % purity at
-|b| > 10 deg on those of --seeds into the card; the threshold listed by default stays. --least
-leaves out candidates below a probability of the network, also from the catalogues of the model:
-below 10 GeV there are so many that their fits would take most of the time.
-Interstellar models and exposures (4, 7, 12 years) take turns.
+counts, Score >= 0.05), also for the coefficients in the card of the model (as shipped). --write
+puts the new ones, the command, the errors on the skies of --check and the threshold of 95 % purity
+at |b| > 10 deg on those of --seeds into the card; the default threshold stays. --least leaves out
+candidates below a probability of the network, also from the catalogues of the model: below 10 GeV
+their fits would take most of the time. Interstellar models and exposures (4, 7, 12 years)
+alternate between skies.
 """
 
 import argparse
@@ -38,36 +38,43 @@ OFF_PLANE = "|b| > 10 deg"
 
 
 def template_options(seed, template):
-    """Options of `simulate_sky`: the templates of a file and the built-in shapes take turns."""
+    """Options of `simulate_sky`: the templates of a file and the built-in shapes alternate."""
     variants = [*TEMPLATE_SETS, None]
     variant = variants[seed % len(variants)]
     return {"variant": variant, "template": template} if variant and template else {}
 
 
 def validation_sky(band_edges, seed, template):
-    """Map and truth of a simulated sky; interstellar models and exposures take turns."""
+    """Map and truth of a simulated sky; interstellar models and exposures alternate."""
     options = template_options(seed, template)
     return observed_sky(band_edges, seed, years=YEARS[seed % len(YEARS)], **options)
 
 
-def judged_candidates(model, seed, template):
-    """Judgement of the candidates of a simulated sky."""
+def matched_candidates(model, seed, template):
+    """`TruthMatches` of the candidates of a simulated sky."""
     sky_map, truth = validation_sky(model.band_edges, seed, template)
     catalog = find_sources(sky_map, model=model, threshold=model.threshold)
     return match_truth(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
 
 
-def known_of(judgement):
+def write_card(model, **entries):
+    """Put entries into the card of a model."""
+    path = model.folder / "card.json"
+    card = json.loads(path.read_text()) | entries
+    path.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def known_of(matches):
     """Probability of the network, sqrt(TS) and latitude of the candidates."""
-    catalog = judgement.catalog
+    catalog = matches.catalog
     return numbers(catalog["Probability"]), numbers(catalog["Sqrt_TS"]), degrees(catalog["GLAT"])
 
 
-def fit(judgement, least=0.0):
+def fit(matches, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
-    judgement = judgement.explained()
-    probability, sqrt_ts, latitude = (v[judgement.is_listed] for v in known_of(judgement))
-    real = judgement.is_true_positive[judgement.is_listed]
+    matches = matches.explained()
+    probability, sqrt_ts, latitude = (v[matches.is_listed] for v in known_of(matches))
+    real = matches.is_true_positive[matches.is_listed]
     known = np.isfinite(sqrt_ts)
     terms = features(probability, sqrt_ts, latitude)[known]
     # without sqrt(TS) its terms are zero for all
@@ -86,23 +93,23 @@ def _regression(terms, real):
     return (float(found.intercept_[0] - factors @ mean), *map(float, factors))
 
 
-def scored(judgement, score):
-    """The judgement with another ``Score`` of each candidate."""
-    catalog = judgement.catalog.copy()
+def scored(matches, score):
+    """Matches with another ``Score`` of each candidate."""
+    catalog = matches.catalog.copy()
     catalog["Score"] = score
-    return replace(judgement, catalog=catalog)
+    return replace(matches, catalog=catalog)
 
 
-def parts_of(judgement):
+def parts_of(matches):
     """Scores of each part of the sky but the whole."""
     limits = list(SKIES.items())[1:]
-    return {n: judgement.evaluation(min_latitude=a, max_latitude=b) for n, (a, b) in limits}
+    return {n: matches.evaluation(min_latitude=a, max_latitude=b) for n, (a, b) in limits}
 
 
-def report(judgement, name):
+def report(matches, name):
     """Print one line for each part of the sky."""
-    errors = reliability(judgement).meta["ece"]
-    for part, scores in parts_of(judgement.explained()).items():
+    errors = reliability(matches).meta["ece"]
+    for part, scores in parts_of(matches.explained()).items():
         complete, threshold = scores.completeness_at(PURITY)
         print(
             f"{name:<12} {part}  AP {scores.average_precision:.4f}  completeness {complete:.3f} at "
@@ -127,7 +134,7 @@ def main():
     model.card.pop("calibration", None)
     model.card["threshold"] = options.least
     known, *check = (
-        join_matches([judged_candidates(model, seed, options.template) for seed in seeds])
+        join_matches([matched_candidates(model, seed, options.template) for seed in seeds])
         for seeds in (options.seeds, options.check)
         if seeds
     )
@@ -154,16 +161,14 @@ def main():
         f"source within the match radius will do: {thresholds[1]:.3f}"
     )
     if options.write:
-        path = model.folder / "card.json"
-        card = json.loads(path.read_text())
         errors = reliability(score(check[0])).meta["ece"] if check else {}
-        card["calibration"] = vars(calibration) | {
+        calibration = vars(calibration) | {
             "seeds": options.seeds,
             "command": shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]]),
             "errors": {"seeds": options.check} | {s: round(e, 4) for s, e in errors.items()},
             "threshold_95_purity": round(float(thresholds[0]), 3),
         }
-        path.write_text(json.dumps(card, indent=1) + "\n")
+        write_card(model, calibration=calibration)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Simulated skies against the real photons of Fermi-LAT.
+"""Photons of simulated skies against those of Fermi-LAT: profiles, spectrum, pixels, sources.
 
-    python benchmarks/compare_with_real.py ../shared/data [--figures FOLDER] [--template FILE]
-        [--variant NAME] [--skies 4] [--seed 1] [--perturb]
+    python benchmarks/compare_with_real.py ../shared/data [--template FILE] [--variant NAME]
+        [--skies 4] [--seed 1]
 
 Simulates whole skies above 10 GeV with the exposure of 3FHL, sorts their photons into the pixels
 and energy bins of the 3FHL counts cube, and prints next to each other: counts per band in |b| and
@@ -22,7 +22,7 @@ from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import HealpixPixelization, rotate
-from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar, perturb
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar
 from astro_unetloc.simulation.population import draw_sources
 from astro_unetloc.simulation.sky import draw_photons
 from astro_unetloc.sphere import frame_rotation, separation_deg, vectors_from_lonlat
@@ -37,7 +37,7 @@ PIXELS = HealpixPixelization(64, False, "icrs")
 
 @dataclass
 class Sky:
-    """What is compared of one sky."""
+    """Numbers of one sky that are compared."""
 
     profiles: np.ndarray  # (24, n_bands), without bright sources
     spectrum: np.ndarray  # (17,)
@@ -56,7 +56,7 @@ def cell_counts(vectors, energy):
 
 
 def pixel_distribution(index):
-    """How many pixels have so many photons."""
+    """Number of pixels in ranges of counts."""
     return np.histogram(np.bincount(index, minlength=PIXELS.n_pixels), PIXEL_EDGES)[0]
 
 
@@ -169,48 +169,12 @@ def print_comparison(real, found):
     print("  real       ", *real.n_sources, "\n  simulated  ", *found.n_sources.round(1))
 
 
-def draw_figures(real, found, folder):
-    """One figure each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    half = len(LAT_EDGES) // 2
-    center = np.sqrt(SPECTRUM_EDGES[1:] * SPECTRUM_EDGES[:-1])
-    lat, lon = (LAT_EDGES[half:-1] + LAT_EDGES[half + 1 :]) / 2, np.arange(15, 360, 30)
-    plots = {
-        "latitude": (lat, "|b| (deg)", [s.profiles[:-12].sum(axis=1) for s in (real, found)]),
-        "longitude": (lon, "l (deg)", [s.profiles[-12:].sum(axis=1) for s in (real, found)]),
-        "spectrum": (center, "energy (GeV)", [s.spectrum for s in (real, found)]),
-        "pixels": (PIXEL_EDGES[:-1] + 0.5, "counts per pixel", [s.pixels for s in (real, found)]),
-        "radial": (RADII_DEG, "radius (deg)", [s.radial for s in (real, found)]),
-        "sources": (FLUXES, "flux, |b| > 10 deg", [s.n_sources[:2] for s in (real, found)]),
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (x, label, values) in plots.items():
-        figure = Figure(figsize=(5, 3.5), layout="constrained")
-        axes = figure.subplots()
-        for style, y, kind in zip(("ko", "C1-"), values, ("real", "simulated")):
-            axes.plot(x, y, style, label=kind)
-        if name == "spectrum":
-            axes.set_xscale("log")
-        if name not in ("longitude", "radial"):
-            axes.set_yscale("log")
-        axes.set_xlabel(label)
-        axes.legend()
-        figure.savefig(folder / f"{name}.png", dpi=120)
-
-
-def compare(folder, *, template=None, variant="P6V11", n_skies=4, seed=1, change=False):
+def compare(folder, *, template=None, variant="P6V11", n_skies=4, seed=1):
     """The real sky and the mean of simulated ones."""
     exposure = read_exposure(folder / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz")
     rng = np.random.default_rng(seed)
     diffuse = interstellar(template, variant=variant)
-    skies = [
-        simulated_sky(perturb(diffuse, rng) if change else diffuse, exposure, rng)
-        for _ in range(n_skies)
-    ]
+    skies = [simulated_sky(diffuse, exposure, rng) for _ in range(n_skies)]
     return real_sky(folder, exposure), mean_sky(skies)
 
 
@@ -244,12 +208,10 @@ def main():
     """Compare, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--figures", type=Path)
     parser.add_argument("--template", type=Path)
     parser.add_argument("--variant", default="P6V11")
     parser.add_argument("--skies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--perturb", action="store_true")
     options = parser.parse_args()
     real, found = compare(
         options.folder,
@@ -257,7 +219,6 @@ def main():
         variant=options.variant,
         n_skies=options.skies,
         seed=options.seed,
-        change=options.perturb,
     )
     print_comparison(real, found)
     diffuse = interstellar(options.template, variant=options.variant)
@@ -266,8 +227,6 @@ def main():
     print("  photons    ", *counts.astype(int))
     print("  expected   ", *((expected + sources) / counts).round(3))
     print("  of sources ", *(sources / counts).round(3))
-    if options.figures:
-        draw_figures(real, found, options.figures)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""Measure by how much the errors of a model's catalogues are too small, on simulated skies.
+"""Factors by which the errors of a model's catalogues are too small, on simulated skies.
 
     python benchmarks/fit_errors.py --model lat-500mev --seeds 1000 1001 --check 1002
         [--template SHAPES] [--write]
 
-Searches whole skies as `astro-unetloc evaluate` does, gives each listed source to its true one
+Searches whole skies as `astro-unetloc evaluate` does, matches each listed source to its true one
 (below 10 GeV the brightest within 0.3 deg), leaves out those with more than three times the counts
 of that, and prints in ranges of Galactic latitude the factors with which 68 and 95 % of the
 ellipses hold the true position, and with which pulls of counts and index have a width of 1. For the
-skies of --check it prints what errors hold once they are scaled. --write puts the factors into the
-card of the model. Interstellar models and exposures (4, 7, 12 years) take turns.
+skies of --check it prints the containment and the pulls of the scaled errors. --write puts the
+factors into the card of the model.
 """
 
 import argparse
-import json
 
 import numpy as np
-from calibrate import judged_candidates
+from calibrate import matched_candidates, write_card
 
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.comparison import normalized_offset, true_index
@@ -28,20 +27,20 @@ NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
 
 def residuals(model, seed, options):
     """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
-    judged = judged_candidates(model, seed, options.template).explained()
-    rows = np.flatnonzero(judged.is_true_positive)
-    true = np.asarray(judged.catalog["True_Row"])[rows]
+    matches = matched_candidates(model, seed, options.template).explained()
+    rows = np.flatnonzero(matches.is_true_positive)
+    true = np.asarray(matches.catalog["True_Row"])[rows]
 
     def pull(name, expected):
-        value, error = (numbers_of(judged.catalog, n)[rows] for n in (name, f"Unc_{name}"))
+        value, error = (numbers_of(matches.catalog, n)[rows] for n in (name, f"Unc_{name}"))
         return (value - expected) / error
 
     return np.stack(
         [
-            numbers_of(judged.catalog, "GLAT", "deg")[rows],
-            *(normalized_offset(judged, rows, true, level) for level in (68, 95)),
-            pull("Npred", numbers_of(judged.truth, "Npred")[true]),
-            pull("Spectral_Index", true_index(judged, true)),
+            numbers_of(matches.catalog, "GLAT", "deg")[rows],
+            *(normalized_offset(matches, rows, true, level) for level in (68, 95)),
+            pull("Npred", numbers_of(matches.truth, "Npred")[true]),
+            pull("Spectral_Index", true_index(matches, true)),
         ]
     )
 
@@ -53,7 +52,7 @@ def half_width(pull):
 
 
 def factors(values):
-    """What each error must be multiplied by: ellipses of 68 and 95 %, counts, index."""
+    """Factors on the errors: ellipses of 68 and 95 %, counts, index."""
     _, off_68, off_95, counts, index = values
     quantiles = np.nanquantile(off_68, 0.68), np.nanquantile(off_95, 0.95)
     return [max(float(f), 1.0) for f in (*quantiles, half_width(counts), half_width(index))]
@@ -94,10 +93,7 @@ def main():
                 flush=True,
             )
     if options.write:
-        path = model.folder / "card.json"
-        card = json.loads(path.read_text())
-        card["error_factors"] = vars(fitted) | {"seeds": options.seeds}
-        path.write_text(json.dumps(card, indent=1) + "\n")
+        write_card(model, error_factors=vars(fitted) | {"seeds": options.seeds})
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
-"""Fit the detection limit of a model: the expected sqrt(TS) at which half of the sources are found.
+"""Detection limit of a model: the expected sqrt(TS) at which half of the sources are found.
 
     python benchmarks/fit_limits.py --seeds 1003 1004 --check 1008 [--model FOLDER]
         [--template SHAPES] [--thresholds 0.3 0.6 0.9] [--photons 3] [--write]
 
-Searches simulated skies in the energies of the model, gives every true point source of three or
-more expected photons (--photons; below 10 GeV most of these are far too faint) the sqrt(TS) that
-these would have on the background and the found sources around it, as a map of limits does, and
-fits the share that is found at several thresholds of Score by a logistic curve. A source of which
-these counts would stand out by far is found anyway; what was found of the others does not shine on
-them. On the skies of --check it prints how many of the sources near the limit (0.8 to 1.25 of its
-counts) are found at the default threshold: half of them should be. --write puts the curve into the
-card of the model.
+Searches simulated skies in the energies of the model, computes for every true point source of three
+or more expected photons (--photons; below 10 GeV most of these are far too faint) their sqrt(TS) on
+the background and beside the found sources around it, as a map of limits does, and fits the
+fraction of found sources at several thresholds of Score by a logistic curve. For the skies of
+--check it prints how many of the sources near the limit (0.8 to 1.25 of its counts) are found at
+the default threshold: half of them should be. --write puts the curve into the card of the model.
 """
 
 import argparse
-import json
 
 import numpy as np
-from calibrate import validation_sky
+from calibrate import validation_sky, write_card
 from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
@@ -31,12 +28,12 @@ from astro_unetloc.unet.model import load_model
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9)
 NEAR = (0.8, 1.25)
-# Sources of a larger expected sqrt(TS) are found anyway.
+# Sources of a larger expected sqrt(TS) are found in any case.
 FAR = 8.0
 
 
 class SearchedSky:
-    """A simulated sky and what was found: true point sources, their photons, latitude and Score."""
+    """A searched simulated sky: its true point sources, their photons, latitude and Score."""
 
     def __init__(self, model, seed, options):
         self.sky_map, truth = validation_sky(model.band_edges, seed, options.template)
@@ -50,7 +47,7 @@ class SearchedSky:
         self.known = galactic_vectors(catalog[catalog["Score"] >= model.threshold])
 
     def around(self, rows):
-        """What was found and is no detection of some of the true sources."""
+        """Directions of the detections that belong to none of some true sources."""
         near = KDTree(self.vectors[rows]).query(self.known)[0] < chord(MATCH_RADIUS_DEG)
         return self.known[~near]
 
@@ -102,17 +99,11 @@ def main():
         rows = rows[(part > NEAR[0]) & (part < NEAR[1])]
         low = np.abs(sky.latitude[rows]) < 10
         for name, here in (("|b|>10", rows[~low]), ("|b|<10", rows[low])):
-            share = (sky.score[here] >= model.threshold).mean()
-            print(f"sky {seed} {name}: {share:.3f} of {len(here)} near the limit are found")
+            fraction = (sky.score[here] >= model.threshold).mean()
+            print(f"sky {seed} {name}: {fraction:.3f} of {len(here)} near the limit are found")
     if options.write:
-        path = model.folder / "card.json"
-        card = json.loads(path.read_text())
-        card["half_found"] = {
-            "threshold": list(options.thresholds),
-            "sqrt_ts": curve,
-            "seeds": options.seeds,
-        }
-        path.write_text(json.dumps(card, indent=1) + "\n")
+        curve = {"threshold": list(options.thresholds), "sqrt_ts": curve, "seeds": options.seeds}
+        write_card(model, half_found=curve)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Containment of the error ellipses, position errors and pulls of the measurement.
 
     python benchmarks/measure_errors.py [--skies 3] [--seed 2000] [--years 7]
-        [--template FILE] [--variant NAME] [--data ../shared/data] [--figure FILE]
+        [--template FILE] [--variant NAME] [--data ../shared/data]
 
 Simulates whole skies above 10 GeV, searches and measures them with the exposure that detected the
 photons, and prints in bins of expected photons and latitude the fractions of true sources inside
@@ -49,7 +49,7 @@ class Matched:
     photons: np.ndarray  # expected of the true source
     latitude: np.ndarray  # |b| in degrees
     offset: np.ndarray  # degrees
-    oracle: np.ndarray  # offset of the fit that is told everything else
+    oracle: np.ndarray  # offset of the fit with all else known
     bound: np.ndarray  # median offset at the Cramer-Rao bound
     held_68: np.ndarray
     held_95: np.ndarray
@@ -267,47 +267,8 @@ def print_real(rows):
           f"median difference of indices {np.nanmedian(index):+.2f}")  # fmt: skip
 
 
-def draw(matched, rows, path):
-    """Position error against photons, containment, pulls; real fluxes and indices."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    (errors, pulls), (fluxes, indices) = figure.subplots(2, 2)
-    edges = np.geomspace(5, 1000, 13)
-    middle = np.sqrt(edges[1:] * edges[:-1])
-    place = np.digitize(matched.photons, edges) - 1
-    for name, style in (("offset", "ko-"), ("oracle", "C0s--"), ("bound", "C1-")):
-        values = getattr(matched, name)
-        median = [np.median(values[place == k]) if np.any(place == k) else np.nan
-                  for k in range(len(middle))]  # fmt: skip
-        label = {"offset": "measured", "oracle": "all else known", "bound": "Cramer-Rao"}[name]
-        errors.loglog(middle, median, style, label=label)
-    errors.set(xlabel="expected photons", ylabel="median position error (deg)")
-    errors.legend()
-    counted = matched.photons >= COUNTED
-    for values, label in ((matched.flux_pull, "flux"), (matched.index_pull, "index")):
-        pulls.hist(values[counted], np.linspace(-5, 5, 41), density=True, histtype="step",
-                   label=label)  # fmt: skip
-    x = np.linspace(-5, 5, 200)
-    pulls.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "k:")
-    pulls.set(xlabel="pull")
-    pulls.legend()
-    if rows:
-        f, fe, g, ge, f3, fe3, g3, ge3 = np.array([row[2:] for row in rows]).T
-        fluxes.errorbar(f3, f, fe, fe3, "o")
-        fluxes.set(xscale="log", yscale="log", xlabel="flux in 3FHL", ylabel="flux (ph cm-2 s-1)")
-        indices.errorbar(g3, g, ge, ge3, "o")
-        indices.set(xlabel="index in 3FHL", ylabel="photon index")
-        for axes, low, high in ((fluxes, f3.min(), f3.max()), (indices, 1.5, 6)):
-            axes.plot([low, high], [low, high], "k:")
-    figure.savefig(path, dpi=120)
-
-
 def main():
-    """Simulate, measure, print and draw."""
+    """Simulate, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--skies", type=int, default=3)
     parser.add_argument("--seed", type=int, default=2000)
@@ -315,7 +276,6 @@ def main():
     parser.add_argument("--template", type=Path)
     parser.add_argument("--variant", default="P6V11")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     sky = {"years": options.years, "template": options.template, "variant": options.variant}
     parts, times = zip(
@@ -325,11 +285,8 @@ def main():
     print_table(matched)
     seconds, number = np.sum(times, axis=0)
     print(f"{2000 * seconds / number:.1f} s for 2000 sources ({number:.0f} measured)")
-    rows = list(real_fields(options.data)) if options.data else []
-    if rows:
-        print_real(rows)
-    if options.figure:
-        draw(matched, rows, options.figure)
+    if options.data:
+        print_real(list(real_fields(options.data)))
 
 
 if __name__ == "__main__":

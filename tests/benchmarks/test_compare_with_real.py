@@ -53,8 +53,3 @@ def test_numbers_of_bright_sources_are_those_of_3fhl(skies):
 def test_low_energies_agree_without_a_fit(benchmark, real_data):
     _, counts, expected, sources = benchmark.low_energy_profile(real_data, interstellar(nside=128))
     np.testing.assert_allclose(expected + sources, counts, rtol=0.12)
-
-
-def test_figures_are_drawn(benchmark, skies, tmp_path):
-    benchmark.draw_figures(*skies, tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 6

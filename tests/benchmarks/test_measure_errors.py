@@ -36,7 +36,7 @@ def test_an_ellipse_holds_what_lies_along_it(benchmark):
     np.testing.assert_array_equal(benchmark.held(ellipse, 68, x, y), [True, False, False, True])
 
 
-def test_a_part_of_a_sky_is_measured_and_drawn(benchmark, tmp_path, capsys):
+def test_a_part_of_a_sky_is_measured_and_printed(benchmark, capsys):
     cone = DiscFootprint(vectors_from_lonlat(np.array(100.0), np.array(35.0)), 16.0)
     matched, (seconds, number) = benchmark.measured_sky(7, years=12, cone=cone)
     assert number > 10
@@ -49,5 +49,4 @@ def test_a_part_of_a_sky_is_measured_and_drawn(benchmark, tmp_path, capsys):
     assert "|b|>10" in capsys.readouterr().out
     rows = [("3FHL J0000.0+0000", 0.01, 1e-10, 1e-11, 2.5, 0.1, 1e-10, 1e-11, 2.4, 0.1)] * 2
     benchmark.print_real(rows)
-    benchmark.draw(matched, rows, tmp_path / "errors.png")
-    assert (tmp_path / "errors.png").stat().st_size > 1000
+    assert "2 sources, median flux ratio 1.000" in capsys.readouterr().out
