@@ -53,16 +53,15 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     """Return the one-to-one matches of a catalogue with a reference.
 
     By default the errors decide. Where both positions have a 95 % error ellipse, a detection and a
-    point-like reference source may match up to a normalized separation of 3.72, which 99.9 % of
-    true pairs keep, and where one has none up to 0.3 deg. Pairs are made in ascending normalized
-    separation, 0.3 deg standing for 3.72, of detections and sources that are still free.
+    point-like reference source may match up to a normalized separation of 3.72, which contains
+    99.9 % of the true pairs; where an ellipse is unknown, up to 0.3 deg. Pairs are taken in
+    ascending normalized separation, where 0.3 deg counts as 3.72.
 
-    With a ``radius``, or where neither table has ellipses, in descending ``Score`` each detection
-    takes the nearest source within the radius that is still free; of equal scores, or without, the
-    nearest pair comes first.
+    With a ``radius``, or if neither table has ellipses, each detection takes the nearest source
+    within the radius that is still free, in descending ``Score``.
 
-    Either way a detection left over that lies within the extension or the radius of an extended
-    source counts as known.
+    A detection without a match that lies within the extension of an extended source, or within the
+    radius if that is larger, counts as known.
 
     Parameters
     ----------
@@ -73,8 +72,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     radius : Quantity [angle] or float, optional
         Largest distance, whatever the errors are; degrees if bare.
     surroundings : QTable, optional
-        The reference of the sky around too, if it was restricted; the chance rate is computed from
-        it.
+        The whole reference, if ``reference`` is restricted; used for the chance rate.
 
     Returns
     -------
@@ -114,18 +112,17 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     pairs["extended"] = False
     hits = _inside(found.vectors, reference, radius_deg)
     free = np.isin(hits["catalog_index"], pairs["catalog_index"][pairs["matched"]], invert=True)
-    hits["matched"] = free & _is_first(hits["catalog_index"])
+    hits["matched"] = free & (np.diff(hits["catalog_index"], prepend=-1) > 0)  # the nearest
     pairs = vstack([pairs["catalog_index", "reference_index", *_PAIR_COLUMNS], hits])
     pairs["separation"].unit = "deg"
     row = pairs["catalog_index"]
     order = (pairs["separation"], -np.nan_to_num(pairs["probability"]), row, rank[row])
-    return MatchResult(
-        catalog, reference, QTable(pairs[np.lexsort(order)]), chance, radius_deg, by_errors
-    )
+    pairs = QTable(pairs[np.lexsort(order)])
+    return MatchResult(catalog, reference, pairs, chance, radius_deg, by_errors)
 
 
 def is_known(catalog, references, *, radius=None):
-    """Return which sources of a catalogue have a source of any reference near, not one-to-one.
+    """Return which sources (n,) of a catalogue have a source of any reference near, as bool.
 
     Parameters
     ----------
@@ -134,13 +131,8 @@ def is_known(catalog, references, *, radius=None):
     references : list of QTable
         Tables with positions.
     radius : Quantity [angle] or float, optional
-        Largest distance; degrees if bare, 0.3 deg by default.
-
-    Returns
-    -------
-    ndarray (n,) of bool
-        True where a reference source lies within the radius, or the source within the extension of
-        an extended one.
+        Largest distance; degrees if bare, 0.3 deg by default. The extension of an extended source
+        counts where it is larger.
     """
     radius_deg, vectors = _radius_deg(radius), galactic_vectors(catalog)
     known = np.zeros(len(catalog), bool)
@@ -151,20 +143,14 @@ def is_known(catalog, references, *, radius=None):
 
 
 def inside_extended(vectors, reference):
-    """Return which directions lie inside an extended source.
+    """Return which directions (n,) lie inside an extended source, as bool.
 
     Parameters
     ----------
     vectors : ndarray (n, 3)
         Galactic unit vectors.
     reference : QTable
-        From `read_catalog`, with ``Extended`` and ``Extension``.
-
-    Returns
-    -------
-    ndarray (n,) of bool
-        True within the extension of a source, or 0.3 deg where that is more or the extension is
-        unknown.
+        From `read_catalog`. A source extends to at least 0.3 deg.
     """
     inside = np.zeros(len(vectors), bool)
     inside[_inside(vectors, as_reference(reference), MATCH_RADIUS_DEG)["catalog_index"]] = True
@@ -247,17 +233,16 @@ class MatchResult:
         """Return the numbers of matches, their quality and the chance rate in a few lines (str)."""
         n_extended = int(np.sum(self.reference["Extended"]))
         n_known = len(self.catalog) - len(self.catalog_unmatched)
-        found = _fraction(self.n_matched, len(self.reference) - n_extended)
-        known = _fraction(n_known, len(self.catalog))
         rule = f"<= {self.radius_deg:g} deg"
         if self.by_errors:
             rule = f"<= {MAX_SIGMAS:.2f} sigma, or {rule} where an error is unknown"
         lines = [
-            f"{found} point-like {catalog_name(self.reference)} sources found ({rule}).",
-            f"{known} detections known, {len(self.inside)} of them in extended sources.",
+            f"{_fraction(self.n_matched, len(self.reference) - n_extended)} point-like "
+            f"{catalog_name(self.reference)} sources found ({rule}).",
+            f"{_fraction(n_known, len(self.catalog))} detections known, {len(self.inside)} of them "
+            "in extended sources.",
+            *self._quality(),
         ]
-        if self.n_matched:
-            lines += self._quality()
         if len(self.catalog):
             lines.append(
                 f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match "
@@ -265,32 +250,29 @@ class MatchResult:
             )
         if n_extended:
             n_seen = len(np.unique(self.inside["reference_index"]))
-            apart = f"{n_extended} extended sources, {n_seen} with a detection inside"
-            lines.append(f"Listed apart: {apart} that matches no point-like one.")
-        return "\n".join([*lines, *self._completeness_lines()])
+            lines.append(
+                f"Listed apart: {n_extended} extended sources, {n_seen} with a detection inside "
+                "that matches no point-like one."
+            )
+        table = self.completeness()
+        lines += ["Found by flux, as the reference gives it:"] * bool(len(table))
+        for low, high, number, found in table.iterrows("Flux_Min", "Flux_Max", "N", "N_Found"):
+            lines.append(f"  {low:8.2g} - {high:<8.2g} {_fraction(found, number)}")
+        return "\n".join(lines)
 
     def _quality(self):
         """Lines on how near the matches are and how likely they are true."""
+        if not self.n_matched:
+            return []
         matches = self.matches
+        separation, probability = matches["separation"].value, matches["probability"]
         norm = matches["separation_norm"][np.isfinite(matches["separation_norm"])]
         sigma = f", {np.median(norm):.2f} sigma" if len(norm) else ""
-        probability = matches["probability"]
+        n_reliable = _fraction(np.sum(probability >= _RELIABLE), self.n_matched)
         return [
-            f"Median distance of the matches: {np.median(matches['separation'].value):.3f} deg"
-            f"{sigma}.",
-            f"{_fraction(np.sum(probability >= _RELIABLE), self.n_matched)} matches have an "
-            f"association probability of {_RELIABLE:g} or more; {np.sum(1 - probability):.1f} of "
-            "all are expected to be false.",
-        ]
-
-    def _completeness_lines(self):
-        table = self.completeness()
-        if not len(table):
-            return []
-        return ["Found by flux, as the reference gives it:"] + [
-            f"  {row['Flux_Min']:8.2g} - {row['Flux_Max']:<8.2g} "
-            f"{_fraction(row['N_Found'], row['N'])}"
-            for row in table
+            f"Median distance of the matches: {np.median(separation):.3f} deg{sigma}.",
+            f"{n_reliable} matches have an association probability of {_RELIABLE:g} or more; "
+            f"{np.sum(1 - probability):.1f} of all are expected to be false.",
         ]
 
     def completeness(self, edges=None):
@@ -340,15 +322,8 @@ class MatchResult:
     def apply(self, catalog=None):
         """Return a copy of the catalogue with the columns ``ASSOC*``, masked without a match.
 
-        Parameters
-        ----------
-        catalog : QTable, optional
-            The catalogue that was matched, or a copy with more columns.
-
-        Returns
-        -------
-        QTable
-            Inside an extended source only its name, catalogue and distance are given.
+        Of a detection inside an extended source only name, catalogue and distance are known.
+        ``catalog`` (QTable, optional) is the one that was matched, or a copy with more columns.
         """
         catalog = self._checked(catalog, self.catalog, "catalog")
         best = self.pairs[self.pairs["matched"]]
@@ -357,27 +332,20 @@ class MatchResult:
         return self._with_columns(catalog, best, row)
 
     def candidate_table(self, catalog=None):
-        """Return all candidates of all detections, the most probable first.
+        """Return a QTable of all candidates of each detection, the most probable first.
 
-        Parameters
-        ----------
-        catalog : QTable, optional
-            As for `apply`.
-
-        Returns
-        -------
-        QTable
-            One row for each pair: ``Source_Name``, ``RAJ2000``, ``DEJ2000`` of the detection, the
-            match columns, ``Matched`` (1 for those that were chosen) and ``Extended`` (1 for
-            extended reference sources).
+        One row for each pair: ``Source_Name``, ``RAJ2000``, ``DEJ2000`` of the detection, the match
+        columns, ``Matched`` (1 if chosen) and ``Extended`` (1 for extended reference sources).
+        ``catalog`` is as for `apply`.
         """
         catalog = self._checked(catalog, self.catalog, "catalog")
         pairs = self.pairs[np.argsort(self.pairs["catalog_index"], kind="stable")]
         table = as_reference(catalog)["Source_Name", "RAJ2000", "DEJ2000"][pairs["catalog_index"]]
         table.meta = {}
         table = self._with_columns(table, pairs, np.arange(len(pairs)))
-        table["Matched"] = pairs["matched"].astype("i2")
-        table["Extended"] = pairs["extended"].astype("i2")
+        table["Matched"], table["Extended"] = (
+            pairs[name].astype("i2") for name in ("matched", "extended")
+        )
         return table
 
     def _with_columns(self, table, pairs, row):
@@ -393,17 +361,10 @@ class MatchResult:
         return self._checked(catalog, self.catalog, "catalog")[self.catalog_unmatched]
 
     def not_found(self, reference=None):
-        """Return the point-like reference sources that were not found.
+        """Return a QTable of the point-like reference sources that were not found.
 
-        Parameters
-        ----------
-        reference : QTable, optional
-            The reference that was matched.
-
-        Returns
-        -------
-        QTable
-            Names, positions, 95 % error ellipses where known, and fluxes where known.
+        It has names, positions, 95 % error ellipses and fluxes, where known. ``reference`` (QTable,
+        optional) is the one that was matched.
         """
         import astropy.units as u
         from astropy.utils.masked import Masked
@@ -487,17 +448,11 @@ _PAIR_COLUMNS = ("separation", "separation_norm", "probability", "matched", "ext
 
 
 def _candidates(left, right, radius_deg, by_errors):
-    r"""Table of all pairs within the radius or, if the errors decide, within those of both.
-
-    The normalized separation is that of de Ruiter, Willis & Arp (1977, A&AS 28, 211), for ellipses:
-
-    .. math:: r^2 = d^T (C_1 + C_2)^{-1} d
-
-    with the offset d and the covariances C of both positions. It exceeds r for exp(-r²/2) of true
-    counterparts. ``offset_density`` is the probability density of the offset of a true counterpart
-    per square degree; where an error is unknown the radius stands for 95 %. ``eligible`` pairs are
-    near enough to match.
-    """
+    """Table of all pairs within the radius or, if the errors decide, within those of both."""
+    # The normalized separation is that of de Ruiter, Willis & Arp (1977, A&AS 28, 211), for
+    # ellipses: r**2 = d (C1 + C2)**-1 d with the offset d and the covariances C. It exceeds r for
+    # exp(-r**2 / 2) of true counterparts. The density of their offsets is per square degree; where
+    # an error is unknown the radius stands for 95 %.
     from astropy.table import Table
 
     reach_deg = radius_deg
@@ -556,22 +511,17 @@ def _one_to_one(pairs, rank, radius_deg, by_errors):
         order = np.lexsort((columns, rows, distance))
     else:
         order = np.lexsort((columns, rows, separation, rank[rows]))
-    matched, taken_rows, taken_columns = np.zeros(len(pairs), bool), set(), set()
+    matched, taken = np.zeros(len(pairs), bool), set()
     for pair in order[pairs["eligible"][order]]:
-        row, column = rows[pair], columns[pair]
-        if row not in taken_rows and column not in taken_columns:
+        ends = {("row", rows[pair]), ("column", columns[pair])}
+        if taken.isdisjoint(ends):
             matched[pair] = True
-            taken_rows.add(row)
-            taken_columns.add(column)
+            taken |= ends
     return matched
 
 
 def _inside(vectors, reference, radius_deg, point_like=False):
-    """Pairs of a direction and an extended source that it lies in, nearest first.
-
-    Inside is within its extension or the radius, whichever is larger. With ``point_like`` every
-    source counts as a disc.
-    """
+    """Pairs of a direction and an extended, or any, source that it lies in, nearest first."""
     from astropy.table import Table
 
     centers = np.flatnonzero(reference["Extended"] | point_like)
@@ -588,25 +538,14 @@ def _inside(vectors, reference, radius_deg, point_like=False):
     return hits[np.lexsort((columns, angle, rows))]
 
 
-def _is_first(rows):
-    """Where sorted rows (n,) differ from the one before."""
-    return np.diff(rows, prepend=-1) > 0
-
-
 # Probabilities
 
 
 def _association_probability(pairs, density, n_rounds=100):
-    r"""Probability (p,) that each pair is one source, from the density (n,) of the reference.
-
-    The reliability of Sutherland & Saunders (1992, MNRAS 259, 413): the likelihood ratio of
-    a pair is that of the density of offsets of true counterparts and of unrelated sources,
-
-    .. math:: P_j = \frac{L_j}{\sum_i L_i + 1 - Q}, \quad L_i = Q \, f(d_i) / \rho
-
-    with the sum over all candidates of a detection. The fraction Q of detections that have a
-    counterpart in the reference is the mean of their probabilities, found by iteration.
-    """
+    """Probability (p,) that each pair is one source, from the density (n,) of the reference."""
+    # The reliability of Sutherland & Saunders (1992, MNRAS 259, 413): L_j / (sum(L_i) + 1 - Q) with
+    # L = Q f / rho, the densities f of offsets of true counterparts and rho of unrelated sources,
+    # and the fraction Q of detections with a counterpart, the mean of their probabilities.
     rows, n_detections = pairs["catalog_index"], len(density)
     ratio = pairs["offset_density"] / np.maximum(density[rows], 1e-12)
     total = np.bincount(rows, ratio, n_detections)
@@ -619,14 +558,10 @@ def _association_probability(pairs, density, n_rounds=100):
 
 
 def _chance_matches(left, right, radius_deg, reach_deg, by_errors):
-    r"""Density of the reference around each detection (deg-2) and probability of a chance match.
-
-    With the density :math:`\rho` around a detection and the mean area A in which its neighbours
-    would match, the number of chance matches is Poisson distributed, and one or more has
-    the probability :math:`1 - \exp(-\rho A)` (Downes et al. 1986, MNRAS 218, 31, for
-    circles). Neighbours within ``reach_deg``, a distance that few matches exceed, may be true
-    counterparts and are left out.
-    """
+    """Density of the reference around each detection (deg-2), probability of a chance match."""
+    # Chance matches are Poisson distributed: one or more has the probability 1 - exp(-rho A) with
+    # the density rho and the area A in which a neighbour would match (Downes et al. 1986, MNRAS
+    # 218, 31, for circles). Neighbours within reach_deg may be true counterparts and are left out.
     right = right[np.isfinite(right.vectors).all(axis=1)]
     known = np.isfinite(left.vectors).all(axis=1)
     density, probability = np.zeros((2, len(left.vectors)))
@@ -636,7 +571,8 @@ def _chance_matches(left, right, radius_deg, reach_deg, by_errors):
     rho, nearest, apart = _local_density(left.vectors, right.vectors, reach_deg)
     area = np.full(nearest.shape, np.pi * radius_deg**2)
     if by_errors:
-        area = _match_area(left, right, nearest, area)
+        by_ellipses = _match_area(left.variances[:, None], right.variances[nearest])
+        area = np.where(np.isfinite(by_ellipses), by_ellipses, area)
     # Counterparts are brighter and better known than what is near by chance: they do not count.
     mean = np.where(apart, area, 0.0).sum(axis=1) / np.maximum(apart.sum(axis=1), 1)
     mean = np.where(apart.any(axis=1), mean, np.pi * radius_deg**2)
@@ -644,17 +580,13 @@ def _chance_matches(left, right, radius_deg, reach_deg, by_errors):
     return density, probability
 
 
-def _match_area(left, right, nearest, area):
-    """Areas (n, k) in square degrees in which neighbours would match.
-
-    For ellipses of any orientation the mean determinant of the sum of two covariances is
-    det C1 + det C2 + tr C1 tr C2 / 2.
-    """
-    one, other = left.variances[:, None], right.variances[nearest]
-    determinant = one.prod(axis=2) + other.prod(axis=2)
-    determinant = determinant + 0.5 * one.sum(axis=2) * other.sum(axis=2)
-    matched = np.pi * MAX_SIGMAS**2 * np.sqrt(np.abs(determinant))
-    return np.where(np.isfinite(determinant), matched, area)
+def _match_area(one, other):
+    """Areas in deg2 in which positions of these variances (..., 2) match."""
+    # For ellipses of any orientation the mean determinant of the sum of two covariances is
+    # det C1 + det C2 + tr C1 tr C2 / 2.
+    determinant = one.prod(axis=-1) + other.prod(axis=-1)
+    determinant = determinant + 0.5 * one.sum(axis=-1) * other.sum(axis=-1)
+    return np.pi * MAX_SIGMAS**2 * np.sqrt(determinant)
 
 
 def _local_density(vectors, others, reach_deg):
