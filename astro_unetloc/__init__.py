@@ -13,7 +13,7 @@ _load, _, __all__ = lazy_loader.attach(
         "catalog.match": ["MatchResult", "match_catalogs"],
         "catalog.models": ["to_gammapy_models"],
         "catalog.read": ["read_catalog"],
-        "catalog.write": ["to_regions"],
+        "catalog.write": ["to_regions", "write_catalog"],
         "evaluation.metrics": ["evaluate"],
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],

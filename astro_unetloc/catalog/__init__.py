@@ -1,6 +1,6 @@
-"""The table of sources: columns, files, DS9 regions, models, other catalogues.
+"""The table of sources: its columns, its files, and matches with other catalogues.
 
-Hands on catalogues as `QTable`, and what matches between two of them.
+A catalogue is a `QTable`; `match_catalogs` pairs two of them.
 """
 
 import lazy_loader
@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "match": ["MatchResult", "match_catalogs"],
         "read": ["read_catalog"],
         "models": ["to_gammapy_models"],
-        "write": ["to_regions"],
+        "write": ["to_regions", "write_catalog"],
     },
 )

@@ -35,6 +35,7 @@ __all__ = [
     "set_cards",
     "table_bytes",
     "to_regions",
+    "write_catalog",
     "write_outputs",
 ]
 
@@ -110,6 +111,36 @@ def check_fluxes(paths, *, known):
             f"models need the flux of each source; got {models[0]!r} without an exposure or "
             "without measuring; give --exposure or drop that output"
         )
+
+
+def write_catalog(catalog, path, *, overwrite=False, frame="icrs"):
+    """Write a catalogue to a file in the format of its suffix.
+
+    Parameters
+    ----------
+    catalog : QTable
+        From `find_sources`, `read_catalog` or `MatchResult.apply`, or any table of sources.
+    path : str or path-like
+        File ending in .fits, .fits.gz, .ecsv, .csv or .vot (table), .reg (DS9 regions), .crtf
+        (CASA regions), .yaml (gammapy models) or .xml (source library of the Fermi tools).
+    overwrite : bool
+        Whether a file that exists may be replaced.
+    frame : str
+        Frame of the regions: "icrs", "fk5" or "galactic".
+
+    Raises
+    ------
+    InputError
+        If the suffix is unknown, or models have no fluxes.
+    FileExistsError, FileNotFoundError, PermissionError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> from astro_unetloc import find_sources, write_catalog
+    >>> write_catalog(find_sources("map.fits"), "catalog.fits")  # doctest: +SKIP
+    """
+    write_outputs(catalog, [path], overwrite=overwrite, frame=frame)
 
 
 def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):

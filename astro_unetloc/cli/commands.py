@@ -283,7 +283,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
     """
     from astro_unetloc.catalog.match import MATCH_RADIUS_DEG, is_known, match_catalogs
-    from astro_unetloc.catalog.read import read_catalog, within_sky
+    from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
     from astro_unetloc.catalog.write import check_outputs, table_bytes, write_outputs
     from astro_unetloc.maps.read import read_map
 
@@ -295,8 +295,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     found, whole = read_catalog(catalog), [read_catalog(path) for path in references]
     area = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
     if counts:
-        energies = _energy_range(found, "EMIN", "EMAX")
-        area["footprint"] = read_map(counts, energy_range=energies, exposure=exposure)
+        area["footprint"] = read_map(counts, energy_range=energy_range(found), exposure=exposure)
     detections, inside = within_sky(found, **area), [within_sky(table, **area) for table in whole]
     results = [
         match_catalogs(detections, table, radius=radius, surroundings=surroundings)
@@ -316,20 +315,14 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
-def _energy_range(catalog, *keys):
-    """Energies in the metadata of a catalogue, GeV; None if they are absent."""
-    if not set(keys) <= set(catalog.meta):
-        return None
-    return tuple(float(catalog.meta[key]) for key in keys)
-
-
 def _with_limits(missing, found, sky_map):
     """Sources that were not found, with upper limits from the map that was searched."""
     from astro_unetloc.catalog.columns import LIMIT_COLUMNS
+    from astro_unetloc.catalog.read import energy_range
     from astro_unetloc.catalog.table import with_limit_columns
     from astro_unetloc.measurement.limits import upper_limits
 
-    flux_range = _energy_range(found, "FLUXEMIN", "FLUXEMAX")
+    flux_range = energy_range(found, "FLUX")
     limits = upper_limits(sky_map, missing, sources=found, flux_range=flux_range)
     result = with_limit_columns(missing, {spec.name: limits[spec.name] for spec in LIMIT_COLUMNS})
     result.meta |= limits.meta

@@ -20,6 +20,7 @@ from astro_unetloc.catalog.write import (
     format_regions,
     output_paths,
     to_regions,
+    write_catalog,
     write_outputs,
 )
 
@@ -78,11 +79,11 @@ def test_catalog_is_not_changed_by_writing(tmp_path):
 
 def test_overwriting_replaces_the_content(tmp_path):
     path = tmp_path / "c.ecsv"
-    write_outputs(make_measured(2), [path])
+    write_catalog(make_measured(2), path)
     with pytest.raises(FileExistsError):
-        write_outputs(make_measured(3), [path])
+        write_catalog(make_measured(3), path)
     assert len(read_catalog(path)) == 2
-    write_outputs(make_measured(3), [path], overwrite=True)
+    write_catalog(make_measured(3), path, overwrite=True)
     assert len(read_catalog(path)) == 3
     assert names_in(tmp_path) == ["c.ecsv"]
 

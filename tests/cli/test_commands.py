@@ -171,7 +171,7 @@ def test_match_writes_upper_limits_of_missing_sources(run, refused, found):
 
 def test_match_reads_catalogs_by_their_names(refused, found, monkeypatch):
     monkeypatch.delenv("GAMMAPY_DATA", raising=False)
-    refused("'4fgl' is read from $GAMMAPY_DATA", "match", found, "4fgl")
+    refused("catalogue '4fgl' must be in", "match", found, "4fgl")
 
 
 # evaluate
