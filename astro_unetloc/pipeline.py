@@ -77,7 +77,7 @@ class Run:
     probability : ndarray (n, ny, nx)
         Probability of a source in each pixel of the patches, of any class.
     n_failed : int
-        Number of patches for which the network gave no finite answer.
+        Number of patches for which the network returned no finite probabilities.
     sources : QTable
         All sources with a ``Score`` of the threshold or more, also those outside the region.
     """
@@ -120,7 +120,7 @@ class Run:
             if edges is not None and len(edges):
                 keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
         keywords["NFAILED"] = self.n_failed
-        # what made the map did not make the catalogue
+        # The program that made the map did not make the catalogue.
         keywords |= {key: value for key, value in sky_map.header.items() if key != "CREATOR"}
         if self.fit_edges is not None:
             keywords |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
@@ -213,9 +213,9 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
         A shipped model or a model folder; by default the shipped model for the map's
         energies, see `astro_unetloc.pipeline.select_model`.
     exposure, background, psf : path or gammapy object, optional
-        What goes with the map. Without an exposure there are counts but no fluxes and indices;
+        Companions of the map. Without an exposure there are counts but no fluxes and indices;
         without a background it is estimated around each source; without a PSF that of the LAT is
-        used. An exposure also turns a flux map into counts.
+        used. An exposure also converts a flux map into counts.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure whose header does not name it.
     energy_range : pair of Quantity or float, optional
@@ -245,7 +245,7 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        If an input cannot be used; the message says what to do.
+        If an input cannot be used; the message names what was expected.
 
     Examples
     --------
@@ -310,17 +310,17 @@ def source_probability(patches, model, progress=None):
     probability : ndarray (n, ny, nx)
         Of any source class; zero in patches that failed.
     n_failed : int
-        Patches without a finite answer.
+        Number of patches without finite probabilities.
     """
     probability = model.predict(
         patches.counts, patches.coverage, patches.bands, views=model.views, progress=progress
     )
-    # classes but the last, the background; a direction that was not observed holds no source
+    # All classes but the last, the background; a pixel that was not observed holds no source.
     source = probability[..., :-1].sum(axis=-1) * patches.coverage[..., 0]
     failed = ~np.isfinite(source).all(axis=(1, 2))
     if failed.any():
         numbers = ", ".join(map(str, patches.index[failed]))
-        warn(f"the network gave no finite answer for patches {numbers}; they hold no sources")
+        warn(f"the network returned no finite probability for patches {numbers}; no sources there")
         source[failed] = 0.0
     return source, int(failed.sum())
 

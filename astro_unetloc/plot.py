@@ -98,7 +98,7 @@ def canvas(width, height):
 
 
 def stretch(image):
-    """Return a power-law norm, which shows faint sources beside bright ones."""
+    """Return a power-law norm, which shows both faint and bright sources."""
     from matplotlib.colors import PowerNorm
 
     top = np.percentile(image, 99.8)

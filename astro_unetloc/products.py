@@ -195,7 +195,7 @@ def moc_bytes(run):
     Returns
     -------
     bytes
-        The file. Its cells are ICRS, as the standard asks; a cell belongs to the area where its
+        The file. Its cells are ICRS, as the standard requires; a cell belongs to the area where its
         centre was observed and lies in the region.
 
     References

@@ -1,4 +1,4 @@
-"""Runs of which only what their products need is there."""
+"""Runs with no more than the attributes that their products need."""
 
 from types import SimpleNamespace
 

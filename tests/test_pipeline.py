@@ -327,7 +327,7 @@ def test_a_patch_without_an_answer_is_counted_and_said(sky, from_events, monkeyp
     model = load_model()
     monkeypatch.setattr(Model, "predict", broken)
     number = from_events.patches.index[1]
-    with pytest.warns(UnetlocWarning, match=f"no finite answer for patches {number};"):
+    with pytest.warns(UnetlocWarning, match=f"no finite probability for patches {number};"):
         found = detect(sky, model=model, threshold=LOW_THRESHOLD)
     assert found.n_failed == found.catalog.meta["NFAILED"] == 1
     assert np.all(found.probability[1] == 0)

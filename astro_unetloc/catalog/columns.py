@@ -1,4 +1,4 @@
-"""The columns of a catalogue: names, units, types, UCDs and flags, said once."""
+"""The columns of a catalogue: names, units, types, UCDs and flags."""
 
 import re
 from dataclasses import dataclass

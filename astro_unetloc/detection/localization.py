@@ -45,7 +45,7 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
     """Return the table of sources on the sky from candidates in patches.
 
     Candidates up to the grid's border outside the cell of their patch are kept. Those of different
-    patches that lie within the merge radius are one source, of which the stronger is kept. Each
+    patches that lie within the merge radius are one source; the most probable one is kept. Each
     source is given to the patch with the nearest centre.
 
     Parameters

@@ -1,15 +1,15 @@
-"""Calibrated scores, and factors on the errors of the fit: what the card of a model knows of both.
+"""Calibration of scores and factors on the errors of the fit, both stored in the card of a model.
 
 Calibration: a logistic regression on the logit of the network's probability, the sqrt(TS) of the
 likelihood and the density of the field, fitted to candidates of simulated skies that no training
 has seen (``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
 `astro_unetloc.evaluation.truth.TruthMatch.explained`.
 
-Error factors: the fit knows the Poisson errors of its counts. It does not know of sources that
-merge within the point-spread function, nor of structure in the background that is finer than its
-region of interest. Below 10 GeV these are larger; the factors are measured on simulated skies
-(``benchmarks/fit_errors.py``). The Fermi-LAT catalogues scale their ellipses likewise, by what
-known counterparts show (4FGL, arXiv:1902.10045, section 3.1.3).
+Error factors: the fit estimates Poisson errors. Sources that merge within the point-spread function
+and structure in the background that is finer than the region of interest add to them, mostly below
+10 GeV. The factors are measured on simulated skies (``benchmarks/fit_errors.py``). The Fermi-LAT
+catalogues scale their ellipses likewise, by what known counterparts show (4FGL, arXiv:1902.10045,
+section 3.1.3).
 """
 
 from collections.abc import Sequence

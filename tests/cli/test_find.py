@@ -72,7 +72,7 @@ def test_failed_patches_give_exit_code_three(run, files, monkeypatch):
     monkeypatch.setattr(unet_model.Model, "predict", fails)
     code, _, stderr = run(EXAMPLE, "-o", "c.csv", "--no-measure")
     assert code == 3
-    assert "warning: the network gave no finite answer for patches" in stderr
+    assert "warning: the network returned no finite probability for patches" in stderr
     assert files() == ["c.csv"]
 
 

@@ -137,7 +137,7 @@ def test_litert_of_a_network_of_another_backend_is_the_same(network, tmp_path, m
     export_litert(tmp_path / "unet.keras", tmp_path / "here.tflite")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     export_litert(str(tmp_path / "unet.keras"), str(tmp_path / "there.tflite"))
-    answers = []
+    outputs = []
     for name in ("here", "there"):
         run = Interpreter(str(tmp_path / f"{name}.tflite"))
         rng = np.random.default_rng(0)
@@ -148,8 +148,8 @@ def test_litert_of_a_network_of_another_backend_is_the_same(network, tmp_path, m
         for inputs in run.get_input_details():
             run.set_tensor(inputs["index"], rng.random(inputs["shape"], dtype=np.float32))
         run.invoke()
-        answers.append(run.get_tensor(run.get_output_details()[0]["index"]))
-    np.testing.assert_array_equal(*answers)
+        outputs.append(run.get_tensor(run.get_output_details()[0]["index"]))
+    np.testing.assert_array_equal(*outputs)
     with pytest.raises(RuntimeError, match="must turn .*gone.keras into .*; install tensorflow"):
         export_litert(tmp_path / "gone.keras", tmp_path / "gone.tflite")
 
