@@ -1,5 +1,7 @@
 """Comparisons: measured values with true ones, and two catalogues with each other."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers, numbers_of
@@ -201,14 +203,7 @@ def normalized_offset(matches, rows, true_rows, level):
 def offset_over_ellipse(x, y, major, minor, angle_deg):
     """Offsets (n,) east and north in units of an ellipse: 1 on it, NaN without one.
 
-    Parameters
-    ----------
-    x, y : ndarray (n,)
-        Offsets to the east and to the north.
-    major, minor : ndarray (n,)
-        Semi-axes in the unit of the offsets.
-    angle_deg : ndarray (n,)
-        Position angle of the major axis, from north to east.
+    The semi-axes have the unit of the offsets, the position angle goes from north to east.
     """
     cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return np.hypot(_over(x * sin + y * cos, major), _over(x * cos - y * sin, minor))
@@ -228,22 +223,27 @@ _STATISTICS = {
 }
 
 
-class _Tiles:
-    """An `Evaluation`, the tile number (n,) of its detections, and true sources (n_tiles,)."""
+class _Tiles(NamedTuple):
+    """Detections in descending score with their tile numbers, and true sources of each tile."""
 
-    def __init__(self, evaluation, tile, n_true):
-        self.evaluation, self.tile, self.n_true = evaluation, tile, n_true
-        self._offset = np.full(len(tile), np.nan)
-        self._offset[evaluation.correct] = evaluation.offset_deg
+    score: np.ndarray
+    correct: np.ndarray
+    offset_deg: np.ndarray
+    tile: np.ndarray
+    n_true: np.ndarray
+
+    @classmethod
+    def sorted(cls, *columns, n_true):
+        """Tiles of unsorted columns."""
+        order = np.argsort(-columns[0], kind="stable")
+        return cls(*(column[order] for column in columns), n_true)
 
     def resampled(self, weight, threshold=-np.inf):
         """`Evaluation` in which each tile is drawn ``weight`` (n_tiles,) times."""
-        score = self.evaluation.score
-        n_listed = np.searchsorted(-score, -threshold, side="right")
+        n_listed = np.searchsorted(-self.score, -threshold, side="right")
         rows = np.repeat(np.arange(n_listed), weight[self.tile[:n_listed]])
-        correct = self.evaluation.correct[rows]
-        n_true = int(self.n_true @ weight)
-        return Evaluation(n_true, score[rows], correct, 0, self._offset[rows][correct])
+        correct, n_true = self.correct[rows], int(self.n_true @ weight)
+        return Evaluation(n_true, self.score[rows], correct, 0, self.offset_deg[rows][correct])
 
 
 def _bootstrap(statistic, n_tiles, *, level, n_samples, rng):
@@ -272,12 +272,8 @@ def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng
         One for each tile, in the same order.
     statistic : callable
         Function from the `Evaluation` of all tiles to a number.
-    level : float
-        Probability of the interval, that of a paired percentile bootstrap over the tiles.
-    n_samples : int
-        Number of bootstrap samples.
-    rng : int or numpy.random.Generator
-        Source of randomness.
+    level, n_samples, rng : float, int, int or numpy.random.Generator
+        Probability of the interval, number of bootstrap samples and source of randomness.
 
     Returns
     -------
@@ -311,15 +307,13 @@ def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng
 
 def _tiles_of(evaluations):
     """`_Tiles` of one evaluation for each tile."""
-    score = np.concatenate([e.score for e in evaluations])
-    order = np.argsort(-score, kind="stable")
-    tile = np.repeat(np.arange(len(evaluations)), [len(e.score) for e in evaluations])[order]
-    correct = np.concatenate([e.correct for e in evaluations])
-    offset = np.full(len(score), np.nan)
-    offset[correct] = np.concatenate([e.offset_deg for e in evaluations])
-    correct, offset = correct[order], offset[order]
-    whole = Evaluation(0, score[order], correct, 0, offset[correct])
-    return _Tiles(whole, tile, np.array([e.n_true for e in evaluations]))
+    columns = []
+    for tile, scores in enumerate(evaluations):
+        offset = np.full(len(scores.score), np.nan)
+        offset[scores.correct] = scores.offset_deg
+        columns.append((scores.score, scores.correct, offset, np.full(len(offset), tile)))
+    columns = (np.concatenate(parts) for parts in zip(*columns))
+    return _Tiles.sorted(*columns, n_true=np.array([e.n_true for e in evaluations]))
 
 
 def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0):
@@ -341,26 +335,6 @@ def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0
         ``Sky``, ``Statistic``, ``First``, ``Second``, ``Difference`` (first minus second) with the
         ends ``Low`` and ``High`` of its interval, and ``Significant``: whether that excludes 0.
         Offsets are in degrees; NaN where a region has no true source or no detection.
-
-    Raises
-    ------
-    InputError
-        If the true sources differ, or there are fewer than two tiles.
-
-    Examples
-    --------
-    >>> from astropy.table import QTable
-    >>> from astro_unetloc.evaluation.comparison import compare
-    >>> from astro_unetloc.evaluation.truth import join_matches, match_truth
-    >>> truth = QTable({"GLON": [0.0], "GLAT": [0.0], "Npred": [9], "Radius": [0]})
-    >>> catalog = QTable({"GLON": [0.1, 9], "GLAT": [0.0, 0], "Score": [0.9, 0.2]})
-    >>> one, other = (
-    ...     join_matches([match_truth(listed, truth, tile=i) for i in range(9)])
-    ...     for listed in (catalog, catalog[1:])
-    ... )
-    >>> table = compare(one, other)
-    >>> float(table["Difference"][0]), bool(table["Significant"][0])
-    (1.0, True)
     """
     names = _common_tiles(first, second)
     thresholds = thresholds or (-np.inf, -np.inf)
@@ -396,29 +370,28 @@ def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0
 def _tiles_in(matches, names, low, high):
     """`_Tiles` of a range of latitude, numbered as in the sorted ``names``."""
     latitude, true_latitude = matches.latitude, matches.true_latitude
-    score = numbers(matches.catalog["Score"])
-    rows = np.flatnonzero(matches.is_listed & (latitude >= low) & (latitude < high))
-    rows = rows[np.argsort(-score[rows], kind="stable")]
+    rows = matches.is_listed & (latitude >= low) & (latitude < high)
     counted = matches.is_class("counted") & (true_latitude >= low) & (true_latitude < high)
-    true_tile, tile = (
-        np.searchsorted(names, np.asarray(table["Tile"], str)[some])
-        for table, some in ((matches.truth, counted), (matches.catalog, rows))
+    return _Tiles.sorted(
+        numbers(matches.catalog["Score"])[rows],
+        matches.is_true_positive[rows],
+        degrees(matches.catalog["Offset"])[rows],
+        np.searchsorted(names, np.asarray(matches.catalog["Tile"], str)[rows]),
+        n_true=_true_numbers(matches, names, counted),
     )
-    evaluation = matches.evaluation(min_latitude=low, max_latitude=high)
-    return _Tiles(evaluation, tile, np.bincount(true_tile, minlength=len(names)))
+
+
+def _true_numbers(matches, names, rows):
+    """Numbers of some true sources in each of the tiles."""
+    tile = np.searchsorted(names, np.asarray(matches.truth["Tile"], str)[rows])
+    return np.bincount(tile, minlength=len(names))
 
 
 def _common_tiles(first, second):
     """Sorted names of the tiles of both, which must have the same true sources."""
     tables = [table for m in (first, second) for table in (m.truth, m.catalog)]
     names = np.unique(np.concatenate([np.asarray(table["Tile"], str) for table in tables]))
-    number = [
-        np.bincount(
-            np.searchsorted(names, np.asarray(m.truth["Tile"], str)[m.is_class("counted")]),
-            minlength=len(names),
-        )
-        for m in (first, second)
-    ]
+    number = [_true_numbers(m, names, m.is_class("counted")) for m in (first, second)]
     if len(names) < 2 or np.any(number[0] != number[1]):
         raise InputError(
             "expected matches with the same true sources in two tiles of the sky or more; got "

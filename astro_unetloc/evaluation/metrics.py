@@ -294,23 +294,31 @@ def _flux_limits(matches):
 
 def by_threshold(matches):
     """Completeness, purity and F1 of the list down to each score, at most 200 rows per region."""
-    columns = {name: [] for name in ("Sky", "Score", "Completeness", "Purity", "F1")}
+    parts = []
     for sky, scores in _by_sky(matches).items():
         last = np.flatnonzero(np.diff(scores.score, append=-np.inf))  # of equal scores
         if len(last) > _MAX_THRESHOLDS:
             last = last[np.linspace(0, len(last) - 1, _MAX_THRESHOLDS).round().astype(int)]
         n_correct, n_listed = np.cumsum(scores.correct)[last], last + 1.0
-        n_true = scores.n_true or np.nan
-        f1 = _f1(n_correct, scores.n_true, n_listed)
-        values = (np.full(len(last), sky), scores.score[last], n_correct / n_true,
-                  n_correct / n_listed, f1)  # fmt: skip
-        for name, column in zip(columns, values):
-            columns[name].append(column)
+        parts.append(
+            {
+                "Sky": np.full(len(last), sky),
+                "Score": scores.score[last],
+                "Completeness": n_correct / (scores.n_true or np.nan),
+                "Purity": n_correct / n_listed,
+                "F1": _f1(n_correct, scores.n_true, n_listed),
+            }
+        )
     return score_table(
         "Scores by threshold",
         "Completeness, purity and F1 of the list of all candidates down to a Score.",
-        {name: np.concatenate(values) for name, values in columns.items()},
+        _stacked(parts),
     )
+
+
+def _stacked(parts):
+    """Columns of several regions, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -447,38 +455,44 @@ def reliability(matches):
     ``meta["ece"]`` is the expected calibration error of each region: the mean difference of Score
     and fraction over 15 bins of equal numbers of candidates.
     """
-    matches, columns, errors = matches.explained(), {}, {}
-    every = _by_sky(matches.of_any_brightness())
-    for sky, scores in _by_sky(matches).items():
-        n, score_sum = (
-            np.histogram(scores.score, SCORE_EDGES, weights=w)[0] for w in (None, scores.score)
-        )
-        n_correct = np.histogram(scores.score[scores.correct], SCORE_EDGES)[0]
-        n_any, n_real = (
+    matches = matches.explained()
+    regions, of_any_brightness = _by_sky(matches), _by_sky(matches.of_any_brightness())
+    parts = []
+    for sky, scores in regions.items():
+        real = of_any_brightness[sky]
+        n, n_correct, n_any, n_real = (
             np.histogram(score, SCORE_EDGES)[0]
-            for score in (every[sky].score, every[sky].score[every[sky].correct])
-        )
+            for score in (
+                scores.score, scores.score[scores.correct], real.score, real.score[real.correct]
+            )
+        )  # fmt: skip
+        total = np.histogram(scores.score, SCORE_EDGES, weights=scores.score)[0]
         n_any_above, n_real_above = (np.cumsum(x[::-1])[::-1] for x in (n_any, n_real))
-        values = {
-            "Sky": np.full(len(n), sky), "Low": SCORE_EDGES[:-1], "High": SCORE_EDGES[1:],
-            "Mean_Score": score_sum / np.where(n > 0, n, np.nan),
-            "N": n, "N_True_Positive": n_correct, **fraction_columns("Fraction", n_correct, n),
-            "N_Any": n_any, "N_Real": n_real, **fraction_columns("Fraction_Real", n_real, n_any),
-            "Real_Above": n_real_above / np.where(n_any_above > 0, n_any_above, np.nan),
-        }  # fmt: skip
-        for name, column in values.items():
-            columns.setdefault(name, []).append(column)
-        errors[sky] = _calibration_error(scores.score, scores.correct)
+        parts.append(
+            {
+                "Sky": np.full(len(n), sky),
+                "Low": SCORE_EDGES[:-1],
+                "High": SCORE_EDGES[1:],
+                "Mean_Score": total / np.where(n > 0, n, np.nan),
+                "N": n,
+                "N_True_Positive": n_correct,
+                **fraction_columns("Fraction", n_correct, n),
+                "N_Any": n_any,
+                "N_Real": n_real,
+                **fraction_columns("Fraction_Real", n_real, n_any),
+                "Real_Above": n_real_above / np.where(n_any_above > 0, n_any_above, np.nan),
+            }
+        )
     return score_table(
         "Reliability",
-        "Candidates in ranges of Score: Fraction is that of true sources with at least 8 expected "
-        "photons, fainter matches left out; below 10 GeV detections with more than three times the "
-        "counts of their true source are false. Fraction_Real is that of true point sources of any "
-        "brightness, and Real_Above the same for all candidates from Low on. Those inside extended "
-        "sources are left out. The expected calibration error is the mean difference of Score and "
-        "Fraction.",
-        {name: np.concatenate(values) for name, values in columns.items()},
-        meta={"ece": errors},
+        "Candidates in ranges of Score. Fraction counts true sources with at least 8 expected "
+        "photons without fainter matches; below 10 GeV detections with more than three times "
+        "the counts of their true source are false. Fraction_Real counts true point sources of any "
+        "brightness, and Real_Above does so for all candidates from Low on. Candidates inside "
+        "extended sources are left out. The expected calibration error is the mean difference of "
+        "Score and Fraction.",
+        _stacked(parts),
+        meta={"ece": {sky: _calibration_error(s.score, s.correct) for sky, s in regions.items()}},
     )
 
 

@@ -28,34 +28,14 @@ _FINISHED = ("index.html", "scores.json", "predictions.h5")
 
 
 def check_folder(folder, *, overwrite=False):
-    """Raise an error unless a report can be written into a folder; call it before the run.
-
-    Parameters
-    ----------
-    folder : str or path
-        Folder of the report; its parent must exist.
-    overwrite : bool
-        Whether a finished report may be replaced.
-    """
+    """Raise an error unless a report can be written into a folder; call it before the run."""
     folder = Path(folder)
     for path in [folder / name for name in _FINISHED] if folder.is_dir() else [folder]:
         check_output(path, overwrite=overwrite and folder.is_dir())
 
 
 def report_tables(run):
-    """Every table of a run, by name.
-
-    Parameters
-    ----------
-    run : EvaluationRun
-        The run.
-
-    Returns
-    -------
-    dict of str to QTable
-        As `astro_unetloc.evaluation.metrics.all_tables`; "source_free" are the false positives of a
-        sky without sources, and "comparison" that with a baseline.
-    """
+    """Every table of a run: all of the metrics, "source_free" and "comparison"."""
     tables = all_tables(run.matches, threshold=run.threshold)
     if run.source_free is not None:
         table = tables["source_free"] = false_positives(run.source_free.select(run.threshold))
@@ -75,20 +55,7 @@ def _compared(run):
 
 
 def report_paragraphs(run, tables=None):
-    """Main results of a run in words, paragraphs of lines.
-
-    Parameters
-    ----------
-    run : EvaluationRun
-        The run.
-    tables : dict of str to QTable, optional
-        From `report_tables`; only the main ones are made by default.
-
-    Returns
-    -------
-    list of list of str
-        Scores of each region, false positives without sources, and the comparison.
-    """
+    """Main results of a run in words, paragraphs of lines; of `report_tables` if they are given."""
     if tables is None:
         summary = summary_table(run.matches, threshold=run.threshold)
         tables = {"summary_table": summary} | _compared(run)

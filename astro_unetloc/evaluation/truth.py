@@ -436,41 +436,12 @@ def _tile_names(tile, vectors):
 
 
 def grid_tiles(name):
-    """Function from Galactic unit vectors (n, 3) to names of patches of the grid.
-
-    Parameters
-    ----------
-    name : str or int
-        Start of all names, such as the seed of the sky.
-
-    Returns
-    -------
-    callable
-        It returns names (n,) such as "2000/123".
-
-    Examples
-    --------
-    >>> from astro_unetloc.evaluation.truth import grid_tiles
-    >>> from astro_unetloc.maps.patches import PatchGrid
-    >>> print(grid_tiles(2000)(PatchGrid().centers[:2]))
-    ['2000/0' '2000/1']
-    """
+    """Function from Galactic unit vectors (n, 3) to names of patches, such as "2000/123"."""
     return lambda vectors: np.array([f"{name}/{i}" for i in PatchGrid().owner(vectors)], str)
 
 
 def join_matches(matches):
-    """Matches of several skies in one object.
-
-    Parameters
-    ----------
-    matches : sequence of TruthMatch
-        At least one. The tables keep the columns that all of them have.
-
-    Returns
-    -------
-    TruthMatch
-        Their rows one after the other; ``True_Row`` and ``Found_Row`` point into the new tables.
-    """
+    """One `TruthMatch` of several skies, with the columns that all of them have."""
     from astropy.table import vstack
 
     matches, tables = list(matches), {}

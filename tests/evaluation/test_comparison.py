@@ -6,7 +6,7 @@ from astropy.table import MaskedColumn
 from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_judgements import by_tile, make_catalog, make_sky, make_truth
+from made_truth import by_tile, make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation.comparison import (
     compare,

@@ -5,9 +5,9 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
-from made_judgements import make_catalog, make_sky, make_truth
 from made_predictions import made_predictions
 from made_scores import SKIES, make_columns, make_tables
+from made_truth import make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation.comparison import compare
 from astro_unetloc.evaluation.figures import _DRAWERS, draw, draw_example, unit_text

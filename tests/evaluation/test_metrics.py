@@ -8,7 +8,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import MaskedColumn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_judgements import make_catalog, make_sky, make_truth
+from made_truth import make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation.comparison import edges_around, fraction_columns
 from astro_unetloc.evaluation.metrics import (

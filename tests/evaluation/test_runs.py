@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
-from made_judgements import make_catalog, make_truth
 from made_predictions import made_matches, made_predictions
+from made_truth import make_catalog, make_truth
 
 import astro_unetloc
 from astro_unetloc.catalog.read import read_catalog

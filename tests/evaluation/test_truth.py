@@ -6,7 +6,7 @@ from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured
-from made_judgements import by_tile, make_catalog, make_sky, make_truth
+from made_truth import by_tile, make_catalog, make_sky, make_truth
 
 from astro_unetloc.evaluation.metrics import combine, evaluate
 from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth

@@ -4,8 +4,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_judgements import make_catalog, make_truth
 from made_sources import RANGE, lonely_sources
+from made_truth import make_catalog, make_truth
 
 from astro_unetloc import find_sources, simulate_sky
 from astro_unetloc.catalog.table import numbers_of
