@@ -293,8 +293,8 @@ def _measurement_errors(name, table):
             axes[panel].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
     labels = (
         f"Median offset{_unit(table, 'Median_Offset')}", "Fraction in the 68 and 95 % ellipses",
-        "Median of measured / true flux", "Pulls of flux: width (filled), median (open)",
-        "Median of measured - true index", "Pulls of index: width (filled), median (open)",
+        "Median of measured / true flux", "Flux pull: width, median (open)",
+        "Median of measured - true index", "Index pull: width, median (open)",
     )  # fmt: skip
     for each, label in zip(axes, labels):
         each.set(xlabel="Expected photons", ylabel=label)

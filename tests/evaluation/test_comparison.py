@@ -130,7 +130,7 @@ def test_better_catalog_is_significantly_better():
 
 
 def test_interval_has_its_probability():
-    # two catalogues of the same skill are found different in about one case of five
+    # two catalogues of the same skill are found different in about one of five comparisons
     lon = np.arange(0, 360, 2.0)
     truth = make_truth(lon, np.full(len(lon), 30.0))
 
@@ -236,7 +236,7 @@ def ellipses(n, major, minor, angle, level=68):
     }
 
 
-def judged_offset(angle_deg, away_deg=0.1, *, lon=40.0, lat=60.0, tilt=0.0):
+def match_at_offset(angle_deg, away_deg=0.1, *, lon=40.0, lat=60.0, tilt=0.0):
     """One detection with the true source at a position angle from it, as ICRS has it."""
     here = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
     there = here.directional_offset_by(angle_deg * u.deg, away_deg * u.deg).galactic
@@ -250,7 +250,7 @@ def judged_offset(angle_deg, away_deg=0.1, *, lon=40.0, lat=60.0, tilt=0.0):
     ("angle", "held"), [(30, (1, 1)), (210, (1, 1)), (120, (0, 1)), (-60, (0, 1)), (90, (0, 1))]
 )
 def test_ellipse_holds_what_lies_along_it(angle, held):
-    table = measurement_errors(judged_offset(angle, tilt=30.0))
+    table = measurement_errors(match_at_offset(angle, tilt=30.0))
     assert (table["In_68"][0], table["In_95"][0]) == held
     assert table["Median_Offset"].unit == u.deg
     assert table["Median_Offset"][0].value == pytest.approx(0.1)

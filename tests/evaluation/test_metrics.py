@@ -391,8 +391,10 @@ def test_candidates_of_low_score_are_not_in_the_reliability():
 def test_area_of_whole_skies_is_that_of_the_parts():
     whole = 4 * np.pi * np.degrees(1) ** 2
     table = false_positives(match_truth(make_catalog([50], [3]), HALVES, area_deg2=2 * whole))
-    share = np.sin(np.radians(10))
-    np.testing.assert_allclose(table["Area"].value, whole * np.array([2, 2 - 2 * share, 2 * share]))
+    fraction = np.sin(np.radians(10))
+    np.testing.assert_allclose(
+        table["Area"].value, whole * np.array([2, 2 - 2 * fraction, 2 * fraction])
+    )
     part = false_positives(match_truth(make_catalog([50], [3]), HALVES, area_deg2=100))
     np.testing.assert_array_equal(part["Area"].value, [100, np.nan, np.nan])
     assert part["Per_100_Deg2"].tolist()[0] == 1
@@ -704,8 +706,8 @@ def drawn(curve, n, seed=0):
 
 @given(curves)
 def test_flux_at_a_completeness_is_where_it_is_reached(curve):
-    for share in (0.1, 0.5, 0.59):
-        assert curve(curve.flux_at(share)) == pytest.approx(share)
+    for fraction in (0.1, 0.5, 0.59):
+        assert curve(curve.flux_at(fraction)) == pytest.approx(fraction)
     assert curve.flux_at(curve.plateau) == np.inf
     assert curve(1.0) == pytest.approx(curve.plateau, rel=1e-6)
 

@@ -53,14 +53,14 @@ def test_detection_without_score_is_refused(score):
         match_truth(catalog, TRUTH)
 
 
-def test_column_that_could_be_masked_is_judged_as_any():
+def test_column_that_could_be_masked_is_matched_as_any():
     catalog = CATALOG.copy()
     catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
     matches = [match_truth(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
     np.testing.assert_array_equal(matches[0].score, matches[1].score)
 
 
-def test_each_detection_has_its_verdict():
+def test_each_detection_has_its_status():
     matches = match_truth(CATALOG, TRUTH)
     assert columns(matches.catalog, "Score", "Status", "True_Row", "Is_Duplicate") == [
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
@@ -116,8 +116,8 @@ def test_detection_of_far_more_photons_than_its_source_is_not_explained():
         "true positive", "false positive", "ignored", "false positive", "ignored", "false positive",
     ]  # fmt: skip
     for same in (match_truth(catalog, truth), match_truth(CATALOG, TRUTH, brightest=True)):
-        verdicts = columns(same.catalog, "Status")
-        assert columns(same.explained().catalog, "Status") == verdicts
+        status = columns(same.catalog, "Status")
+        assert columns(same.explained().catalog, "Status") == status
 
 
 def test_brightest_source_takes_the_detection():
@@ -147,8 +147,8 @@ def test_empty_tables_have_all_columns(n_true, n_found):
 def test_match_belongs_to_the_part_of_its_true_source():
     # two patches meet somewhere on the way from one centre to the other
     centers = PatchGrid().centers[[0, 1]]
-    share = np.linspace(0, 1, 1001)[:, None]
-    between = centers[0] * (1 - share) + centers[1] * share
+    part = np.linspace(0, 1, 1001)[:, None]
+    between = centers[0] * (1 - part) + centers[1] * part
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     border = np.flatnonzero(np.diff(PatchGrid().owner(between)))[0]
     lon, lat = (np.degrees(np.arctan2(between[:, 1], between[:, 0])) % 360,
@@ -211,7 +211,7 @@ def test_rows_of_both_tables_point_at_each_other(seed):
 
 @SETTINGS
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
-def test_selected_detections_are_judged_alike(seed, threshold):
+def test_selected_detections_are_matched_alike(seed, threshold):
     catalog, truth = make_sky(seed)
     selected = match_truth(catalog, truth).select(threshold)
     again = match_truth(catalog[catalog["Score"] >= threshold], truth)
@@ -222,7 +222,7 @@ def test_selected_detections_are_judged_alike(seed, threshold):
 
 @SETTINGS
 @given(st.integers(0, 2**31), st.sampled_from([(0, 91), (0, 1), (1, 91)]))
-def test_joined_judgements_give_the_combined_evaluation(seed, band):
+def test_joined_matches_give_the_combined_evaluation(seed, band):
     skies = [make_sky(seed + i) for i in range(3)]
     limits = {"min_latitude": band[0], "max_latitude": band[1]}
     both = join_matches([match_truth(*sky, tile=str(i)) for i, sky in enumerate(skies)])
