@@ -59,7 +59,7 @@ PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
 
 @dataclass(frozen=True, eq=False)
 class Sky:
-    """A `SimulatedSky` and what the peers may know of it."""
+    """A `SimulatedSky` and the inputs of the peers."""
 
     sky: object
     photons: SortedPhotons
@@ -82,12 +82,12 @@ def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
         years=years, template=template, variant=variant, rng=seed, with_background=True
     )
     other = peers.other_variant(variant, template)
-    told = interstellar(template, variant=other, nside=sky.nside)
+    model = interstellar(template, variant=other, nside=sky.nside)
     return Sky(
         sky,
         SortedPhotons(sky.photons),
         exposure,
-        expected_density(told, exposure, sky.psf, sky.energy_edges),
+        expected_density(model, exposure, sky.psf, sky.energy_edges),
         truth_table(sky.sources, exposure),
     )
 
@@ -109,8 +109,8 @@ def choose_patches(n_patches, n_skies, rng):
     return chosen[np.lexsort(chosen.T[::-1])]
 
 
-def counts_there(patch):
-    """The part of a patch whose sources count: its own cell, not close to the border."""
+def counted_region(patch):
+    """Function of vectors (n, 3): inside the cell of a patch and not close to its border."""
     plane = GRID.plane(patch)
 
     def inside(vectors):
@@ -220,7 +220,7 @@ def score_patches(found, sky_of, chosen):
         away = vectors_from_lonlat(truth["GLON"].value, truth["GLAT"].value)
         near = separation_deg(away, GRID.centers[patch]) < 9.0
         for name, (low, high) in BANDS.items():
-            limits = {"min_latitude": low, "max_latitude": high, "region": counts_there(patch)}
+            limits = {"min_latitude": low, "max_latitude": high, "region": counted_region(patch)}
             scores[name].append(evaluate(catalog, truth[near], **limits))
     return scores
 
@@ -236,7 +236,7 @@ def completeness(scores):
 
 
 def print_table(scores, seconds):
-    """One row for each finder; then the differences to the TS map that was told the truth."""
+    """Print one row for each finder, then the differences of the network to the TS maps."""
     whole = {name: {b: combine(e) for b, e in bands.items()} for name, bands in scores.items()}
     first = next(iter(whole.values()))
     print("true sources with 8 or more expected photons:", end=" ")

@@ -1,13 +1,13 @@
-"""Fit of the built-in diffuse emission to the photons of 3FHL.
+"""Shapes and intensities of the diffuse emission, fitted to the photons of 3FHL.
 
-    python benchmarks/fit_diffuse.py ../shared/data [--template SHAPES]
+    python benchmarks/fit_diffuse.py ../shared/data [--keep-shapes]
 
-Prints the shape parameters of `astro_unetloc.simulation.galaxy.Galaxy` and the intensities of
-`diffuse`. First the shapes: counts of 10-47.5 GeV in cells of 10 deg longitude and
-growing latitude; then the intensities, in every
-energy bin. To both belongs the mean of 100 simulated populations (seed 1), so that the whole
-simulated sky has the photons of the real one. Sources above 1e-9 ph cm-2 s-1 are left out on both
-sides: a handful, and no population has them where they are.
+Fits the shape parameters of `astro_unetloc.simulation.galaxy.Galaxy` to counts of 10-47.5 GeV in
+cells of 10 deg longitude and growing latitude, then the intensities of
+`astro_unetloc.simulation.diffuse` in every energy bin. The mean of 100 simulated populations (seed
+1) is part of the model, so that the whole simulated sky has the photons of the real one. Sources
+above 1e-9 ph cm-2 s-1 are left out on both sides: they are few, and no population has them at their
+positions.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LAT_EDGES = np.array([0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 90.01])
 LAT_EDGES = np.concatenate([-LAT_EDGES[:0:-1], LAT_EDGES])
 N_LON = 36
 BANDS = np.sqrt(ENERGY_EDGES[1:] * ENERGY_EDGES[:-1])
-# What a smooth model may be wrong by in one cell: a real cell has clouds and bright sources.
+# Relative error of a smooth model in one cell: a real cell has clouds and bright sources.
 TOLERANCE = 0.05
 BRIGHT = 1e-9  # ph cm-2 s-1 above 10 GeV
 N_DISC, N_LOCAL = 24, 6
@@ -123,10 +123,7 @@ def population_counts(exposure, n_populations=100):
 
 
 class Cells:
-    """Sums over cells of what falls into the pixels of the 3FHL cube.
-
-    The photons of a pixel are spread over its area, as those of the real map are.
-    """
+    """Sums over cells; the photons of a pixel of the 3FHL cube are spread over its area."""
 
     def __init__(self, nside):
         vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
@@ -145,7 +142,7 @@ class Cells:
 
 
 def node_shapes(galaxy, nside):
-    """Components of a galaxy with every node of the disc apart."""
+    """Components of a galaxy, one for each node of the disc and of the local gas."""
 
     def gas(**changes):
         none = {"disc_profile": (0.0,) * N_DISC, "local_profile": (0.0,) * N_LOCAL}
@@ -231,7 +228,7 @@ def fit_intensities(shapes, counts, sources, unsure, rate, cells):
         profile[:, number] = model
         for name, value in zip(shapes, amplitude):
             last = result[name][-1] if number else 1.0
-            # a component that bins hardly see must still have a spectrum
+            # a component with hardly any photons in a bin must still have a spectrum
             result[name].append(float(np.clip(value, 0.02 * last if number else 1e-11, 0.8 * last)))
     for name, values in result.items():
         print(f'    "{name}": ({", ".join(f"{v:.3g}" for v in values)}),')
@@ -263,7 +260,7 @@ def main():
     population = population_counts(exposure)
     print(f"# photons {counts.sum(axis=0)}, bright {bright.sum(axis=0).round()}, populations "
           f"{population.sum(axis=0).round()}")  # fmt: skip
-    # what is left of a bright source at the edge of a cell must not count as a measurement
+    # residuals of a bright source at the edge of a cell must not count as a measurement
     population, unsure = population + bright, 0.5 * bright
     galaxy = Galaxy() if options.keep_shapes else fit_shapes(counts, population, unsure, exposure)
     sets = {"built-in": galaxy_shapes(galaxy, NSIDE)}

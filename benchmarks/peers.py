@@ -1,4 +1,4 @@
-"""Other ways to find point sources, each told what its users would know, for compare_peers.py.
+"""Other finders of point sources, with the inputs of their users, for compare_peers.py.
 
 Every finder takes a `Field` and returns pixel positions x, y and a number that grows with
 significance. Their numbers were chosen on the simulated sky of seed 1000.

@@ -1,4 +1,4 @@
-"""How close two sources may be to be found as two.
+"""Fraction of close pairs of sources that are found as two, by distance.
 
     python benchmarks/resolve_pairs.py [--seed 2000] [--model FOLDER] [--years 7]
         [--template FILE --variant NAME] [--threshold T]

@@ -1,12 +1,12 @@
-"""Train small variants of the network alike and compare what they find.
+"""Average precision of variants of the network that are trained alike.
 
     python benchmarks/try_networks.py --folder FOLDER [--patches 4000] [--steps 750] \
         [--seed 1012] [--template SHAPES] [--only NAME ...]
 
 Makes patch sets of training skies (seeds from 0) in FOLDER, one for each label radius, trains every
-variant from scratch on the same number of patches in the same order, lets it search the same
-validation sky, unmeasured and from its own probability map, and prints one table: average
-precision above and below 10 deg of latitude. A variant that FOLDER holds is not trained again.
+variant from scratch on the same patches in the same order, lets it search the same validation sky
+without the measurement, and prints average precision above and below 10 deg of latitude. A variant
+in FOLDER is not trained again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PIXEL_CUT = 0.01
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the shipped network: options of `train`, label radius in pixels."""
+    """Differences to the shipped network: options of `train`, label radius in pixels."""
 
     name: str
     options: dict = field(default_factory=dict)

@@ -1,11 +1,11 @@
-"""Scan the clustering preset of a model on validation skies.
+"""Average precision for values of the clustering parameters, on validation skies.
 
     python benchmarks/tune_clustering.py [--model FOLDER] [--seeds 1000 1001] [--template FILE]
 
-Each sky is simulated and read by the network once; then its probability maps are clustered with the
-preset of the model, and with one of pixel cut, circle radius and overlap penalty changed at a time.
+Each sky is simulated and searched once; then its probability maps are clustered with the parameters
+of the model, and with one of pixel threshold, circle radius and overlap penalty changed at a time.
 Prints average precision, completeness at 95 % purity, the best F1 and its threshold, and the median
-offset of the right detections. Candidates are not measured: Score is the network's probability.
+offset of the true positives. Candidates are not measured: Score is the network's probability.
 Seeds from 1000 are for validation: the skies whose scores are reported have seeds from 2000.
 """
 

@@ -186,7 +186,7 @@ def test_half_of_the_patches_lie_near_the_plane(compare, rng):
 def test_source_counts_in_one_patch_at_most(compare, rng):
     vectors = rng.normal(size=(500, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    times = sum(compare.counts_there(patch)(vectors).astype(int) for patch in range(768))
+    times = sum(compare.counted_region(patch)(vectors).astype(int) for patch in range(768))
     assert times.max() == 1
     # the corners of the cells lie outside the images
     assert 0.95 < times.mean() < 1
