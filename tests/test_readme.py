@@ -85,7 +85,7 @@ def test_files_that_the_readme_links_to_exist():
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_files_and_modules_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\b(?:benchmarks|docs|tests)/[\w/]+\.\w+", text):
+    for target in re.findall(r"\b(?:astro_unetloc|benchmarks|docs|tests)/[\w/]+\.\w+", text):
         assert (ROOT / target).is_file(), target
     for module, name in re.findall(r"\bfrom (astro_unetloc[\w.]*) import (\w+)", text):
         assert hasattr(importlib.import_module(module), name), (module, name)
