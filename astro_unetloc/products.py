@@ -7,7 +7,6 @@ import numpy as np
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
-from astro_unetloc.maps.skymap import WcsPixelization
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.sphere import frame_rotation
 
@@ -93,7 +92,7 @@ def probability_map_bytes(run):
     from astropy.io import fits
 
     primary, pixels = fits.PrimaryHDU(), run.sky_map.pixels
-    if isinstance(pixels, WcsPixelization):
+    if pixels is not None and pixels.is_image:
         image = probability_image(run.patches, run.probability, pixels)
         primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
         primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
@@ -119,7 +118,7 @@ def probability_image(patches, probability, pixels):
         The patches that were searched.
     probability : ndarray (n, ny, nx)
         Probability of a source in their pixels.
-    pixels : WcsPixelization
+    pixels : WcsPixels
         The pixels of the image.
 
     Returns

@@ -17,22 +17,23 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from fit_diffuse import BRIGHT, LAT_EDGES, N_CELLS, PROFILES, bright_counts, cell_of
+from gammapy.maps import HpxGeom
 
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.read import read_map
-from astro_unetloc.maps.skymap import HealpixPixelization, rotate
+from astro_unetloc.maps.skymap import pixels_of
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar
 from astro_unetloc.simulation.population import draw_sources
 from astro_unetloc.simulation.sky import draw_photons
-from astro_unetloc.sphere import frame_rotation, separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import frame_rotation, rotate, separation_deg, vectors_from_lonlat
 
 SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
 PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5
 RADII_DEG = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0])
 N_BRIGHTEST, BACKGROUND_DEG = 20, 2.0
 FLUXES = (4e-11, 1e-10)
-PIXELS = HealpixPixelization(64, False, "icrs")
+PIXELS = pixels_of(HpxGeom(64, nest=False, frame="icrs"))
 
 
 @dataclass

@@ -17,13 +17,14 @@ from pathlib import Path
 import healpy
 import numpy as np
 from astropy.io import fits
+from gammapy.maps import HpxGeom
 from scipy.optimize import least_squares, nnls
 from scipy.sparse import coo_matrix, csr_matrix
 
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.read import read_map
-from astro_unetloc.maps.skymap import HealpixPixelization
+from astro_unetloc.maps.skymap import pixels_of
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, TEMPLATE_SETS, read_template_shapes
 from astro_unetloc.simulation.galaxy import Galaxy, galaxy_shapes, tilt
 from astro_unetloc.simulation.population import draw_sources
@@ -95,7 +96,7 @@ def source_counts(vectors, spectra, exposure):
     bins = zip(ENERGY_EDGES[:-1], ENERGY_EDGES[1:])
     flux = np.stack([spectra.flux(low, high) for low, high in bins], axis=1)
     counts = np.zeros((N_CELLS, len(BANDS)))
-    np.add.at(counts, cell_of(vectors), flux * exposure.table(vectors, BANDS))
+    np.add.at(counts, cell_of(vectors), flux * exposure.at(vectors, BANDS))
     return counts
 
 
@@ -128,7 +129,7 @@ class Cells:
     def __init__(self, nside):
         vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
         fine = np.arange(12 * 512**2)
-        cube = HealpixPixelization(64, False, "icrs")
+        cube = pixels_of(HpxGeom(64, nest=False, frame="icrs"))
         inside = np.stack(healpy.pix2vec(512, fine), axis=-1)
         pixel, cell = cube.index(inside), cell_of(inside)
         spread = coo_matrix((np.ones(len(fine)), (cell, pixel)), (N_CELLS, cube.n_pixels)).tocsr()
@@ -162,7 +163,7 @@ def fit_shapes(counts, population, unsure, exposure):
     """Galaxy whose shapes fit the two lowest bins."""
     nside = 64
     vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
-    rate, cells = exposure.table(vectors, BANDS), Cells(nside)
+    rate, cells = exposure.at(vectors, BANDS), Cells(nside)
     data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
     # the spectra of components differ little between these two bins
     weight = rate[:, 0] + 0.48 * rate[:, 1]
@@ -254,7 +255,7 @@ def main():
     exposure = read_exposure(options.folder / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz")
     vectors = np.stack(healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2)), axis=-1)
     cells = Cells(NSIDE)
-    rate = exposure.table(vectors, BANDS) * healpy.nside2pixarea(NSIDE)
+    rate = exposure.at(vectors, BANDS) * healpy.nside2pixarea(NSIDE)
     bright = bright_counts(options.folder, exposure)
     counts = real_counts(options.folder)
     population = population_counts(exposure)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from astropy.table import QTable
+from made_maps import binned_map
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.localization import source_table
@@ -107,4 +108,4 @@ def as_counts(photons, pixels, energy_edges, **parts):
     inside = (index >= 0) & (photons.energy < energy_edges[-1])
     energy_bin = np.searchsorted(energy_edges, photons.energy[inside], side="right") - 1
     np.add.at(counts, (energy_bin, index[inside]), 1)
-    return SkyMap(counts=counts, pixels=pixels, energy_edges=energy_edges, **parts)
+    return binned_map(counts, pixels, energy_edges, **parts)

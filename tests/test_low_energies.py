@@ -7,11 +7,11 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import vstack
+from made_maps import binned_map, healpix_pixels
 from made_sources import photons_of, sources_at
 
 from astro_unetloc import find_sources, match_catalogs, read_catalog, simulate_sky
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.simulation.sky import healpix_cube
 from astro_unetloc.sphere import separation_deg
@@ -19,7 +19,7 @@ from astro_unetloc.unet.model import load_model
 
 CENTER = SkyCoord(75 * u.deg, 40 * u.deg, frame="galactic")
 EDGES = load_model("lat-500mev").band_edges
-PIXELS = HealpixPixelization(256, False, "galactic")
+PIXELS = healpix_pixels(256, False, "galactic")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def field():
     )
     counts = healpix_cube(events.events, EDGES, 256).astype(float)
     counts[:, ~events.covers(PIXELS.centers(np.arange(PIXELS.n_pixels)))] = np.nan
-    return SkyMap(counts=counts, pixels=PIXELS, energy_edges=EDGES), truth
+    return binned_map(counts=counts, pixels=PIXELS, energy_edges=EDGES), truth
 
 
 @pytest.mark.parametrize("photons_each", [500.0, pytest.param(3000.0, marks=pytest.mark.slow)])
@@ -44,7 +44,7 @@ def test_lonely_sources_on_a_flat_background_are_measured_within_their_errors(ph
     for _ in range(2):
         counts = healpix_cube(photons_of(true, photons_each, rng, band=band), EDGES, 256)
         counts += rng.poisson(density[:, None] * PIXELS.pixel_size_deg**2, counts.shape)
-        sky_map = SkyMap(counts=counts, pixels=PIXELS, energy_edges=EDGES)
+        sky_map = binned_map(counts=counts, pixels=PIXELS, energy_edges=EDGES)
         ranges = {"energy_range": band, "flux_range": (1.0, 100.0)}
         skies.append(measure_sources(sources_at(true), sky_map, **ranges))
     found = vstack(skies)
@@ -93,9 +93,9 @@ def test_real_photons_of_2_to_20_gev_come_from_known_sources(real_data):
     """
     with fits.open(real_data / "diffuse/fermi_counts_2_20gev_ucv_psf3_nside128.fits.gz") as hdus:
         counts = np.ravel(hdus[1].data["COUNTS"]).astype(int)
-    sky_map = SkyMap(
+    sky_map = binned_map(
         counts=counts[None],
-        pixels=HealpixPixelization(128, False, "galactic"),
+        pixels=healpix_pixels(128, False, "galactic"),
         energy_edges=np.array([2.0, 20.0]),
     )
     region = SkyCoord(0 * u.deg, 90 * u.deg, frame="galactic"), 25 * u.deg

@@ -7,6 +7,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from conftest import make_wcs
+from made_maps import binned_map, healpix_pixels, wcs_pixels
 
 from astro_unetloc import find_sources
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
@@ -16,7 +17,7 @@ from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect, flag_sources
 from astro_unetloc.simulation.sky import simulate_sky
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
@@ -51,13 +52,13 @@ def as_map(sky, pixels):
     counts = np.zeros((len(EDGES) - 1, pixels.n_pixels), dtype=np.int32)
     bins = np.searchsorted(EDGES, energy[inside], side="right") - 1
     np.add.at(counts, (bins, index[inside]), 1)
-    return SkyMap(counts=counts, pixels=pixels, energy_edges=EDGES)
+    return binned_map(counts=counts, pixels=pixels, energy_edges=EDGES)
 
 
 def fine_image(width_deg, pixel_deg=0.05):
     n = round(width_deg / pixel_deg)
     wcs = make_wcs((n, n), lon=100.0, lat=35.0, pixel_deg=pixel_deg, projection="ZEA")
-    return image_pixelization(wcs, (n, n))
+    return wcs_pixels(wcs, (n, n))
 
 
 def share_of_same(one, two, inside, within_deg):
@@ -83,13 +84,13 @@ def test_events_and_a_fine_map_give_the_same_sources(sky, from_events):
 
 
 def test_events_and_healpix_give_the_same_sources(sky, from_events):
-    pixels = HealpixPixelization(1024, True, "icrs")
+    pixels = healpix_pixels(1024, True, "icrs")
     numbers = np.unique(pixels.index(sky.events.vectors))
     import healpy
 
     axis = CENTER.icrs.cartesian.xyz.value
     numbers = np.union1d(numbers, healpy.query_disc(1024, axis, np.radians(RADIUS_DEG), nest=True))
-    pixels = HealpixPixelization(1024, True, "icrs", numbers)
+    pixels = healpix_pixels(1024, True, "icrs", numbers)
     from_map = detect(as_map(sky, pixels), threshold=LOW_THRESHOLD)
     assert (
         share_of_same(from_events, from_map, within(RADIUS_DEG - 2), pixels.pixel_size_deg)
@@ -101,10 +102,10 @@ def test_a_cut_out_gives_the_sources_of_the_whole(sky):
     whole_map = as_map(sky, fine_image(2 * RADIUS_DEG))
     pixels = whole_map.pixels
     wcs = pixels.wcs[110:690, 90:670]
-    counts = whole_map.counts.reshape(-1, *pixels.shape)[:, 110:690, 90:670]
-    cut = SkyMap(
+    counts = whole_map.planes.reshape(-1, *pixels.shape)[:, 110:690, 90:670]
+    cut = binned_map(
         counts=counts.reshape(len(counts), -1),
-        pixels=image_pixelization(wcs, (580, 580)),
+        pixels=wcs_pixels(wcs, (580, 580)),
         energy_edges=EDGES,
     )
     whole, part = (detect(m, threshold=LOW_THRESHOLD) for m in (whole_map, cut))
@@ -129,7 +130,7 @@ def test_a_cut_out_gives_the_sources_of_the_whole_sky():
         replace(sky, events=kept, footprint=DiscFootprint(axis, 30.0)), threshold=LOW_THRESHOLD
     )
     assert share_of_same(whole, part, within(29), 0.05) >= SHARE
-    pixels = HealpixPixelization(1024, False, "galactic")
+    pixels = healpix_pixels(1024, False, "galactic")
     from_map = detect(as_map(sky, pixels), threshold=LOW_THRESHOLD)
     everywhere = DiscFootprint(axis, 180.0).covers
     assert share_of_same(whole, from_map, everywhere, pixels.pixel_size_deg) >= SHARE
@@ -284,7 +285,7 @@ def test_a_threshold_beyond_a_probability_is_refused(sky, threshold):
 
 def test_an_empty_map_gives_a_valid_empty_catalogue(tmp_path):
     pixels = fine_image(4, 0.1)
-    empty = SkyMap(
+    empty = binned_map(
         counts=np.zeros((5, pixels.n_pixels), dtype=np.int32),
         pixels=pixels,
         energy_edges=load_model("lat-10gev").band_edges,
@@ -309,9 +310,7 @@ def test_energies_outside_the_model_are_refused(sky):
 
 def test_wide_bins_across_the_edges_of_the_model_are_warned_about(sky):
     whole = as_map(sky, fine_image(4, 0.1))
-    image = replace(
-        whole, counts=whole.counts.sum(axis=0)[None], energy_edges=np.array([10.0, 2000.0])
-    )
+    image = binned_map(whole.planes.sum(axis=0), whole.pixels, [10.0, 2000.0])
     with pytest.warns(UnetlocWarning, match="10-2000 GeV lie across the model's band edges"):
         find_sources(image)
 
@@ -365,11 +364,11 @@ def test_flags_of_the_map_reach_the_catalogue(sky):
 def test_flags_of_the_plane_of_coarse_pixels_and_of_assumed_energies(nside, coarse, assumed):
     place = (vectors_from_lonlat(50.0, [-4.9, 5.1]), np.full(2, 0.9))
     sources = source_table(*place, patch=np.zeros(2, int), coverage=np.ones(2))
-    map_parts = {"events": Photons(np.zeros((0, 3)), np.zeros(0))}
+    no_photons = Photons(np.zeros((0, 3)), np.zeros(0))
+    sky_map = SkyMap(events=no_photons, energy_edges=EDGES[:2], energy_assumed=assumed)
     if nside:
-        pixels = HealpixPixelization(nside, True, "icrs", np.array([0]))
-        map_parts = {"counts": np.zeros((1, 1)), "pixels": pixels}
-    sky_map = SkyMap(energy_edges=EDGES[:2], energy_assumed=assumed, **map_parts)
+        pixels = healpix_pixels(nside, True, "icrs", np.array([0]))
+        sky_map = binned_map(np.zeros((1, 1)), pixels, EDGES[:2], energy_assumed=assumed)
     flagged = flag_sources(sources, sky_map)
     np.testing.assert_array_equal(has_flag(flagged, "low_latitude"), [True, False])
     assert np.all(has_flag(flagged, "coarse_pixels") == coarse)

@@ -9,6 +9,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from conftest import make_wcs
+from made_maps import healpix_pixels, wcs_pixels
 from made_runs import make_run, with_pixels
 from made_sources import RANGE, as_events, background_around, sources_at
 
@@ -16,7 +17,6 @@ from astro_unetloc import products
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import PatchGrid
-from astro_unetloc.maps.skymap import HealpixPixelization, image_pixelization
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.products import (
     limit_map_bytes,
@@ -41,7 +41,7 @@ def image_around(patch, n, pixel_deg):
     """Pixels of a square image around the centre of a patch."""
     lon, lat = healpy.vec2ang(PatchGrid().centers[patch], lonlat=True)
     wcs = make_wcs((n, n), lon=float(lon[0]), lat=float(lat[0]), pixel_deg=pixel_deg)
-    return image_pixelization(wcs, (n, n))
+    return wcs_pixels(wcs, (n, n))
 
 
 def test_probability_map_covers_each_direction_once():
@@ -107,7 +107,7 @@ def test_image_has_the_wcs_of_the_input_and_the_peak_where_it_is(frame, projecti
     if projection == "CAR":  # which is along a meridian only at its equator
         wcs.wcs.crpix[1] -= wcs.wcs.crval[1] / 0.05
         wcs.wcs.crval[1] = 0
-    run = make_run([400], **with_pixels(image_pixelization(wcs, (40, 50))))
+    run = make_run([400], **with_pixels(wcs_pixels(wcs, (40, 50))))
     run.probability[0, 88:91, 69:72] = 0.9
     with fits.open(io.BytesIO(probability_map_bytes(run)), checksum=True) as hdus:
         hdus.verify("exception")
@@ -139,12 +139,12 @@ def test_coarse_pixels_lose_no_source():
 def test_all_sky_image_may_have_pixels_off_the_sky():
     wcs = make_wcs((90, 180), pixel_deg=2.0, projection="AIT")
     run = make_run([400], 1.0)
-    image = probability_image(run.patches, run.probability, image_pixelization(wcs, (90, 180)))
+    image = probability_image(run.patches, run.probability, wcs_pixels(wcs, (90, 180)))
     assert 3 < np.nansum(image) < 60
 
 
 def test_healpix_input_has_no_image():
-    run = make_run([400], **with_pixels(HealpixPixelization(64, False, "galactic")))
+    run = make_run([400], **with_pixels(healpix_pixels(64, False, "galactic")))
     with fits.open(io.BytesIO(probability_map_bytes(run))) as hdus:
         assert hdus[0].data is None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 from astropy.table import QTable
+from gammapy.maps import HpxGeom, Map, MapAxis
 
 from astro_unetloc.catalog.columns import set_column
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
@@ -25,7 +26,7 @@ from astro_unetloc.files import whole_file
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.patches import GridConfig, Patches, PatchGrid, TangentPlane
 from astro_unetloc.maps.selection import parse_energy_range
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import clustering_config, detect, source_probability
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
 from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors, vectors_from_lonlat
@@ -91,11 +92,10 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
     exposure = SurveyExposure(years)
     if edges[0] >= BRIGHTEST_BELOW_GEV:
         return replace(sky_map, exposure=exposure), truth
-    counts = healpix_cube(sky_map.events, edges, _NSIDE)
-    pixels = HealpixPixelization(_NSIDE, False, "galactic")
-    sky_map = SkyMap(
-        counts=counts, pixels=pixels, energy_edges=edges, exposure=exposure, name="simulated sky"
-    )
+    axes = [MapAxis.from_energy_edges(edges, unit="GeV")]
+    geom = HpxGeom(_NSIDE, nest=False, frame="galactic", axes=axes)
+    counts = Map.from_geom(geom, data=healpix_cube(sky_map.events, edges, _NSIDE))
+    sky_map = SkyMap(counts=counts, energy_edges=edges, exposure=exposure, name="simulated sky")
     return sky_map, truth
 
 

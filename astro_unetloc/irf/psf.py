@@ -1,131 +1,29 @@
-"""Response of the LAT: point-spread function and exposure, built in or from tables and cubes.
+"""Point-spread function of the LAT, built in or from tables, and its profiles in energy bins.
 
 Energy dispersion is left out: above 1 GeV it is 5-10 % (68 %), small against any band used here;
 at 0.3 GeV it is 20 % and would move photons into the next band of a finer binning.
-
-Radial profiles of point-spread functions, averaged over energy bins and pixels, for likelihoods.
-
-They are tabulated once and looked up millions of times.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.exposure import (
-    _path,
-)
+from astro_unetloc.files import energy_column, find_hdu, open_fits
 from astro_unetloc.irf.spectra import PHOTON_INDEX, _log_nodes
-from astro_unetloc.maps.selection import column_gev
-from astro_unetloc.maps.skymap import (
-    celestial_wcs,
-    image_pixelization,
-    is_gammapy,
-)
 from astro_unetloc.sphere import circle_in_disc, lonlat_from_vectors
 
 __all__ = [
     "KingPSF",
     "PsfProfiles",
     "TablePSF",
-    "attach_psf",
     "make_profiles",
+    "psf_from_hdus",
     "psf_of",
     "read_psf",
 ]
-
-
-def attach_psf(value):
-    """A PSF: the gammapy object, or a function that reads it; None stays None."""
-    if value is None or is_gammapy(value, "PSFMap", "PSFKernel"):
-        return value
-    path = _path(value, "psf", "a gammapy PSFMap")
-    hdus, _ = open_fits(path)
-    with hdus:
-        names = {hdu.name.upper() for hdu in hdus}
-    if not {"PSF", "THETA"} <= names and "PSF_BANDS" not in names:
-        raise InputError(
-            f"psf must be a file of gtpsf or a gammapy PSFMap; got {path} with the HDUs "
-            f"{', '.join(sorted(names))}; compute it with gtpsf"
-        )
-    return partial(_load_psf, path, "gtpsf" if "THETA" in names else "gadf")
-
-
-def _load_psf(path, format):
-    from gammapy.irf import PSFMap
-
-    return PSFMap.read(path, format=format)
-
-
-def read_psf(path, *, position=None):
-    """Point-spread function of a simulation from a table of gtpsf or a `gammapy.irf.PSFMap`.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The file; of a gammapy dataset the HDU PSF.
-    position : SkyCoord, optional
-        Where a PSF map is read; its central pixel without it. A table of gtpsf has one position.
-
-    Returns
-    -------
-    TablePSF
-
-    Raises
-    ------
-    ValueError
-        If the file holds no PSF, the position lies outside it, or a density is negative or not
-        finite.
-
-    Examples
-    --------
-    >>> psf = read_psf("psf.fits")  # doctest: +SKIP
-    """
-    hdus, _ = open_fits(path)
-    with hdus:
-        table, theta = find_hdu(hdus, "PSF"), find_hdu(hdus, "THETA")
-        if table is not None and theta is not None:
-            return TablePSF(
-                column_gev(table, "Energy"),
-                np.asarray(theta.data["Theta"], dtype=float),
-                np.asarray(table.data["Psf"], dtype=float),
-            )
-        bands = find_hdu(hdus, "PSF_BANDS")
-        if table is None or bands is None or np.ndim(table.data) != 4:
-            raise InputError(
-                "psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and "
-                f"PSF_BANDS); got {path} with the HDUs {', '.join(hdu.name for hdu in hdus)}; "
-                "compute it with gtpsf"
-            )
-        return _psf_of_map_hdus(table, bands, position, path)
-
-
-def _psf_of_map_hdus(image, bands, position, path):
-    """PSF at one position of a gammapy PSF map, whose axes are energy, angle, y, x."""
-    from astropy.units import Unit
-
-    n_energy, n_angle, ny, nx = image.data.shape
-    names = {"THETA", "ENERGY_TRUE"}
-    if names - set(bands.columns.names) or len(bands.data) != n_energy * n_angle:
-        raise InputError(
-            f"a PSF map needs the columns THETA and ENERGY_TRUE for {n_energy * n_angle} planes; "
-            f"got {len(bands.data)} rows with {', '.join(bands.columns.names)} in {path}"
-        )
-    energy = column_gev(bands, "ENERGY_TRUE")[::n_angle]
-    unit = Unit(bands.columns["THETA"].unit or "rad")
-    angle_deg = np.asarray(bands.data["THETA"][:n_angle], dtype=float) * unit.to("deg")
-    pixel = (ny // 2) * nx + nx // 2
-    if position is not None:
-        pixels = image_pixelization(celestial_wcs(image.header), (ny, nx))
-        pixel = int(pixels.index(position.galactic.cartesian.xyz.value))
-        if pixel < 0:
-            raise InputError(f"position must lie inside the PSF map {path}; got {position}")
-    density = np.asarray(image.data, dtype=float).reshape(n_energy, n_angle, -1)[..., pixel]
-    return TablePSF(energy, angle_deg, density)
-
 
 # Two King functions per energy, fitted to the containment radii of the gtpsf table of
 # P8R2_SOURCE_V6 (front+back) towards the Galactic centre (3FHL, arXiv:1702.00664):
@@ -176,14 +74,14 @@ class KingPSF:
     Attributes
     ----------
     scale : float
-        Factor on all widths; 1 is P8R2_SOURCE_V6 front+back.
+        Factor on all widths; 1 is that of P8R2_SOURCE_V6 front+back.
     """
 
     scale: float = 1.0
 
     @property
     def energy_range(self):
-        """Energies in GeV between which it is known."""
+        """Lowest and highest energy in GeV."""
         return tuple(_PSF_TABLE[[0, -1], 0])
 
     def _parameters(self, energy):
@@ -205,11 +103,11 @@ class KingPSF:
 
     @property
     def max_offset_deg(self):
-        """No photon is displaced by more than this, in degrees."""
+        """Largest displacement of a photon in degrees."""
         return _MAX_OFFSET_DEG
 
     def containment(self, radius_deg, energy):
-        """Fraction of the photons of an energy (GeV) within a radius in degrees."""
+        """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
         fraction, core, tail = self._parameters(energy)
         inside = [
             1 - (1 + np.square(radius_deg) / (2 * gamma * sigma**2)) ** (1 - gamma)
@@ -218,12 +116,12 @@ class KingPSF:
         return fraction * inside[0] + (1 - fraction) * inside[1]
 
     def containment_radius(self, fraction, energy):
-        """Radius in degrees that holds a fraction of the photons of one energy in GeV."""
+        """Radius in degrees that contains a fraction of the photons of one energy in GeV."""
         grid = np.geomspace(1e-4, _MAX_OFFSET_DEG, 4000)
         return float(np.interp(fraction, self.containment(grid, energy), grid))
 
     def sample_offset(self, energy, rng):
-        """Random angular distances in degrees, shape (n,), for photon energies (n,) in GeV."""
+        """Random offsets in degrees, shape (n,), of photons of energies (n,) in GeV."""
         fraction, core, tail = self._parameters(energy)
         in_core = rng.random(len(fraction)) < fraction
         sigma = np.where(in_core, core[0], tail[0])
@@ -235,10 +133,10 @@ class KingPSF:
 
 @dataclass(frozen=True, eq=False)
 class TablePSF:
-    """Point-spread function from a table, such as gtpsf writes; the same methods as `KingPSF`.
+    """Point-spread function of a table such as that of gtpsf; the methods are those of `KingPSF`.
 
-    Between two energies of the table the two densities are mixed, linearly in log energy: photons
-    are then drawn from one or the other.
+    Between two energies of the table the density is interpolated linearly in ln E: a photon is
+    drawn from the one or the other.
 
     Attributes
     ----------
@@ -247,7 +145,7 @@ class TablePSF:
     angle_deg : ndarray (k,)
         Increasing offsets in degrees, the first one 0.
     density : ndarray (m, k)
-        Photons per solid angle, in any unit: each row is normalized to all of its photons.
+        Photons per solid angle in any unit; each row is normalized.
     """
 
     energy: np.ndarray
@@ -278,7 +176,7 @@ class TablePSF:
 
     @property
     def energy_range(self):
-        """Energies in GeV between which it is known."""
+        """Lowest and highest energy in GeV."""
         return tuple(self.energy[[0, -1]])
 
     def _nodes(self, energy):
@@ -294,11 +192,11 @@ class TablePSF:
 
     @property
     def max_offset_deg(self):
-        """No photon is displaced by more than this, in degrees."""
+        """Largest displacement of a photon in degrees."""
         return float(self.angle_deg[-1])
 
     def containment(self, radius_deg, energy):
-        """Fraction of the photons of an energy (GeV) within a radius in degrees."""
+        """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
         radius_deg, energy = np.broadcast_arrays(radius_deg, energy)
         row, weight = self._nodes(energy)
         inside = np.zeros(row.shape)
@@ -312,13 +210,13 @@ class TablePSF:
         return inside
 
     def containment_radius(self, fraction, energy):
-        """Radius in degrees that holds a fraction of the photons of one energy in GeV."""
+        """Radius in degrees that contains a fraction of the photons of one energy in GeV."""
         row, weight = self._nodes(energy)
         inside = (1 - weight) * self._inside[row] + weight * self._inside[row + 1]
         return float(np.sqrt(np.interp(fraction, inside, self.angle_deg**2)))
 
     def sample_offset(self, energy, rng):
-        """Random angular distances in degrees, shape (n,), for photon energies (n,) in GeV."""
+        """Random offsets in degrees, shape (n,), of photons of energies (n,) in GeV."""
         row, weight = self._nodes(energy)
         row = row + (rng.random(len(row)) < weight)
         u, squared = rng.random(len(row)), np.empty(len(row))
@@ -329,11 +227,8 @@ class TablePSF:
 
 
 def _cumulative(angle_deg, density):
-    """Fraction of the photons within each angle, shape (m, k), from 0 to 1.
-
-    Within a step the density is taken as constant: photons grow with the square of the angle, and
-    `TablePSF` interpolates them so.
-    """
+    """Fraction of the photons within each angle, shape (m, k), from 0 to 1."""
+    # Inside a step the density is constant: `TablePSF` interpolates in the square of the angle.
     angle = np.radians(angle_deg)
     weight = np.asarray(density, dtype=float) * np.sin(angle)
     step = (weight[:, 1:] + weight[:, :-1]) / 2 * np.diff(angle)
@@ -346,37 +241,24 @@ def _cumulative(angle_deg, density):
 # Nodes are even in ln(1 + (offset / _CORE_DEG)^2): a thousandth of a degree apart in the core of
 # the sharpest PSF, 1.6 % of the offset in the tails.
 _CORE_DEG = 0.005
-
-
 _MAX_OFFSET_DEG = 20.0
-
-
 _N_NODES = 512
-
-
-# Annuli per node when a profile is averaged over pixels.
-_N_FINE = 4
-
-
-# Places in an energy bin: so many at least, and no wider apart in log energy.
-_N_PLACES, _PLACE_WIDTH = 3, 0.3
-
-
-# A PSF table may begin this factor above the lowest energy.
-_MAX_BELOW = 1.5
-
-
-_FLOOR = 1e-15  # density per square degree: tables end somewhere
+_STEP = np.log1p((_MAX_OFFSET_DEG / _CORE_DEG) ** 2) / (_N_NODES - 1)
+_N_FINE = 4  # annuli per node when a profile is averaged over pixels
+# Energies at which a bin is sampled: at least so many, and at most this far apart in ln E.
+_N_ENERGIES, _MAX_STEP = 3, 0.3
+_MAX_BELOW = 1.5  # a PSF table may begin this factor above the lowest energy
+_FLOOR = 1e-15  # density per square degree beyond the end of a table
 
 
 @dataclass(frozen=True, eq=False)
 class PsfProfiles:
-    """Density of photons around a source in each energy bin.
+    """Density of the photons around a source in each energy bin, tabulated for fast look-up.
 
     Attributes
     ----------
     log_density : ndarray (n_energy, n_nodes)
-        Natural logarithm of the photons per square degree of one photon, averaged over a pixel.
+        Natural logarithm of the density of one photon per square degree, averaged over a pixel.
     contained : ndarray (n_energy, n_nodes)
         Fraction of the photons within the offset of each node.
     """
@@ -385,7 +267,7 @@ class PsfProfiles:
     contained: np.ndarray
 
     def density(self, energy_bin, offset2_deg2):
-        """Density per square degree, and the derivatives of its logarithm by the squared offset.
+        """Density per square degree, and derivatives of its logarithm by the squared offset.
 
         Parameters
         ----------
@@ -396,37 +278,34 @@ class PsfProfiles:
 
         Returns
         -------
-        density, slope, bend : ndarray
+        density, gradient, hessian : ndarray
             Per square degree; first and second derivative of the logarithm, deg-2 and deg-4.
         """
-        row, part = _place(offset2_deg2)
-        flat = self.log_density.ravel()
+        row, weight = _nodes_at(offset2_deg2)
+        flat, gradients = self.log_density.ravel(), self._gradients
         first = row + np.asarray(energy_bin) * _N_NODES
-        low = flat[first]
-        step = flat[first + 1] - low
-        slopes = self._slopes
-        slope = slopes[first]
-        change = slopes[first + 1] - slope
-        slope = slope + part * change
+        low, gradient = flat[first], gradients[first]
+        step, change = flat[first + 1] - low, gradients[first + 1] - gradient
+        gradient = gradient + weight * change
         scale = 1 / (_CORE_DEG**2 + offset2_deg2)
-        bend = (change / _STEP - slope) * scale * scale
-        return np.exp(low + part * step), slope * scale, bend
+        hessian = (change / _STEP - gradient) * scale * scale
+        return np.exp(low + weight * step), gradient * scale, hessian
 
     @cached_property
-    def _slopes(self):
-        """Derivative of the logarithm by the place on the grid of nodes, flat."""
+    def _gradients(self):
+        """Derivative of the logarithm by the coordinate in which the nodes are even, flat."""
         return np.gradient(self.log_density, _STEP, axis=1).ravel()
 
     def densities32(self, energy_bin, offset2_deg2):
-        """The density alone, in single precision: half the time for millions of values."""
-        place = np.log(offset2_deg2 * np.float32(_CORE_DEG**-2) + np.float32(1))
-        place *= np.float32(1 / _STEP)
-        row = np.minimum(place.astype(np.int32), _N_NODES - 2)
-        place -= row
+        """Density alone in single precision, in half the time for millions of values."""
+        weight = np.log(offset2_deg2 * np.float32(_CORE_DEG**-2) + np.float32(1))
+        weight *= np.float32(1 / _STEP)
+        row = np.minimum(weight.astype(np.int32), _N_NODES - 2)
+        weight -= row
         row += np.asarray(energy_bin, dtype=np.int32) * _N_NODES
         low = self._density32[row]
         row += 1
-        return low + place * (self._density32[row] - low)
+        return low + weight * (self._density32[row] - low)
 
     @cached_property
     def _density32(self):
@@ -435,19 +314,18 @@ class PsfProfiles:
     def containment(self, radius_deg):
         """Fraction (..., n_energy) of the photons within radii in degrees.
 
-        Radii have the shape (..., n_energy), or (..., 1) where they are those of all bins; one
-        radius may be a float.
+        The radii have the shape (..., n_energy), or (..., 1) or () where they hold for all bins.
         """
-        row, part = _place(np.square(radius_deg))
+        row, weight = _nodes_at(np.square(radius_deg))
         each = np.arange(len(self.contained))
         low = self.contained[each, row]
-        return low + part * (self.contained[each, row + 1] - low)
+        return low + weight * (self.contained[each, row + 1] - low)
 
     def containment_off(self, offset_deg, radius_deg):
         """Fraction (p, n_energy) of the photons in a disc whose centre lies at offsets (p,)."""
         middle = _node_offset(np.arange(_N_NODES - 1) + 0.5)
-        share = circle_in_disc(np.reshape(offset_deg, (-1, 1)), middle, radius_deg)
-        return share @ np.diff(self.contained, axis=1).T
+        fraction = circle_in_disc(np.reshape(offset_deg, (-1, 1)), middle, radius_deg)
+        return fraction @ np.diff(self.contained, axis=1).T
 
     def effective_area(self):
         """Area (n_energy,) in square degrees over which background counts against a source.
@@ -459,37 +337,26 @@ class PsfProfiles:
         return 1 / (np.exp(middle) * np.diff(self.contained, axis=1)).sum(axis=1)
 
     def rings(self, stride):
-        """Density per square degree of one photon (n_energy, k), and area (k,), of rings.
-
-        The rings lie between every ``stride``-th node.
-        """
+        """Density per square degree (n_energy, k) and area (k,) of rings of ``stride`` nodes."""
         area = np.pi * np.diff(_node_offset(np.arange(_N_NODES)[::stride]) ** 2)
         return np.diff(self.contained[:, ::stride], axis=1) / area, area
 
     def containment_radius(self, fraction):
-        """Radius in degrees that holds a fraction of the photons in each bin, (n_energy,)."""
+        """Radius in degrees that contains a fraction of the photons of each bin, (n_energy,)."""
         nodes = _node_offset(np.arange(_N_NODES))
         return np.array([np.interp(fraction, inside, nodes) for inside in self.contained])
 
 
-_STEP = np.log1p((_MAX_OFFSET_DEG / _CORE_DEG) ** 2) / (_N_NODES - 1)
+def _nodes_at(offset2_deg2):
+    """Lower node of squared offsets, and the weight of the next node."""
+    position = np.log1p(np.asarray(offset2_deg2) * _CORE_DEG**-2) * (1 / _STEP)
+    row = np.minimum(position.astype(np.int64), _N_NODES - 2)
+    return row, position - row
 
 
-def _place(offset2_deg2):
-    """Lower node and fraction of the way to the next."""
-    place = np.log1p(np.asarray(offset2_deg2) * _CORE_DEG**-2) * (1 / _STEP)
-    row = np.minimum(place.astype(np.int64), _N_NODES - 2)
-    return row, place - row
-
-
-def _node_offset(place):
-    """Offset in degrees of a place on the grid of nodes."""
-    return _CORE_DEG * np.sqrt(np.expm1(_STEP * np.maximum(place, 0.0)))
-
-
-def _ends():
-    """Radii in degrees half a node before and after each node."""
-    return _node_offset(np.arange(_N_NODES + 1) - 0.5)
+def _node_offset(number):
+    """Offset in degrees of the nodes of (fractional) numbers."""
+    return _CORE_DEG * np.sqrt(np.expm1(_STEP * np.maximum(number, 0.0)))
 
 
 def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
@@ -504,32 +371,31 @@ def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
     disc_deg : float or ndarray (n_energy,)
         Radius of the disc: that of a pixel's area, or of an extended source. 0 for none.
     exposure : callable, optional
-        Of energies (m,) in GeV, in any unit (m,): below 1 GeV it grows so fast that photons of a
-        bin have profiles 1 % narrower than without it.
+        Function of energies (m,) in GeV that returns the exposure (m,) in any unit. Below 1 GeV it
+        rises so fast that profiles are 1 % narrower than without it.
 
     Returns
     -------
     PsfProfiles
     """
-    n_fine = _N_NODES * _N_FINE
-    edges = _node_offset((np.arange(n_fine + 1) - 0.5) / _N_FINE)
+    edges = _node_offset((np.arange(_N_NODES * _N_FINE + 1) - 0.5) / _N_FINE)
     inside = _bin_containment(psf, np.asarray(energy_edges, float), edges, exposure or np.ones_like)
     nodes = _node_offset(np.arange(_N_NODES))
+    ends = _node_offset(np.arange(_N_NODES + 1) - 0.5)  # half a node before and after each node
+    area = np.pi * np.diff(ends**2)
     if np.any(disc_deg):
-        middle = _node_offset(np.arange(n_fine) / _N_FINE)
+        middle = _node_offset(np.arange(_N_NODES * _N_FINE) / _N_FINE)
         discs = np.broadcast_to(disc_deg, len(inside))
         density = np.empty((len(inside), _N_NODES))
         for radius_deg in np.unique(discs):
-            share = circle_in_disc(nodes[:, None], middle, radius_deg) / (np.pi * radius_deg**2)
+            fraction = circle_in_disc(nodes[:, None], middle, radius_deg) / (np.pi * radius_deg**2)
             rows = discs == radius_deg
-            density[rows] = np.diff(inside[rows], axis=1) @ share.T
-        held = np.cumsum(density * np.pi * np.diff(_ends() ** 2), axis=1)
+            density[rows] = np.diff(inside[rows], axis=1) @ fraction.T
+        held = np.cumsum(density * area, axis=1)
         inside = np.concatenate([np.zeros((len(held), 1)), held / held[:, -1:]], axis=1)
-        edges = _ends()
+        edges = ends
     else:
-        # annuli half a node wide on either side of each node
-        whole = np.array([np.interp(_ends() ** 2, edges**2, row) for row in inside])
-        density = np.diff(whole, axis=1) / (np.pi * np.diff(_ends() ** 2))
+        density = np.diff([np.interp(ends**2, edges**2, row) for row in inside], axis=1) / area
     contained = np.array([np.interp(nodes**2, edges**2, row) for row in inside])
     return PsfProfiles(np.log(np.maximum(density, _FLOOR)), contained)
 
@@ -545,44 +411,85 @@ def _bin_containment(psf, energy_edges, radius_deg, exposure):
     width = np.log(energy_edges[1:] / energy_edges[:-1])
     total = np.zeros((len(width), len(radius_deg)))
     for number, (emin, step) in enumerate(zip(energy_edges[:-1], width)):
-        n_places = max(_N_PLACES, int(np.ceil(step / _PLACE_WIDTH)))
-        place = (np.arange(n_places) + 0.5) / n_places * step
-        energy = np.clip(emin * np.exp(place), low, high)  # above, it does not change
-        weight = np.exp((1 - PHOTON_INDEX) * place) * exposure(energy)
+        n = max(_N_ENERGIES, int(np.ceil(step / _MAX_STEP)))
+        log_energy = (np.arange(n) + 0.5) / n * step
+        energy = np.clip(emin * np.exp(log_energy), low, high)  # above, it does not change
+        weight = np.exp((1 - PHOTON_INDEX) * log_energy) * exposure(energy)
         total[number] = sum(w * psf.containment(radius_deg, e) for w, e in zip(weight, energy))
         total[number] /= weight.sum()
     return total
 
 
-def psf_of(psf, vectors):
-    """The point-spread function that goes with a map, in the form that this package uses.
+def read_psf(value):
+    """Point-spread function from a file of gtpsf or gammapy, for `psf_of`.
+
+    Parameters
+    ----------
+    value : str, pathlib.Path, gammapy PSFMap or PSFKernel, KingPSF, TablePSF or None
+        The file; of a gammapy dataset the HDU PSF. Other values are returned as they are.
+
+    Raises
+    ------
+    InputError
+        If the file holds no PSF.
+    """
+    if value is None or isinstance(value, (KingPSF, TablePSF)):
+        return value
+    from gammapy.irf import PSFKernel, PSFMap
+
+    if isinstance(value, (PSFMap, PSFKernel)):
+        return value
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"psf must be a path or a gammapy PSFMap; got {type(value).__name__}")
+    hdus, _ = open_fits(value)
+    with hdus:
+        return psf_from_hdus(hdus, value)
+
+
+def psf_from_hdus(hdus, path):
+    """gammapy PSFMap of an open file of gtpsf or gammapy."""
+    from gammapy.irf import PSFMap
+
+    names = [hdu.name.upper() for hdu in hdus]
+    if {"PSF", "THETA"} <= set(names):
+        table = find_hdu(hdus, "PSF")
+        # gammapy takes MeV whatever the unit of the column
+        table.data["Energy"] = energy_column(table, "Energy") * 1e3
+        return PSFMap.from_hdulist(hdus, format="gtpsf")
+    if "PSF_BANDS" in names:
+        return PSFMap.from_hdulist(hdus, hdu="PSF")
+    raise InputError(
+        f"psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and "
+        f"PSF_BANDS); got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf"
+    )
+
+
+def psf_of(psf, vectors=None):
+    """Point-spread function at some directions, in the form that this package uses.
 
     Parameters
     ----------
     psf : None, KingPSF, TablePSF, gammapy PSFMap or PSFKernel
         None is the built-in PSF of the LAT.
-    vectors : ndarray (n, 3)
-        Directions in whose middle a PSF map is read.
+    vectors : ndarray (n, 3), optional
+        Galactic unit vectors; a PSF map is read in their middle, by default at its own centre.
 
     Returns
     -------
     KingPSF or TablePSF
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
     """
     if psf is None:
         return KingPSF()
-    if hasattr(psf, "containment") and hasattr(psf, "sample_offset"):
+    if isinstance(psf, (KingPSF, TablePSF)):
         return psf
-    if hasattr(psf, "psf_map"):
-        return _psf_of_map(psf.psf_map, np.mean(vectors, axis=0))
-    if hasattr(psf, "psf_kernel_map"):
+    from gammapy.irf import PSFKernel, PSFMap
+
+    if isinstance(psf, PSFMap):
+        return _psf_of_map(psf.psf_map, None if vectors is None else np.mean(vectors, axis=0))
+    if isinstance(psf, PSFKernel):
         return _psf_of_kernel(psf.psf_kernel_map)
     raise TypeError(
-        f"psf must be a gammapy PSFMap or PSFKernel, a KingPSF or a TablePSF; got "
+        "psf must be a gammapy PSFMap or PSFKernel, a KingPSF or a TablePSF; got "
         f"{type(psf).__name__}; give the file made by gtpsf"
     )
 
@@ -594,19 +501,20 @@ def _energies_gev(geom):
 
 def _psf_of_map(psf_map, vector):
     """Table of a gammapy PSF map at the pixel nearest to a direction."""
-    from astropy.coordinates import SkyCoord
-
     geom = psf_map.geom
-    lon, lat = lonlat_from_vectors(vector)
     image = geom.to_image()
-    place = image.coord_to_pix({"skycoord": SkyCoord(lon, lat, unit="deg", frame="galactic")})
     ny, nx = image.data_shape
-    x, y = (
-        int(np.clip(np.nan_to_num(np.rint(p), nan=n // 2), 0, n - 1))
-        for p, n in zip(np.ravel(place), (nx, ny))
-    )
+    x, y = nx // 2, ny // 2
+    if vector is not None:
+        from astropy.coordinates import SkyCoord
+
+        sky = SkyCoord(*lonlat_from_vectors(vector), unit="deg", frame="galactic")
+        found = np.ravel(image.coord_to_pix({"skycoord": sky}))
+        found = np.where(np.isnan(found), (x, y), np.rint(found))
+        x, y = np.clip(found, 0, (nx - 1, ny - 1)).astype(int)
     density = np.asarray(psf_map.data, float)[..., y, x]
-    good = density.sum(axis=1) > 0  # a map may have rows of energies without exposure
+    good = np.abs(density).sum(axis=1) > 0  # a map may have energies without exposure
+    good = good if good.any() else slice(None)
     angle = geom.axes["rad"].center.to_value("deg")
     angle = np.append(0.0, angle[1:]) if angle[0] < 1e-3 else np.append(0.0, angle)
     if len(angle) > density.shape[1]:

@@ -1,18 +1,20 @@
-"""Event lists (FT1 and the like) and the part of the sky that they cover."""
+"""Event lists (FT1 and similar tables) and the part of the sky that they cover."""
 
 import re
 from dataclasses import dataclass
 
+import healpy
 import numpy as np
+from scipy.spatial import KDTree
 
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import energy_column
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.selection import column_gev
-from astro_unetloc.maps.skymap import rotate
 from astro_unetloc.sphere import (
     SKY_DEG2,
     chord,
     frame_rotation,
+    rotate,
     separation_deg,
     vectors_from_lonlat,
 )
@@ -22,22 +24,11 @@ __all__ = ["DiscFootprint", "MaskFootprint", "estimate_footprint", "read_events"
 
 _CIRCLE = re.compile(r"CIRCLE\s*\(\s*([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
 
-
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured
-
-
 _LOW_DENSITY = 0.1  # quantile of the cells: the radius must close the thin parts too
-
-
-_VOID_MARGIN = 8.0  # expected number of wrong holes is about exp(-margin)
-
-
+_VOID_MARGIN = 8.0  # the expected number of false holes is about exp(-margin)
 _MIN_RADIUS_DEG, _MAX_RADIUS_DEG = 0.4, 20.0
-
-
 _MIN_ORDER, _MAX_ORDER = 5, 9  # of the HEALPix grid of a footprint
-
-
 _MAX_GRID = 1_000_000  # pixels of that grid
 
 
@@ -48,9 +39,9 @@ class DiscFootprint:
     Attributes
     ----------
     center : ndarray (3,)
-        Unit vector, Galactic.
+        Galactic unit vector.
     radius_deg : float
-        Its radius.
+        Angle between the centre and the border.
     """
 
     center: np.ndarray
@@ -82,11 +73,11 @@ class MaskFootprint:
 
 
 def read_events(hdu):
-    """Photons of an event list and the footprint that its header states.
+    """Photons of an event list, and the footprint that its header states.
 
     Parameters
     ----------
-    hdu : BinTableHDU
+    hdu : astropy.io.fits.BinTableHDU
         Table with ENERGY and RA, DEC (or L, B) in degrees.
 
     Returns
@@ -94,12 +85,7 @@ def read_events(hdu):
     photons : Photons
         All events.
     footprint : DiscFootprint or None
-        From a DSS keyword ``CIRCLE(ra,dec,radius)``; None if there is none.
-
-    Raises
-    ------
-    ValueError
-        If columns are missing or values are not finite.
+        Of a DSS keyword ``CIRCLE(ra,dec,radius)``; None if there is none.
     """
     names = {name.upper(): name for name in hdu.columns.names}
     pairs = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
@@ -111,7 +97,7 @@ def read_events(hdu):
         )
     lon_name, lat_name, frame = found[0]
     lon, lat = (hdu.data[names[name]].astype(float) for name in (lon_name, lat_name))
-    energy = column_gev(hdu, names["ENERGY"])
+    energy = energy_column(hdu, names["ENERGY"])
     good = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(energy)
     if not good.all():
         raise InputError(
@@ -140,26 +126,22 @@ def _stated_disc(header):
 
 
 def estimate_footprint(vectors):
-    """The part of the sky that photons cover, from the photons themselves.
+    """Footprint of photons: the morphological closing of their positions.
 
-    Where no photon lies within a radius, the sky was not seen; all that no such empty disc reaches
-    is covered (the morphological closing of the photons). The radius follows from their density:
-    in n photons of density d a disc of radius r is empty somewhere with probability of about
-    ``n exp(-pi r**2 d)``, and r makes this small. Bounds that are straight or bulge outwards come
-    out sharp; bays narrower than the disc are filled.
+    The sky is taken as unobserved inside every disc of a radius r that holds no photon. Among n
+    photons of density d, a disc is empty by chance with probability of about
+    ``n exp(-pi r**2 d)``, and r makes this small. Straight and convex borders come out sharp; bays
+    narrower than the disc are filled.
 
     Parameters
     ----------
     vectors : ndarray (n, 3)
-        Unit vectors, Galactic.
+        Galactic unit vectors.
 
     Returns
     -------
     MaskFootprint
-        Empty for no photons.
     """
-    import healpy
-
     vectors = np.asarray(vectors, dtype=float)
     if not len(vectors):
         return MaskFootprint(1, np.zeros(12, dtype=bool))
@@ -181,8 +163,6 @@ def estimate_footprint(vectors):
 
 
 def _pixel(nside, vectors):
-    import healpy
-
     x, y, z = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
     return np.asarray(healpy.vec2pix(nside, x, y, z, nest=True))
 
@@ -202,8 +182,8 @@ def _closing_radius_deg(number):
     density = np.quantile(cells, _LOW_DENSITY) / (SKY_DEG2 / (12 * 4**order))
     radius = np.sqrt((np.log(number.sum()) + _VOID_MARGIN) / (np.pi * density))
     radius = float(np.clip(radius, _MIN_RADIUS_DEG, _MAX_RADIUS_DEG))
-    # A disc that rolls along a straight border sinks in until its cap holds a photon: of height
-    # h it has the area 4/3 h sqrt(2 r h). Half of that is given back.
+    # A disc that touches a straight border reaches over it until its cap holds a photon; a cap of
+    # height h has the area 4/3 h sqrt(2 r h). Half of this height is given back.
     gap = 0.5 * (0.53 / (density * np.sqrt(radius))) ** (2 / 3)
     return radius, min(gap, 0.15 * radius)
 
@@ -219,8 +199,6 @@ def _grid_order(number, radius_deg):
 
 def _grid_around(order, occupied, margin_deg):
     """Pixels of the grid within a margin of the occupied ones, and some more."""
-    import healpy
-
     coarse = int(np.clip(np.log2(58.6 / margin_deg) + 1, 0, order))
     centers = np.stack(healpy.pix2vec(2**coarse, np.arange(12 * 4**coarse), nest=True), axis=-1)
     parents = _degrade(occupied, coarse) > 0
@@ -232,8 +210,6 @@ def _grid_around(order, occupied, margin_deg):
 
 def _within(vectors, others, radius_deg):
     """Whether any of the other directions lies within a radius of each direction."""
-    from scipy.spatial import KDTree
-
     if not len(others) or not len(vectors):
         return np.zeros(len(vectors), dtype=bool)
     tree = KDTree(others, compact_nodes=False, balanced_tree=False)

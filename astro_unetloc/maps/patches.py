@@ -1,10 +1,11 @@
-"""Patches: photons binned on the tangent planes that the network reads, and what was not seen."""
+"""Patches: photons binned on tangent planes as the network reads them, with their coverage."""
 
-import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+import healpy
 import numpy as np
+from scipy.spatial import KDTree
 
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
@@ -23,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GridConfig:
-    """The patch grid: what the network is trained on and what it reads.
+    """Parameters of the patch grid.
 
     Attributes
     ----------
@@ -36,7 +37,7 @@ class GridConfig:
     read_pixels : int
         Pixels per side of the padded image that is read at inference.
     border_deg : float
-        Candidates up to this far outside the owned cell are kept until patches are merged.
+        Candidates up to this far outside of the owned cell are kept until patches are merged.
     """
 
     nside: int = 8
@@ -51,7 +52,7 @@ class GridConfig:
         return self.patch_width_deg / self.patch_pixels
 
 
-# A bin that straddles a band edge and is wider than this factor is warned about.
+# Bins across a band edge of the model that are wider than this factor raise a warning.
 MAX_STRADDLING_FACTOR = 1.6
 
 
@@ -68,8 +69,8 @@ class TangentPlane:
     pixel_deg : float
         Pixel scale at the centre.
     rotation_deg : float
-        Angle from the +y axis of the image to Galactic north, clockwise in the image (towards +x,
-        which is west where the angle is 0).
+        Angle from the +y axis of the image to Galactic north, clockwise (towards +x, which is
+        west at an angle of 0).
     """
 
     lon_deg: float
@@ -91,8 +92,8 @@ class TangentPlane:
 
     def pixel_from_vectors(self, vectors):
         """Pixel coordinates x, y of directions (..., 3); NaN beyond 90 deg from the centre."""
-        # sums of products: BLAS takes nine times as long for a million rows of three, and its last
-        # bit depends on their number
+        # sums of products: BLAS takes nine times as long for a million vectors, and its last bit
+        # depends on their number
         u, v, w = np.moveaxis(np.asarray(vectors, dtype=float), -1, 0)
         xi, eta, depth = (a * u + b * v + c * w for a, b, c in self.basis)
         depth = np.where(depth > 1e-9, depth, np.nan)
@@ -136,7 +137,7 @@ class TangentPlane:
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """The patches that tile the sky; every direction is owned by its nearest centre."""
+    """The patches that tile the sky; the nearest centre owns a direction."""
 
     config: GridConfig = GridConfig()
 
@@ -151,14 +152,13 @@ class PatchGrid:
         return _patch_centers(self.config.nside)
 
     def owner(self, vectors):
-        """Patch index of each direction (..., 3): the nearest centre."""
+        """Index of the patch that owns each direction (..., 3)."""
         return _center_tree(self.config.nside).query(vectors)[1]
 
     def border_distance_deg(self, vectors, patch):
-        """How far directions (..., 3) lie outside the cell owned by ``patch`` (negative inside).
+        """Distance in degrees of directions (..., 3) from the cell of a patch, negative inside.
 
-        The distance in degrees to the farthest of the great circles that bound the cell; beyond a
-        corner of the cell the corner itself is farther.
+        It is the distance to the farthest of the great circles that bound the cell.
         """
         tree = _center_tree(self.config.nside)
         _, nearest = tree.query(vectors, k=8)
@@ -177,8 +177,6 @@ class PatchGrid:
 
 @lru_cache(maxsize=4)
 def _patch_centers(nside):
-    import healpy
-
     centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
     centers.flags.writeable = False  # they are shared by all callers
     return centers
@@ -186,39 +184,28 @@ def _patch_centers(nside):
 
 @lru_cache(maxsize=4)
 def _center_tree(nside):
-    from scipy.spatial import KDTree
-
     return KDTree(_patch_centers(nside))
-
-
-log = logging.getLogger(__name__)
 
 
 # Photons are sorted into HEALPix pixels of this nside to find those of a patch.
 _SORT_NSIDE = 32
-
-
-# The sky is sampled at directions 0.23 deg apart (nside); a map that none of them hits, finer.
+# The sky is sampled at directions 0.23 deg apart; if none is covered, more finely.
 _SAMPLE_NSIDES = (256, 1024)
-
-
-# Patches this far outside a region still run: their candidates reach over their border by 0.3 deg
-# and may be merged with one inside it.
+# Patches this far outside of a region are read too: their candidates reach over their border by
+# 0.3 deg and may be merged with one inside.
 _REGION_MARGIN_DEG = 1.0
-
-
-# More than this share of the photons outside the bands of a model is worth a warning.
-_MAX_SHARE_OUTSIDE = 0.01
+# A larger fraction of photons outside of the bands of a model raises a warning.
+_MAX_FRACTION_OUTSIDE = 0.01
 
 
 @dataclass(frozen=True)
 class Patches:
-    """n patches as the network reads them.
+    """Images of n patches as the network reads them.
 
     Attributes
     ----------
     grid : PatchGrid
-        The grid they belong to.
+        The grid of the patches.
     index : ndarray (n,) of int
         Patch numbers.
     counts : ndarray (n, ny, nx, n_band) of float32
@@ -228,7 +215,7 @@ class Patches:
     bands : ndarray (n_band, 4) of float32
         See `band_inputs`.
     n_photons : int
-        Photons of the whole map inside the bands.
+        Number of photons of the whole map inside the bands.
     """
 
     grid: PatchGrid
@@ -243,7 +230,7 @@ class Patches:
 
 
 def band_inputs(band_edges, energy_edges, *, events=False):
-    """What the network is told about its energy bands.
+    """Inputs of the network that describe its energy bands.
 
     Parameters
     ----------
@@ -252,12 +239,12 @@ def band_inputs(band_edges, energy_edges, *, events=False):
     energy_edges : ndarray (n_energy + 1,)
         Edges of the map's energy bins in GeV; for events the range.
     events : bool
-        Whether each photon's own energy is known.
+        Whether the energy of each photon is known.
 
     Returns
     -------
     ndarray (n_band, 4) of float32
-        Whether the band holds data (0 or 1), log10 of its observed lower and upper energy in GeV,
+        Whether the band has data (0 or 1), log10 of its observed lower and upper energy in GeV,
         and the width in dex of the widest input bin that contributes (0 for events).
     """
     band_edges, energy_edges = np.asarray(band_edges, float), np.asarray(energy_edges, float)
@@ -273,13 +260,7 @@ def band_inputs(band_edges, energy_edges, *, events=False):
 
 
 def warn_of_straddling_bins(band_edges, energy_edges):
-    """Warn about wide bins of a map that lie across a band edge of the model.
-
-    Warns
-    -----
-    UnetlocWarning
-        If such a bin is wider than a factor ``MAX_STRADDLING_FACTOR``.
-    """
+    """Warn of bins of a map that lie across a band edge of the model and are wide."""
     low, high = np.asarray(energy_edges[:-1]), np.asarray(energy_edges[1:])
     edges = np.asarray(band_edges)
     across = np.any((edges > low[:, None] * 1.0001) & (edges < high[:, None] / 1.0001), axis=1)
@@ -293,20 +274,16 @@ def warn_of_straddling_bins(band_edges, energy_edges):
 
 
 def bin_photons(plane, photons, band_edges):
-    """Counts image of photons on a tangent plane.
+    """Image (ny, nx, n_band) of the photons on a tangent plane, int64.
 
     Parameters
     ----------
     plane : TangentPlane
-        Where to bin.
+        Pixels of the image.
     photons : Photons
-        Any photons; those outside the image or the bands are left out.
+        Those outside of the image or the bands are left out.
     band_edges : ndarray (n_band + 1,)
         Edges in GeV.
-
-    Returns
-    -------
-    ndarray (ny, nx, n_band) of int64
     """
     shape = (plane.n_pix, plane.n_pix, len(band_edges) - 1)
     cells = _cells(plane, photons, band_edges)
@@ -314,7 +291,7 @@ def bin_photons(plane, photons, band_edges):
 
 
 def _cells(plane, photons, band_edges):
-    """Position in the flat image (ny, nx, n_band) of each photon that falls in it."""
+    """Index in the flat image (ny, nx, n_band) of each photon inside."""
     n, n_band = plane.n_pix, len(band_edges) - 1
     x, y = plane.pixel_from_vectors(photons.vectors)
     band = np.searchsorted(band_edges, photons.energy, side="right") - 1
@@ -326,7 +303,7 @@ def _cells(plane, photons, band_edges):
 
 
 class SortedPhotons:
-    """Photons sorted by sky position, to look up those near a direction quickly.
+    """Photons sorted by position, for fast look-up of those near a direction.
 
     Parameters
     ----------
@@ -336,23 +313,21 @@ class SortedPhotons:
     Attributes
     ----------
     photons : Photons
-        The same, sorted.
+        The same photons, sorted.
     order : ndarray (n,) of int
-        Where each of them was before.
+        Index of each of them before sorting.
     """
 
     def __init__(self, photons):
-        import healpy
-
         pixel = healpy.vec2pix(_SORT_NSIDE, *photons.vectors.T, nest=False)
-        # numbers of 16 bits are sorted by their digits, several times faster than by comparison
+        # NumPy sorts 16-bit integers by radix, several times faster than by comparison
         self.order = np.argsort(pixel.astype(np.uint16), kind="stable")
         self.photons = photons.select(self.order)
         counts = np.bincount(pixel, minlength=12 * _SORT_NSIDE**2)
         self._first = np.concatenate([[0], np.cumsum(counts)])
 
     def near(self, vector, radius_deg):
-        """Positions in ``self.photons`` of those within a radius of a direction, and few more."""
+        """Indices into ``photons`` of those within a radius of a direction, and of a few more."""
         starts, stops = _pixel_runs(tuple(map(float, vector)), float(radius_deg))
         first, last = self._first[starts], self._first[stops]
         filled = last > first
@@ -362,9 +337,7 @@ class SortedPhotons:
 
 @lru_cache(maxsize=1024)
 def _pixel_runs(vector, radius_deg):
-    """First and last + 1 of the runs of RING pixels that make up a disc, and few more."""
-    import healpy
-
+    """First and last + 1 of the runs of RING pixels that cover a disc."""
     pixels = healpy.query_disc(
         _SORT_NSIDE, vector, np.radians(radius_deg), inclusive=True, fact=4, nest=False
     )
@@ -375,24 +348,24 @@ def _pixel_runs(vector, radius_deg):
 
 
 def touched_patches(grid, covers, region=None):
-    """Patches whose owned cell holds a covered direction, with the coverage of their pixels.
+    """Patches whose owned cell holds a covered direction, and the coverage of their pixels.
 
     Parameters
     ----------
     grid : PatchGrid
         The grid of patches.
     covers : callable
-        Takes unit vectors (n, 3), returns whether each was observed.
+        Function of unit vectors (..., 3) that returns whether each was observed.
     region : DiscFootprint, optional
-        The part of the sky that is asked for; all of it by default. Patches just outside are
-        taken too, so that what is found inside does not depend on it.
+        Part of the sky to read; all of it by default. Patches just outside are read too, so that
+        the sources inside do not depend on the region.
 
     Returns
     -------
     index : ndarray (n,) of int
         Patch numbers.
     coverage : ndarray (n, ny, nx, 1) of float32
-        Coverage of their pixels.
+        1 where observed, else 0.
     """
     if region is not None:
         region = replace(region, radius_deg=region.radius_deg + _REGION_MARGIN_DEG)
@@ -406,7 +379,7 @@ def touched_patches(grid, covers, region=None):
 
 
 def _seen_directions(covers, region):
-    """Unit vectors (n, 3) of a sample of the sky that was observed and is asked for."""
+    """Unit vectors (n, 3) that sample the observed sky inside a region."""
     for nside in _SAMPLE_NSIDES:
         seen = [points[covers(points)] for points in _sample_points(nside, region)]
         seen = np.concatenate(seen)
@@ -416,9 +389,7 @@ def _seen_directions(covers, region):
 
 
 def _sample_points(nside, region):
-    """Directions of a region or the whole sky, in blocks of a million or less."""
-    import healpy
-
+    """Yield directions of a region or of the whole sky, a million or less at a time."""
     pixels = np.arange(12 * nside**2)
     if region is not None:
         radius = np.radians(min(region.radius_deg, 180.0))
@@ -429,18 +400,19 @@ def _sample_points(nside, region):
 
 
 def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=None):
-    """Bin a map's photons on every patch that it touches.
+    """Patches of a map: its photons binned on every patch that it touches.
 
     Parameters
     ----------
     sky_map : SkyMap
         The map.
     band_edges : array-like (n_band + 1,)
-        Edges of the model's bands in GeV; photons outside are dropped and logged.
+        Edges of the model's bands in GeV; photons outside are dropped, with a warning if there are
+        many.
     grid : PatchGrid, optional
         The grid of patches.
     region : DiscFootprint, optional
-        The part of the sky that is asked for; all by default.
+        Part of the sky to read; all of it by default.
     seed : int
         Seed of the placement of counts inside their pixels.
     progress : callable, optional
@@ -452,8 +424,8 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
 
     Raises
     ------
-    ValueError
-        If the map holds no energy inside the bands.
+    InputError
+        If the map has no energies inside the bands.
     """
     grid = PatchGrid() if grid is None else grid
     band_edges = np.asarray(band_edges, dtype=float)
@@ -482,7 +454,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
             rows = nearby.near(plane.basis[2], plane.half_diagonal_deg)
             cells = _cells(plane, nearby.photons.select(rows), band_edges)
             np.add.at(image.reshape(-1), cells, np.float32(1))
-    if n_all - n_used > _MAX_SHARE_OUTSIDE * n_all:
+    if n_all - n_used > _MAX_FRACTION_OUTSIDE * n_all:
         warn(
             f"{n_all - n_used:,} of {n_all:,} photons lie outside "
             f"{band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of the model, and are not used"
@@ -491,7 +463,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
 
 
 def _full_chunks(chunks, size):
-    """Join small chunks of photons: each costs a pass over all patches."""
+    """Join small chunks of photons, because each chunk costs a pass over all patches."""
     held = []
     for photons in chunks:
         if held and sum(map(len, held)) + len(photons) > size:

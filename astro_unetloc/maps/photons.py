@@ -1,8 +1,8 @@
-"""Photons: the list that every map becomes, each count placed once at a point inside its pixel.
+"""Photons: each count of a map is placed once at a random point inside its pixel.
 
-The random stream is counter based: what a photon draws depends on the seed, the identity of its
-pixel and energy bin and its number inside that bin alone. A cut-out and the whole sky therefore
-place the same photon at the same point, in whatever order and in whatever chunks they are read.
+The random stream is counter based: the random numbers of a photon depend only on the seed, on the
+identity of its pixel and energy bin, and on its number inside the bin. A cut-out and the whole sky
+therefore place the same photon at the same point, whatever the order and the chunks.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,9 @@ from astro_unetloc.irf.spectra import draw_energy
 __all__ = ["Photons", "hash_uniform", "place_counts", "whole_counts"]
 
 
-# Photons held in memory at once when a map is placed.
-CHUNK_PHOTONS = 2_000_000
-
-
-# A pixel value this close to an integer is a count.
-COUNT_TOLERANCE = 0.01
-
-
+CHUNK_PHOTONS = 2_000_000  # photons in memory at once when a map is placed
+COUNT_TOLERANCE = 0.01  # a pixel value this close to an integer is a count
 DEFAULT_SEED = 0
-
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -36,7 +29,7 @@ class Photons:
     Attributes
     ----------
     vectors : ndarray (n, 3)
-        Unit vectors, Galactic.
+        Galactic unit vectors.
     energy : ndarray (n,)
         Energies in GeV.
     """
@@ -48,12 +41,12 @@ class Photons:
         return len(self.energy)
 
     def select(self, mask):
-        """The photons of a mask or index array."""
+        """The photons of a mask or an index array."""
         return Photons(self.vectors[mask], self.energy[mask])
 
     @classmethod
     def concatenate(cls, parts):
-        """The photons of several lists, one after the other."""
+        """The photons of several lists."""
         parts = list(parts)
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("vectors", "energy")))
 
@@ -70,16 +63,16 @@ def _combine(state, value):
 
 
 def hash_uniform(seed, *keys, n_draws):
-    """Uniform numbers in [0, 1) that depend on the seed and integer keys alone.
+    """Uniform random numbers in [0, 1) that depend on the seed and integer keys alone.
 
     Parameters
     ----------
     seed : int
-        Seed of the stream, 0 to 2**64 - 1.
+        0 to 2**64 - 1.
     *keys : int or ndarray (n,) of int
-        What identifies each element, broadcast against each other.
+        Identity of each element, broadcast against each other.
     n_draws : int
-        How many numbers each element draws.
+        Numbers for each element.
 
     Returns
     -------
@@ -93,19 +86,19 @@ def hash_uniform(seed, *keys, n_draws):
 
 
 def _energy_key(energy_min, energy_max):
-    """Integer identity of an energy bin, the same for every map that holds this bin."""
+    """Integer identity of an energy bin, the same in every map that has this bin."""
     return int(round(np.log10(energy_min) * 1e5)) * 10_000_019 + int(
         round(np.log10(energy_max) * 1e5)
     )
 
 
 def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTONS):
-    """Place every count at a random point inside its pixel and draw its energy inside its bin.
+    """Place every count at a random point inside its pixel, and draw its energy inside its bin.
 
     Parameters
     ----------
-    pixels : pixelization
-        Object with ``key(index)`` and ``points(index, u, v)`` (see `astro_unetloc.maps.skymap`).
+    pixels : WcsPixels or HealpixPixels
+        The pixels.
     counts : ndarray (n_energy, n_pixels)
         Whole, non-negative counts; NaN is not observed.
     energy_edges : ndarray (n_energy + 1,)
@@ -113,12 +106,12 @@ def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTON
     seed : int
         Seed of the counter-based stream.
     max_photons : int
-        Photons in one chunk.
+        Largest number of photons in one chunk.
 
     Yields
     ------
     Photons
-        At most ``max_photons`` at a time.
+        One chunk.
     """
     for energy_min, energy_max, plane in zip(energy_edges[:-1], energy_edges[1:], counts):
         index = np.flatnonzero(plane > 0)  # NaN compares false
@@ -138,26 +131,21 @@ def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTON
 
 
 def whole_counts(counts, get_exposure=None):
-    """Counts as whole numbers, checked.
+    """Counts as whole numbers; anything else raises an `InputError`.
 
     Parameters
     ----------
     counts : ndarray (n_energy, n_pixels)
         Counts, NaN where not observed, or a flux in ph cm-2 s-1.
     get_exposure : callable, optional
-        Gives the exposure in cm2 s, shape (n_energy, n_pixels), or None; called only when the
-        counts are not whole.
+        Function that returns the exposure in cm2 s, shape (n_energy, n_pixels), or None; it is
+        called only when the counts are not whole.
 
     Returns
     -------
     ndarray (n_energy, n_pixels)
         int32 or int64 where the input holds integers, else float32 (float64 where float32 could
         not hold every count) with NaN.
-
-    Raises
-    ------
-    ValueError
-        If counts are negative, infinite, all NaN, or not within 0.01 of whole numbers.
     """
     counts = np.asarray(counts)
     largest = _check_values(counts)
@@ -179,7 +167,7 @@ def whole_counts(counts, get_exposure=None):
 
 
 def _check_values(counts):
-    """Largest count, after refusing what is no count."""
+    """Largest count; values that are no counts are refused."""
     if counts.dtype.kind not in "iubf":
         raise InputError(f"counts must be real numbers; got {counts.dtype}; convert the map")
     low, high = counts.min(initial=0), counts.max(initial=0)  # NaN if any is
@@ -202,9 +190,9 @@ def _check_values(counts):
 
 
 def _odd_values(counts):
-    """How many pixels are not whole numbers, and one of them.
+    """Number of pixels that are not whole numbers, and the value of one of them.
 
-    Fluxes are all within 0.01 of zero; where nothing but zeros would be left, all of them are odd.
+    Fluxes are all within 0.01 of zero: if all positive pixels would round to zero, all are odd.
     """
     n_odd, n_filled, n_positive, example = 0, 0, 0, 0.0
     for plane in counts:  # one plane at a time: cubes are large

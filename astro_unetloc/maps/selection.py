@@ -1,9 +1,8 @@
-"""Energies of maps: bin edges in GeV from tables, headers or the user.
+"""Selections of photons: energy ranges, and the event selection that a header states.
 
-The domain of a model: the event selection it was trained for, against that of a map.
-
-What a map does not state is no reason to warn, nor is what hardly changes its counts: a cleaner
-event class, a later release of Pass 8, or another division of all photons into types.
+The domain of a model is the selection that it was trained for. Nothing is warned about where a
+header states nothing, or where another selection hardly changes the counts: a cleaner event class,
+a later release of Pass 8, another division of all photons into types.
 """
 
 import re
@@ -11,34 +10,47 @@ import re
 import numpy as np
 
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import find_hdu
+from astro_unetloc.files import energies_in_gev, joined_edges
 
 __all__ = [
     "ASSUMED_RANGE_GEV",
     "BUILT_IN_DOMAIN",
     "check_domain",
-    "column_gev",
     "domain_differences",
-    "image_range_gev",
+    "header_range_gev",
     "parse_energy_range",
     "select_bins",
-    "table_edges_gev",
     "wcs_edges_gev",
 ]
 
-
-# Of a 2-D map that says nothing about its energy: the range of the default model.
+# Range of an image that states no energies: that of the default model.
 ASSUMED_RANGE_GEV = (10.0, 2000.0)
-
-
-_EDGE_COLUMNS = (
-    ("E_MIN", "E_MAX"),
-    ("ENERGY_MIN", "ENERGY_MAX"),
-    ("ENERGY_TRUE_MIN", "ENERGY_TRUE_MAX"),
-)
-
-
 _EDGE_RTOL = 1e-4  # edges in keV as float32 agree this well and better
+
+# Bits of EVENT_CLASS and EVENT_TYPE in Pass 8 (Fermi Science Support Center, Cicerone, "LAT Data
+# Columns" and "LAT Data Selection").
+_CLASS_BITS = {
+    1: "TRANSIENT100E", 2: "TRANSIENT100", 3: "TRANSIENT020E", 4: "TRANSIENT020",
+    5: "TRANSIENT010E", 6: "TRANSIENT010", 7: "SOURCE", 8: "CLEAN", 9: "ULTRACLEAN",
+    10: "ULTRACLEANVETO", 11: "SOURCEVETO", 16: "TRANSIENT015S",
+}  # fmt: skip
+# Each group of types divides all photons.
+_TYPE_GROUPS = (
+    ("FRONT", "BACK"),
+    ("PSF0", "PSF1", "PSF2", "PSF3"),
+    ("EDISP0", "EDISP1", "EDISP2", "EDISP3"),
+)
+_TYPE_BITS = dict(enumerate(name for group in _TYPE_GROUPS for name in group))
+_MASK = re.compile(r"BIT_MASK\((EVENT_CLASS|EVENT_TYPE),(\d+)(?:,(\w+))?\)")
+_CUT_MARGIN = 1.01  # an energy cut this much inside the bins of a map is no rounding error
+
+# What the built-in response and diffuse emission describe. The zenith angles are those of 3FHL
+# (arXiv:1702.00664, section 2.1); 4FGL takes the same above 1 GeV.
+BUILT_IN_DOMAIN = {
+    "event_class": ["SOURCE", "CLEAN", "ULTRACLEAN", "ULTRACLEANVETO", "SOURCEVETO"],
+    "event_type": ["FRONT", "BACK"],
+    "max_zenith_deg": 105.0,
+}
 
 
 def parse_energy_range(energy_range):
@@ -46,13 +58,8 @@ def parse_energy_range(energy_range):
 
     Parameters
     ----------
-    energy_range : tuple of float, str or Quantity, Quantity of shape (2,), or None
-        Plain numbers are GeV.
-
-    Raises
-    ------
-    ValueError
-        If it is not two increasing, positive, finite energies.
+    energy_range : pair of float, str or Quantity, Quantity of shape (2,), or None
+        Plain numbers are in GeV.
     """
     if energy_range is None:
         return None
@@ -71,141 +78,28 @@ def parse_energy_range(energy_range):
 
 
 def _to_gev(value):
-    if isinstance(value, str):
-        from astropy.units import Quantity
+    """One energy in GeV; a number without a unit is in GeV."""
+    from astropy.units import Quantity, UnitConversionError
 
-        value = Quantity(value)
-        if not value.unit.is_equivalent("GeV"):
-            value = Quantity(value.to_value(""), "GeV")
-    if hasattr(value, "to_value"):
-        from astropy.units import UnitConversionError
-
-        try:
-            return float(value.to_value("GeV"))
-        except UnitConversionError as err:
-            raise InputError(str(err)) from err
-    return float(value)
-
-
-def _gev_per(unit, default):
-    """GeV in one unit of an energy column."""
-    from astropy.units import Unit, UnitConversionError
-
-    text = str(unit or default).strip() or default
+    value = Quantity(value)
+    if value.unit.is_equivalent(""):
+        return float(value.to_value(""))
     try:
-        return Unit(text).to("GeV")
-    except (ValueError, UnitConversionError) as err:
-        raise InputError(f"an energy unit was expected; got {text!r}; correct TUNIT") from err
+        return float(value.to_value("GeV"))
+    except UnitConversionError as err:
+        raise InputError(str(err)) from err
 
 
-def _decimal(values):
-    """float64 of what float32 was meant to say: 0.01f is 0.01, not 0.00999999977."""
-    values = np.asarray(values)
-    if values.dtype.itemsize == 4 and values.dtype.kind == "f":
-        return np.array([float(str(value)) for value in values.astype(np.float32)])
-    return values.astype(float)
-
-
-def _scale(values, unit, default):
-    """Energies in GeV, with exact decimal steps (1e7 keV is 10 GeV)."""
-    scale = _gev_per(unit, default)
-    power = 10.0 ** round(-np.log10(scale))
-    return values / power if np.isclose(scale * power, 1, rtol=1e-12) else values * scale
-
-
-def column_gev(hdu, name, default="MeV"):
-    """A table column of energies in GeV, float64."""
-    return _scale(np.asarray(hdu.data[name], dtype=float), hdu.columns[name].unit, default)
-
-
-def table_edges_gev(hdus, hdu):
-    """Edges of the energy bins of a map from the table that belongs to it.
-
-    Parameters
-    ----------
-    hdus : astropy.io.fits.HDUList
-        The file.
-    hdu : HDU
-        The map.
-
-    Returns
-    -------
-    ndarray (n_energy + 1,) or None
-        Edges in GeV; None if the file has no such table.
-
-    Raises
-    ------
-    ValueError
-        If the table has energies but no bins, several axes, or gaps.
-    """
-    names = [hdu.header.get("BANDSHDU", ""), f"{hdu.name}_BANDS", "EBOUNDS", "ENERGIES"]
-    table = find_hdu(hdus, *(name for name in names if name))
-    if table is None or not hasattr(table, "columns"):
-        return None
-    if any("AXCOLS2" in part.header for part in (hdu, table)):
-        raise InputError(
-            "counts must have one energy axis or none; got several axes "
-            f"({hdu.header.get('AXCOLS1')}; {hdu.header.get('AXCOLS2')}); sum over the others"
-        )
-    columns = {column.name.upper(): column for column in table.columns}
-    pairs = [pair for pair in _EDGE_COLUMNS if set(pair) <= set(columns)]
-    axis = str(hdu.header.get("AXCOLS1", table.header.get("AXCOLS1", ","))).upper()
-    if "," not in axis or not pairs:
-        raise InputError(
-            f"energy bins were expected in table {table.name}; got the columns "
-            f"{', '.join(columns)}: values at single energies are no counts; give a counts map"
-        )
-    low, high = pairs[0]
-    default = "keV" if table.name.upper() == "EBOUNDS" else "MeV"
-    return _join(*(_scale(_decimal(table.data[c]), columns[c].unit, default) for c in (low, high)))
-
-
-def _join(low, high):
-    """Edges of touching, increasing bins."""
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low > 0)):
-        raise InputError("energy edges must be positive; got negative, zero or infinite energies")
-    if np.any(high <= low) or not np.allclose(low[1:], high[:-1], rtol=_EDGE_RTOL):
-        raise InputError(
-            "energy bins must touch and increase; got gaps, overlaps or another order; "
-            "rebin the map"
-        )
-    return np.append(low, high[-1])
-
-
-def wcs_edges_gev(header, n_energy):
-    """Edges in GeV from the third WCS axis, the last resort for cubes without a table.
-
-    gtbin writes the start and the width of the first of its logarithmic bins there.
-    """
-    name = str(header.get("CTYPE3", "")).strip().upper()
-    if "ENER" not in name or "CRVAL3" not in header or "CDELT3" not in header:
-        raise InputError(
-            f"counts with {n_energy} planes must say their energies (a table EBOUNDS or *_BANDS); "
-            f"got none, and a third axis {name or 'without a name'!r}; write the map with its table"
-        )
-    step, start, pixel = header["CDELT3"], header["CRVAL3"], header.get("CRPIX3", 1)
-    if str(header.get("CREATOR", "")).strip().lower() == "gtbin":
-        edges = start * (1 + step / start) ** np.arange(n_energy + 1)
-        kind = "the logarithmic bins of gtbin"
-    else:
-        edges = start + (np.arange(n_energy + 1) + 0.5 - pixel) * step
-        kind = "linear bins"
-    warn(f"the map has no table of energies; taking {kind} from the header of its third axis")
-    edges = _scale(edges, header.get("CUNIT3"), "MeV")
-    return _join(edges[:-1], edges[1:])
-
-
-def image_range_gev(header):
+def header_range_gev(header):
     """Energy range (emin, emax) in GeV that a header states, or None.
 
-    Read from the DSS keywords (``DSTYPn = ENERGY``), else from EMIN/EMAX or E_MIN/E_MAX.
+    It is read from the DSS keywords (``DSTYPn = ENERGY``), else from EMIN/EMAX or E_MIN/E_MAX.
     """
     for key in header:
         if key.startswith("DSTYP") and str(header[key]).strip().upper() == "ENERGY":
             number = key[5:]
             pair = str(header.get(f"DSVAL{number}", "")).split(",")[0].split(":")
-            unit = header.get(f"DSUNI{number}")
-            return _stated_range(pair, unit, f"DSVAL{number}")
+            return _stated_range(pair, header.get(f"DSUNI{number}"), f"DSVAL{number}")
     for low, high in (("EMIN", "EMAX"), ("E_MIN", "E_MAX")):
         if low in header and high in header:
             comment = re.search(r"\[(\w+)\]", header.comments[low])  # FITS: unit in brackets
@@ -216,7 +110,7 @@ def image_range_gev(header):
 
 def _stated_range(pair, unit, where):
     try:
-        low, high = _scale(np.array([float(value) for value in pair]), unit, "MeV")
+        low, high = energies_in_gev(np.array([float(value) for value in pair]), unit)
     except ValueError as err:
         raise InputError(f"two energies were expected in {where}; got {list(pair)}") from err
     if not 0 < low < high < np.inf:
@@ -226,22 +120,39 @@ def _stated_range(pair, unit, where):
     return float(low), float(high)
 
 
-def select_bins(counts, edges, energy_range):
-    """The energy bins that lie inside a range.
+def wcs_edges_gev(header, n_energy):
+    """Edges in GeV from the third WCS axis, the last resort for cubes without a table.
+
+    gtbin writes the start and the width of the first of its logarithmic bins there.
+    """
+    name = str(header.get("CTYPE3", "")).strip().upper()
+    if "ENER" not in name or "CRVAL3" not in header or "CDELT3" not in header:
+        raise InputError(
+            f"counts with {n_energy} planes must state their energies (a table EBOUNDS or "
+            f"*_BANDS); got none, and a third axis {name or 'without a name'!r}; write the map "
+            "with its table"
+        )
+    step, start, pixel = header["CDELT3"], header["CRVAL3"], header.get("CRPIX3", 1)
+    if str(header.get("CREATOR", "")).strip().lower() == "gtbin":
+        edges = start * (1 + step / start) ** np.arange(n_energy + 1)
+        kind = "the logarithmic bins of gtbin"
+    else:
+        edges = start + (np.arange(n_energy + 1) + 0.5 - pixel) * step
+        kind = "linear bins"
+    warn(f"the map has no table of energies; taking {kind} from the header of its third axis")
+    edges = energies_in_gev(edges, header.get("CUNIT3"))
+    return joined_edges(edges[:-1], edges[1:])
+
+
+def select_bins(edges, energy_range):
+    """First and last + 1 of the energy bins inside a range; a warning for bins across its ends.
 
     Parameters
     ----------
-    counts : ndarray (n_energy, n_pixels)
-        Counts.
     edges : ndarray (n_energy + 1,)
-        Edges in GeV.
-    energy_range : tuple of float
-        The range in GeV. Bins that straddle an end are left out, with a warning.
-
-    Returns
-    -------
-    counts, edges
-        The selected bins.
+        Edges of the bins in GeV.
+    energy_range : pair of float
+        In GeV.
     """
     low, high = energy_range
     inside = (edges[:-1] >= low * (1 - _EDGE_RTOL)) & (edges[1:] <= high * (1 + _EDGE_RTOL))
@@ -251,54 +162,17 @@ def select_bins(counts, edges, energy_range):
             f"no energy bin lies inside energy_range {low:g} to {high:g} GeV; the map has bins at "
             f"{', '.join(f'{edge:.4g}' for edge in edges)} GeV; choose a range that holds one"
         )
-    kept = np.flatnonzero(inside)
-    edges_kept = edges[kept[0] : kept[-1] + 2]
+    first, last = np.flatnonzero(inside)[[0, -1]]
     if np.any(touched & ~inside):
         warn(
             f"energy_range {low:g} to {high:g} GeV cuts through bins of the map; "
-            f"taking the whole bins inside: {edges_kept[0]:.4g} to {edges_kept[-1]:.4g} GeV"
+            f"taking the whole bins inside: {edges[first]:.4g} to {edges[last + 1]:.4g} GeV"
         )
-    return counts[kept[0] : kept[-1] + 1], edges_kept
-
-
-# Bits of EVENT_CLASS and EVENT_TYPE in Pass 8 (Fermi Science Support Center, Cicerone, "LAT Data
-# Columns" and "LAT Data Selection").
-_CLASS_BITS = {
-    1: "TRANSIENT100E", 2: "TRANSIENT100", 3: "TRANSIENT020E", 4: "TRANSIENT020",
-    5: "TRANSIENT010E", 6: "TRANSIENT010", 7: "SOURCE", 8: "CLEAN", 9: "ULTRACLEAN",
-    10: "ULTRACLEANVETO", 11: "SOURCEVETO", 16: "TRANSIENT015S",
-}  # fmt: skip
-
-
-# Each group of types divides all photons.
-_TYPE_GROUPS = (
-    ("FRONT", "BACK"),
-    ("PSF0", "PSF1", "PSF2", "PSF3"),
-    ("EDISP0", "EDISP1", "EDISP2", "EDISP3"),
-)
-
-
-_TYPE_BITS = dict(enumerate(name for group in _TYPE_GROUPS for name in group))
-
-
-_MASK = re.compile(r"BIT_MASK\((EVENT_CLASS|EVENT_TYPE),(\d+)(?:,(\w+))?\)")
-
-
-# A cut on energies this much inside the bins of a map is none of rounding.
-_CUT_MARGIN = 1.01
-
-
-# What the built-in response and diffuse emission describe. The zenith angles are those of 3FHL
-# (arXiv:1702.00664, section 2.1); 4FGL takes the same above 1 GeV.
-BUILT_IN_DOMAIN = {
-    "event_class": ["SOURCE", "CLEAN", "ULTRACLEAN", "ULTRACLEANVETO", "SOURCEVETO"],
-    "event_type": ["FRONT", "BACK"],
-    "max_zenith_deg": 105.0,
-}
+    return first, last + 1
 
 
 def domain_differences(header, energy_edges, card):
-    """What of a map differs from what a model was trained for.
+    """Phrases on the differences between a map and what a model was trained for.
 
     Parameters
     ----------
@@ -307,12 +181,7 @@ def domain_differences(header, energy_edges, card):
     energy_edges : ndarray (n_energy + 1,)
         Edges of the map in GeV.
     card : dict
-        The card of the model; without ``domain`` only the energies are compared.
-
-    Returns
-    -------
-    list of str
-        One phrase for each difference.
+        Card of the model; without ``domain`` only the energies are compared.
     """
     domain, stated = card.get("domain", {}), _stated(header)
     phrases = []
@@ -332,15 +201,7 @@ def domain_differences(header, energy_edges, card):
 
 
 def check_domain(header, energy_edges, card):
-    """Warn in one line where a map differs from what a model was trained for.
-
-    Parameters are those of `domain_differences`.
-
-    Warns
-    -----
-    UnetlocWarning
-        If it does.
-    """
+    """Warn in one line if `domain_differences` of a map finds any."""
     phrases = domain_differences(header, energy_edges, card)
     if phrases:
         warn(
@@ -350,7 +211,7 @@ def check_domain(header, energy_edges, card):
 
 
 def _same_photons(types, wanted):
-    """Whether two lists of types select the same photons, by the same types or by all of a kind."""
+    """Whether two lists of types select the same photons: the same types, or all of a group."""
 
     def holds_all(names):
         return any(set(group) <= set(names) for group in _TYPE_GROUPS)
@@ -359,7 +220,7 @@ def _same_photons(types, wanted):
 
 
 def _energy_differences(cut, energy_edges, bands):
-    """Phrases on the energies: bins that a cut left empty, and what the model does not cover."""
+    """Phrases on the energies: bins that a cut emptied, and energies outside of the model."""
     low, high = energy_edges[0], energy_edges[-1]
     phrases = []
     if cut is not None:
@@ -377,7 +238,7 @@ def _energy_differences(cut, energy_edges, bands):
 
 
 def _stated(header):
-    """What the DSS keywords of a header say, by the names of a domain; nothing they do not."""
+    """Event selection that the DSS keywords of a header state, with the keys of a domain."""
     stated = {}
     for key, value in header.items():
         if not key.startswith("DSTYP"):
@@ -393,7 +254,7 @@ def _stated(header):
         elif kind == "ZENITH_ANGLE":
             stated |= _highest(str(header.get(f"DSVAL{key[5:]}", "")))
     try:
-        stated["energy_gev"] = image_range_gev(
+        stated["energy_gev"] = header_range_gev(
             {key: value for key, value in header.items() if key.startswith("DS")}
         )
     except ValueError:  # not understood: nothing is stated

@@ -142,7 +142,7 @@ class Counts:
         observed = np.isfinite(centers[:, 0])
         observed[observed] = self.sky_map.covers(centers[observed])
         centers = centers[observed]
-        return centers, _area_deg2(pixels, np.flatnonzero(observed)), _tree(centers)
+        return centers, pixels.area_deg2(np.flatnonzero(observed)), _tree(centers)
 
     def within(self, vectors, radius_deg):
         """Counts (n,) within a radius of directions (n, 3)."""
@@ -178,7 +178,7 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
         return _gather_events(sky_map, np.geomspace(low, high, n_bins + 1))
     if len(edges):
         first = np.searchsorted(sky_map.energy_edges, edges[0])
-        counts = sky_map.counts[first : first + len(edges) - 1]
+        counts = sky_map.planes[first : first + len(edges) - 1]
     else:
         edges, counts = np.array([emin, emax]), np.zeros((1, sky_map.pixels.n_pixels))
     pixel, energy_bin = np.nonzero((counts > 0).T)
@@ -340,33 +340,10 @@ def _divide(pairs, counts, vectors, east, north, n_split):
         rows = np.flatnonzero(n_split == n)
         used, inverse = np.unique(position[rows], return_inverse=True)
         axes = [axis[pairs.source[rows]] for axis in (vectors, east, north)]
-        subpixels = _subpixels(counts.sky_map.pixels, counts.pixel[used], n)
-        for number, centers in enumerate(subpixels):
+        for number, centers in enumerate(counts.sky_map.pixels.parts(counts.pixel[used], n)):
             sub = first[rows] + number
             x[sub], y[sub] = tangent_offsets(*axes, centers[inverse])
     return replace(pairs, first=first, sub_x=x, sub_y=y)
-
-
-def _subpixels(pixels, index, n):
-    """Centres (k, 3) of the first, second, ... of n**2 equal parts of k pixels."""
-    for number in range(n**2):
-        if hasattr(pixels, "nside"):
-            # nested digits number 0 3 3 3 ...: the centre of the sub-pixel
-            u, v = (number + 0.25 - 1e-9) / n**2, 0.5
-        else:
-            u, v = (number % n + 0.5) / n, (number // n + 0.5) / n
-        yield pixels.points(index, np.full(len(index), u), np.full(len(index), v))
-
-
-def _area_deg2(pixels, index):
-    """Solid angles (k,) of pixels in square degrees."""
-    if hasattr(pixels, "nside"):
-        return np.full(len(index), pixels.pixel_size_deg**2)
-    half = np.full(len(index), 0.5)
-    low, high = half - 0.25, half + 0.25
-    across = pixels.points(index, high, half) - pixels.points(index, low, half)
-    along = pixels.points(index, half, high) - pixels.points(index, half, low)
-    return 4 * np.degrees(np.degrees(np.linalg.norm(np.cross(across, along), axis=1)))
 
 
 def _spiral_samples(sky_map, vectors, east, north, radius_deg):

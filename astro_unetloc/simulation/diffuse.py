@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.exposure import find_cube, read_sky_cube
+from astro_unetloc.files import find_hdu, is_map, open_fits, read_sky_map
+from astro_unetloc.irf.exposure import check_smooth, find_map, values_at
 from astro_unetloc.irf.spectra import draw_energy
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.simulation.galaxy import Galaxy, add_clouds, draw_galaxy, galaxy_shapes, tilt
@@ -448,10 +448,10 @@ def _is_template_cube(path):
     """Whether a file holds emission at several energies, not shapes without energy."""
     hdus, _ = open_fits(path)
     with hdus:
-        hdu = find_cube(hdus)
-        if hdu is None:
-            return False
-        return hdu.is_image or find_hdu(hdus, "ENERGIES", f"{hdu.name}_BANDS") is not None
+        hdu = next(filter(is_map, hdus), None)
+        if hdu is None or hdu.is_image:
+            return hdu is not None and hdu.header["NAXIS"] == 3
+        return find_hdu(hdus, "ENERGIES", f"{hdu.name}_BANDS") is not None
 
 
 def read_template_shapes(path, names, nside):
@@ -508,21 +508,27 @@ def _read_template_cube(path, nside):
     """
     import healpy
 
-    cube = read_sky_cube(path, "interstellar emission", unit=_INTENSITY_UNIT)
-    cube.check("interstellar emission")
-    if len(cube.energy) < 2:
-        raise InputError(f"interstellar emission needs two or more energies; got one in {path}")
+    what = "interstellar emission"
+    hdus, _ = open_fits(path)
+    with hdus:
+        hdu = find_map(hdus, "", what, path)
+        cube = read_sky_map(hdus, hdu, what=what, unit=_INTENSITY_UNIT)
+    if not cube.geom.axes or cube.geom.axes[0].nbin < 2:
+        raise InputError(f"{what} needs two or more energies; got one in {path}")
+    check_smooth(cube, what)
+    energy, unit = cube.geom.axes[0].center.to_value("GeV"), cube.unit.to(_INTENSITY_UNIT)
+    pixel_deg = np.min(cube.geom.to_image().pixel_scales.to_value("deg"))
     # every small pixel of the cube must count: several points in each pixel of the result
     size_deg = np.degrees(np.sqrt(np.pi / 3)) / nside
-    step = 2 ** int(np.ceil(np.log2(np.clip(size_deg / cube.pixels.pixel_size_deg, 1, None))))
+    step = 2 ** int(np.ceil(np.log2(np.clip(size_deg / pixel_deg, 1, None))))
     step = min(step, _MAX_SUBPIXELS)
     n_pixels = 12 * nside**2
-    values = np.empty((len(cube.energy), n_pixels), dtype=np.float32)
+    values = np.empty((len(energy), n_pixels), dtype=np.float32)
     n_inside = 0
     for pixels in np.array_split(np.arange(n_pixels), max(n_pixels * step**2 // 500_000, 1)):
         nested = healpy.ring2nest(nside, pixels)[:, None] * step**2 + np.arange(step**2)
         vectors = np.stack(healpy.pix2vec(nside * step, nested.ravel(), nest=True), axis=-1)
-        found = cube.at(vectors)
+        found = values_at(cube, vectors) * unit
         n_inside += np.isfinite(found[0]).sum()
         mean = np.nan_to_num(found).reshape(len(found), len(pixels), step**2).mean(axis=2)
         values[:, pixels] = 1e3 * mean
@@ -531,7 +537,7 @@ def _read_template_cube(path, nside):
         raise InputError(f"{path} covers no HEALPix pixel of nside {nside}; choose a finer one")
     if fraction < 0.999:
         warn(f"{path} covers {100 * fraction:.2g} % of the sky; nothing else of the sky emits")
-    return cube.energy, values
+    return energy, values
 
 
 def _read_isotropic(path):

@@ -39,7 +39,7 @@ from astro_unetloc.catalog.models import (
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output
-from astro_unetloc.irf.psf import KingPSF, read_psf
+from astro_unetloc.irf.psf import psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
@@ -466,7 +466,7 @@ def _psf_file(psf):
     if not isinstance(psf, str | os.PathLike):
         return {}
     path = Path(psf).expanduser()
-    read_psf(path)  # refused before the simulation
+    psf_of(read_psf(path))  # refused before the simulation
     return {"psf.fits.gz" if path.suffix == ".gz" else "psf.fits": path.read_bytes()}
 
 
@@ -541,7 +541,7 @@ def read_components(folder):
     classes = {path: None if path.stem == "sources" else path.stem.upper() for path in libraries}
     parts = [read_source_library(path, source_class=name) for path, name in classes.items()]
     psf = _find(folder, "psf")
-    psf = KingPSF() if psf is None else read_psf(psf)
+    psf = psf_of(read_psf(psf))
     return SkyComponents(maps, Sources.concatenate(parts), psf)
 
 

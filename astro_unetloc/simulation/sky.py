@@ -4,7 +4,6 @@ Every photon starts at a true direction and energy and is displaced by the point
 no noise is drawn on an image. `simulate_sky` returns the photons with the table of true sources.
 """
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from astro_unetloc.catalog.table import source_names
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure, read_exposure
-from astro_unetloc.irf.psf import KingPSF, read_psf
+from astro_unetloc.irf.psf import KingPSF, psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
@@ -211,8 +210,8 @@ def simulate_photons(
     _check_positive(years=years, psf_scale=psf_scale)
     rng = np.random.default_rng(rng)
     diffuse = interstellar(template, variant=variant, isotropic=isotropic)
-    exposure = SurveyExposure(years) if exposure is None else _read(exposure, read_exposure)
-    psf = KingPSF(psf_scale) if psf is None else _read(psf, read_psf)
+    exposure = SurveyExposure(years) if exposure is None else read_exposure(exposure)
+    psf = KingPSF(psf_scale) if psf is None else psf_of(read_psf(psf))
     energy_range = tuple(float(energy) for energy in energy_range)
     diffuse = perturb(diffuse, rng)
     numbers = {} if with_sources else _NO_SOURCES
@@ -229,11 +228,6 @@ def _check_positive(**values):
     for name, value in values.items():
         if not 0 < value < np.inf:
             raise InputError(f"{name} must be a positive number; got {value:g}; give another")
-
-
-def _read(response, read):
-    """A response itself, or read from its file."""
-    return read(response) if isinstance(response, str | os.PathLike) else response
 
 
 def draw_photons(

@@ -9,6 +9,7 @@ from made_files import (
     EDGES_GEV,
     cube_hdus,
     ebounds,
+    energies_hdu,
     event_hdus,
     healpix_hdus,
     image_header,
@@ -331,8 +332,8 @@ def test_energy_bins_with_gaps(rng):
 
 
 def test_energies_that_do_not_fit_the_planes(rng):
-    refuse(cube_hdus(poisson_cube(rng), EDGES_GEV[:3]), "got 2 bins and 3 planes")
-    refuse(fits.HDUList(cube_hdus(poisson_cube(rng))[:1]), "3 planes must say their energies")
+    refuse(cube_hdus(poisson_cube(rng), EDGES_GEV[:3]), "got 2 energies and 3 planes")
+    refuse(fits.HDUList(cube_hdus(poisson_cube(rng))[:1]), "3 planes must state their energies")
 
 
 def test_an_energy_unit_that_is_none(rng):
@@ -370,7 +371,7 @@ def test_healpix_pixels_that_do_not_exist(rng):
 def test_a_healpix_map_without_a_frame_nor_a_plane(rng):
     hdus = healpix_hdus(rng.poisson(1.0, (3, 768)), NSIDE=8)
     del hdus[1].header["COORDSYS"]
-    refuse(hdus, "must say its frame; got no COORDSYS")
+    refuse(hdus, "frame of a HEALPix map of counts must be known; got no COORDSYS; add the keyword")
 
 
 def test_events_without_positions():
@@ -395,7 +396,7 @@ def test_a_circle_that_is_none():
 
 @pytest.mark.parametrize("value", [None, 5, np.zeros((3, 4)), b"map.fits", ["map.fits"], {}])
 def test_a_type_that_is_no_map(value):
-    refuse(value, "map must be a path .*, an astropy HDUList, a gammapy Map", TypeError)
+    refuse(value, "map must be a path .*, an astropy HDUList, a gammapy WcsNDMap", TypeError)
 
 
 def test_gammapy_objects_that_are_no_map():
@@ -403,9 +404,9 @@ def test_gammapy_objects_that_are_no_map():
     from gammapy.maps import MapAxis, RegionNDMap
 
     axis = MapAxis.from_energy_bounds("1 GeV", "10 GeV", 2)
-    refuse(axis, "WcsNDMap, HpxNDMap or MapDataset was expected; got MapAxis", TypeError)
+    refuse(axis, "gammapy WcsNDMap, HpxNDMap or MapDataset, .*; got MapAxis", TypeError)
     region = RegionNDMap.create("icrs;circle(0,0,1)", axes=[axis])
-    refuse(region, "was expected; got RegionNDMap", TypeError)
+    refuse(region, "or a SkyMap; got RegionNDMap", TypeError)
     refuse(MapDataset(name="bare"), "a dataset with counts was expected; 'bare' has none")
 
 
@@ -441,7 +442,8 @@ def test_an_exposure_frame_that_is_unknown_or_cannot_be_told(rng, tmp_path):
     table = fits.BinTableHDU.from_columns(columns, name="HPXEXPOSURES")
     table.header.update({"PIXTYPE": "HEALPIX", "ORDERING": "RING", "NSIDE": 8})
     path = tmp_path / "exposure.fits"
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    energies = energies_hdu([10.0])
+    fits.HDUList([fits.PrimaryHDU(), table, energies]).writeto(path)
     hdus = cube_hdus(poisson_cube(rng))
     refuse(hdus, "give exposure_frame 'galactic' or 'icrs'", exposure=path)
     refuse(hdus, "exposure_frame must be .*; got 'fk4'", exposure=path, exposure_frame="fk4")

@@ -3,6 +3,7 @@ import pytest
 from conftest import make_wcs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_maps import binned_map, healpix_pixels, wcs_pixels
 
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.maps.events import DiscFootprint
@@ -17,7 +18,7 @@ from astro_unetloc.maps.patches import (
     warn_of_straddling_bins,
 )
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, WcsPixelization
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
 properties = settings(derandomize=True, deadline=None, max_examples=15)
@@ -93,10 +94,10 @@ def test_counts_of_the_whole_sky_are_conserved_over_owners(rng):
 
 @pytest.mark.parametrize("nest", [False, True])
 def test_counts_of_a_map_are_the_photons_that_project_bins(nest, rng):
-    pixels = HealpixPixelization(32, nest, "icrs")
+    pixels = healpix_pixels(32, nest, "icrs")
     near = separation_deg(pixels.centers(np.arange(pixels.n_pixels)), np.array([1.0, 0, 0])) < 6
     counts = np.where(near, rng.poisson(2.0, (2, pixels.n_pixels)), np.nan)
-    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=BANDS[:3])
+    sky_map = binned_map(counts=counts, pixels=pixels, energy_edges=BANDS[:3])
     patches = project(sky_map, BANDS, seed=4)
     photons = Photons(
         *(
@@ -232,9 +233,7 @@ def test_not_observed_differs_from_no_photons(rng):
     wcs = make_wcs((40, 40), lon=30.0, lat=20.0, pixel_deg=0.1)
     counts = np.zeros((1, 1600))
     counts[0, :800] = np.nan  # the southern half
-    sky_map = SkyMap(
-        counts=counts, pixels=WcsPixelization(wcs, (40, 40), "galactic"), energy_edges=BANDS[:2]
-    )
+    sky_map = binned_map(counts=counts, pixels=wcs_pixels(wcs, (40, 40)), energy_edges=BANDS[:2])
     patches = project(sky_map, BANDS)
     assert patches.counts.sum() == 0
     for row, patch in enumerate(patches.index):
@@ -247,12 +246,12 @@ def test_not_observed_differs_from_no_photons(rng):
 
 
 def test_a_cut_out_is_read_as_the_whole_map_where_it_covers(rng):
-    whole = WcsPixelization(make_wcs((80, 80), lon=30.0, lat=20.0, pixel_deg=0.1), (80, 80), "icrs")
+    whole = wcs_pixels(make_wcs((80, 80), lon=30.0, lat=20.0, pixel_deg=0.1), (80, 80))
     wcs = whole.wcs[20:70, 10:60]
-    cut = WcsPixelization(wcs, (50, 50), "icrs")
+    cut = wcs_pixels(wcs, (50, 50))
     counts = rng.poisson(0.3, (2, 80, 80))
     maps = [
-        SkyMap(counts=c.reshape(2, -1), pixels=p, energy_edges=BANDS[:3])
+        binned_map(counts=c.reshape(2, -1), pixels=p, energy_edges=BANDS[:3])
         for c, p in [(counts, whole), (counts[:, 20:70, 10:60], cut)]
     ]
     first, second = (project(sky_map, BANDS, seed=3) for sky_map in maps)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from conftest import make_wcs, skip_unless_in_ci
 from made_catalogs import META, make_measured, plain
+from made_maps import wcs_pixels
 from made_runs import make_run, with_pixels
 
 from astro_unetloc.catalog.columns import COLUMNS
 from astro_unetloc.catalog.table import with_match_columns
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import image_pixelization
 from astro_unetloc.products import moc_bytes, probability_map_bytes
 from astro_unetloc.simulation.files import counts_cube_bytes, events_bytes, healpix_cube_bytes
 from astro_unetloc.sphere import vectors_from_lonlat
@@ -70,7 +70,7 @@ def test_fitsverify_has_no_error_and_no_warning_for_a_catalog(tmp_path, n, made)
 
 
 def test_fitsverify_has_no_error_and_no_warning_for_sky_maps(tmp_path):
-    image = with_pixels(image_pixelization(make_wcs(), (32, 32)))
+    image = with_pixels(wcs_pixels(make_wcs(), (32, 32)))
     run_of_image, other = (make_run([400], keywords=lambda: PROVENANCE, **p) for p in (image, {}))
     contents = [probability_map_bytes(run_of_image), probability_map_bytes(other), moc_bytes(other)]
     for number, content in enumerate(contents):

@@ -5,11 +5,11 @@ import pytest
 from conftest import make_wcs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_maps import binned_map, healpix_pixels, wcs_pixels
 from made_sources import as_events, lonely_sources, regions_of
 
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
 from astro_unetloc.measurement.data import (
     fitted_energies,
     gather_counts,
@@ -29,7 +29,7 @@ CORE = 0.5
 
 def image(n, **options):
     """Pixels of an image of n x n."""
-    return image_pixelization(make_wcs((n, n), **options), (n, n))
+    return wcs_pixels(make_wcs((n, n), **options), (n, n))
 
 
 def test_events_are_sorted_into_fine_bins():
@@ -52,7 +52,7 @@ def test_events_are_sorted_into_fine_bins():
 )
 def test_bins_with_their_center_in_the_range_are_fitted_whole(edges, fitted):
     counts = np.ones((len(edges) - 1, 16), dtype=np.int32)
-    sky_map = SkyMap(counts=counts, pixels=image(4), energy_edges=np.array(edges, float))
+    sky_map = binned_map(counts=counts, pixels=image(4), energy_edges=np.array(edges, float))
     np.testing.assert_array_equal(fitted_energies(sky_map, 10, 2000), fitted)
     assert gather_counts(sky_map, 10, 2000).number.sum() == 16 * max(len(fitted) - 1, 0)
 
@@ -62,7 +62,7 @@ def test_counts_of_a_map_are_its_filled_pixels_and_bins():
     cube[0, 5], cube[2, 5], cube[1, 210] = 3, 1, 2
     cube[0, 7] = 9
     counts = gather_counts(
-        SkyMap(
+        binned_map(
             counts=np.vstack([np.full((1, 400), 4), cube]),  # the first bin is below the range
             pixels=image(20, pixel_deg=0.1),
             energy_edges=np.array([1.0, 10.0, 20.0, 50.0, 100.0]),
@@ -136,9 +136,9 @@ def test_samples_represent_the_observed_part_of_the_region():
 
 
 def test_coarse_pixels_are_samples_of_their_own():
-    pixels = HealpixPixelization(64, False, "galactic")
+    pixels = healpix_pixels(64, False, "galactic")
     counts = np.ones((1, pixels.n_pixels), dtype=np.int32)
-    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
+    sky_map = binned_map(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
     vectors = vectors_from_lonlat(np.array([10.0]), np.array([50.0]))
     _, regions = regions_of(sky_map, vectors, radius_deg=3.0)
     assert np.sum(regions.sample_area > 0) == len(regions.pairs)
@@ -147,13 +147,13 @@ def test_coarse_pixels_are_samples_of_their_own():
 
 @pytest.mark.parametrize("n_split", [2, 4])
 @pytest.mark.parametrize(
-    "pixels", [image(21, pixel_deg=0.1), HealpixPixelization(512, True, "galactic")]
+    "pixels", [image(21, pixel_deg=0.1), healpix_pixels(512, True, "galactic")]
 )
 def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
     center = vectors_from_lonlat(np.array([0.0]), np.array([0.0]))
     counts = np.zeros((1, pixels.n_pixels), dtype=np.int32)
     counts[0, pixels.index(center)] = 1
-    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 20.0]))
+    sky_map = binned_map(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 20.0]))
     whole = regions_of(sky_map, center)[1].core
     core = regions_of(sky_map, center, n_split=n_split)[1].core
     assert core.n_sub == n_split**2
@@ -168,7 +168,7 @@ def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
 def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
     counts = np.ones((1, 1600), dtype=np.int32)
     pixels = image(40, lat=0.0, pixel_deg=0.5, projection="CAR")
-    sky_map = SkyMap(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
+    sky_map = binned_map(counts=counts, pixels=pixels, energy_edges=np.array([10.0, 2000.0]))
     centers, area, _ = gather_counts(sky_map, 10, 2000).observed_pixels
     np.testing.assert_allclose(area, 0.25 * np.hypot(centers[:, 0], centers[:, 1]), rtol=1e-3)
 

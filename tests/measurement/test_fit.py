@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_wcs
+from made_maps import binned_map, healpix_pixels, wcs_pixels
 from made_sources import (
     RANGE,
     as_counts,
@@ -23,7 +24,6 @@ from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import HealpixPixelization, SkyMap, image_pixelization
 from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
 from astro_unetloc.measurement.fit import (
     FieldFit,
@@ -56,7 +56,7 @@ def setup_of(sky_map, vectors, **options):
 
 def image(n, **options):
     """Pixels of an image of n x n."""
-    return image_pixelization(make_wcs((n, n), **options), (n, n))
+    return wcs_pixels(make_wcs((n, n), **options), (n, n))
 
 
 # The regions and weights
@@ -68,7 +68,7 @@ def image(n, **options):
 def test_large_pixels_are_divided_more(pixel_deg, n_split):
     counts = np.zeros((1, 100), dtype=np.int32)
     counts[0, 55] = 3
-    sky_map = SkyMap(
+    sky_map = binned_map(
         counts=counts, pixels=image(10, pixel_deg=pixel_deg), energy_edges=np.array(RANGE)
     )
     setup = setup_of(sky_map, np.array([[1.0, 0, 0]]))
@@ -275,12 +275,12 @@ def test_maps_and_events_agree(kind):
     )
     found = sources_at(scatter(true, np.full(25, 0.02), rng))
     if kind == "healpix":
-        pixels = HealpixPixelization(512, False, "galactic")
+        pixels = healpix_pixels(512, False, "galactic")
     else:
         n = round(22 / kind)
         wcs = make_wcs((n, n), pixel_deg=kind, frame="icrs")
         wcs.wcs.crval = lonlat_from_vectors(np.array([1.0, 0, 0]) @ frame_rotation("icrs"))
-        pixels = image_pixelization(wcs, (n, n))
+        pixels = wcs_pixels(wcs, (n, n))
     edges = np.geomspace(10, 2000, 19)
     exposure = SurveyExposure()
     disc = DiscFootprint(np.array([1.0, 0, 0]), 14.0)
@@ -329,7 +329,9 @@ def test_half_of_a_source_is_outside_the_footprint():
 def test_a_map_without_counts_near_any_source_keeps_the_sources():
     counts = np.zeros((1, 3600), dtype=np.int32)
     counts[0, 0] = 1
-    sky_map = SkyMap(counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array(RANGE))
+    sky_map = binned_map(
+        counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array(RANGE)
+    )
     result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
     assert np.all(np.isfinite(result.vectors))
     assert np.all(result["Sqrt_TS"] < 1)
@@ -337,7 +339,7 @@ def test_a_map_without_counts_near_any_source_keeps_the_sources():
 
 def test_a_map_whose_bins_do_not_fit_the_model_is_not_measured():
     counts = np.ones((1, 3600), dtype=np.int32)
-    sky_map = SkyMap(
+    sky_map = binned_map(
         counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array([2.0, 20.0])
     )
     sources = sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5]))

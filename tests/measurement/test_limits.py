@@ -7,6 +7,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 from conftest import make_wcs
+from made_maps import wcs_pixels
 from made_sources import (
     RANGE,
     as_counts,
@@ -25,7 +26,6 @@ from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.maps.skymap import image_pixelization
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.limits import (
     _ProfileLikelihood,
@@ -123,7 +123,7 @@ def test_counts_in_pixels_and_events_have_the_same_limits():
     photons = join(
         photons_of(vectors[::2], 10, rng), background_around(center, 17.0, rng, radius_deg=9.0)
     )
-    pixels = image_pixelization(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
+    pixels = wcs_pixels(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
     binned = as_counts(photons, pixels, np.geomspace(*RANGE, 17))
     limits = [count_limits(sky_map, vectors) for sky_map in (binned, as_events(photons))]
     np.testing.assert_allclose(*limits, rtol=0.15)

@@ -18,7 +18,7 @@ from made_sets import assert_same_set
 from made_skies import BAND_EDGES
 
 from astro_unetloc import read_catalog, read_map
-from astro_unetloc.irf.psf import KingPSF, read_psf
+from astro_unetloc.irf.psf import KingPSF, psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import Photons
@@ -489,7 +489,7 @@ def test_photons_have_the_psf_that_the_folder_states_or_that_is_given(copy, real
     table = real_data / "3fhl/fermi_3fhl_psf_gc.fits.gz"
     shutil.copy(table, copy / "psf.fits.gz")
     components = read(copy)
-    expected = read_psf(table).containment_radius(0.68, 20.0)
+    expected = psf_of(read_psf(table)).containment_radius(0.68, 20.0)
     assert sky_of(components).psf.containment_radius(0.68, 20.0) == expected
     assert sky_of(components, psf=KingPSF(2.0)).psf == KingPSF(2.0)
 
@@ -498,7 +498,7 @@ def test_psf_file_of_a_simulated_folder_is_kept_in_it(tmp_path, real_data):
     table = real_data / "3fhl/fermi_3fhl_psf_gc.fits.gz"
     folder = tmp_path / "sky"
     simulate_components(folder, **IMAGE | {"width_deg": 2.0}, psf=table)
-    expected = read_psf(table).containment_radius(0.68, 20.0)
+    expected = psf_of(read_psf(table)).containment_radius(0.68, 20.0)
     assert read(folder).psf.containment_radius(0.68, 20.0) == expected
 
 

@@ -1,0 +1,356 @@
+import astropy.units as u
+import healpy
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from gammapy.maps import HpxGeom, Map, MapAxis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import energies_hdu, image_header, write_healpix_cube, write_image_cube
+
+from astro_unetloc.files import is_map, open_fits, read_sky_map
+from astro_unetloc.irf.exposure import (
+    MapExposure,
+    SurveyExposure,
+    check_smooth,
+    exposure_of,
+    read_exposure,
+    values_at,
+)
+from astro_unetloc.sphere import frame_rotation, vectors_from_lonlat
+
+energies = st.floats(0.3, 2000.0)
+SOME = vectors_from_lonlat(np.array([10.0, 100.0, 200.0]), np.array([0.0, 40.0, -60.0]))
+ENERGY_GEV = np.array([10.0, 100.0, 1000.0])
+
+
+@pytest.fixture(scope="module")
+def exposure_cube(real_data):
+    """Energies in GeV, exposure (n_energy, n_pixels) in cm2 s, and Galactic vectors of pixels."""
+    with fits.open(real_data / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz") as hdus:
+        energy = hdus["ENERGIES"].data["Energy"].astype(float) / 1e3
+        planes = [hdus[1].data[f"ENERGY{i + 1}"].astype(float) for i in range(len(energy))]
+        nside = hdus[1].header["NSIDE"]
+    vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    return energy, np.array(planes), vectors
+
+
+def test_mean_exposure_of_seven_years_is_that_of_3fhl(exposure_cube):
+    energy, planes, vectors = exposure_cube
+    inside = (energy >= 10) & (energy <= 2000)
+    galactic = vectors @ frame_rotation("icrs").T
+    sky = SurveyExposure(7.0).sky(galactic).mean()
+    found = sky * SurveyExposure().relative(energy[inside])
+    np.testing.assert_allclose(found, planes[inside].mean(axis=1), rtol=0.03)
+
+
+def test_exposure_follows_the_declination_as_that_of_3fhl(exposure_cube):
+    energy, planes, vectors = exposure_cube
+    plane = planes[np.argmin(np.abs(energy - 50))]
+    found = SurveyExposure(7.0).sky(vectors @ frame_rotation("icrs").T)
+    band = np.digitize(vectors[:, 2], np.linspace(-1, 1, 13))
+    for number in np.unique(band):
+        here = band == number
+        assert found[here].mean() == pytest.approx(plane[here].mean(), rel=0.04)
+
+
+def test_exposure_is_proportional_to_time(rng):
+    vectors = rng.normal(size=(10, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(SurveyExposure(14).sky(vectors), 2 * SurveyExposure(7).sky(vectors))
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(energies)
+def test_relative_exposure_is_a_probability(energy):
+    assert 0 < SurveyExposure().relative(energy) <= 1
+
+
+def test_exposure_of_direction_and_energy_is_their_product():
+    exposure, vectors = SurveyExposure(), np.eye(3)
+    energy = np.array([10.0, 50.0, 2000.0])
+    np.testing.assert_allclose(
+        exposure(vectors, energy), exposure.sky(vectors) * exposure.relative(energy)
+    )
+
+
+def test_exposure_falls_towards_low_energy_as_published():
+    relative = SurveyExposure().relative
+    centers = np.sqrt([0.5 * 1, 1 * 2, 2 * 7])
+    np.testing.assert_allclose(
+        relative(centers) / relative(np.sqrt(7 * 20)), np.array([2.2, 2.9, 3.6]) / 3.6, rtol=0.01
+    )
+
+
+def cube_of(*values, energy=(10.0, 100.0)):
+    """The same exposure everywhere, at some energies."""
+    axis = MapAxis.from_nodes(energy, unit="GeV", name="energy_true", interp="log")
+    cube = Map.create(binsz=10, proj="CAR", frame="galactic", axes=[axis], unit="cm2 s")
+    cube.data += np.array(values)[:, None, None]
+    return cube
+
+
+def test_exposure_of_a_cube_is_interpolated_in_log_energy():
+    exposure, vectors = MapExposure(cube_of(2e11, 4e11)), SOME
+    np.testing.assert_allclose(exposure(vectors, np.sqrt(1000)), 3e11)
+    np.testing.assert_allclose(exposure.sky(vectors), 4e11)
+    np.testing.assert_allclose(exposure.relative([10.0, 100.0]), [0.5, 1])
+    assert exposure.sky(vectors[0]).shape == ()
+
+
+@pytest.mark.parametrize("exposure", [SurveyExposure(), MapExposure(cube_of(2e11, 4e11))])
+def test_table_of_exposure_holds_every_direction_at_every_energy(exposure):
+    vectors, energies = np.vstack([SOME, -SOME]), np.array([10.0, 30.0, 70.0, 100.0])
+    table = exposure.at(vectors, energies)
+    assert table.shape == (6, 4)
+    for column, energy in zip(table.T, energies):
+        np.testing.assert_allclose(column, exposure(vectors, energy))
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ((1e11, -1.0), "exposure must be finite and nowhere negative; got 648 other .* at 100 GeV"),
+        ((np.nan, 1e11), "got only zeros at 10 GeV"),
+        ((1e11, np.inf), "648 other values at 100 GeV"),
+        ((1e11, 0.0), "got only zeros at 100 GeV"),
+    ],
+)
+def test_senseless_exposure_is_refused(values, match):
+    with pytest.raises(ValueError, match=match):
+        MapExposure(cube_of(*values)).relative(20.0)
+
+
+def test_energies_outside_an_exposure_are_refused():
+    exposure = MapExposure(cube_of(1e11, 1e11))
+    for ask in (exposure.relative, lambda e: exposure.at(np.eye(3), e)):
+        with pytest.raises(ValueError, match="exposure covers 10-100 GeV; got energies from 5"):
+            ask(np.array([5.0, 20.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "years"),
+    [
+        ("3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz", 7.0),
+        ("2fhl/fermi_2fhl_exposure_cube_hpx.fits.gz", 80 / 12),
+        ("gc/fermi-3fhl-gc-exposure-cube.fits.gz", 7.0),
+        ("crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits", 7.0),
+    ],
+)
+def test_built_in_exposure_is_near_that_of_every_file(real_data, name, years):
+    exposure = read_exposure(real_data / name)
+    where = {"gc": (0.5, 1.0), "crab": (184.5, -5.8)}.get(name.split("/")[0], (75.0, 20.0))
+    vectors = vectors_from_lonlat(*where)[None]
+    energy = exposure.energy[1:4]
+    np.testing.assert_allclose(
+        exposure.at(vectors, energy), SurveyExposure(years).at(vectors, energy), rtol=0.12
+    )
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_exposure_file_gives_what_gammapy_reads(real_data):
+    path = real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz"
+    lon, lat, energy = np.array([1.03, 358.0]), np.array([-0.51, 2.0]), np.array([50.0, 60.0])
+    expected = Map.read(path).interp_by_coord(
+        {
+            "skycoord": SkyCoord(lon, lat, unit="deg", frame="galactic"),
+            "energy_true": energy * u.GeV,
+        }
+    )
+    found = read_exposure(path)(vectors_from_lonlat(lon, lat), energy)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_exposure_is_zero_outside_its_map(real_data):
+    exposure = read_exposure(real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz")
+    outside = vectors_from_lonlat([90.0], [0.0])
+    assert exposure.sky(outside) == 0
+    assert exposure.at(outside, np.array([20.0])) == 0
+
+
+def test_square_metres_are_converted(tmp_path):
+    path = write_image_cube(tmp_path / "e.fits", np.full((3, 8, 8), 3e7), unit="m2 s")
+    np.testing.assert_allclose(read_exposure(path).sky(np.eye(3)[:1]), 3e11)
+
+
+def test_frame_without_coordsys_is_taken_or_asked_for(tmp_path):
+    path = write_healpix_cube(tmp_path / "e.fits", np.full((3, 192), 3e11), COORDSYS="")
+    with pytest.raises(ValueError, match="frame of a HEALPix exposure must be known"):
+        read_exposure(path)
+    assert read_exposure(path, frame="icrs").map.geom.frame == "icrs"
+    with pytest.raises(ValueError, match="frame must be 'galactic' or 'icrs'; got 'fk5'"):
+        read_exposure(path, frame="fk5")
+
+
+@pytest.mark.parametrize(("value", "match"), [(-1.0, "nowhere negative"), (np.inf, "finite")])
+def test_exposure_that_cannot_be_is_refused(tmp_path, value, match):
+    planes = np.full((3, 8, 8), 3e11)
+    planes[1, 2, 2] = value
+    with pytest.raises(ValueError, match=match):
+        read_exposure(write_image_cube(tmp_path / "e.fits", planes))
+
+
+def test_intensity_is_no_exposure(tmp_path):
+    path = write_image_cube(tmp_path / "e.fits", np.ones((3, 8, 8)), unit="cm-2 s-1 sr-1 MeV-1")
+    with pytest.raises(ValueError, match="exposure must be in cm2 s; got the unit"):
+        read_exposure(path)
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_the_exposure_of_a_map_is_that_of_its_cube(real_data):
+    path = real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz"
+    vectors = vectors_from_lonlat(np.array([0.0, 3.0, 90.0]), np.array([0.0, -2.0, 0.0]))
+    energy = np.array([12.0, 60.0, 400.0])
+    known, table = exposure_of(MapExposure(Map.read(path)), vectors)
+    ours, same = exposure_of(read_exposure(path), vectors)
+    np.testing.assert_array_equal(known, [True, True, False])
+    np.testing.assert_array_equal(ours, known)
+    np.testing.assert_allclose(table(energy)[:2], same(energy)[:2], rtol=0.01)
+    # where the map does not reach, the energies share out as in the built-in exposure
+    np.testing.assert_allclose(table(energy)[2], SurveyExposure().relative(energy))
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_energies_beyond_an_exposure_map_take_its_ends(real_data):
+    exposure = read_exposure(real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz")
+    _, table = exposure_of(exposure, vectors_from_lonlat(np.array([0.0]), np.array([0.0])))
+    low, high = exposure.energy[[0, -1]]
+    np.testing.assert_allclose(table(np.array([low / 2, 3 * high])), table(np.array([low, high])))
+
+
+def test_without_an_exposure_only_its_shape_is_known():
+    known, table = exposure_of(None, np.eye(3))
+    assert not known.any()
+    np.testing.assert_array_equal(table(np.array([50.0])), SurveyExposure().relative([50.0]))
+
+
+def read(path, **options):
+    """A cube of intensities."""
+    hdus, _ = open_fits(path)
+    options = {"what": "intensity", "unit": "cm-2 s-1 sr-1 MeV-1"} | options
+    with hdus:
+        return read_sky_map(hdus, next(filter(is_map, hdus)), **options)
+
+
+@pytest.mark.parametrize("frame", ["galactic", "icrs"])
+def test_values_of_an_image_are_interpolated(tmp_path, frame):
+    y, x = np.mgrid[:20, :30].astype(float)
+    path = write_image_cube(tmp_path / "c.fits", [x + 100 * y, x, y], frame=frame)
+    cube = read(path)
+    np.testing.assert_allclose(cube.geom.axes[0].center.to_value("GeV"), ENERGY_GEV)
+    lon, lat = np.array([0.0, 0.13, -0.41, 9.0]), np.array([0.0, 0.22, 0.37, 0.0])
+    vectors = vectors_from_lonlat(lon, lat) @ frame_rotation(frame).T
+    column, row = 14.5 - lon / 0.1, 9.5 + lat / 0.1
+    expected = np.array([column + 100 * row, column, row])
+    expected[:, 3] = np.nan
+    np.testing.assert_allclose(values_at(cube, vectors), expected, atol=1e-6)
+    np.testing.assert_allclose(values_at(cube, vectors, rows=[2]), expected[2:], atol=1e-6)
+
+
+def test_an_all_sky_image_has_no_seam(tmp_path, rng):
+    planes = np.tile(np.cos(np.radians(np.arange(0.5, 360) + 180)), (3, 180, 1))
+    path = write_image_cube(tmp_path / "c.fits", planes, pixel_deg=1.0)
+    cube = read(path)
+    lon, lat = np.linspace(0, 360, 100), rng.uniform(-89, 89, 100)
+    found = values_at(cube, vectors_from_lonlat(lon, lat))[0]
+    np.testing.assert_allclose(found, np.cos(np.radians(lon)), atol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["RING", "NESTED"])
+@pytest.mark.parametrize("vector", [False, True])
+def test_healpix_cubes_are_read_in_either_layout(tmp_path, order, vector):
+    nside = 16
+    lon, lat = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=order != "RING", lonlat=True)
+    height = np.sin(np.radians(lat))
+    path = write_healpix_cube(
+        tmp_path / "c.fits", [2 + height, 3 + height, 4 + height], vector=vector, ORDERING=order
+    )
+    lon, lat = np.array([10.0, 123.0, 200.0]), np.array([5.0, -40.0, 60.0])
+    found = values_at(read(path), vectors_from_lonlat(lon, lat))
+    expected = np.array([[2.0], [3.0], [4.0]]) + np.sin(np.radians(lat))
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        (None, 1.0),
+        ("", 1.0),
+        ("MeV-1 s-1 sr-1 cm-2", 1.0),
+        ("photon/cm**2/s/MeV/sr", 1.0),
+        ("ph cm-2 s-1 sr-1 GeV-1", 1e-3),
+        ("photons m-2 s-1 sr-1 MeV-1", 1e-4),
+    ],
+)
+def test_units_are_converted(tmp_path, unit, factor):
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit=unit)
+    cube = read(path)
+    assert cube.unit.to("cm-2 s-1 sr-1 MeV-1") == pytest.approx(factor)
+    np.testing.assert_array_equal(cube.data, 1)
+
+
+@pytest.mark.parametrize("unit", ["cm-2 s-1 sr-1", "cm2 s", "mag?"])
+def test_another_unit_is_refused(tmp_path, unit):
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit=unit)
+    with pytest.raises(ValueError, match="intensity must be in cm-2 s-1 sr-1 MeV-1; got the unit"):
+        read(path)
+
+
+NO_ENERGY = fits.BinTableHDU.from_columns([fits.Column("X", "D", array=[1.0])], name="ENERGIES")
+
+
+@pytest.mark.parametrize(
+    ("energies", "match"),
+    [
+        (NO_ENERGY, "energies were expected in table ENERGIES"),
+        (fits.ImageHDU(np.ones(3), name="ENERGIES"), "3 planes must state their energies"),
+        (energies_hdu(ENERGY_GEV[:2]), "got 2 energies and 3 planes"),
+        (energies_hdu(ENERGY_GEV[::-1]), "must be positive and increase"),
+    ],
+)
+def test_cubes_without_their_energies_are_refused(tmp_path, energies, match):
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), energies=energies)
+    with pytest.raises(ValueError, match=match):
+        read(path)
+
+
+def test_bands_of_gammapy_are_energies(tmp_path):
+    bands = energies_hdu(name="PRIMARY_BANDS", column="ENERGY_TRUE", unit="GeV")
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), energies=bands)
+    np.testing.assert_allclose(read(path).geom.axes[0].center.to_value("GeV"), ENERGY_GEV)
+
+
+def test_an_exposure_without_energies_is_refused(tmp_path):
+    fits.PrimaryHDU(np.ones((8, 8)), image_header((8, 8))).writeto(tmp_path / "i.fits")
+    with pytest.raises(ValueError, match="exposure must be a cube over energy; got .* axes none"):
+        read_exposure(tmp_path / "i.fits")
+
+
+def test_the_frame_of_a_healpix_intensity_must_be_known(tmp_path):
+    path = write_healpix_cube(tmp_path / "c.fits", np.ones((3, 192)), COORDSYS="")
+    with pytest.raises(ValueError, match="frame of a HEALPix map of intensity must be known"):
+        read(path)
+    assert read(path, frame="icrs").geom.frame == "icrs"
+
+
+@pytest.mark.parametrize("value", [-1.0, np.inf])
+def test_values_that_cannot_be_are_counted(value):
+    cube = cube_of(1.0, 1.0)
+    cube.data[1, 0, :7] = value
+    with pytest.raises(ValueError, match="intensity must be .* got 7 other values at 100 GeV"):
+        check_smooth(cube, "intensity")
+
+
+def test_parts_of_a_healpix_sphere_are_interpolated_inside_and_unknown_outside():
+    numbers = np.flatnonzero(healpy.pix2ang(8, np.arange(768), lonlat=True)[1] > 30)
+    whole = Map.from_geom(HpxGeom(8, nest=False, frame="galactic"), data=np.arange(768.0))
+    geom = HpxGeom(8, nest=False, frame="galactic", region=(numbers,))
+    part = Map.from_geom(geom, data=whole.data[numbers])
+    inside = vectors_from_lonlat(np.array([10.0, 200.0]), np.array([60.0, 80.0]))
+    np.testing.assert_allclose(values_at(part, inside), values_at(whole, inside))
+    border = vectors_from_lonlat(np.linspace(0, 360, 50), np.full(50, 31.0))
+    found = values_at(part, border)[0]
+    nearest = np.isin(healpy.vec2pix(8, *border.T), numbers)
+    np.testing.assert_array_equal(np.isfinite(found), nearest)
+    assert np.isnan(values_at(part, -inside)).all()

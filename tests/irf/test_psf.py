@@ -1,0 +1,396 @@
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from gammapy.irf import PSFKernel, PSFMap
+from gammapy.maps import MapAxis, WcsGeom, WcsNDMap
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import write_image_cube
+
+from astro_unetloc.irf.psf import KingPSF, TablePSF, make_profiles, psf_of, read_psf
+
+energies = st.floats(0.3, 2000.0)
+EDGES = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
+PSF_FILES = [
+    "3fhl/fermi_3fhl_psf_gc.fits.gz",
+    "2fhl/fermi_2fhl_psf_gc.fits.gz",
+    "gc/fermi-3fhl-gc-psf-cube.fits.gz",
+    "crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits",
+]
+
+
+def containment_radii(path, fractions):
+    """Energies in GeV and radii (n_energy, n_fraction) in degrees of a table of gtpsf."""
+    with fits.open(path) as hdus:
+        theta = hdus["THETA"].data["Theta"].astype(float)
+        energy = hdus["PSF"].data["Energy"].astype(float) / 1e3
+        psf = hdus["PSF"].data["Psf"].astype(float)
+    angle = np.radians(theta)
+    density = psf * 2 * np.pi * np.sin(angle)
+    steps = (density[:, 1:] + density[:, :-1]) / 2 * np.diff(angle)
+    inside = np.cumsum(steps, axis=1) / steps.sum(axis=1, keepdims=True)
+    return energy, np.array([np.interp(fractions, row, theta[1:]) for row in inside])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "3fhl/fermi_3fhl_psf_gc.fits.gz",
+        "2fhl/fermi_2fhl_psf_gc.fits.gz",
+        "gc/fermi-3fhl-gc-psf-cube.fits.gz",
+    ],
+)
+def test_containment_radii_are_those_of_the_official_response(real_data, name):
+    energy, expected = containment_radii(real_data / name, [0.68, 0.95])
+    psf = KingPSF()
+    found = [[psf.containment_radius(f, min(e, 2000.0)) for f in (0.68, 0.95)] for e in energy]
+    np.testing.assert_allclose(found, expected, rtol=0.03)
+
+
+@pytest.mark.parametrize(("energy", "radius"), [(1.78, 0.508), (8.72, 0.167), (10.2, 0.154)])
+def test_containment_radius_is_that_of_p8r3(energy, radius):
+    assert KingPSF().containment_radius(0.68, energy) == pytest.approx(radius, rel=0.02)
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.floats(0.3, 5.5))
+def test_containment_radius_at_low_energy_scales_as_published(energy):
+    # sqrt((0.8 E^-0.8)^2 + 0.06^2) deg; from 6 GeV on it is narrower than the tables
+    found = KingPSF().containment_radius(0.68, energy)
+    assert found == pytest.approx(np.hypot(0.8 * energy**-0.8, 0.06), rel=0.05)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.68, 0.95, 0.99])
+def test_psf_is_continuous_at_10_gev_and_shrinks_up_to_there(fraction):
+    psf = KingPSF()
+    below, above = (psf.containment_radius(fraction, 10 * f) for f in (1 - 1e-6, 1 + 1e-6))
+    assert below == pytest.approx(above, rel=1e-5)
+    radii = [psf.containment_radius(fraction, e) for e in np.geomspace(0.3, 10, 60)]
+    assert np.all(np.diff(radii) < 0)
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(energies)
+def test_containment_grows_from_none_to_all(energy):
+    inside = KingPSF().containment(np.geomspace(1e-5, 180, 300), energy)
+    assert np.all(np.diff(inside) >= 0)
+    assert inside[0] < 1e-4
+    assert inside[-1] > 0.995
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(energies, st.floats(0.05, 0.98))
+def test_containment_radius_inverts_containment(energy, fraction):
+    psf = KingPSF()
+    assert psf.containment(psf.containment_radius(fraction, energy), energy) == pytest.approx(
+        fraction, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("energy", [0.5, 2.0, 10.0, 37.0, 300.0, 2000.0])
+def test_drawn_offsets_follow_the_containment(energy, rng):
+    psf, n = KingPSF(), 40_000
+    offset = psf.sample_offset(np.full(n, energy), rng)
+    for fraction in (0.3, 0.68, 0.95, 0.99):
+        found = np.mean(offset <= psf.containment_radius(fraction, energy))
+        assert abs(found - fraction) < 4.5 * np.sqrt(fraction * (1 - fraction) / n)
+
+
+def test_scale_stretches_all_radii():
+    radii = [KingPSF(scale).containment_radius(0.9, 50.0) for scale in (1.0, 2.0)]
+    assert radii[1] == pytest.approx(2 * radii[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("energy", [0.1, 0.29, 2100.0])
+def test_energies_outside_the_tables_are_refused(energy):
+    with pytest.raises(ValueError, match="covers 0.3-2000 GeV; got energies from .* give a PSF"):
+        KingPSF().containment(0.1, energy)
+
+
+def test_no_photons_draw_no_offsets(rng):
+    assert KingPSF().sample_offset(np.zeros(0), rng).shape == (0,)
+
+
+def king_table(psf, energy, angle_deg):
+    """A `TablePSF` of a `KingPSF`."""
+    step = 1e-5
+    density = [
+        (psf.containment(angle_deg + step, e) - psf.containment(np.maximum(angle_deg - step, 0), e))
+        / (2 * step * np.maximum(np.sin(np.radians(angle_deg)), 1e-9))
+        for e in energy
+    ]
+    density = np.array(density)
+    density[:, 0] = density[:, 1]
+    return TablePSF(energy, angle_deg, density)
+
+
+@pytest.fixture(scope="module")
+def table_psf():
+    angle = np.concatenate([[0.0], np.geomspace(1e-3, 30, 600)])
+    return king_table(KingPSF(), np.geomspace(10, 100, 12), angle)
+
+
+def test_table_of_the_built_in_psf_has_its_containment(table_psf):
+    psf, radius = KingPSF(), np.geomspace(0.01, 3, 20)
+    for energy in (10.0, 14.0, 37.0, 100.0):
+        np.testing.assert_allclose(
+            table_psf.containment(radius, energy), psf.containment(radius, energy), atol=1e-2
+        )
+        for fraction in (0.3, 0.68, 0.95):
+            assert table_psf.containment_radius(fraction, energy) == pytest.approx(
+                psf.containment_radius(fraction, energy), rel=0.02
+            )
+
+
+def test_offsets_of_a_table_follow_its_containment(table_psf, rng):
+    energy = np.exp(rng.uniform(np.log(10), np.log(100), 200_000))
+    inside = table_psf.containment(table_psf.sample_offset(energy, rng), energy)
+    found = np.histogram(inside, np.linspace(0, 1, 11))[0]
+    np.testing.assert_allclose(found, 20_000, atol=4.5 * np.sqrt(20_000))
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(energy=st.floats(10, 100), fraction=st.floats(0.05, 0.98))
+def test_containment_radius_of_a_table_inverts_its_containment(table_psf, energy, fraction):
+    radius = table_psf.containment_radius(fraction, energy)
+    assert table_psf.containment(radius, energy) == pytest.approx(fraction, abs=1e-6)
+
+
+@pytest.mark.parametrize("energy", [9.9, 101.0])
+def test_energies_outside_a_table_are_refused(table_psf, energy, rng):
+    with pytest.raises(ValueError, match="PSF table covers 10-100 GeV; got energies from"):
+        table_psf.sample_offset(np.array([energy]), rng)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"energy": [20.0, 10.0]}, "increasing positive energies"),
+        ({"energy": [10.0]}, "two or more"),
+        ({"angle_deg": [0.0, 2.0, 1.0]}, "3 angles of a PSF table must increase"),
+        ({"angle_deg": [0.1, 0.2, 1.0]}, "increase from 0"),
+        ({"density": np.ones((3, 2))}, r"got the shape \(3, 2\)"),
+        ({"density": -np.ones((2, 3))}, "nowhere negative"),
+        ({"density": np.full((2, 3), np.nan)}, "must be finite"),
+        ({"density": np.zeros((2, 3))}, "photons at every energy"),
+    ],
+)
+def test_senseless_tables_are_refused(changes, match):
+    table = {"energy": [10.0, 20.0], "angle_deg": [0.0, 1.0, 2.0], "density": np.ones((2, 3))}
+    with pytest.raises(ValueError, match=match):
+        TablePSF(**{name: np.array(value) for name, value in (table | changes).items()})
+
+
+@pytest.fixture(scope="module")
+def profiles():
+    return make_profiles(KingPSF(), EDGES)
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """A PSF of which everything is known: sigma 0.1 deg at all energies."""
+    angle = np.linspace(0, 1.5, 3000)
+    return TablePSF(
+        np.array([1.0, 3000.0]), angle, np.tile(np.exp(-(angle**2) / (2 * 0.1**2)), (2, 1))
+    )
+
+
+@pytest.mark.parametrize("disc_deg", [0.0, 0.03, 0.3])
+def test_all_photons_are_somewhere(disc_deg):
+    profiles = make_profiles(KingPSF(), EDGES, disc_deg=disc_deg)
+    radius = np.linspace(0, 6, 60_001)
+    middle = (radius[1:] + radius[:-1]) / 2
+    for energy_bin in range(5):
+        density = profiles.density(np.full(len(middle), energy_bin), middle**2)[0]
+        total = np.sum(density * np.pi * np.diff(radius**2))
+        assert total == pytest.approx(profiles.containment(6.0)[energy_bin], abs=2e-3)
+        assert total > 0.99
+
+
+def test_containment_is_that_of_the_psf(gaussian):
+    profiles = make_profiles(gaussian, EDGES)
+    for radius in (0.02, 0.1, 0.2, 0.3):
+        expected = 1 - np.exp(-(radius**2) / (2 * 0.1**2))
+        np.testing.assert_allclose(profiles.containment(radius), expected, atol=2e-3)
+    np.testing.assert_allclose(profiles.containment_radius(0.68), 0.15096, rtol=5e-3)
+
+
+def test_one_radius_is_that_of_all_bins(profiles):
+    expected = profiles.containment(np.full(5, 0.3))
+    np.testing.assert_array_equal(profiles.containment(0.3), expected)
+    radii = np.array([[0.1], [0.3]])
+    np.testing.assert_array_equal(profiles.containment(radii)[1], expected)
+
+
+def test_a_disc_widens_by_its_own_variance(gaussian):
+    profiles = make_profiles(gaussian, EDGES, disc_deg=0.2)
+    radius = np.linspace(0, 1.4, 20_001)
+    middle = (radius[1:] + radius[:-1]) / 2
+    density = profiles.density(np.zeros(len(middle), int), middle**2)[0]
+    weight = density * np.diff(radius**2)
+    # of one axis: half the mean squared offset, 0.1^2 of the PSF and 0.2^2 / 4 of the disc
+    assert np.sum(weight * middle**2) / np.sum(weight) / 2 == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_pixel_is_as_good_as_its_disc(gaussian):
+    """Square pixels half as wide as the PSF, integrated point by point."""
+    pixel = 0.1
+    profiles = make_profiles(gaussian, EDGES, disc_deg=pixel / np.sqrt(np.pi))
+    x, y = (a.ravel() for a in np.meshgrid(*[np.linspace(-0.045, 0.045, 10)] * 2))
+    for dx, dy in ((0.0, 0.0), (0.1, 0.0), (0.08, 0.07), (0.25, 0.1)):
+        offset2 = (dx + x) ** 2 + (dy + y) ** 2
+        expected = np.mean(np.exp(-offset2 / (2 * 0.1**2))) / (2 * np.pi * 0.1**2)
+        found = profiles.density(np.array([0]), np.array([dx**2 + dy**2]))[0]
+        np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(0, 4), st.floats(0.02, 3.0))
+def test_derivatives_are_those_of_the_density(energy_bin, offset):
+    profiles = make_profiles(KingPSF(), EDGES)
+    at = np.array([offset**2])
+    bins = np.array([energy_bin])
+    _, gradient, hessian = profiles.density(bins, at)
+    step = 0.1 * offset**2
+    low, high = (np.log(profiles.density(bins, at + s)[0]) for s in (-step, step))
+    np.testing.assert_allclose(gradient, (high - low) / (2 * step), rtol=0.05)
+    low, high = (profiles.density(bins, at + s)[1] for s in (-step, step))
+    np.testing.assert_allclose(
+        hessian, (high - low) / (2 * step), rtol=0.3, atol=0.05 * gradient[0] ** 2
+    )
+
+
+def test_single_precision_is_the_same(profiles):
+    offset2 = np.geomspace(1e-6, 4, 50).astype(np.float32)
+    bins = np.arange(50) % 5
+    expected = profiles.density(bins, offset2.astype(float))[0]
+    np.testing.assert_allclose(profiles.densities32(bins, offset2), expected, rtol=2e-3)
+
+
+def test_a_psf_that_begins_too_high_is_refused():
+    with pytest.raises(ValueError, match=r"from 0.1 GeV; got one from 0.3 GeV"):
+        make_profiles(KingPSF(), np.array([0.1, 1.0]))
+
+
+def test_an_unknown_psf_is_refused():
+    with pytest.raises(TypeError, match="got str"):
+        psf_of("psf.fits", np.eye(3))
+
+
+def test_without_a_psf_that_of_the_lat_is_taken():
+    assert psf_of(None, np.eye(3)) == KingPSF()
+    psf = KingPSF(1.2)
+    assert psf_of(psf, np.eye(3)) is psf
+
+
+@pytest.mark.parametrize("name", ["gc/fermi-3fhl-gc-psf-cube", "3fhl/fermi_3fhl_psf_gc"])
+def test_a_psf_map_of_gammapy_is_as_wide_as_the_built_in_one(real_data, name):
+    psf = psf_of(PSFMap.read(real_data / f"{name}.fits.gz", format="gtpsf"), np.eye(3)[:1])
+    edges = np.array([10.0, 30.0, 100.0, 400.0])
+    found = make_profiles(psf, edges).containment_radius(0.68)
+    expected = make_profiles(KingPSF(), edges).containment_radius(0.68)
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+
+
+def test_a_kernel_of_gammapy_is_read(gaussian):
+    axis = MapAxis.from_energy_edges(EDGES, unit="GeV")
+    geom = WcsGeom.create(npix=41, binsz=0.03, axes=[axis])
+    y, x = np.mgrid[:41, :41] - 20.0
+    image = np.exp(-(x**2 + y**2) * 0.03**2 / (2 * 0.1**2))
+    kernel = PSFKernel(WcsNDMap(geom, np.tile(image, (5, 1, 1))))
+    found = make_profiles(psf_of(kernel, np.eye(3)[:1]), EDGES).containment_radius(0.68)
+    np.testing.assert_allclose(found, 0.151, rtol=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_effective_area_of_a_gaussian_is_known(sigma):
+    angle = np.linspace(0, 10 * sigma, 2000)
+    density = np.tile(np.exp(-0.5 * (angle / sigma) ** 2), (2, 1))
+    gaussian = TablePSF(np.array([5.0, 5000.0]), angle, density)
+    area = make_profiles(gaussian, EDGES).effective_area()
+    np.testing.assert_allclose(area, 4 * np.pi * sigma**2, rtol=0.02)
+
+
+def test_exposure_that_grows_with_energy_makes_profiles_narrow():
+    edges = np.array([0.5, 1.0, 2.0])
+    flat = make_profiles(KingPSF(), edges).containment_radius(0.68)
+    grown = make_profiles(KingPSF(), edges, exposure=lambda energy: energy**0.7)
+    assert np.all(grown.containment_radius(0.68) < 0.99 * flat)
+    scaled = make_profiles(KingPSF(), edges, exposure=lambda energy: np.full_like(energy, 7.0))
+    np.testing.assert_allclose(scaled.containment_radius(0.68), flat, rtol=1e-12)
+
+
+def test_a_disc_beside_a_source_holds_the_photons_that_fall_in_it(gaussian):
+    profiles = make_profiles(gaussian, EDGES)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 0.1, (2, 200_000))
+    for offset, radius in ((0.0, 0.2), (0.15, 0.2), (0.3, 0.2), (0.05, 1.0)):
+        expected = np.mean(np.hypot(x - offset, y) < radius)
+        inside = profiles.containment_off(np.array([offset]), radius)
+        assert inside.shape == (1, 5)
+        np.testing.assert_allclose(inside[0], expected, atol=0.004)
+
+
+def psf_hdus(density, energy_mev=(1e4, 1e5), theta_deg=(0.0, 0.1, 1.0)):
+    """A table of gtpsf."""
+    columns = [
+        fits.Column("Energy", "D", array=energy_mev),
+        fits.Column("Exposure", "D", array=np.ones(len(energy_mev))),
+        fits.Column("Psf", f"{len(theta_deg)}D", array=density),
+    ]
+    theta = fits.BinTableHDU.from_columns(
+        [fits.Column("Theta", "D", array=theta_deg)], name="THETA"
+    )
+    return fits.HDUList(
+        [fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns, name="PSF"), theta]
+    )
+
+
+@pytest.mark.parametrize("name", PSF_FILES)
+def test_built_in_psf_is_that_of_every_file(real_data, name):
+    table, psf = psf_of(read_psf(real_data / name)), KingPSF()
+    for energy in table.energy:
+        for fraction, tolerance in ((0.68, 0.03), (0.95, 0.05)):
+            expected = table.containment_radius(fraction, energy)
+            found = psf.containment_radius(fraction, min(energy, 2000.0))
+            assert found == pytest.approx(expected, rel=tolerance), energy
+
+
+def test_psf_map_of_gammapy_is_read_as_gammapy_reads_it(real_data):
+    path = real_data / "crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits"
+    position = SkyCoord(83.6 * u.deg, 22.0 * u.deg)
+    expected = PSFMap.read(path, format="gadf").containment_radius(
+        fraction=0.68, energy_true=[20, 100] * u.GeV, position=position
+    )
+    psf = psf_of(read_psf(path), position.galactic.cartesian.xyz.value[None])
+    found = [psf.containment_radius(0.68, energy) for energy in (20.0, 100.0)]
+    np.testing.assert_allclose(found, expected.to_value("deg"), rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("density", "match"),
+    [
+        (-np.ones((2, 3)), "nowhere negative"),
+        (np.full((2, 3), np.nan), "must be finite"),
+    ],
+)
+def test_damaged_psf_tables_are_refused(tmp_path, density, match):
+    psf_hdus(density).writeto(tmp_path / "psf.fits")
+    with pytest.raises(ValueError, match=match):
+        psf_of(read_psf(tmp_path / "psf.fits"))
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(None, 1e3), ("MeV", 1e3), ("GeV", 1.0)])
+def test_energies_of_psf_tables_have_units(tmp_path, unit, scale):
+    hdus = psf_hdus(np.ones((2, 3)), energy_mev=np.array([10.0, 100.0]) * scale)
+    hdus["PSF"].columns["Energy"].unit = unit
+    hdus.writeto(tmp_path / "psf.fits")
+    np.testing.assert_allclose(psf_of(read_psf(tmp_path / "psf.fits")).energy, [10, 100])
+
+
+def test_file_without_psf_is_refused(tmp_path):
+    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)))
+    with pytest.raises(ValueError, match="psf must be a file of gtpsf .* HDUs ENERGIES, PRIMARY"):
+        read_psf(path)

@@ -1,0 +1,26 @@
+"""Pixels and binned sky maps to test on."""
+
+import numpy as np
+from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
+
+from astro_unetloc.files import with_axes
+from astro_unetloc.maps.skymap import SkyMap, pixels_of
+
+
+def healpix_pixels(nside, nest, frame, numbers=None):
+    """HEALPix pixels of the whole sphere or of increasing numbers."""
+    region = None if numbers is None else (np.asarray(numbers),)
+    return pixels_of(HpxGeom(nside, nest=nest, frame=frame, region=region))
+
+
+def wcs_pixels(wcs, shape):
+    """Pixels of an image (ny, nx)."""
+    return pixels_of(WcsGeom(wcs, shape[::-1]))
+
+
+def binned_map(counts, pixels, energy_edges, **parts):
+    """Sky map of counts (n_energy, n_pixels) or (n_energy, ny, nx)."""
+    axis = MapAxis.from_energy_edges(np.asarray(energy_edges, float), unit="GeV")
+    geom = with_axes(pixels.geom, [axis])
+    counts = Map.from_geom(geom, data=np.reshape(counts, geom.data_shape))
+    return SkyMap(counts=counts, energy_edges=np.asarray(energy_edges, float), **parts)
