@@ -162,12 +162,6 @@ def test_fermi_catalogs_are_recognized_by_their_columns(
     assert flux_column(read) == column
 
 
-def test_release_of_4fgl_is_told_by_its_columns():
-    table = Table({"Source_Name": ["4FGL J0000.3-7355"] * 2, "DataRelease": [1, 3]})
-    assert catalog_name(table) == "4FGL-DR3"
-    assert catalog_name(table[:1]) == "4FGL"
-
-
 @pytest.mark.parametrize(
     ("file", "name", "flux", "n_ellipses"),
     [
