@@ -178,21 +178,11 @@ def _position_covariance(table, dec):
 
 
 def fermi_library(catalog):
-    """Return the catalogue as a source library of the Fermi tools, ``PowerLaw`` in MeV.
+    """Return the catalogue as an XML source library of the Fermi tools (bytes, in MeV).
 
     The pivot is the energy at which, for a given flux, the amplitude does not depend on the index:
     the mean logarithm of the photon energies in the flux range. There the relative error of the
-    amplitude is that of the flux.
-
-    Parameters
-    ----------
-    catalog : QTable
-        As for `to_gammapy_models`, which lists the errors and warnings.
-
-    Returns
-    -------
-    bytes
-        The XML file.
+    amplitude is that of the flux. For errors and warnings see `to_gammapy_models`.
     """
     sources = _power_laws(catalog)
     index, low, high = (sources[name].data for name in ("index", "flux_min", "flux_max"))
@@ -248,22 +238,9 @@ def library_text(title, sources):
 def library_source(name, spectrum, shape, position, *, source_class=""):
     """XML element of one source.
 
-    Parameters
-    ----------
-    name : str
-        Its name.
-    spectrum : tuple of str and list of str
-        Type of the spectrum and its parameters, from `library_parameter`.
-    shape : str
-        Type of the spatial model: ``SkyDirFunction`` or that of an extended source.
-    position : dict of str to float
-        Parameters of the spatial model, in degrees.
-    source_class : str
-        Written as an attribute ``class``, which the Fermi tools ignore; empty if unknown.
-
-    Returns
-    -------
-    str
+    ``spectrum`` is the type and the list of parameters (`library_parameter`), ``shape`` the type of
+    the spatial model, ``position`` its parameters by name, in degrees. ``source_class`` becomes an
+    attribute ``class``, which the Fermi tools ignore.
     """
     kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
     stated = f' class="{source_class}"' if source_class else ""

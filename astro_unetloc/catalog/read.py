@@ -151,20 +151,10 @@ def _read_votable(path):
 
 
 def energy_range(table, kind=""):
-    """Return the energies in GeV in the header of a catalogue; the one place that reads them there.
+    """Return the energies (pair of float, GeV) in the header of a catalogue; None without.
 
-    Parameters
-    ----------
-    table : Table
-        A catalogue, made here or read from a file.
-    kind : str
-        Empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that were
-        fitted and "FLUX" for those of ``Flux``.
-
-    Returns
-    -------
-    tuple of float or None
-        Lower and upper edge; None if the header does not state them.
+    ``kind`` is empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that
+    were fitted and "FLUX" for those of ``Flux``. No other function reads energies from a header.
     """
     try:
         low, high = (float(table.meta[f"{kind}{key}"]) for key in ("EMIN", "EMAX"))
@@ -188,18 +178,9 @@ def catalog_name(table):
 def as_reference(table, extended=None):
     """Return a copy of any catalogue with the columns that matching needs.
 
-    Parameters
-    ----------
-    table : QTable
-        One row for each source.
-    extended : QTable, optional
-        The table of extended sources of a Fermi-LAT catalogue.
-
-    Returns
-    -------
-    QTable
-        With ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius
-        in deg, masked where unknown) and ``skycoord`` besides its own columns.
+    These are ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius
+    in deg, masked where unknown) and ``skycoord``. ``extended`` (QTable, optional) is the table of
+    extended sources of a Fermi-LAT catalogue.
     """
     import astropy.units as u
     from astropy.utils.masked import Masked
@@ -247,17 +228,9 @@ def _extensions(table, names, extended):
 
 
 def read_extended(reference):
-    """Return the extended sources of a catalogue, with a warning if it has none.
+    """Return the extended sources (QTable) of a catalogue, with a warning if it has none.
 
-    Parameters
-    ----------
-    reference : str, path or QTable
-        As for `read_catalog`, or a table with positions.
-
-    Returns
-    -------
-    QTable
-        With ``Extended`` and ``Extension``, as from `read_catalog`.
+    ``reference`` is a file or name as for `read_catalog`, or a table with positions.
     """
     table = reference if hasattr(reference, "colnames") else read_catalog(reference)
     table = as_reference(table)

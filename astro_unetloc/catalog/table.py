@@ -207,19 +207,10 @@ def _values_and_mask(spec, column, n_rows):
 
 
 def with_match_columns(catalog, values):
-    """Return a copy of a catalogue with `MATCH_COLUMNS` after those of `COLUMNS`.
+    """Return a copy of a catalogue of n sources with `MATCH_COLUMNS` after those of `COLUMNS`.
 
-    Parameters
-    ----------
-    catalog : QTable
-        Any table of n sources.
-    values : dict of str to ndarray (n,)
-        The columns by name; empty or not finite where there is no match.
-
-    Returns
-    -------
-    QTable
-        The copy, with ``skycoord`` last if it has one.
+    ``values`` is a dict of arrays (n,), empty or not finite where there is no match. Columns of a
+    former match are replaced, and ``skycoord`` comes last.
     """
     table = _with_columns(catalog, MATCH_COLUMNS, values)
     ours = [spec.name for spec in COLUMNS + MATCH_COLUMNS if spec.name in table.colnames]
@@ -227,19 +218,9 @@ def with_match_columns(catalog, values):
 
 
 def with_limit_columns(table, values):
-    """Return a copy of a table of n sources with `LIMIT_COLUMNS` at its end.
+    """Return a copy of a table of n sources with `LIMIT_COLUMNS` at its end, before ``skycoord``.
 
-    Parameters
-    ----------
-    table : QTable
-        Any table.
-    values : dict of str to ndarray (n,)
-        The columns by name; not finite where there is no limit.
-
-    Returns
-    -------
-    QTable
-        The copy, with ``skycoord`` last if it has one.
+    ``values`` is a dict of arrays (n,), not finite where there is no limit.
     """
     return _in_order(_with_columns(table, LIMIT_COLUMNS, values), [])
 
@@ -272,23 +253,10 @@ def texts_of(table, name):
 
 
 def numbers(column, unit=None):
-    """Return the plain float64 numbers of a column; NaN where masked.
+    """Return the plain float64 numbers (n,) of a column, or one of its values; NaN where masked.
 
-    Parameters
-    ----------
-    column : Column, MaskedColumn, Quantity or Masked (n,), or one value of these
-        A column without a unit is taken to be in ``unit``.
-    unit : str or Unit, optional
-        Unit of the result; that of the column by default.
-
-    Returns
-    -------
-    ndarray (n,)
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the column does not hold numbers, or its unit cannot be converted.
+    Numbers are converted to ``unit``, that of the column by default; a column without a unit is
+    taken to be in ``unit``.
     """
     from astropy.units import Quantity
 
@@ -318,17 +286,9 @@ def degrees(column):
 def sky_positions(table):
     """Return the positions of the rows of a table as `SkyCoord` (ICRS); NaN where unknown.
 
-    Parameters
-    ----------
-    table : Table
-        With ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
-        a like pair (any case; degrees where they have no unit, hours and degrees where they are
-        sexagesimal text), or columns with the UCDs of coordinates.
-
-    Raises
-    ------
-    InputError
-        If the table has none of them.
+    They are ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
+    a like pair (any case; degrees where they have no unit, hours and degrees where they are
+    sexagesimal text), or columns with the UCDs of coordinates; without them an `InputError`.
     """
     import astropy.units as u
     from astropy.coordinates import SkyCoord
@@ -395,19 +355,9 @@ def glon_glat_vectors(table):
 
 
 def confidence_ellipses(table):
-    """Return the 95 % error ellipses of the positions of a table.
+    """Return the 95 % error ellipses (n, 3) of the positions of a table.
 
-    Parameters
-    ----------
-    table : Table
-        With ``Conf_95_SemiMajor``, ``Conf_95_SemiMinor`` and ``Conf_95_PosAng``, as ours and the
-        Fermi-LAT catalogues have them, or ``Pos_err_95`` as 2FHL.
-
-    Returns
-    -------
-    ndarray (n, 3)
-        Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where
-        unknown.
+    Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where unknown.
     """
     for major, minor, angle in _ELLIPSE_NAMES:
         if {major, minor, angle} - {None} <= set(table.colnames):

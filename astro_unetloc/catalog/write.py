@@ -66,23 +66,7 @@ _UCDS = {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS
 
 
 def output_paths(paths):
-    """Return the paths to write: a lone FITS catalogue gets its regions beside it.
-
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        Paths that the user gave.
-
-    Returns
-    -------
-    tuple of Path
-
-    Examples
-    --------
-    >>> from astro_unetloc.catalog.write import output_paths
-    >>> print(*output_paths(["catalog.fits"]))
-    catalog.fits catalog.reg
-    """
+    """Return the paths to write (tuple): a lone ``x.fits`` gets its regions ``x.reg`` beside it."""
     paths = tuple(Path(path) for path in paths)
     suffix = suffix_of(paths[0], SUFFIXES) if len(paths) == 1 else ""
     if suffix.startswith(".fits"):
@@ -96,15 +80,7 @@ def check_outputs(paths, *, overwrite=False, inputs=()):
 
 
 def check_fluxes(paths, *, known):
-    """Raise `InputError` if models are to be written and sources will have no fluxes.
-
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        Files to write.
-    known : bool
-        Whether sources are measured with an exposure.
-    """
+    """Raise `InputError` if there are models among the paths and no fluxes will be ``known``."""
     models = [str(path) for path in paths if suffix_of(path, SUFFIXES) in _MODEL_SUFFIXES]
     if models and not known:
         raise InputError(
@@ -151,7 +127,7 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     catalog : QTable
         Any table of sources.
     paths : iterable of str or path-like
-        Files ending in one of `SUFFIXES`, as from `output_paths`.
+        Files ending in one of `SUFFIXES`.
     overwrite : bool
         Whether files that exist may be replaced.
     frame : str
@@ -159,20 +135,12 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     figure : callable, optional
         ``figure(file)`` writes the picture as PNG to a binary file; needed for .png.
     others : dict of path to bytes, optional
-        Further files to write along with them, of any suffix.
+        Further files, of any suffix.
 
     Returns
     -------
     tuple of Path
-        The files written.
-
-    Raises
-    ------
-    InputError
-        If a suffix is unknown, a path is given twice, a picture has no ``figure``, or models have
-        no fluxes.
-    FileExistsError, FileNotFoundError, PermissionError
-        As `astro_unetloc.files.check_output`.
+        The files; as `astro_unetloc.files.write_files`, all of them or none.
     """
     paths, others = tuple(Path(path) for path in paths), others or {}
     check_outputs(paths, overwrite=overwrite)
@@ -216,19 +184,7 @@ def _picture(figure, path):
 
 
 def format_catalog(catalog, suffix):
-    """Return the content of a table file as bytes.
-
-    Parameters
-    ----------
-    catalog : QTable
-        Any table of sources.
-    suffix : str
-        One of .fits, .fits.gz, .ecsv, .csv, .vot.
-
-    Returns
-    -------
-    bytes
-    """
+    """Return the content (bytes) of a file with a table, of one of `TABLE_SUFFIXES`."""
     table = _plain_table(catalog)
     if suffix == ".fits":
         return _fits_bytes(table)
@@ -296,14 +252,9 @@ def _fits_bytes(table):
 
 
 def set_cards(header, keywords):
-    """Write the provenance into a FITS header.
+    """Write the provenance, names and values, into a FITS header.
 
-    Parameters
-    ----------
-    header : astropy.io.fits.Header
-        Header that gets the keywords, except for those that describe the layout of a file.
-    keywords : dict
-        Names and values; a value that FITS cannot hold is written as text.
+    Names that describe the layout of a file are left out, values that FITS cannot hold become text.
     """
     for keyword, value in keywords.items():
         _set_card(header, str(keyword), value)
@@ -397,22 +348,9 @@ edit=1 move=1 delete=1 include=1 source=1
 
 
 def format_regions(catalog, *, frame="icrs"):
-    """Return the DS9 regions of a catalogue as text, in the style of the Fermi-LAT region files.
-
-    The writer of `regions` drops the label of a single region and fails at braces in labels.
-
-    Parameters
-    ----------
-    catalog : QTable
-        Any table of sources.
-    frame : str
-        "icrs", "fk5" or "galactic".
-
-    Returns
-    -------
-    str
-        One line for each cross and each 95 % ellipse.
-    """
+    """DS9 regions of a catalogue (str): for each source a cross and, if known, a 95 % ellipse."""
+    # In the style of the Fermi-LAT region files. The writer of `regions` drops the label of a
+    # single region and fails at braces in labels.
     positions, ellipses = _positions_and_ellipses(catalog, frame)
     lon, lat = positions.spherical.lon.deg, positions.spherical.lat.deg
     lines = [_REGION_HEADER]
@@ -490,11 +428,9 @@ def to_regions(catalog, *, frame="icrs"):
 
 
 def _casa_regions(catalog, frame):
-    """Regions of CASA as text.
-
-    The writer of `regions` writes points as ``point``, which CASA and its own reader refuse, and
-    takes the height of an ellipse for the major axis, whose position angle CASA wants.
-    """
+    """Regions of CASA (str)."""
+    # The writer of `regions` writes points as ``point``, which CASA and its own reader refuse, and
+    # takes the height of an ellipse for the major axis, whose position angle CASA wants.
     import astropy.units as u
     from regions import EllipseSkyRegion, PointSkyRegion, Regions
 

@@ -14,7 +14,6 @@ from made_catalogs import make_catalog, make_sources
 
 from astro_unetloc.catalog.write import format_regions, write_outputs
 
-DS9_SECONDS = 60
 MISSING = [name for name in ("ds9", "Xvfb") if not shutil.which(name)]
 
 
@@ -41,34 +40,20 @@ def screen():
 
 
 @pytest.fixture(scope="module")
-def start_ds9(screen, tmp_path_factory):
-    """Function that starts DS9 with arguments in a folder; it has a home of its own."""
+def run_ds9(screen, tmp_path_factory):
+    """Function that runs DS9 with arguments in a folder until it exits, without a message."""
     home = tmp_path_factory.mktemp("ds9_home")
+    env = {**os.environ, "HOME": str(home), "DISPLAY": screen, "LC_ALL": "C.UTF-8"}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
-    def start(folder, *arguments):
-        return subprocess.Popen(
-            ["ds9", *arguments],
-            cwd=folder,
-            env={**os.environ, "HOME": str(home), "DISPLAY": screen, "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    def run(folder, *arguments):
+        # a dialogue would wait for ever
+        done = subprocess.run(
+            ["ds9", *arguments], cwd=folder, env=env, text=True, timeout=60, check=False, **pipes
         )
+        assert (done.returncode, done.stdout.strip()) == (0, "")
 
-    return start
-
-
-def run_to_end(process):
-    """Wait until DS9 ends by itself; it must say nothing. A dialogue of it would wait for ever."""
-    try:
-        output, _ = process.communicate(timeout=DS9_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
-    assert process.returncode == 0, output
-    assert not output.strip(), output
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +92,16 @@ def saved_regions(path):
 SAVE = ("-regions", "system", "wcs", "-regions", "sky", "icrs", "-regions", "skyformat", "degrees")
 
 
-def load_and_save(start_ds9, folder, name):
+def load_and_save(run_ds9, folder, name):
     """Regions that DS9 holds after it loaded a file: points and ellipses."""
     save = [*SAVE, "-regions", "save", f"saved_{name}", "-exit"]
-    run_to_end(start_ds9(folder, "map.fits", "-regions", "load", name, *save))
+    run_ds9(folder, "map.fits", "-regions", "load", name, *save)
     return saved_regions(folder / f"saved_{name}")
 
 
-def test_ds9_holds_every_source_with_its_name_and_position(start_ds9, field):
+def test_ds9_holds_every_source_with_its_name_and_position(run_ds9, field):
     folder, catalog = field
-    points, ellipses = load_and_save(start_ds9, folder, "catalog.reg")
+    points, ellipses = load_and_save(run_ds9, folder, "catalog.reg")
     assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
     positions = SkyCoord([point.center for point in points])
     assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec
@@ -124,36 +109,36 @@ def test_ds9_holds_every_source_with_its_name_and_position(start_ds9, field):
     assert len(ellipses) == 2
 
 
-def test_ds9_draws_the_ellipse_at_its_position_angle(start_ds9, field):
+def test_ds9_draws_the_ellipse_at_its_position_angle(run_ds9, field):
     folder, catalog = field
-    ellipse = load_and_save(start_ds9, folder, "catalog.reg")[1][0]
+    ellipse = load_and_save(run_ds9, folder, "catalog.reg")[1][0]
     assert ellipse.width.to_value("deg") / 2 == pytest.approx(0.3, abs=1e-3)
     assert ellipse.height.to_value("deg") / 2 == pytest.approx(0.1, abs=1e-3)
     assert ellipse.angle.to_value("deg") % 180 == pytest.approx(120.0, abs=0.1)
 
 
 @pytest.mark.parametrize("frame", ["fk5", "galactic"])
-def test_ds9_draws_the_same_ellipse_from_regions_in_another_frame(start_ds9, field, frame):
+def test_ds9_draws_the_same_ellipse_from_regions_in_another_frame(run_ds9, field, frame):
     folder, catalog = field
     name = f"{frame}.reg"
     write_outputs(catalog, [folder / name], frame=frame)
-    points, ellipses = load_and_save(start_ds9, folder, name)
+    points, ellipses = load_and_save(run_ds9, folder, name)
     positions = SkyCoord([point.center for point in points]).icrs
     assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec
     assert ellipses[0].angle.to_value("deg") % 180 == pytest.approx(120.0, abs=0.1)
 
 
-def test_ds9_survives_odd_characters_and_a_single_source(start_ds9, field):
+def test_ds9_survives_odd_characters_and_a_single_source(run_ds9, field):
     folder, catalog = field
     one = catalog[:1].copy()
     one["Source_Name"] = ['a{b}c\\ \n"d"; #e $f [g] =h é']
     write_outputs(one, [folder / "odd.reg"])
-    points, ellipses = load_and_save(start_ds9, folder, "odd.reg")
+    points, ellipses = load_and_save(run_ds9, folder, "odd.reg")
     assert len(points) == len(ellipses) == 1
     assert points[0].meta["text"] == 'a(b)c/ "d"; #e $f [g] =h ?'
 
 
-def test_ds9_takes_regions_of_an_empty_catalog(start_ds9, field):
+def test_ds9_takes_regions_of_an_empty_catalog(run_ds9, field):
     folder, catalog = field
     (folder / "empty.reg").write_text(format_regions(catalog[:0]))
-    run_to_end(start_ds9(folder, "map.fits", "-regions", "load", "empty.reg", "-exit"))
+    run_ds9(folder, "map.fits", "-regions", "load", "empty.reg", "-exit")
