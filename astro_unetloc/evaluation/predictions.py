@@ -158,15 +158,13 @@ def _sky_patches(run, matches, seed, numbers):
     middle = slice(pad, pad + grid.patch_pixels)
     rows = np.searchsorted(run.patches.index, numbers)
     lon, lat = lonlat_from_vectors(run.patches.grid.centers[np.asarray(numbers)])
-    records, masks, sources, found = source_records(matches), [], [], []
-    for row, (x, y) in enumerate(zip(lon, lat)):
-        plane = TangentPlane(float(x), float(y), grid.patch_pixels, grid.pixel_deg)
+    planes = [TangentPlane(x, y, grid.patch_pixels, grid.pixel_deg) for x, y in zip(lon, lat)]
+    sources, masks = source_records(matches)[0], []
+    for row, plane in enumerate(planes):
         # a disc may reach into the image from outside
-        around = records_inside(records[0], plane, row, margin_pix=config.mask_radius_pix)
+        around = records_inside(sources, plane, row, margin_pix=config.mask_radius_pix)
         counted = around[around["truth_class"] == b"counted"]
         masks.append(source_mask(counted["x"], counted["y"], config.mask_radius_pix, plane.n_pix))
-        sources.append(records_inside(records[0], plane, row))
-        found.append(records_inside(records[1], plane, row))
     return {
         # a pixel of more than 65535 photons shows that many
         "image": np.minimum(run.patches.counts[rows][:, middle, middle], 65535),
@@ -177,9 +175,21 @@ def _sky_patches(run, matches, seed, numbers):
         "center": np.stack([lon, lat, np.zeros(len(rows))], axis=-1),
         "sky": np.full(len(rows), seed),
         "code": [patch_code(seed, number) for number in numbers],
-        "sources": np.concatenate(sources),
-        "found": np.concatenate(found),
+        **_records_by_patch(matches, planes),
     }
+
+
+def _records_by_patch(matches, planes, of_patch=None):
+    """Records "sources" and "found" inside each patch; only those of the patch if that is given."""
+    result = {}
+    for k, (name, records) in enumerate(zip(("sources", "found"), source_records(matches))):
+        among = [slice(None) if of_patch is None else of_patch[k] == i for i in range(len(planes))]
+        parts = [
+            records_inside(records, plane, i, among=rows)
+            for i, (plane, rows) in enumerate(zip(planes, among))
+        ]
+        result[name] = np.concatenate(parts)
+    return result
 
 
 def source_records(matches):
@@ -274,10 +284,7 @@ def search_patches(patch_set, rows, model, *, counted=True):
     predictions = {name: columns[name] for name in _DTYPES if name in columns}
     predictions |= {"image": columns["counts"], "probability": probability}
     of_patch = [np.asarray(t["Patch"], int) for t in (matches.truth, matches.catalog)]
-    for name, records, patch in zip(("sources", "found"), source_records(matches), of_patch):
-        predictions[name] = np.concatenate(
-            [records_inside(records, plane, i, among=patch == i) for i, plane in enumerate(planes)]
-        )
+    predictions |= _records_by_patch(matches, planes, of_patch)
     if not counted:
         nothing = np.zeros(0, int)
         matches = replace(matches.take(nothing, nothing), area_deg2=0.0)
