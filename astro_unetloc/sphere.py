@@ -154,9 +154,10 @@ def tangent_offsets(center, east, north, vectors):
 
 
 def move(vectors, east, north, x_deg, y_deg):
-    """Unit vectors (n, 3) at offsets in degrees on the tangent planes of directions (n, 3)."""
-    moved = vectors + np.radians(x_deg)[:, None] * east + np.radians(y_deg)[:, None] * north
-    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    """Unit vectors (..., 3) at offsets (...) in degrees on tangent planes, broadcast together."""
+    x, y = np.radians(x_deg)[..., None], np.radians(y_deg)[..., None]
+    moved = vectors + x * east + y * north
+    return moved / np.linalg.norm(moved, axis=-1, keepdims=True)
 
 
 def ragged_ranges(first, last):

@@ -35,8 +35,8 @@ def model_background(background, regions, counts):
     for row, axes in enumerate(zip(regions.vectors, regions.east, regions.north)):
         seen = regions.sample_area[row] > 0
         x, y = regions.sample_x[row, seen], regions.sample_y[row, seen]
-        points = move(*(np.tile(axis, (len(x), 1)) for axis in axes), x, y)
-        in_regions[row] = background_at(background, points, edges) @ regions.sample_area[row, seen]
+        density = background_at(background, move(*axes, x, y), edges)
+        in_regions[row] = density @ regions.sample_area[row, seen]
     bins = regions.pairs.bin
     return at_positions[counts.energy_bin[bins], counts.position[bins]], in_regions
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import KDTree
 
-from astro_unetloc.sphere import chord, ragged_ranges, tangent_axes, tangent_offsets
+from astro_unetloc.sphere import chord, move, ragged_ranges, tangent_axes, tangent_offsets
 
 __all__ = [
     "Counts",
@@ -354,7 +354,8 @@ def _spiral_samples(sky_map, vectors, east, north, radius_deg):
     area = np.empty((len(vectors), _SAMPLES_PER_REGION))
     for start in range(0, len(vectors), 256):
         rows = slice(start, start + 256)
-        area[rows] = sky_map.covers(_points(vectors[rows], east[rows], north[rows], x, y))
+        axes = (axis[rows, None] for axis in (vectors, east, north))
+        area[rows] = sky_map.covers(move(*axes, x, y))
     area *= np.pi * radius_deg**2 / _SAMPLES_PER_REGION
     return np.broadcast_to(x, area.shape), np.broadcast_to(y, area.shape), area
 
@@ -379,19 +380,8 @@ def _ring_coverage(sky_map, vectors, east, north, edges_deg):
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     coverage = np.empty((len(vectors), len(radius)))
     for row, axes in enumerate(zip(vectors, east, north)):
-        coverage[row] = sky_map.covers(_points(*axes, x, y)).mean(axis=1)
+        coverage[row] = sky_map.covers(move(*axes, x, y)).mean(axis=1)
     return coverage
-
-
-def _points(vectors, east, north, x_deg, y_deg):
-    """Unit vectors (..., *k, 3) of offsets (*k) on tangent planes (..., 3)."""
-    shape = *vectors.shape[:-1], *[1] * x_deg.ndim, 3
-    points = (
-        vectors.reshape(shape)
-        + np.radians(x_deg)[..., None] * east.reshape(shape)
-        + np.radians(y_deg)[..., None] * north.reshape(shape)
-    )
-    return points / np.linalg.norm(points, axis=-1, keepdims=True)
 
 
 def neighbor_pairs(vectors, radius_deg):
