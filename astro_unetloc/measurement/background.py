@@ -65,7 +65,7 @@ class LocalBackground:
         self._spectrum, self._model = spectrum, model
         self.n, self.n_energy = len(regions), spectrum.n_energy
         self.pairs, self.n_core = regions.pairs, len(regions.core)
-        self._cell = self.pairs.source * self.n_energy + self.pairs.energy_bin
+        self._cell = self.pairs.cell(self.n_energy)
         weight = np.broadcast_to(weight, (self.n, self.n_energy))
         self.weighted = self.pairs.number * weight.ravel()[self._cell]
         self._area = regions.sample_area

@@ -224,6 +224,10 @@ class Pairs:
         """Offsets x and y of all sub-pixels, or of the pairs where they are not divided."""
         return (self.x, self.y) if self.first is None else (self.sub_x, self.sub_y)
 
+    def cell(self, n_energy):
+        """Index (m,) of source and energy bin in a flat array (n, n_energy)."""
+        return self.source * n_energy + self.energy_bin
+
     def select(self, mask):
         """The pairs of a mask or index array."""
         rows = np.arange(len(self))[mask]

@@ -162,6 +162,7 @@ class FieldFit:
         posterior, failed = self._positions(best)
         parameters = best.state.parameters.copy()
         parameters[members, :2] = np.where(failed[:, None], 0.0, posterior.mean)
+        # counts and spectra at the mean of the posterior
         best = self._maximize(parameters, best.background, 4, _COUNTS_AND_INDEX)
         x, y, counts, _ = best.state.parameters.T
         vectors = move(self.vectors, self.regions.east, self.regions.north, x, y)
@@ -328,7 +329,7 @@ def systematic_weights(regions, area_deg2, systematic):
     the error is taken as fully correlated between energies.
     """
     pairs, shape = regions.pairs, (len(regions), len(area_deg2))
-    cell = pairs.source * shape[1] + pairs.energy_bin
+    cell = pairs.cell(shape[1])
     counts = sum_groups(cell, pairs.number, shape[0] * shape[1]).reshape(shape)
     observed = np.maximum(regions.sample_area.sum(axis=1, keepdims=True), area_deg2.min())
     above = np.cumsum((counts / observed * area_deg2)[:, ::-1], axis=1)[:, ::-1]

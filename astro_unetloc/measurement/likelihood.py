@@ -81,7 +81,11 @@ class SourceState:
 
 
 class Likelihood:
-    """Poisson likelihood of n sources at the counts of their cores."""
+    """Poisson likelihood of n sources at the counts of their cores.
+
+    Counts have weights (n, n_energy), at most 1; ``n_bins`` is the number of counts bins of the
+    map, and ``core_deg`` (n_energy,) the radius of the core.
+    """
 
     def __init__(self, regions, n_bins, profiles, spectrum, core_deg, weight=1.0):
         self.regions, self.n_bins, self._core_deg = regions, n_bins, core_deg
@@ -93,10 +97,11 @@ class Likelihood:
         self._set_profiles(profiles)
 
     def _set_core(self, core):
-        self.core, self.cell = core, core.source * self.n_energy + core.energy_bin
+        self.core, self.cell = core, core.cell(self.n_energy)
 
     def _set_profiles(self, profiles):
         self.profiles = profiles
+        # weighted fraction (n, n_energy) of the photons in the observed core
         self.in_core = self.regions.contained(profiles, self._core_deg) * self.weight
 
     def with_profiles(self, profiles):
@@ -152,7 +157,7 @@ class Likelihood:
         """Cell and PSF of the tail pairs; so far out a shift of the source does not matter."""
         tail = self.regions.tail
         density = self.profiles.density(tail.energy_bin, tail.x**2 + tail.y**2)[0]
-        return tail.source * self.n_energy + tail.energy_bin, density
+        return tail.cell(self.n_energy), density
 
     def _npred_at_tail(self, state):
         """Expected counts of each source at its own tail pairs."""
