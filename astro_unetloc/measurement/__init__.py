@@ -1,6 +1,6 @@
 """Likelihood fit of the sources: positions, counts, spectra, their errors, and upper limits.
 
-Takes the table of sources and the map, hands on the table with more columns.
+Takes the table of sources and the map; returns the table with more columns.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Data of the fit: the counts of a map, and which of them lie in the region of which source."""
+"""Data of the fit: the counts of a map, and the regions of interest around its sources."""
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ __all__ = [
 _SAMPLES_PER_REGION = 199
 # Maps with pixels larger than this fraction of the region's radius are sampled at their pixels.
 _MAX_PIXEL_FRACTION = 1 / 20
-# Regions of which a smaller fraction was observed need the coverage of rings around the source.
+# In regions with a smaller observed fraction the coverage of rings around the source is computed.
 _FULL_COVERAGE = 0.99
 # Number of these rings, outer radius of the first one relative to the region, samples per ring.
 _N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24

@@ -1,7 +1,8 @@
 """Fit of the sources of a map: positions, counts, spectra, their errors and significance.
 
-`FieldSetup` holds what all sources of the map share, `FieldFit` fits a group of them step by step:
-counts alone, all parameters, position posterior, then counts and spectra at the final positions.
+`FieldSetup` holds what all sources of the map share. `FieldFit` fits a group of them step by step:
+counts alone, all parameters, the position posterior, then counts and spectra at the final
+positions.
 """
 
 import logging
@@ -62,7 +63,7 @@ _COUNTS, _COUNTS_AND_INDEX, _ALL = [2], [2, 3], [0, 1, 2, 3]
 
 
 class FieldSetup:
-    """What all sources of a map share: counts, PSF profiles and radii."""
+    """Counts, PSF profiles and radii that all sources of a map share."""
 
     def __init__(self, sky_map, counts, vectors, config):
         self.sky_map, self.counts, self.config = sky_map, counts, config
@@ -92,7 +93,7 @@ class FieldSetup:
         self.core_deg = np.minimum(core_deg, max(self.radius_deg / 2, min_core_deg))
 
     def reach_deg(self, vectors):
-        """Radius (n,) outside of which less than half a photon of each source is expected."""
+        """Radius (n,) around each source with less than half an expected photon outside."""
         seen = self.counts.within(vectors, np.median(self.profiles.containment_radius(0.5)))
         outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
         radius = np.array([self.profiles.containment_radius(1 - o)[0] for o in outside])
@@ -119,9 +120,9 @@ def _n_split(pixel_deg, psf_deg, config):
 
 
 class FieldFit:
-    """Fit of n sources, of which the results of the members (k,) are returned.
+    """Fit of n sources. The results are those of the members (k,).
 
-    The others are fitted because their photons reach the members.
+    The other sources are fitted because their photons reach the members.
     """
 
     def __init__(self, vectors, setup, members=None):
@@ -273,7 +274,7 @@ class FieldFit:
         """Whether (k,) a disc fits a member better than a point, by ``wide_ts``."""
 
         def log_likelihood(profiles):
-            """Largest log-likelihood ratio (k,) to no source for a PSF."""
+            """Largest log-likelihood ratio (k,) between source and no source for a PSF."""
             part, pairs = self.likelihood.with_profiles(profiles).select(self.members)
             state = best.state.select(self.members, pairs)
             return _best_log_likelihood(part, state, best.npred_other[pairs])
@@ -294,7 +295,7 @@ def _ellipse_columns(posterior, failed):
 
 
 def _best_log_likelihood(likelihood, state, npred_other):
-    """Log-likelihood ratio (n,) to no source, at the best counts."""
+    """Log-likelihood ratio (n,) between source and no source, at the best counts."""
     core, n = likelihood.core, likelihood.n
     at_one_count = likelihood.evaluate(np.where([0, 0, 1, 0], 1.0, state.parameters))
     ratio, observed = at_one_count.npred / npred_other, at_one_count.observed[0]
@@ -324,9 +325,9 @@ def _positive(hessian, information):
 def systematic_weights(regions, area_deg2, systematic):
     """Weights (n, n_energy) of counts for a relative systematic error of the background.
 
-    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B), where B are the counts within
-    the PSF, of which ``area_deg2`` (n_energy,) is the effective area, at this energy and above:
-    the error is taken as fully correlated between energies.
+    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B). B are the counts in the effective
+    area of the PSF, ``area_deg2`` (n_energy,), at this energy and above: the error is taken as
+    fully correlated between energies.
     """
     pairs, shape = regions.pairs, (len(regions), len(area_deg2))
     cell = pairs.cell(shape[1])

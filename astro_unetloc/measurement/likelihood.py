@@ -36,7 +36,7 @@ INDEX_PRIOR = 2.3, 1.5
 _INDEX_BOUNDS, _MIN_COUNTS = (0.0, 6.0), 1e-3
 # Largest changes in one Newton step, of the position in degrees and of the index.
 _MAX_SHIFT_DEG, _MAX_INDEX_STEP = 0.05, 0.5
-# Nearest neighbours of which the parameters are free in a joint covariance.
+# Number of nearest neighbours with free parameters in a joint covariance.
 _MAX_NEIGHBORS = 6
 
 
@@ -67,7 +67,7 @@ class SourceState:
         return self.parameters[:, 3]
 
     def select(self, rows, pairs):
-        """The state of some of the sources, of which the core pairs are given."""
+        """The state of some of the sources and of their core pairs."""
         return SourceState(
             self.parameters[rows], self.psf[:, pairs], self.fraction[:, rows],
             self.observed[:, rows], self.npred[pairs],
@@ -369,13 +369,12 @@ def _information(derivatives, core, overlapping):
 
 # Position posterior
 
-# Points per axis of the grid, its half width in standard deviations, points of a first grid that
-# finds where the final one is placed, and the variance added to its result because its steps are
-# too wide to resolve less.
+# Points per axis of the grid and its half width in standard deviations. A first grid with fewer
+# points centres it; its steps are too wide to resolve small variances, so that one is added.
 _N_GRID, _REACH, _N_FIRST, _FIRST_VARIANCE = 11, 4.0, 7, 0.1
 # Refinement of the grid on which the log posterior is interpolated for credible regions.
 _N_FINE = 4
-# Counts of which a source explains a smaller fraction, anywhere on the grid, are left out.
+# Counts are left out if the source explains a smaller ratio of them everywhere on the grid.
 _MIN_RATIO = 0.01
 # Least second derivative by the counts and largest changes, relative to the best counts.
 _MIN_HESSIAN, _COUNTS_CHANGE = 1.0, (-0.8, 2.0)

@@ -6,10 +6,10 @@ Fermi-LAT catalogues do for faint sources (4FGL, arXiv:1902.10045). Where no pho
 gives 3.0 counts; a decrease of the log-likelihood by 2.71/2 would give 1.35, which one in four
 sources of 1.4 counts exceeds.
 
-Detection limits: counts and fluxes of sources of which half are found, those with an expected
-sqrt(TS) that depends on the threshold of the search and is measured on simulated skies
-(``benchmarks/fit_limits.py``). It is that of exactly the expected counts (Cowan et al. 2011, EPJC
-71, 1554, section 3.2, "Asimov data set") on the background of the map itself.
+Detection limits: counts and fluxes at which half of the sources are found. The expected sqrt(TS) of
+these sources depends on the threshold of the search and is measured on simulated skies
+(``benchmarks/fit_limits.py``). It is computed for exactly the expected counts (Cowan et al. 2011,
+EPJC 71, 1554, section 3.2, "Asimov data set") on the background of the map itself.
 """
 
 from dataclasses import dataclass, replace
@@ -35,9 +35,9 @@ __all__ = ["detection_limits", "expected_sqrt_ts", "significances", "upper_limit
 _LEVEL = 0.95
 # Pairs of a position and a counts bin that are held at once.
 _MAX_PAIRS = 1e6
-# Steps of the background beside the counts of each position.
+# Steps of the fit of background and counts at each position.
 _N_ROUNDS = 12
-# Nearest known sources of which the counts are free, and Newton steps of the free factors.
+# Number of nearest known sources with free counts, and Newton steps of the free factors.
 _MAX_NEIGHBORS, _N_STEPS = 4, 2
 # Grids of counts, finer and finer, over the likelihood down to exp(-12) of its maximum; points
 # between which the last one is interpolated.
@@ -77,7 +77,7 @@ class _TestPositions:
         self.background = self._fit_background()
 
     def _fit_background(self):
-        """The background beside the best counts of each position, the others absent."""
+        """The background, fitted together with the counts of a source at each position alone."""
         background, pairs, n = self.field.background, self.field.regions.pairs, self.field.n
         counts = np.ones(n)
         for _ in range(_N_ROUNDS):
@@ -393,7 +393,7 @@ def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0
 
 def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRIOR[0],
                      energy_range=None, flux_range=(1.0, 100.0), progress=None):  # fmt: skip
-    """Counts and fluxes of sources at given positions of which half are found.
+    """Counts and fluxes at which half of the sources at given positions are found.
 
     Parameters
     ----------
@@ -402,7 +402,7 @@ def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRI
     vectors : ndarray (n, 3)
         Galactic unit vectors.
     sqrt_ts : float
-        Expected sqrt(TS) of sources of which half are found.
+        Expected sqrt(TS) of these sources.
     sources : ndarray (k, 3), optional
         Galactic unit vectors of the known sources.
     index : float
