@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -150,8 +152,16 @@ def test_litert_of_a_network_of_another_backend_is_the_same(network, tmp_path, m
         run.invoke()
         outputs.append(run.get_tensor(run.get_output_details()[0]["index"]))
     np.testing.assert_array_equal(*outputs)
-    with pytest.raises(RuntimeError, match="must turn .*gone.keras into .*; install tensorflow"):
-        export_litert(tmp_path / "gone.keras", tmp_path / "gone.tflite")
+
+
+def test_failed_export_by_another_backend_is_one_line(monkeypatch, tmp_path):
+    import keras
+
+    failed = SimpleNamespace(returncode=1, stderr="Traceback\nImportError: no tensorflow\n")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr("subprocess.run", lambda *args, **options: failed)
+    with pytest.raises(RuntimeError, match="must turn .*; got ImportError: no tensorflow; install"):
+        export_litert(tmp_path / "unet.keras", tmp_path / "unet.tflite")
 
 
 def test_backend_is_named_with_its_versions():
