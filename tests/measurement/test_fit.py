@@ -33,6 +33,7 @@ from astro_unetloc.measurement.fit import (
     neighbor_margin_deg,
     systematic_weights,
 )
+from astro_unetloc.simulation.sky import healpix_cube
 from astro_unetloc.sphere import (
     frame_rotation,
     lonlat_from_vectors,
@@ -40,6 +41,7 @@ from astro_unetloc.sphere import (
     tangent_axes,
     vectors_from_lonlat,
 )
+from astro_unetloc.unet.model import load_model
 
 FLUX_RANGE = (10.0, 1000.0)
 
@@ -208,6 +210,28 @@ def test_pulls_of_counts_fluxes_and_indices_have_unit_width(lonely):
         assert spread(pull) == pytest.approx(1, abs=0.15)
     ratio = collect(results, "Flux") / flux
     assert np.median(ratio) == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize("photons_each", [500.0, pytest.param(3000.0, marks=pytest.mark.slow)])
+def test_errors_of_sources_below_10_gev_are_honest_too(photons_each):
+    edges, pixels = load_model("lat-500mev").band_edges, healpix_pixels(256, False, "galactic")
+    rng, band = np.random.default_rng(0), tuple(edges[[0, -1]])
+    true = healpix_pixels(4, False, "galactic").centers(np.arange(192))
+    # 300 per square degree, with the spectrum of diffuse emission
+    density = 300 * np.diff(edges**-1.45) / np.diff(edges[[0, -1]] ** -1.45)
+    results = []
+    for _ in range(2):
+        counts = healpix_cube(photons_of(true, photons_each, rng, band=band), edges, 256)
+        counts += rng.poisson(density[:, None] * pixels.pixel_size_deg**2, counts.shape)
+        sky_map = binned_map(counts, pixels, edges)
+        ranges = {"energy_range": band, "flux_range": (1.0, 100.0)}
+        results.append(measure_sources(sources_at(true), sky_map, **ranges))
+    npred = collect(results, "Npred")
+    assert np.median(npred) == pytest.approx(photons_each, rel=0.03)
+    assert 0.8 < spread((npred - photons_each) / collect(results, "Unc_Npred")) < 1.2
+    for percent in (68, 95):
+        inside = np.mean([held(result, percent, true) for result in results])
+        assert inside == pytest.approx(percent / 100, abs=0.08)
 
 
 def test_sqrt_ts_grows_with_the_photons(lonely):
