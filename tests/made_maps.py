@@ -1,9 +1,11 @@
 """Pixels and binned sky maps to test on."""
 
 import numpy as np
+import pytest
 from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
 
 from astro_unetloc.files import with_axes
+from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
 
 
@@ -24,3 +26,19 @@ def binned_map(counts, pixels, energy_edges, **parts):
     geom = with_axes(pixels.geom, [axis])
     counts = Map.from_geom(geom, data=np.reshape(counts, geom.data_shape))
     return SkyMap(counts=counts, energy_edges=np.asarray(energy_edges, float), **parts)
+
+
+def all_photons(sky_map, seed=0):
+    """Unit vectors and energies of all photons of a sky map."""
+    chunks = list(sky_map.photons(seed))
+    if not chunks:
+        return np.empty((0, 3)), np.empty(0)
+    return np.concatenate([c.vectors for c in chunks]), np.concatenate([c.energy for c in chunks])
+
+
+def refuse(map, match, kind=ValueError, **options):
+    """Check that a map cannot be read, with an error of one short line."""
+    with pytest.raises(kind, match=match) as caught:
+        read_map(map, **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -1,10 +1,18 @@
-"""Output files are checked before a computation, and written whole or not at all."""
+"""FITS files are opened whole, and output files are written whole or not at all."""
 
+import gzip
 import os
 
+import numpy as np
 import pytest
+from made_files import (
+    cube_hdus,
+    poisson_cube,
+)
+from made_maps import refuse
 
 from astro_unetloc.files import check_outputs, suffix_of, write_files
+from astro_unetloc.maps.read import read_map
 
 
 def names_in(folder):
@@ -118,3 +126,76 @@ def test_file_that_appeared_meanwhile_is_not_replaced(tmp_path):
         write_files({tmp_path / "a": write})
     assert (tmp_path / "a").read_text() == "of another run"
     assert names_in(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["missing.fits", "missing.yaml", "no/such/directory/map.fits.gz"])
+def test_a_missing_file(name, tmp_path):
+    refuse(tmp_path / name, "no such file: .*missing|no such file: .*map", FileNotFoundError)
+
+
+def test_a_directory(tmp_path):
+    refuse(tmp_path, "got the directory .*; name a file in it")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n", b"SIMPLE", b"x" * 10000])
+def test_a_file_that_is_not_fits(content, tmp_path):
+    path = tmp_path / "map.fits"
+    path.write_bytes(content)
+    refuse(path, "a FITS file was expected; got .*map.fits")
+    packed = tmp_path / "map.fits.gz"
+    packed.write_bytes(gzip.compress(content))
+    refuse(packed, "a FITS file was expected; got .*map.fits.gz")
+
+
+# Inside the first header, the counts, the second header, and the first bytes of EBOUNDS.
+CUTS = [100, 2000, 5000, 8000, 12000, -2860]
+
+
+@pytest.mark.parametrize("stop", CUTS)
+def test_a_truncated_file(stop, rng, tmp_path):
+    path = tmp_path / "cube.fits"
+    cube_hdus(poisson_cube(rng)).writeto(path)
+    path.write_bytes(path.read_bytes()[:stop])
+    refuse(path, "cube.fits is truncated or damaged: .*; copy or download it again")
+
+
+@pytest.mark.parametrize("stop", CUTS)
+def test_a_truncated_file_inside_a_sound_gzip(stop, rng, tmp_path):
+    cube_hdus(poisson_cube(rng)).writeto(tmp_path / "cube.fits")
+    content = (tmp_path / "cube.fits").read_bytes()
+    (tmp_path / "cube.fits.gz").write_bytes(gzip.compress(content[:stop]))
+    refuse(tmp_path / "cube.fits.gz", "is truncated or damaged: .*; copy or download it again")
+
+
+@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_gzip(part, rng, tmp_path):
+    path = tmp_path / "cube.fits.gz"
+    cube_hdus(poisson_cube(rng)).writeto(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    refuse(path, "cube.fits.gz is truncated or damaged: .*; copy or download it again")
+
+
+def test_a_gzip_with_a_flipped_byte(rng, tmp_path):
+    path = tmp_path / "cube.fits.gz"
+    cube_hdus(poisson_cube(rng)).writeto(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    refuse(path, "is truncated or damaged|cannot be read")
+
+
+def test_a_file_without_its_last_padding_is_read(rng, tmp_path):
+    path = tmp_path / "cube.fits"
+    counts = poisson_cube(rng)
+    cube_hdus(counts).writeto(path)
+    path.write_bytes(path.read_bytes()[:-2000])  # 30 bytes of EBOUNDS and 2850 of nothing
+    assert read_map(path).n_photons == counts.sum()
+
+
+def test_reading_leaves_no_file_open_and_the_map_outlives_it(rng, tmp_path):
+    path = tmp_path / "cube.fits"
+    cube_hdus(poisson_cube(rng)).writeto(path)
+    sky_map = read_map(path)
+    path.write_bytes(b"")
+    assert sky_map.n_photons == poisson_cube(np.random.default_rng(0)).sum()

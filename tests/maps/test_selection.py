@@ -2,13 +2,26 @@ import json
 import warnings
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pytest
-from made_files import cube_hdus
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import (
+    EDGES_GEV,
+    cube_hdus,
+    ebounds,
+    event_hdus,
+    image_header,
+    poisson_cube,
+)
+from made_maps import refuse
 
 import astro_unetloc
-from astro_unetloc import find_sources, list_models, read_map
+from astro_unetloc import find_sources, list_models
 from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.selection import BUILT_IN_DOMAIN, check_domain, domain_differences
 
 MODELS = Path(astro_unetloc.__file__).parent / "data" / "models"
@@ -107,3 +120,148 @@ def test_a_search_warns(tmp_path):
         hdus[0].header["DSTYP1"] = "BIT_MASK(EVENT_TYPE,3,P8R3)"
         hdus.writeto(tmp_path / "all.fits")
         find_sources(tmp_path / "all.fits")
+
+
+@pytest.mark.parametrize(
+    "keywords, expected",
+    [
+        ({"DSTYP1": "ENERGY", "DSUNI1": "MeV", "DSVAL1": "10000:500000"}, (10, 500)),
+        ({"DSTYP3": "ENERGY", "DSVAL3": "1000:2000"}, (1, 2)),
+        ({"DSTYP1": "ENERGY", "DSUNI1": "GeV", "DSVAL1": "10:20"}, (10, 20)),
+        ({"EMIN": 3000.0, "EMAX": 10000.0}, (3, 10)),
+        ({"E_MIN": (0.05, "[TeV] lower"), "E_MAX": 2.0}, (50, 2000)),
+    ],
+)
+def test_the_header_of_an_image_states_its_energies(keywords, expected, rng):
+    hdu = fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))
+    hdu.header.update(keywords)
+    sky_map = read_map(fits.HDUList([hdu]))
+    assert tuple(sky_map.energy_edges) == pytest.approx(expected, rel=1e-12)
+    assert not sky_map.energy_assumed
+
+
+def test_an_image_without_energies_is_assumed_to_have_the_model_range(rng):
+    hdus = fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))])
+    with pytest.warns(UnetlocWarning, match="does not state its energies; assuming 10 to 2000 GeV"):
+        sky_map = read_map(hdus)
+    assert sky_map.energy_assumed
+    np.testing.assert_array_equal(sky_map.energy_edges, [10, 2000])
+
+
+@pytest.mark.parametrize(
+    "energy_range",
+    [
+        (10, 500),
+        (10 * u.GeV, 0.5 * u.TeV),
+        [1e4, 5e5] * u.MeV,
+        ("10 GeV", "0.5 TeV"),
+        ("10", "500"),
+    ],
+)
+def test_an_energy_range_is_taken_for_an_image(energy_range, rng):
+    hdus = fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))])
+    sky_map = read_map(hdus, energy_range=energy_range)
+    np.testing.assert_allclose(sky_map.energy_edges, [10, 500], rtol=1e-12)
+    assert not sky_map.energy_assumed
+
+
+def test_an_energy_range_overrules_the_header_of_an_image_aloud(rng):
+    hdu = fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))
+    hdu.header.update({"EMIN": 1000.0, "EMAX": 10000.0})
+    with pytest.warns(UnetlocWarning, match="overrules the 1 to 10 GeV"):
+        sky_map = read_map(fits.HDUList([hdu]), energy_range=(2, 10))
+    np.testing.assert_array_equal(sky_map.energy_edges, [2, 10])
+
+
+def test_an_energy_range_selects_the_bins_of_a_cube(rng):
+    counts = poisson_cube(rng)
+    sky_map = read_map(cube_hdus(counts), energy_range=(20, 150))
+    np.testing.assert_array_equal(sky_map.energy_edges, [20, 50, 150])
+    assert sky_map.n_photons == counts[1:].sum()
+    with pytest.warns(UnetlocWarning, match="taking the whole bins inside: 20 to 50 GeV"):
+        sky_map = read_map(cube_hdus(counts), energy_range=(15, 100))
+    assert sky_map.n_photons == counts[1].sum()
+
+
+def test_a_gtbin_cube_without_its_table_has_logarithmic_bins(rng):
+    hdus = cube_hdus(poisson_cube(rng))[:1]
+    hdus[0].header.update(
+        {"CREATOR": "gtbin", "CTYPE3": "Energy", "CRVAL3": 1e4, "CDELT3": 1e4, "CUNIT3": "MeV"}
+    )
+    with pytest.warns(UnetlocWarning, match="no table of energies; taking the logarithmic bins"):
+        sky_map = read_map(fits.HDUList(hdus))
+    np.testing.assert_allclose(sky_map.energy_edges, [10, 20, 40, 80])
+
+
+def test_a_linear_energy_axis_is_the_last_resort(rng):
+    hdus = cube_hdus(poisson_cube(rng))[:1]
+    hdus[0].header.update(
+        {"CTYPE3": "ENERGY", "CRVAL3": 15.0, "CDELT3": 10.0, "CRPIX3": 1, "CUNIT3": "GeV"}
+    )
+    with pytest.warns(UnetlocWarning, match="taking linear bins"):
+        sky_map = read_map(fits.HDUList(hdus))
+    np.testing.assert_allclose(sky_map.energy_edges, [10, 20, 30, 40])
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["keV", "MeV", "GeV", "TeV", "erg"]),
+    st.lists(st.integers(1, 10**6), min_size=2, max_size=6, unique=True),
+)
+def test_edges_in_any_unit_come_out_in_gev(unit, edges):
+    edges = np.sort(np.array(edges, dtype=float))
+    table = ebounds(edges)
+    scale = (1 * u.GeV).to_value(unit)
+    for name, values in (("E_MIN", edges[:-1]), ("E_MAX", edges[1:])):
+        table.data[name] = values * scale
+        table.columns[name].unit = unit
+    cube = cube_hdus(np.zeros((len(edges) - 1, 2, 2)))
+    sky_map = read_map(fits.HDUList([cube[0], table]))
+    np.testing.assert_allclose(sky_map.energy_edges, edges, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "energy_range, match",
+    [
+        ((500, 10), "increasing positive energies; got 500 to 10 GeV"),
+        ((-1, 10), "increasing positive energies; got -1 to 10"),
+        ((10, np.inf), "increasing positive"),
+        ((np.nan, 10), "increasing positive"),
+        (10, "two energies"),
+        ((1, 2, 3), "two energies"),
+        (("a", "b"), "two energies"),
+        (("10 deg", "20 deg"), "two energies"),
+        ((1000, 2000), "no energy bin lies inside energy_range 1000 to 2000 GeV; the map has bins"),
+        ((11, 19), "no energy bin lies inside"),
+    ],
+)
+def test_an_energy_range_that_cannot_be(energy_range, match, rng):
+    refuse(cube_hdus(poisson_cube(rng)), match, energy_range=energy_range)
+
+
+def test_energies_below_zero(rng):
+    refuse(cube_hdus(poisson_cube(rng), np.array([-10.0, 20, 50, 150])), "energy edges must be pos")
+    refuse(event_hdus([0, 1], [0, 0], [1e4, -1e4]), "energies must be positive; got -10 GeV")
+    hdu = fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))
+    hdu.header.update({"EMIN": -5.0, "EMAX": 10.0})
+    refuse(fits.HDUList([hdu]), "EMIN, EMAX must be two increasing positive energies")
+    hdu.header.update({"DSTYP1": "ENERGY", "DSVAL1": "TABLE"})
+    refuse(fits.HDUList([hdu]), "two energies were expected in DSVAL1")
+
+
+def test_energy_bins_with_gaps(rng):
+    hdus = cube_hdus(poisson_cube(rng))
+    hdus[1].data["E_MIN"][1] *= 1.2
+    refuse(hdus, "energy bins must touch and increase")
+    refuse(cube_hdus(poisson_cube(rng), EDGES_GEV[::-1]), "energy bins must touch and increase")
+
+
+def test_energies_that_do_not_fit_the_planes(rng):
+    refuse(cube_hdus(poisson_cube(rng), EDGES_GEV[:3]), "got 2 energies and 3 planes")
+    refuse(fits.HDUList(cube_hdus(poisson_cube(rng))[:1]), "3 planes must state their energies")
+
+
+def test_an_energy_unit_that_is_none(rng):
+    hdus = cube_hdus(poisson_cube(rng))
+    hdus[1].columns["E_MIN"].unit = "parsec"
+    refuse(hdus, "an energy unit was expected; got 'p")

@@ -1,3 +1,4 @@
+import pickle
 import warnings
 
 import healpy
@@ -8,15 +9,21 @@ from astropy.wcs import WCS
 from gammapy.maps import Map, MapAxis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import image_header
-from made_maps import healpix_pixels, wcs_pixels
+from made_files import (
+    cube_hdus,
+    image_header,
+    poisson_cube,
+)
+from made_maps import all_photons, healpix_pixels, wcs_pixels
 
 from astro_unetloc.maps.photons import place_counts
 from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 
 properties = settings(derandomize=True, deadline=None, max_examples=60)
 fractions = st.floats(0.001, 0.999)
+COARSE = "ignore:pixels of .* coarser"
 
 
 def image(shape, **header):
@@ -209,3 +216,44 @@ def test_gammapy_cut_outs_place_photons_like_the_whole_map(rng):
     assert len(part) == len(inside) == cut.data.sum()
     order = [np.lexsort(np.round(vectors, 9).T) for vectors in (part, inside)]
     assert separation_deg(part[order[0]], inside[order[1]]).max() < 1e-7
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**20),
+    projection=st.sampled_from(["CAR", "TAN", "AIT"]),
+    frame=st.sampled_from(["galactic", "icrs"]),
+    lon=st.floats(0, 360),
+    lat=st.floats(-90, 90),
+)
+def test_counts_are_conserved_wherever_the_image_lies(seed, projection, frame, lon, lat):
+    if projection != "TAN":
+        lat = 0.0  # oblique cylinders and Aitoffs are defined, and nobody uses them
+    counts = np.random.default_rng(seed).poisson(0.3, (3, 9, 14))
+    sky_map = read_map(cube_hdus(counts, projection=projection, frame=frame, lon=lon, lat=lat))
+    vectors, _ = all_photons(sky_map, seed)
+    assert len(vectors) == counts.sum()
+    assert np.all(sky_map.pixels.index(vectors) >= 0)
+
+
+def test_different_seeds_place_photons_differently(rng):
+    sky_map = read_map(cube_hdus(poisson_cube(rng)))
+    first, second = (all_photons(sky_map, seed)[0] for seed in (0, 1))
+    apart = separation_deg(first, second)
+    assert 0.01 < apart.mean() < 0.1
+    np.testing.assert_array_equal(first, all_photons(sky_map, 0)[0])
+
+
+def test_a_sky_map_needs_counts_or_events():
+    with pytest.raises(ValueError, match="either counts or events"):
+        SkyMap()
+
+
+@pytest.mark.filterwarnings(COARSE)
+def test_a_sky_map_can_be_sent_to_another_process(real_data):
+    for name in ("crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits", "gc/fermi-3fhl-gc-events.fits.gz"):
+        sky_map = read_map(real_data / name)
+        again = pickle.loads(pickle.dumps(sky_map))
+        np.testing.assert_array_equal(all_photons(again)[0], all_photons(sky_map)[0])
+        vectors = all_photons(sky_map)[0][::100]
+        assert again.covers(vectors).all()

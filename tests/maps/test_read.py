@@ -1,48 +1,33 @@
 import gzip
 import hashlib
 import logging
-import pickle
 import shutil
 from pathlib import Path
 
-import astropy.units as u
 import healpy
 import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 from gammapy.datasets import MapDataset
-from gammapy.maps import HpxGeom, HpxNDMap, Map, MapAxis
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from gammapy.maps import HpxGeom, HpxNDMap, Map, MapAxis, RegionNDMap
 from made_files import (
     EDGES_GEV,
     cube_hdus,
     ebounds,
-    event_hdus,
+    energies_hdu,
     healpix_hdus,
     image_header,
     poisson_cube,
 )
-from made_maps import wcs_pixels
+from made_maps import all_photons, refuse, wcs_pixels
 
 from astro_unetloc.exceptions import UnetlocWarning
-from astro_unetloc.maps.events import DiscFootprint, MaskFootprint, estimate_footprint
 from astro_unetloc.maps.read import read_map
-from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
 COARSE = "ignore:pixels of .* coarser"
 
-
-def all_photons(sky_map, seed=0):
-    chunks = list(sky_map.photons(seed))
-    if not chunks:
-        return np.empty((0, 3)), np.empty(0)
-    return np.concatenate([c.vectors for c in chunks]), np.concatenate([c.energy for c in chunks])
-
-
-# ---------------------------------------------------------------------------- real files
 
 REAL_FILES = {
     "gc/fermi-3fhl-gc-counts-cube.fits.gz": (32684, 0.05, (10, 500)),
@@ -164,65 +149,6 @@ def test_a_stated_frame_of_exposure_wins(real_data):
     assert sky_map.exposure.map.geom.frame == "icrs"
 
 
-# ------------------------------------------------------------------------ footprints
-
-
-def test_the_northern_events_cover_the_northern_sky(real_data):
-    sky_map = read_map(real_data / "2fhl/fermi_2fhl_events_north.fits.gz")
-    vectors = np.stack(healpy.pix2vec(64, np.arange(49152), nest=False), axis=-1)
-    _, lat = lonlat_from_vectors(vectors)
-    covered = sky_map.covers(vectors)
-    assert covered[lat > 0.7].all()
-    assert not covered[lat < -1].any()
-
-
-@pytest.mark.parametrize("threshold_gev, margin_deg", [(10, 0.2), (50, 0.6)])
-def test_the_events_of_the_galactic_centre_cover_their_box(real_data, threshold_gev, margin_deg):
-    sky_map = read_map(real_data / "gc/fermi-3fhl-gc-events.fits.gz")
-    events = sky_map.events.select(sky_map.events.energy > threshold_gev)
-    footprint = estimate_footprint(events.vectors)
-    lon, lat = np.meshgrid(np.linspace(-14, 14, 281), np.linspace(-9, 9, 181))
-    covered = footprint.covers(vectors_from_lonlat(lon, lat))
-    assert covered[(np.abs(lon) < 10 - margin_deg) & (np.abs(lat) < 5 - margin_deg)].all()
-    assert not covered[(np.abs(lon) > 10 + margin_deg) | (np.abs(lat) > 5 + margin_deg)].any()
-
-
-@pytest.mark.parametrize("n_photons", [3000, 300_000])
-def test_photons_from_everywhere_cover_everything(n_photons, rng):
-    vectors = rng.normal(size=(n_photons, 3))
-    footprint = estimate_footprint(vectors / np.linalg.norm(vectors, axis=1)[:, None])
-    assert footprint.mask.all()
-
-
-def test_no_photons_cover_nothing_and_one_covers_its_place():
-    assert not estimate_footprint(np.empty((0, 3))).covers(np.eye(3)).any()
-    one = estimate_footprint(np.array([[0.0, 0.0, 1.0]]))
-    assert isinstance(one, MaskFootprint)
-    assert one.covers(np.array([0.0, 0.0, 1.0]))
-    assert not one.covers(np.array([1.0, 0.0, 0.0]))
-
-
-@pytest.mark.parametrize("text", ["CIRCLE(83.63,22.01,15)", "circle( 83.63 , 22.01 , 15.0 )"])
-def test_a_circle_in_the_header_is_the_footprint(text):
-    hdus = event_hdus(
-        [83.63, 84],
-        [22, 23],
-        [2e4, 3e4],
-        cuts=[("POS(RA,DEC)", "deg", text), ("ENERGY", "MeV", "10000:500000")],
-    )
-    sky_map = read_map(hdus)
-    assert isinstance(sky_map.footprint, DiscFootprint)
-    assert sky_map.footprint.radius_deg == 15
-    lon, lat = lonlat_from_vectors(sky_map.footprint.center)
-    assert (float(lon), float(lat)) == pytest.approx((184.56, -5.78), abs=0.02)  # the Crab
-    away = vectors_from_lonlat(np.array([184.56, 184.56]), np.array([-5.78 + 14.9, -5.78 + 15.1]))
-    np.testing.assert_array_equal(sky_map.covers(away), [True, False])
-    np.testing.assert_array_equal(sky_map.energy_edges, [10, 500])
-
-
-# ------------------------------------------------------------------------------- images
-
-
 @pytest.mark.parametrize("projection", ["CAR", "TAN", "AIT", "ZEA", "SIN", "STG"])
 @pytest.mark.parametrize("frame", ["galactic", "icrs"])
 def test_cubes_of_every_projection_keep_their_counts(projection, frame, rng):
@@ -279,12 +205,6 @@ def test_an_empty_map_is_valid():
     assert sky_map.covers(sky_map.pixels.centers([5])).all()
 
 
-def test_an_empty_event_list_is_valid():
-    sky_map = read_map(event_hdus([], [], [], cuts=[("ENERGY", "MeV", "10000:500000")]))
-    assert sky_map.n_photons == 0
-    assert not sky_map.covers(np.eye(3)).any()
-
-
 def test_degenerate_axes_are_dropped(rng):
     counts = poisson_cube(rng)
     hdus = cube_hdus(counts)
@@ -297,122 +217,6 @@ def test_a_cube_beside_an_empty_primary_is_found(rng):
     cube = cube_hdus(counts)
     image = fits.ImageHDU(counts, cube[0].header, name="COUNTS")
     assert read_map(fits.HDUList([fits.PrimaryHDU(), image, cube[1]])).n_photons == counts.sum()
-
-
-# ------------------------------------------------------------------------------ energies
-
-
-@pytest.mark.parametrize(
-    "keywords, expected",
-    [
-        ({"DSTYP1": "ENERGY", "DSUNI1": "MeV", "DSVAL1": "10000:500000"}, (10, 500)),
-        ({"DSTYP3": "ENERGY", "DSVAL3": "1000:2000"}, (1, 2)),
-        ({"DSTYP1": "ENERGY", "DSUNI1": "GeV", "DSVAL1": "10:20"}, (10, 20)),
-        ({"EMIN": 3000.0, "EMAX": 10000.0}, (3, 10)),
-        ({"E_MIN": (0.05, "[TeV] lower"), "E_MAX": 2.0}, (50, 2000)),
-    ],
-)
-def test_the_header_of_an_image_states_its_energies(keywords, expected, rng):
-    hdu = fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))
-    hdu.header.update(keywords)
-    sky_map = read_map(fits.HDUList([hdu]))
-    assert tuple(sky_map.energy_edges) == pytest.approx(expected, rel=1e-12)
-    assert not sky_map.energy_assumed
-
-
-def test_an_image_without_energies_is_assumed_to_have_the_model_range(rng):
-    hdus = fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))])
-    with pytest.warns(UnetlocWarning, match="does not state its energies; assuming 10 to 2000 GeV"):
-        sky_map = read_map(hdus)
-    assert sky_map.energy_assumed
-    np.testing.assert_array_equal(sky_map.energy_edges, [10, 2000])
-
-
-@pytest.mark.parametrize(
-    "energy_range",
-    [
-        (10, 500),
-        (10 * u.GeV, 0.5 * u.TeV),
-        [1e4, 5e5] * u.MeV,
-        ("10 GeV", "0.5 TeV"),
-        ("10", "500"),
-    ],
-)
-def test_an_energy_range_is_taken_for_an_image(energy_range, rng):
-    hdus = fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))])
-    sky_map = read_map(hdus, energy_range=energy_range)
-    np.testing.assert_allclose(sky_map.energy_edges, [10, 500], rtol=1e-12)
-    assert not sky_map.energy_assumed
-
-
-def test_an_energy_range_overrules_the_header_of_an_image_aloud(rng):
-    hdu = fits.PrimaryHDU(poisson_cube(rng)[0], image_header((20, 30)))
-    hdu.header.update({"EMIN": 1000.0, "EMAX": 10000.0})
-    with pytest.warns(UnetlocWarning, match="overrules the 1 to 10 GeV"):
-        sky_map = read_map(fits.HDUList([hdu]), energy_range=(2, 10))
-    np.testing.assert_array_equal(sky_map.energy_edges, [2, 10])
-
-
-def test_an_energy_range_selects_the_bins_of_a_cube(rng):
-    counts = poisson_cube(rng)
-    sky_map = read_map(cube_hdus(counts), energy_range=(20, 150))
-    np.testing.assert_array_equal(sky_map.energy_edges, [20, 50, 150])
-    assert sky_map.n_photons == counts[1:].sum()
-    with pytest.warns(UnetlocWarning, match="taking the whole bins inside: 20 to 50 GeV"):
-        sky_map = read_map(cube_hdus(counts), energy_range=(15, 100))
-    assert sky_map.n_photons == counts[1].sum()
-
-
-def test_an_energy_range_cuts_events_exactly():
-    hdus = event_hdus([0, 1, 2, 3], [0] * 4, [10000, 20000, 49999, 50000])
-    sky_map = read_map(hdus, energy_range=(20, 50))
-    np.testing.assert_allclose(sky_map.events.energy, [20, 49.999])
-    np.testing.assert_array_equal(sky_map.energy_edges, [20, 50])
-
-
-def test_events_without_a_stated_range_take_round_ends():
-    sky_map = read_map(event_hdus([0, 1], [0, 0], [10030, 1783000]))
-    np.testing.assert_allclose(sky_map.energy_edges, [10, 1800])
-
-
-def test_a_gtbin_cube_without_its_table_has_logarithmic_bins(rng):
-    hdus = cube_hdus(poisson_cube(rng))[:1]
-    hdus[0].header.update(
-        {"CREATOR": "gtbin", "CTYPE3": "Energy", "CRVAL3": 1e4, "CDELT3": 1e4, "CUNIT3": "MeV"}
-    )
-    with pytest.warns(UnetlocWarning, match="no table of energies; taking the logarithmic bins"):
-        sky_map = read_map(fits.HDUList(hdus))
-    np.testing.assert_allclose(sky_map.energy_edges, [10, 20, 40, 80])
-
-
-def test_a_linear_energy_axis_is_the_last_resort(rng):
-    hdus = cube_hdus(poisson_cube(rng))[:1]
-    hdus[0].header.update(
-        {"CTYPE3": "ENERGY", "CRVAL3": 15.0, "CDELT3": 10.0, "CRPIX3": 1, "CUNIT3": "GeV"}
-    )
-    with pytest.warns(UnetlocWarning, match="taking linear bins"):
-        sky_map = read_map(fits.HDUList(hdus))
-    np.testing.assert_allclose(sky_map.energy_edges, [10, 20, 30, 40])
-
-
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(
-    st.sampled_from(["keV", "MeV", "GeV", "TeV", "erg"]),
-    st.lists(st.integers(1, 10**6), min_size=2, max_size=6, unique=True),
-)
-def test_edges_in_any_unit_come_out_in_gev(unit, edges):
-    edges = np.sort(np.array(edges, dtype=float))
-    table = ebounds(edges)
-    scale = (1 * u.GeV).to_value(unit)
-    for name, values in (("E_MIN", edges[:-1]), ("E_MAX", edges[1:])):
-        table.data[name] = values * scale
-        table.columns[name].unit = unit
-    cube = cube_hdus(np.zeros((len(edges) - 1, 2, 2)))
-    sky_map = read_map(fits.HDUList([cube[0], table]))
-    np.testing.assert_allclose(sky_map.energy_edges, edges, rtol=1e-7)
-
-
-# ------------------------------------------------------------------------------ HEALPix
 
 
 @pytest.mark.filterwarnings(COARSE)
@@ -506,9 +310,6 @@ def test_healpy_files_are_read(keywords, rng, tmp_path):
         np.testing.assert_array_equal(sky_map.covers(vectors), [False, True])
 
 
-# ---------------------------------------------------------------------- gammapy objects
-
-
 @pytest.mark.parametrize("name", ["energy", "energy_true"])
 def test_gammapy_maps_are_read_with_either_axis(name, rng):
     axis = MapAxis.from_edges([0.01, 0.1, 1], unit="TeV", name=name, interp="log")
@@ -544,9 +345,6 @@ def test_wcs_files_of_gammapy_read_like_the_object(fmt, projection, rng, tmp_pat
         np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
-# --------------------------------------------------------------------------------- rest
-
-
 def test_plain_gzipped_and_path_inputs_are_the_same(rng, tmp_path, monkeypatch):
     plain, packed = tmp_path / "cube.fits", tmp_path / "cube.fits.gz"
     cube_hdus(poisson_cube(rng)).writeto(plain)
@@ -559,14 +357,6 @@ def test_plain_gzipped_and_path_inputs_are_the_same(rng, tmp_path, monkeypatch):
     assert maps[0].checksum == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert maps[2].checksum == hashlib.sha256(packed.read_bytes()).hexdigest()
     assert maps[2].name == "cube.fits.gz"
-
-
-def test_reading_leaves_no_file_open_and_the_map_outlives_it(rng, tmp_path):
-    path = tmp_path / "cube.fits"
-    cube_hdus(poisson_cube(rng)).writeto(path)
-    sky_map = read_map(path)
-    path.write_bytes(b"")
-    assert sky_map.n_photons == poisson_cube(np.random.default_rng(0)).sum()
 
 
 def test_cuts_of_the_header_are_carried(real_data):
@@ -606,37 +396,6 @@ def test_a_flux_map_with_its_exposure_becomes_counts(rng, tmp_path):
     assert read_map(hdus, exposure=tmp_path / "exposure.fits").n_photons == counts.sum()
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
-@given(
-    seed=st.integers(0, 2**20),
-    projection=st.sampled_from(["CAR", "TAN", "AIT"]),
-    frame=st.sampled_from(["galactic", "icrs"]),
-    lon=st.floats(0, 360),
-    lat=st.floats(-90, 90),
-)
-def test_counts_are_conserved_wherever_the_image_lies(seed, projection, frame, lon, lat):
-    if projection != "TAN":
-        lat = 0.0  # oblique cylinders and Aitoffs are defined, and nobody uses them
-    counts = np.random.default_rng(seed).poisson(0.3, (3, 9, 14))
-    sky_map = read_map(cube_hdus(counts, projection=projection, frame=frame, lon=lon, lat=lat))
-    vectors, _ = all_photons(sky_map, seed)
-    assert len(vectors) == counts.sum()
-    assert np.all(sky_map.pixels.index(vectors) >= 0)
-
-
-def test_different_seeds_place_photons_differently(rng):
-    sky_map = read_map(cube_hdus(poisson_cube(rng)))
-    first, second = (all_photons(sky_map, seed)[0] for seed in (0, 1))
-    apart = separation_deg(first, second)
-    assert 0.01 < apart.mean() < 0.1
-    np.testing.assert_array_equal(first, all_photons(sky_map, 0)[0])
-
-
-def test_a_sky_map_needs_counts_or_events():
-    with pytest.raises(ValueError, match="either counts or events"):
-        SkyMap()
-
-
 def test_a_sky_map_passes_through(rng):
     sky_map = read_map(cube_hdus(poisson_cube(rng)))
     again = read_map(sky_map, energy_range=(10, 50))
@@ -644,11 +403,267 @@ def test_a_sky_map_passes_through(rng):
     assert again.name == sky_map.name
 
 
-@pytest.mark.filterwarnings(COARSE)
-def test_a_sky_map_can_be_sent_to_another_process(real_data):
-    for name in ("crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits", "gc/fermi-3fhl-gc-events.fits.gz"):
-        sky_map = read_map(real_data / name)
-        again = pickle.loads(pickle.dumps(sky_map))
-        np.testing.assert_array_equal(all_photons(again)[0], all_photons(sky_map)[0])
-        vectors = all_photons(sky_map)[0][::100]
-        assert again.covers(vectors).all()
+def test_a_file_without_maps(tmp_path):
+    fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "empty.fits")
+    refuse(tmp_path / "empty.fits", "no counts found in empty.fits, with the HDUs PRIMARY")
+    fits.HDUList([fits.PrimaryHDU(), ebounds()]).writeto(tmp_path / "table.fits")
+    refuse(tmp_path / "table.fits", "no counts found in table.fits, with the HDUs PRIMARY, EBOUNDS")
+    fits.PrimaryHDU(np.ones(30)).writeto(tmp_path / "spectrum.fits")
+    refuse(tmp_path / "spectrum.fits", "no counts found in spectrum.fits")
+
+
+def test_a_dataset_without_counts(real_data, tmp_path):
+    with fits.open(real_data / "crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits") as hdus:
+        left = [hdu for hdu in hdus if not hdu.name.startswith("COUNTS")]
+        fits.HDUList(left).writeto(tmp_path / "dataset.fits")
+    refuse(tmp_path / "dataset.fits", "no counts found in dataset.fits, with the HDUs")
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("a: 1", "a gammapy datasets file was expected"),
+        ("- 1", "a gammapy datasets file was expected"),
+        ("{", "a gammapy datasets file was expected"),
+        ("datasets: []", "one MapDataset was expected in .*; got 0"),
+        ("datasets: [{type: SpectrumDataset, filename: a}]", "got 0; give"),
+        ("datasets: [{type: MapDataset, filename: a}, {type: MapDataset, filename: b}]", "got 2"),
+    ],
+)
+def test_a_yaml_file_without_one_dataset(text, match, tmp_path):
+    (tmp_path / "sets.yaml").write_text(text)
+    refuse(tmp_path / "sets.yaml", match)
+
+
+PRODUCTS = {
+    "gc/fermi-3fhl-gc-exposure-cube.fits.gz": "got an exposure map",
+    "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz": "got an exposure map",
+    "2fhl/fermi_2fhl_exposure_cube_hpx.fits.gz": "got an exposure map",
+    "gc/fermi-3fhl-gc-psf-cube.fits.gz": r"got a PSF table \(gtpsf\)",
+    "3fhl/fermi_3fhl_psf_gc.fits.gz": r"got a PSF table \(gtpsf\)",
+    "2fhl/fermi_2fhl_psf_gc.fits.gz": r"got a PSF table \(gtpsf\)",
+    "gc/fermi-3fhl-gc-background-cube.fits.gz": r"got a model cube \(gtmodel\)",
+    "diffuse/gll_iem_v06_gc.fits.gz": "got a diffuse emission template",
+    "diffuse/gll_iem_v07_gc.fits.gz": "got a diffuse emission template",
+    "crab/Fermi-LAT-3FHL_iem.fits": "got a diffuse emission template",
+    "diffuse/diffuse_shapes_nside128.fits.gz": "one called COUNTS .*; got 8: PIBREM, ICS",
+    "catalogs/gll_psch_v13.fit.gz": "got a source catalogue",
+    "catalogs/gll_psch_v09.fit.gz": "got a source catalogue",
+    "catalogs/gll_psc_v16.fit.gz": "got a source catalogue",
+    "catalogs/4fgl_dr3_reduced.fits": "got a source catalogue",
+    "catalogs/does-not-exist.fits": "no such file",
+    "diffuse/iso_P8R2_SOURCE_V6_v06.txt": "a FITS file was expected",
+    "population/AGN_LP_FS.csv": "a FITS file was expected",
+    "crab/Fermi-LAT-3FHL_models.yaml": "a gammapy datasets file was expected",
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_without_counts_is_named(name, real_data):
+    kind = FileNotFoundError if "no such" in PRODUCTS[name] else ValueError
+    refuse(real_data / name, PRODUCTS[name], kind)
+
+
+@pytest.mark.parametrize(
+    "names, match",
+    [
+        (("SC_DATA",), "got a spacecraft file"),
+        (("EXPOSURE", "WEIGHTED_EXPOSURE", "CTHETABOUNDS"), "got a livetime cube"),
+        (("LAT_Point_Source_Catalog",), "got a source catalogue"),
+    ],
+)
+def test_other_tables_of_the_fermi_tools_are_named(names, match):
+    column = fits.Column("X", "D", array=np.ones(3))
+    tables = [fits.BinTableHDU.from_columns([column], name=name) for name in names]
+    refuse(fits.HDUList([fits.PrimaryHDU(), *tables]), match)
+
+
+@pytest.mark.parametrize(
+    "unit, match", [("cm2 s", "exposure"), ("m**2 s", "exposure"), ("cm^2 s", "exposure")]
+)
+def test_a_map_in_units_of_exposure_is_named(unit, match, rng):
+    hdus = cube_hdus(poisson_cube(rng))
+    hdus[0].header["BUNIT"] = unit
+    refuse(hdus, f"got an {match} map")
+
+
+@pytest.mark.parametrize(
+    "typical, match", [(1e11, "an exposure map"), (1e-6, "a diffuse emission template")]
+)
+def test_a_cube_at_single_energies_is_named(typical, match):
+    energies = fits.BinTableHDU.from_columns(
+        [fits.Column("Energy", "D", unit="MeV", array=[1e3, 1e4, 1e5])], name="ENERGIES"
+    )
+    cube = fits.PrimaryHDU(np.full((3, 20, 30), typical), image_header((20, 30)))
+    refuse(fits.HDUList([cube, energies]), f"got {match}")
+
+
+def test_an_image_without_sky_coordinates(rng):
+    refuse(
+        fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0])]),
+        "an image with sky coordinates .* was expected",
+    )
+    header = image_header((20, 30))
+    header["CTYPE1"], header["CTYPE2"] = "DETX", "DETY"
+    refuse(fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], header)]), "axes 'DETX', 'DETY'")
+
+
+def test_axes_in_the_wrong_order_or_of_another_frame(rng):
+    header = image_header((20, 30))
+    header["CTYPE1"], header["CTYPE2"] = "GLAT-TAN", "GLON-TAN"
+    refuse(fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], header)]), "in this order; got GLAT")
+    header["CTYPE1"], header["CTYPE2"] = "ELON-TAN", "ELAT-TAN"
+    refuse(fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], header)]), "got ELON, ELAT")
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+    header["RADESYS"] = "FK4"
+    header["EQUINOX"] = 1950.0
+    refuse(
+        fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], header)]), "ICRS or FK5 J2000; got FK4"
+    )
+
+
+def test_a_projection_that_does_not_exist(rng):
+    header = image_header((20, 30), projection="QQQ")
+    hdus = fits.HDUList([fits.PrimaryHDU(poisson_cube(rng)[0], header)])
+    refuse(hdus, "the WCS of the image cannot be used|sky coordinates")
+
+
+def test_four_axes(rng):
+    hdus = cube_hdus(poisson_cube(rng))
+    hdus[0].data = np.zeros((2, 3, 20, 30))
+    refuse(hdus, r"at most one energy; got 4 axes of shape \(2, 3, 20, 30\)")
+
+
+def test_four_axes_of_gammapy():
+    from gammapy.maps import Map, MapAxis
+
+    axes = [
+        MapAxis.from_energy_bounds("1 GeV", "10 GeV", 2),
+        MapAxis.from_edges([0, 1, 2], unit="s", name="time"),
+    ]
+    cube = Map.create(npix=4, axes=axes, frame="icrs")
+    refuse(cube, "one energy axis or none; got the axes energy, time")
+    refuse(Map.create(npix=4, axes=axes[1:], frame="icrs"), "got the axis 'time'")
+
+
+def test_counts_beyond_the_limb(rng):
+    counts = rng.poisson(1.0, (3, 90, 180))
+    refuse(cube_hdus(counts, projection="AIT", pixel_deg=2.0), "on the sky; got .* beyond the limb")
+
+
+@pytest.mark.parametrize(
+    "value, match",
+    [
+        (np.inf, "counts must be finite.* got 1 infinite"),
+        (-np.inf, "counts must be finite.* got 1 infinite"),
+        (-3, "counts must not be negative; got -3 and 1 negative"),
+        (0.5, "counts must be whole numbers .*; got 1 pixels such as 0.5"),
+    ],
+)
+@pytest.mark.parametrize("others", [0.0, np.nan])
+def test_bad_values(value, match, others, rng):
+    counts = poisson_cube(rng).astype(float)
+    counts[1, :, :5] = others
+    counts[0, 3, 4] = value
+    refuse(cube_hdus(counts), match)
+
+
+def test_all_nan():
+    refuse(cube_hdus(np.full((3, 20, 30), np.nan)), "counts must not be all NaN")
+
+
+def test_a_model_map_is_no_counts(rng):
+    refuse(cube_hdus(rng.uniform(0, 5, (3, 20, 30))), "must be whole numbers .*within 0.01")
+
+
+def test_flux_times_a_wrong_exposure(rng, tmp_path):
+    from gammapy.maps import Map, MapAxis
+
+    axis = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV", name="energy_true")
+    exposure = Map.create(
+        skydir=(0, 0), npix=(30, 20), binsz=0.1, frame="galactic", axes=[axis], unit="cm2 s"
+    )
+    exposure.data += 1.1e11
+    refuse(cube_hdus(poisson_cube(rng) / 1e11), "flux x exposure must be whole", exposure=exposure)
+
+
+@pytest.mark.parametrize(
+    "keywords, match",
+    [
+        ({"ORDERING": "SPIRAL"}, "must be RING or NESTED; got 'SPIRAL'"),
+        ({"COORDSYS": "E"}, "COORDSYS of a HEALPix map must be GAL or EQU .*; got 'E'"),
+        ({"NSIDE": 4}, "192 pixels .nside 4.* got 768 pixels"),
+        ({"NSIDE": 16}, "3072 pixels .nside 16.* got 768 pixels"),
+    ],
+)
+def test_a_healpix_table_that_contradicts_itself(keywords, match, rng):
+    refuse(healpix_hdus(rng.poisson(1.0, (3, 768)), **({"NSIDE": 8} | keywords)), match)
+
+
+def test_a_healpix_table_with_too_many_columns(rng):
+    refuse(healpix_hdus(rng.poisson(1.0, (4, 768)), NSIDE=8), "3 columns of counts .*; got 4")
+    refuse(healpix_hdus(rng.poisson(1.0, (3, 768)), None, NSIDE=8), "one called COUNTS .* got 3")
+
+
+def test_healpix_pixels_that_do_not_exist(rng):
+    hdus = healpix_hdus(rng.poisson(1.0, (3, 2)), pixels=[5, 768], NSIDE=8)
+    refuse(hdus, "must lie in 0..767 at nside 8")
+
+
+def test_a_healpix_map_without_a_frame_nor_a_plane(rng):
+    hdus = healpix_hdus(rng.poisson(1.0, (3, 768)), NSIDE=8)
+    del hdus[1].header["COORDSYS"]
+    refuse(hdus, "frame of a HEALPix map of counts must be known; got no COORDSYS; add the keyword")
+
+
+@pytest.mark.parametrize("value", [None, 5, np.zeros((3, 4)), b"map.fits", ["map.fits"], {}])
+def test_a_type_that_is_no_map(value):
+    refuse(value, "map must be a path .*, an astropy HDUList, a gammapy WcsNDMap", TypeError)
+
+
+def test_gammapy_objects_that_are_no_map():
+    from gammapy.datasets import MapDataset
+    from gammapy.maps import MapAxis
+
+    axis = MapAxis.from_energy_bounds("1 GeV", "10 GeV", 2)
+    refuse(axis, "gammapy WcsNDMap, HpxNDMap or MapDataset, .*; got MapAxis", TypeError)
+    region = RegionNDMap.create("icrs;circle(0,0,1)", axes=[axis])
+    refuse(region, "or a SkyMap; got RegionNDMap", TypeError)
+    refuse(MapDataset(name="bare"), "a dataset with counts was expected; 'bare' has none")
+
+
+def test_gammapy_maps_at_single_energies():
+    from gammapy.maps import Map, MapAxis
+
+    axis = MapAxis.from_nodes([1, 10, 100], unit="GeV", name="energy_true", interp="log")
+    refuse(Map.create(npix=4, axes=[axis], frame="icrs"), "'energy_true' has single energies")
+
+
+@pytest.mark.parametrize("name", ["exposure", "background", "psf"])
+def test_response_files_that_are_missing_or_of_a_wrong_type(name, rng, tmp_path):
+    hdus = cube_hdus(poisson_cube(rng))
+    refuse(
+        hdus, "no such file: .*nothing.fits", FileNotFoundError, **{name: tmp_path / "nothing.fits"}
+    )
+    refuse(hdus, f"{name} must be a path or a gammapy .*; got int", TypeError, **{name: 5})
+
+
+def test_response_files_that_hold_something_else(real_data):
+    cube = real_data / "gc/fermi-3fhl-gc-counts-cube.fits.gz"
+    psf = real_data / "gc/fermi-3fhl-gc-psf-cube.fits.gz"
+    refuse(cube, "psf must be a file of gtpsf .* with the HDUs EBOUNDS, GTI, PRIMARY", psf=cube)
+    refuse(cube, "exposure must be a map; got .* no image or HEALPix", exposure=psf)
+    refuse(cube, "background must be a map", background=psf)
+
+
+def test_an_exposure_frame_that_is_unknown_or_cannot_be_told(rng, tmp_path):
+    columns = [fits.Column("ENERGY1", "D", array=rng.uniform(1, 2, 768))]
+    table = fits.BinTableHDU.from_columns(columns, name="HPXEXPOSURES")
+    table.header.update({"PIXTYPE": "HEALPIX", "ORDERING": "RING", "NSIDE": 8})
+    path = tmp_path / "exposure.fits"
+    energies = energies_hdu([10.0])
+    fits.HDUList([fits.PrimaryHDU(), table, energies]).writeto(path)
+    hdus = cube_hdus(poisson_cube(rng))
+    refuse(hdus, "give exposure_frame 'galactic' or 'icrs'", exposure=path)
+    refuse(hdus, "exposure_frame must be .*; got 'fk4'", exposure=path, exposure_frame="fk4")
+    assert read_map(hdus, exposure=path, exposure_frame="icrs").n_photons > 0
