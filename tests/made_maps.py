@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
 
-from astro_unetloc.files import with_axes
+from astro_unetloc.cubes import with_axes
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
 

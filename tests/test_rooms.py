@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 RANKS = (
     {"exceptions"},
     {"files", "sphere"},
+    {"cubes"},
     {"unet"},
     {"irf", "catalog"},
     {"maps"},

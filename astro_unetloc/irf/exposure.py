@@ -1,7 +1,4 @@
-"""Exposure of the LAT, built in or from maps, and the interpolation of smooth maps on the sky.
-
-Smooth maps (exposure, background, emission) are interpolated; counts are photons and never are.
-"""
+"""Exposure of the LAT, built in or from maps, and background maps."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,16 +8,17 @@ import astropy.units as u
 import numpy as np
 from gammapy.maps import HpxGeom, Map
 
-from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import (
-    find_hdu,
+from astro_unetloc.cubes import (
+    check_smooth,
+    find_map,
     healpix_frame,
     healpix_numbers,
-    is_map,
-    open_fits,
+    planes_of,
     read_sky_map,
-    with_axes,
+    values_at,
 )
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import open_fits
 from astro_unetloc.irf.spectra import _log_nodes, bin_fractions
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate
 
@@ -28,13 +26,10 @@ __all__ = [
     "MapExposure",
     "SurveyExposure",
     "background_at",
-    "check_smooth",
     "exposure_from_hdus",
     "exposure_of",
-    "find_map",
     "read_background",
     "read_exposure",
-    "values_at",
 ]
 
 # Mean exposure per year above 10 GeV (cm2 s) and its shape in sin(declination), a cubic fitted
@@ -168,103 +163,13 @@ class MapExposure:
     @cached_property
     def _mean(self):
         """Mean exposure (m,) in cm2 s over the map."""
-        mean = np.array([np.mean(np.nan_to_num(p), dtype=float) for p in _planes(self.map)])
+        mean = np.array([np.mean(np.nan_to_num(p), dtype=float) for p in planes_of(self.map)])
         if not np.all(mean > 0):
             raise InputError(
                 "exposure must be positive somewhere at every energy; got only zeros at "
                 f"{self.energy[np.argmin(mean)]:g} GeV; give the exposure of an observation"
             )
         return mean * self._unit
-
-
-def _planes(sky_map):
-    """Values (m, n_pixels) of a map, the planes of its axes one after the other."""
-    n_axes = len(sky_map.geom.axes)
-    return sky_map.data.reshape(-1, np.prod(sky_map.data.shape[n_axes:], dtype=int))
-
-
-def check_smooth(cube, what, *, allow_nan=False):
-    """Refuse values of a cube over energy that are negative or not finite."""
-    for energy, plane in zip(cube.geom.axes[0].center.to_value("GeV"), _planes(cube)):
-        # one plane at a time, and the two sums only where they are needed: cubes are large
-        if not (np.min(plane, initial=0) >= 0 and np.max(plane, initial=0) < np.inf):
-            good = (plane >= 0) & (plane < np.inf) | allow_nan & np.isnan(plane)
-            n_odd = np.count_nonzero(~good)
-            if not n_odd:
-                continue
-            raise InputError(
-                f"{what} must be finite and nowhere negative; got {n_odd} other values at "
-                f"{energy:g} GeV; correct the map"
-            )
-
-
-def values_at(sky_map, vectors, *, rows=None):
-    """Interpolated values of the planes of a smooth map, NaN outside.
-
-    Parameters
-    ----------
-    sky_map : gammapy.maps.Map
-        The map; a large one may stay on disk.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    rows : list of int, optional
-        Some of the m planes; all by default.
-
-    Returns
-    -------
-    ndarray (m, n)
-        In the unit of the map.
-    """
-    image = with_axes(sky_map.geom, [])
-    turned = rotate(np.asarray(vectors, dtype=float), frame_rotation(image.frame).T)
-    lon, lat = lonlat_from_vectors(turned)
-    planes = _planes(sky_map)
-    planes = planes if rows is None else planes[rows]
-    result = np.full((len(planes), len(lon)), np.nan)
-    if not len(lon):
-        return result
-    if image.is_hpx:
-        index, weight = _healpix_stencil(image, lon, lat)
-        for row, plane in zip(result, planes):
-            row[:] = np.einsum("kn,kn->n", np.asarray(plane, dtype=float)[index], weight)
-        return result
-    coords = {"lon": lon * u.deg, "lat": lat * u.deg}
-    inside = image.contains(coords)
-    coords = {name: value[inside] for name, value in coords.items()}
-    for row, plane in zip(result, planes if inside.any() else ()):
-        data = np.asarray(plane, dtype=float).reshape(image.data_shape)
-        row[inside] = Map.from_geom(image, data=data).interp_by_coord(coords)
-    return result
-
-
-def _healpix_stencil(image, lon, lat):
-    """The four nearest pixels (4, n) of each direction and their weights; NaN outside.
-
-    gammapy fails for explicit pixels. At the border of a map only some of the four count.
-    """
-    import healpy
-
-    nside, numbers = int(np.max(image.nside)), healpix_numbers(image)
-    on_sky = np.isfinite(lon)
-    lon, lat = np.where(on_sky, lon, 0.0), np.where(on_sky, lat, 0.0)
-    index, weight = healpy.get_interp_weights(nside, lon, lat, nest=image.nest, lonlat=True)
-    inside = on_sky
-    if numbers is not None:
-        nearest = healpy.ang2pix(nside, lon, lat, nest=image.nest, lonlat=True)
-        inside = on_sky & np.isin(nearest, numbers)
-        weight = np.where(np.isin(index, numbers), weight, 0.0)
-        weight = weight / np.where(inside, weight.sum(axis=0), 1.0)
-        index = np.minimum(np.searchsorted(numbers, index), len(numbers) - 1)
-    return index, np.where(inside, weight, np.nan)
-
-
-def find_map(hdus, name, what, path):
-    """The image or HEALPix table of a file: by name, else the first one."""
-    found = [hdu for hdu in hdus if is_map(hdu)]
-    if not found:
-        raise InputError(f"{what} must be a map; got {path}, which holds no image or HEALPix")
-    named = find_hdu(found, name)
-    return found[0] if named is None else named
 
 
 def read_exposure(value, *, frame=None):
@@ -320,7 +225,7 @@ def _frame_by_declination(exposure, path):
 
     Exposure of an orbiting telescope depends on declination far more than on right ascension.
     """
-    values = np.asarray(_planes(exposure)[0], dtype=float)
+    values = np.asarray(planes_of(exposure)[0], dtype=float)
     geom, numbers, scatter = exposure.geom, healpix_numbers(exposure.geom), {}
     nside, region = int(np.max(geom.nside)), None if numbers is None else (numbers,)
     for frame in ("galactic", "icrs"):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import energy_column, find_hdu, open_fits
+from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.spectra import PHOTON_INDEX, _log_nodes
 from astro_unetloc.sphere import circle_in_disc, lonlat_from_vectors
 

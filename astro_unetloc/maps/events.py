@@ -7,8 +7,8 @@ import healpy
 import numpy as np
 from scipy.spatial import KDTree
 
+from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import energy_column
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.sphere import (
     SKY_DEG2,

@@ -9,8 +9,9 @@ import numpy as np
 from astropy.io import fits
 from gammapy.maps import Map, MapAxis
 
+from astro_unetloc.cubes import energy_axis, is_map, read_sky_map, with_axes
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import energy_axis, find_hdu, is_map, open_fits, read_sky_map, with_axes
+from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.exposure import exposure_from_hdus, read_background, read_exposure
 from astro_unetloc.irf.psf import psf_from_hdus, read_psf
 from astro_unetloc.maps.events import estimate_footprint, read_events

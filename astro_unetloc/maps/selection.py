@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
+from astro_unetloc.cubes import energies_in_gev, joined_edges
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import energies_in_gev, joined_edges
 
 __all__ = [
     "ASSUMED_RANGE_GEV",

@@ -12,8 +12,8 @@ import healpy
 import numpy as np
 from gammapy.maps import Map
 
+from astro_unetloc.cubes import healpix_numbers, with_axes
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import healpix_numbers, with_axes
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons, place_counts
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, vectors_from_lonlat
 

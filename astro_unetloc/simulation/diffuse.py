@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from astro_unetloc.cubes import check_smooth, find_map, is_map, read_sky_map, values_at
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import find_hdu, is_map, open_fits, read_sky_map
-from astro_unetloc.irf.exposure import check_smooth, find_map, values_at
+from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.spectra import draw_energy
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.simulation.galaxy import Galaxy, add_clouds, draw_galaxy, galaxy_shapes, tilt

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_files import energies_hdu, image_header, write_healpix_cube, write_image_cube
 
-from astro_unetloc.files import is_map, open_fits, read_sky_map
+from astro_unetloc.cubes import check_smooth, is_map, read_sky_map, values_at
+from astro_unetloc.files import open_fits
 from astro_unetloc.irf.exposure import (
     MapExposure,
     SurveyExposure,
-    check_smooth,
     exposure_of,
     read_exposure,
-    values_at,
 )
 from astro_unetloc.sphere import frame_rotation, vectors_from_lonlat
 

@@ -1,0 +1,455 @@
+"""Maps and cubes on the sky: read from FITS files as objects of gammapy, and interpolated.
+
+gammapy itself reads neither COORDSYS = 'EQU' of gtbin, explicit HEALPix pixels without HPX_REG,
+FIRSTPIX, nor tables of healpy. It takes ICRS where COORDSYS is missing and MeV whatever the unit of
+ENERGIES, and it leaves edges in keV as float32, so that 10 GeV becomes 9.9999998 GeV and falls out
+of a band. The maps are therefore built here.
+
+Smooth maps (exposure, background, emission) are interpolated; counts are photons and never are.
+"""
+
+import warnings
+
+import astropy.units as u
+import healpy
+import numpy as np
+from astropy.wcs import WCS
+from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
+
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import find_hdu
+from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate
+
+__all__ = [
+    "check_smooth",
+    "energies_in_gev",
+    "energy_axis",
+    "energy_column",
+    "find_map",
+    "healpix_frame",
+    "healpix_numbers",
+    "is_map",
+    "joined_edges",
+    "planes_of",
+    "read_sky_map",
+    "values_at",
+    "with_axes",
+]
+
+
+def is_map(hdu):
+    """Whether an HDU is an image of two or more axes or a HEALPix table."""
+    if hdu.is_image:
+        return hdu.header.get("NAXIS", 0) >= 2
+    return hdu.header.get("PIXTYPE") == "HEALPIX"
+
+
+def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
+    """Map of an image or a HEALPix table with the energies that the file states.
+
+    Parameters
+    ----------
+    hdus : astropy.io.fits.HDUList
+        The file.
+    hdu : HDU
+        Image with the axes longitude, latitude and energy, or HEALPix table of the whole sphere or
+        of a part, with one column for each energy, one vector column, or sparse values.
+    what : str
+        What the values are, for messages.
+    axis : gammapy.maps.MapAxis, optional
+        Energies; read from the table that belongs to the map by default.
+    frame : str, optional
+        Frame of a HEALPix table without the keyword COORDSYS.
+    unit : str, optional
+        Unit to which that of the file must be equivalent, and that of values without a unit.
+
+    Returns
+    -------
+    gammapy.maps.WcsNDMap or gammapy.maps.HpxNDMap
+        Values as they are stored, blank HEALPix pixels NaN; without an axis if the file states no
+        energies and has one plane.
+    """
+    axis = energy_axis(hdus, hdu) if axis is None else axis
+    if hdu.is_image:
+        geom, planes = _read_image(hdu, what)
+        stated = hdu.header.get("BUNIT")
+    else:
+        geom, planes, stated = _read_healpix(hdu, None if axis is None else axis.nbin, what, frame)
+    if axis is None and len(planes) > 1:
+        raise InputError(
+            f"{what} with {len(planes)} planes must state their energies (a table EBOUNDS, "
+            "ENERGIES or *_BANDS); got none; write the map with its table"
+        )
+    if axis is not None and len(planes) != axis.nbin:
+        raise InputError(
+            f"one energy for each plane was expected; got {axis.nbin} energies and {len(planes)} "
+            "planes; write the map with its own table of energies"
+        )
+    geom = geom if axis is None else with_axes(geom, [axis])
+    unit = "" if unit is None else _mended_unit(stated, unit, what)
+    return Map.from_geom(geom, data=planes.reshape(geom.data_shape), unit=unit)
+
+
+def with_axes(geom, axes):
+    """Geometry of the same pixels of the sky with one other axis or none."""
+    if not geom.is_hpx or geom.region != "explicit":
+        return geom.to_image().to_cube(axes)
+    # gammapy 2.1 can neither copy nor slice geometries of explicit pixels
+    region = (healpix_numbers(geom),)
+    for axis in axes:
+        bands = np.arange(axis.nbin)
+        region = (np.tile(region[0], axis.nbin), np.repeat(bands, len(region[0])))
+    nside = int(np.max(geom.nside))
+    return HpxGeom(nside, nest=geom.nest, frame=geom.frame, region=region, axes=axes)
+
+
+def healpix_numbers(geom):
+    """Increasing pixel numbers of a HEALPix geometry; None for the whole sphere."""
+    if geom.is_allsky:
+        return None
+    # the public get_idx fails for explicit pixels with an axis of one bin
+    return geom._ipix[: np.ravel(geom.npix)[0]].astype(np.int64)
+
+
+def _mended_unit(stated, wanted, what):
+    """Stated unit without photons, or the wanted one if none is stated."""
+    text = str(stated or "").strip()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            unit = u.Unit(text.replace("photons", "photon") or wanted)
+        for factor in (u.dimensionless_unscaled, u.photon):
+            if (unit / factor).is_equivalent(wanted):
+                return unit / factor
+    except (ValueError, TypeError):
+        pass  # not a unit: refused below
+    raise InputError(
+        f"{what} must be in {wanted}; got the unit {text!r}; convert the map or correct its unit"
+    )
+
+
+def _read_image(hdu, what):
+    """Geometry and planes (n, ny, nx) of an image."""
+    data = np.asarray(hdu.data)
+    while data.ndim > 3 and data.shape[0] == 1:  # a degenerate axis, such as STOKES
+        data = data[0]
+    if data.ndim not in (2, 3):
+        raise InputError(
+            f"{what} must have the axes longitude, latitude and at most one energy; got "
+            f"{data.ndim} axes of shape {data.shape}; sum over the others"
+        )
+    wcs = _celestial_wcs(hdu.header)
+    return WcsGeom(wcs, data.shape[:-3:-1]), data.reshape(-1, *data.shape[-2:])
+
+
+def _celestial_wcs(header):
+    """The two celestial axes of a header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dates and old keywords do not matter here
+        try:
+            wcs = WCS(header, naxis=2)
+        except Exception as err:  # wcslib raises its own kinds
+            reason = " ".join(str(err).split())
+            raise InputError(f"the WCS of the image cannot be used: {reason}") from err
+    kinds = [axis.split("-")[0].strip() for axis in wcs.wcs.ctype]
+    if not wcs.has_celestial:
+        raise InputError(
+            f"an image with sky coordinates (CTYPE1 such as GLON-CAR) was expected; got the axes "
+            f"{', '.join(map(repr, wcs.wcs.ctype))}; add the WCS keywords"
+        )
+    if kinds not in (["GLON", "GLAT"], ["RA", "DEC"]):
+        raise InputError(
+            f"the first two axes must be GLON, GLAT or RA, DEC in this order; got "
+            f"{', '.join(kind or 'nothing' for kind in kinds)}; reproject or transpose the map"
+        )
+    return wcs
+
+
+_FRAMES = dict.fromkeys(("G", "GAL", "GALACTIC"), "galactic") | dict.fromkeys(
+    ("C", "CEL", "EQU", "EQ", "ICRS", "J2000", "CELESTIAL", "EQUATORIAL"), "icrs"
+)
+_PIXEL_COLUMNS = ("PIX", "PIXEL", "HPX_INDEX", "IPIX")
+_UNSEEN, _UNSEEN_RTOL = -1.6375e30, 1e-5  # blank value of healpy and healpy's tolerance
+
+
+def healpix_frame(header):
+    """Frame of the keyword COORDSYS, None if it is missing."""
+    name = str(header.get("COORDSYS", "")).strip().upper()
+    if name and name not in _FRAMES:
+        raise InputError(
+            f"COORDSYS of a HEALPix map must be GAL or EQU (or G, C, CEL, ICRS); got {name!r}; "
+            "rotate the map or correct the keyword"
+        )
+    return _FRAMES.get(name)
+
+
+def _read_healpix(hdu, n_energy, what, frame):
+    """Geometry, planes (n, n_pixels) and stated unit of a HEALPix table."""
+    frame = healpix_frame(hdu.header) or frame
+    if frame is None:
+        raise InputError(
+            f"the frame of a HEALPix map of {what} must be known; got no COORDSYS; add the keyword "
+            "COORDSYS = 'GAL' or 'CEL'"
+        )
+    names = {name.upper(): name for name in hdu.columns.names}
+    pixel_column = next((names[name] for name in _PIXEL_COLUMNS if name in names), None)
+    numbers = None
+    if pixel_column is not None:
+        numbers = np.ravel(hdu.data[pixel_column]).astype(np.int64)
+    if {"CHANNEL", "VALUE"} <= set(names):
+        columns, (numbers, planes) = [names["VALUE"]], _sparse_planes(hdu, names, numbers, n_energy)
+    else:
+        columns = _value_columns(names, n_energy, what)
+        planes = [np.asarray(hdu.data[column]) for column in columns]
+        if len(planes) == 1:
+            planes = planes[0].reshape(-1, n_energy or 1).T
+        planes = np.stack([plane.ravel() for plane in planes])
+    if planes.dtype.kind == "f":
+        for plane in planes:
+            plane[np.isclose(plane, _UNSEEN, rtol=_UNSEEN_RTOL, atol=0)] = np.nan
+    nside, nest, numbers = _healpix_layout(hdu.header, planes.shape[1], numbers)
+    if numbers is not None:  # gammapy keeps pixels in increasing order
+        order = np.argsort(numbers)
+        numbers, planes = (numbers[order],), planes[:, order]
+    geom = HpxGeom(nside, nest=nest, frame=frame, region=numbers)
+    return geom, planes, hdu.columns[columns[0]].unit
+
+
+def _value_columns(names, n_energy, what):
+    """Names of the columns that hold values, in the order of energy."""
+    values = [name for name in names if name not in (*_PIXEL_COLUMNS, "CHANNEL")]
+    if n_energy is None and "COUNTS" in values:
+        values = ["COUNTS"]
+    if len(values) not in (1, n_energy):
+        bins = "one column or one called COUNTS" if n_energy is None else f"{n_energy} columns"
+        raise InputError(
+            f"{bins} of {what} was expected in the HEALPix table; got {len(values)}: "
+            f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}; "
+            "give a map with a table of energies if it has several"
+        )
+    return [names[name] for name in values]
+
+
+def _sparse_planes(hdu, names, numbers, n_energy):
+    """Pixels and planes of a table with one row for each filled pixel and channel (gammapy)."""
+    numbers, row = np.unique(numbers, return_inverse=True)
+    planes = np.zeros((n_energy or 1, len(numbers)))
+    channel = np.asarray(hdu.data[names["CHANNEL"]]).astype(np.int64)
+    np.add.at(planes, (channel, row), hdu.data[names["VALUE"]])
+    return numbers, planes
+
+
+def _healpix_layout(header, n_values, numbers):
+    """Resolution, order and pixel numbers of a HEALPix table; None for the whole sphere."""
+    order = str(header.get("ORDERING", "")).strip().upper()
+    if order not in ("RING", "NESTED", "NEST"):
+        raise InputError(
+            f"ORDERING of a HEALPix map must be RING or NESTED; got {order or 'nothing'!r}; "
+            "add the keyword"
+        )
+    nside = int(header.get("NSIDE", 0)) or int(np.sqrt(n_values / 12))
+    n_sphere = 12 * nside**2
+    if numbers is None and n_values != n_sphere:
+        first, last = int(header.get("FIRSTPIX", 0)), int(header.get("LASTPIX", -1))
+        if last - first + 1 != n_values:
+            raise InputError(
+                f"{n_sphere} pixels (nside {nside}), a column PIX, or FIRSTPIX and LASTPIX that "
+                f"fit were expected; got {n_values} pixels; complete the HEALPix table"
+            )
+        numbers = np.arange(first, last + 1)
+    if numbers is not None:
+        if str(header.get("INDXSCHM", "")).strip().upper() == "LOCAL":
+            raise InputError("HEALPix pixel numbers must be global; got INDXSCHM LOCAL; rewrite it")
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_sphere:
+            raise InputError(
+                f"HEALPix pixel numbers must lie in 0..{n_sphere - 1} at nside {nside}; got "
+                f"{numbers.min()}..{numbers.max()}; correct the map"
+            )
+        if len(np.unique(numbers)) != len(numbers):
+            raise InputError("HEALPix pixel numbers must be unique; got repetitions; sum them")
+    return nside, order != "RING", numbers
+
+
+_EDGE_COLUMNS = (
+    ("E_MIN", "E_MAX"),
+    ("ENERGY_MIN", "ENERGY_MAX"),
+    ("ENERGY_TRUE_MIN", "ENERGY_TRUE_MAX"),
+)
+_CENTER_COLUMNS = ("ENERGY", "ENERGY_TRUE")
+_EDGE_RTOL = 1e-4  # edges in keV as float32 agree this well and better
+
+
+def energy_axis(hdus, hdu):
+    """Energy axis in GeV of a map from the table that belongs to it.
+
+    Parameters
+    ----------
+    hdus : astropy.io.fits.HDUList
+        The file.
+    hdu : HDU
+        The map.
+
+    Returns
+    -------
+    gammapy.maps.MapAxis or None
+        The bins "energy" of EBOUNDS (gtbin) and ``*_BANDS`` (gammapy), or the single energies
+        "energy_true" of ENERGIES (gtexpcube2); None if the file has no such table.
+    """
+    names = [hdu.header.get("BANDSHDU", ""), f"{hdu.name}_BANDS", "EBOUNDS", "ENERGIES"]
+    table = find_hdu(hdus, *(name for name in names if name))
+    if table is None or not hasattr(table, "columns"):
+        return None
+    for header in (hdu.header, table.header):
+        if "AXCOLS2" in header:
+            axes = "; ".join(str(header.get(f"AXCOLS{i}")) for i in (1, 2))
+            raise InputError(
+                f"a map must have one energy axis or none; got several axes ({axes}); sum over "
+                "the others"
+            )
+    columns = {name.upper(): name for name in table.columns.names}
+    pair = next((pair for pair in _EDGE_COLUMNS if set(pair) <= set(columns)), None)
+    center = next((name for name in _CENTER_COLUMNS if name in columns), None)
+    stated = str(hdu.header.get("AXCOLS1", table.header.get("AXCOLS1", ","))).upper()
+    if pair is not None and ("," in stated or center is None):
+        default = "keV" if table.name.upper() == "EBOUNDS" else "MeV"
+        edges = _edges_of_bins(table, [columns[name] for name in pair], default)
+        name = "energy_true" if "TRUE" in pair[0] else "energy"
+        return MapAxis.from_energy_edges(edges, unit="GeV", name=name)
+    if center is None:
+        raise InputError(
+            f"energies were expected in table {table.name}; got the columns {', '.join(columns)}; "
+            "give the whole file as the Fermi tools or gammapy wrote it"
+        )
+    energy = energy_column(table, columns[center])
+    if not (np.all(np.isfinite(energy)) and np.all(energy > 0) and np.all(np.diff(energy) > 0)):
+        raise InputError(
+            f"energies must be positive and increase; got others in table {table.name}; sort them"
+        )
+    return MapAxis.from_nodes(energy, unit="GeV", name="energy_true", interp="log")
+
+
+def joined_edges(low, high):
+    """Edges of bins that touch and increase, from their lower and upper ends."""
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low > 0)):
+        raise InputError("energy edges must be positive; got negative, zero or infinite energies")
+    if np.any(high <= low) or not np.allclose(low[1:], high[:-1], rtol=_EDGE_RTOL):
+        raise InputError(
+            "energy bins must touch and increase; got gaps, overlaps or another order; "
+            "rebin the map"
+        )
+    return np.append(low, high[-1])
+
+
+def energy_column(hdu, name, default="MeV"):
+    """Energies of a table column in GeV as float64."""
+    return energies_in_gev(np.asarray(hdu.data[name], dtype=float), hdu.columns[name].unit, default)
+
+
+def _edges_of_bins(hdu, names, default):
+    """Edges in GeV of the bins in two columns of a table, 0.01 of a float32 as 0.01."""
+    ends = []
+    for name in names:
+        values = np.asarray(hdu.data[name])
+        if values.dtype.kind == "f" and values.dtype.itemsize == 4:
+            values = np.array([float(str(value)) for value in values.astype(np.float32)])
+        ends.append(energies_in_gev(values.astype(float), hdu.columns[name].unit, default))
+    return joined_edges(*ends)
+
+
+def energies_in_gev(values, unit, default="MeV"):
+    """Energies (n,) of a stated unit in GeV; powers of ten are exact (1e7 keV is 10 GeV)."""
+    text = str(unit or default).strip() or default
+    try:
+        scale = u.Unit(text).to("GeV")
+    except (ValueError, u.UnitConversionError) as err:
+        raise InputError(f"an energy unit was expected; got {text!r}; correct TUNIT") from err
+    power = 10.0 ** round(-np.log10(scale))
+    return values / power if np.isclose(scale * power, 1, rtol=1e-12) else values * scale
+
+
+def planes_of(sky_map):
+    """Values (m, n_pixels) of a map, the planes of its axes one after the other."""
+    n_axes = len(sky_map.geom.axes)
+    return sky_map.data.reshape(-1, np.prod(sky_map.data.shape[n_axes:], dtype=int))
+
+
+def check_smooth(cube, what, *, allow_nan=False):
+    """Refuse values of a cube over energy that are negative or not finite."""
+    for energy, plane in zip(cube.geom.axes[0].center.to_value("GeV"), planes_of(cube)):
+        # one plane at a time, and the two sums only where they are needed: cubes are large
+        if not (np.min(plane, initial=0) >= 0 and np.max(plane, initial=0) < np.inf):
+            good = (plane >= 0) & (plane < np.inf) | allow_nan & np.isnan(plane)
+            n_odd = np.count_nonzero(~good)
+            if not n_odd:
+                continue
+            raise InputError(
+                f"{what} must be finite and nowhere negative; got {n_odd} other values at "
+                f"{energy:g} GeV; correct the map"
+            )
+
+
+def values_at(sky_map, vectors, *, rows=None):
+    """Interpolated values of the planes of a smooth map, NaN outside.
+
+    Parameters
+    ----------
+    sky_map : gammapy.maps.Map
+        The map; a large one may stay on disk.
+    vectors : ndarray (n, 3)
+        Galactic unit vectors.
+    rows : list of int, optional
+        Some of the m planes; all by default.
+
+    Returns
+    -------
+    ndarray (m, n)
+        In the unit of the map.
+    """
+    image = with_axes(sky_map.geom, [])
+    turned = rotate(np.asarray(vectors, dtype=float), frame_rotation(image.frame).T)
+    lon, lat = lonlat_from_vectors(turned)
+    planes = planes_of(sky_map)
+    planes = planes if rows is None else planes[rows]
+    result = np.full((len(planes), len(lon)), np.nan)
+    if not len(lon):
+        return result
+    if image.is_hpx:
+        index, weight = _healpix_stencil(image, lon, lat)
+        for row, plane in zip(result, planes):
+            row[:] = np.einsum("kn,kn->n", np.asarray(plane, dtype=float)[index], weight)
+        return result
+    coords = {"lon": lon * u.deg, "lat": lat * u.deg}
+    inside = image.contains(coords)
+    coords = {name: value[inside] for name, value in coords.items()}
+    for row, plane in zip(result, planes if inside.any() else ()):
+        data = np.asarray(plane, dtype=float).reshape(image.data_shape)
+        row[inside] = Map.from_geom(image, data=data).interp_by_coord(coords)
+    return result
+
+
+def _healpix_stencil(image, lon, lat):
+    """The four nearest pixels (4, n) of each direction and their weights; NaN outside.
+
+    gammapy fails for explicit pixels. At the border of a map only some of the four count.
+    """
+    nside, numbers = int(np.max(image.nside)), healpix_numbers(image)
+    on_sky = np.isfinite(lon)
+    lon, lat = np.where(on_sky, lon, 0.0), np.where(on_sky, lat, 0.0)
+    index, weight = healpy.get_interp_weights(nside, lon, lat, nest=image.nest, lonlat=True)
+    inside = on_sky
+    if numbers is not None:
+        nearest = healpy.ang2pix(nside, lon, lat, nest=image.nest, lonlat=True)
+        inside = on_sky & np.isin(nearest, numbers)
+        weight = np.where(np.isin(index, numbers), weight, 0.0)
+        weight = weight / np.where(inside, weight.sum(axis=0), 1.0)
+        index = np.minimum(np.searchsorted(numbers, index), len(numbers) - 1)
+    return index, np.where(inside, weight, np.nan)
+
+
+def find_map(hdus, name, what, path):
+    """The image or HEALPix table of a file: by name, else the first one."""
+    found = [hdu for hdu in hdus if is_map(hdu)]
+    if not found:
+        raise InputError(f"{what} must be a map; got {path}, which holds no image or HEALPix")
+    named = find_hdu(found, name)
+    return found[0] if named is None else named
