@@ -62,6 +62,7 @@ def defaults_table(configs):
         rows += [
             (f"`~{name}`", f"``{field.name}``", f"``{field.default!r}``")
             for field in dataclasses.fields(config)
+            if field.default is not dataclasses.MISSING
         ]
     return list_table(("configuration", "field", "default"), rows, "40 35 25")
 

@@ -103,28 +103,35 @@ def find_clusters(probability, *, config, keep=None):
     row, xy, weight, around, first = _pixels_by_island(probability, bright, config.radius_pix)
     if not len(first):
         return PixelSources(np.zeros(0, dtype=int), *np.zeros((3, 0)))
-    size = np.diff(first, append=len(row))
-    mass = np.where(around > -np.inf, weight, 0)
-    mean = np.add.reduceat(xy * mass[:, None], first) / np.add.reduceat(mass, first)[:, None]
-    inside = np.hypot(*(xy - np.repeat(mean, size, axis=0)).T) <= config.radius_pix
-    peak = np.maximum.reduceat(np.where(inside, weight, 0), first)
-    # where no pixel lies a diameter away from the best one, two circles would overlap
-    best = np.lexsort((-np.arange(len(row)), around, np.repeat(first, size)))[first + size - 1]
-    away = np.hypot(*(xy - np.repeat(xy[best], size, axis=0)).T) >= 2 * config.radius_pix
-    large = np.logical_or.reduceat(away & (around > -np.inf), first)
+    mean, peak, large = _one_cluster_each(xy, weight, around, first, config.radius_pix)
     centroids, peaks, island = [mean[~large]], [peak[~large]], [np.flatnonzero(~large)]
+    stop = np.append(first[1:], len(row))
     with _light_sklearn():
         for number in np.flatnonzero(large):
-            here = slice(first[number], first[number] + size[number])
-            found = _Island(xy[here], weight[here], around[here], config).best_clusters(
-                mean[number]
-            )
-            centroids.append(found[0])
-            peaks.append(found[1])
-            island.append(np.full(len(found[0]), number))
+            here = slice(first[number], stop[number])
+            pixels = _Island(xy[here], weight[here], around[here], config)
+            found, found_peak = pixels.best_clusters(mean[number])
+            centroids.append(found)
+            peaks.append(found_peak)
+            island.append(np.full(len(found), number))
     x, y = np.concatenate(centroids).T
     row = row[first[np.concatenate(island)]]
     return PixelSources(row, x, y, np.concatenate(peaks)).select(np.lexsort((y, x, row)))
+
+
+def _one_cluster_each(xy, weight, around, first, radius_pix):
+    """Return mean and peak of each island, and whether it may hold more than one cluster."""
+    size = np.diff(first, append=len(xy))
+    bright = around > -np.inf
+    mass = np.where(bright, weight, 0)
+    mean = np.add.reduceat(xy * mass[:, None], first) / np.add.reduceat(mass, first)[:, None]
+    inside = np.hypot(*(xy - np.repeat(mean, size, axis=0)).T) <= radius_pix
+    peak = np.maximum.reduceat(np.where(inside, weight, 0), first)
+    # no second circle can be packed where all pixels are near the best one
+    best = np.lexsort((-np.arange(len(xy)), around, np.repeat(first, size)))[first + size - 1]
+    away = np.hypot(*(xy - np.repeat(xy[best], size, axis=0)).T)
+    large = np.logical_or.reduceat(bright & (away >= 2 * radius_pix * _PACKINGS[0]), first)
+    return mean, peak, large
 
 
 def _pixels_by_island(images, bright, radius_pix):
@@ -194,11 +201,9 @@ class _Island:
         for packing in _PACKINGS:
             seeds = self._packed(2 * self.config.radius_pix * packing)
             starts.setdefault(len(seeds), seeds)
-            if len(seeds) == 1:
-                break
         for k in sorted(starts.keys() - {1}):
             best = max(best, self._fit(starts[k]), key=lambda found: found[0])
-        changed = len(starts) > 1
+        changed = True
         while changed:
             best, changed = self._step(best, starts)
         circles = self._circles(best[1])

@@ -44,6 +44,9 @@ def plot_history(history, folder):
     figure.savefig(folder / "history.png", dpi=120)
 
 
+# Pixels above this probability are clustered, until a threshold is tuned for the model.
+_CUT = 0.05
+
 # Steps over which weights are averaged: at most so many, and this share of a short training, whose
 # average would hold the random weights of its start.
 _MAX_AVERAGED, _SHARE_AVERAGED = 500, 0.1
@@ -365,13 +368,13 @@ def model_card(network, patch_set, *, name, threshold):
     """
     low, high = counted_band(patch_set["band_edges_gev"])
     # a circle as wide as a label holds all of a source; sets of schema 1 did not say how wide
-    radius_pix = float(patch_set.get("mask_radius_pix", ClusteringConfig().radius_pix))
+    radius_pix = float(patch_set.get("mask_radius_pix", 2.0))
     return {
         "name": name,
         "band_edges_gev": [float(edge) for edge in patch_set["band_edges_gev"]],
         # the last class is always the background
         "classes": [*patch_set["classes"], "background"],
-        "clustering": asdict(ClusteringConfig(radius_pix=radius_pix)),
+        "clustering": asdict(ClusteringConfig(cut=_CUT, radius_pix=radius_pix)),
         "threshold": threshold,
         # photons that were made elsewhere may be of any selection
         **({} if "folders" in patch_set else {"domain": BUILT_IN_DOMAIN}),
