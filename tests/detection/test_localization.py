@@ -39,7 +39,7 @@ def candidates_at(patches, *found):
         [GRID.plane(patch).pixel_from_vectors(vector) for patch, vector, _ in found]
     ).T.reshape(2, -1)
     probability = np.array([p for _, _, p in found], dtype=float)
-    return PixelSources(row, x, y, probability, np.full(len(row), 13))
+    return PixelSources(row, x, y, probability)
 
 
 def towards(vector, other, distance_deg):
