@@ -213,7 +213,6 @@ def test_sources_at_the_edge_of_coverage_are_flagged():
         np.array([79.0, 76.0, 60.0]),
         np.array([70.0, 80.0, 90.0]),
         np.array([0.9, 0.8, 0.7]),
-        np.full(3, 13),
     )
     sources = localize(found, patches)
     assert sources["Coverage"][0] == pytest.approx(0.5, abs=0.06)
