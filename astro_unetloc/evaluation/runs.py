@@ -170,8 +170,8 @@ def run_on_skies(
 
 
 def run_on_set(
-    path, model=None, *, threshold=None, baseline=None, checkpoints=None, overwrite=False,
-    progress=None, n_patches=1000, codes=(), all_skies=False,
+    path, model=None, *, threshold=None, n_patches=1000, codes=(), all_skies=False, baseline=None,
+    checkpoints=None, overwrite=False, progress=None,
 ):  # fmt: skip
     """Matches of a model on the patches of a patch set, each of which is a sky of its own.
 
