@@ -38,6 +38,8 @@ MATCH_RADIUS_DEG = 0.3
 SIGMAS_95 = np.sqrt(-2 * np.log(0.05))
 MAX_SIGMAS = np.sqrt(-2 * np.log(0.001))
 
+_ROUNDING_DEG = 1e-10  # keeps a pair at exactly the radius
+
 # Associations of the Fermi-LAT catalogues have this probability or a higher one (arXiv:1902.10045).
 _RELIABLE = 0.8
 
@@ -102,9 +104,8 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     pairs = _candidates(found, known[point], radius_deg, by_errors)
     around = reference if surroundings is None else as_reference(surroundings)
     around = _positions(around[~around["Extended"]])
-    density, chance = _chance_matches(
-        found, around, radius_deg, _reach(pairs, radius_deg), by_errors
-    )
+    reach_deg = _reach(pairs, radius_deg)
+    density, chance = _chance_matches(found, around, radius_deg, reach_deg, by_errors)
     pairs["probability"] = _association_probability(pairs, density)
     rank = np.unique(-np.nan_to_num(numbers_of(catalog, "Score")), return_inverse=True)[1]
     pairs["matched"] = _one_to_one(pairs, rank, radius_deg, by_errors)
@@ -462,7 +463,7 @@ def _candidates(left, right, radius_deg, by_errors):
     rows, columns, angle = neighbors(left.vectors, right.vectors, reach_deg)
     norm, area = _normalized(left[rows], right[columns])
     known = np.isfinite(norm)
-    is_near = _within(angle, radius_deg)
+    is_near = angle <= radius_deg + _ROUNDING_DEG
     eligible = np.where(known, norm <= MAX_SIGMAS, is_near) if by_errors else is_near
     radius_sigma = radius_deg / SIGMAS_95
     distance = np.where(known, norm, angle / radius_sigma)
@@ -492,14 +493,10 @@ def _normalized(left, right):
     return np.sqrt(np.maximum(square, 0.0)), np.sqrt(determinant)
 
 
-def _within(angle_deg, radius_deg):
-    return angle_deg <= radius_deg + 1e-10
-
-
 def _reach(pairs, radius_deg):
     """Distance that few matches exceed; a single source of huge errors does not count."""
     eligible = pairs["separation"][pairs["eligible"]]
-    return max(radius_deg, float(np.quantile(eligible, 0.95)) if len(eligible) else 0.0)
+    return max(radius_deg, np.quantile(eligible, 0.95) if len(eligible) else 0.0)
 
 
 def _one_to_one(pairs, rank, radius_deg, by_errors):
@@ -530,7 +527,7 @@ def _inside(vectors, reference, radius_deg, point_like=False):
     rows, columns, angle = neighbors(
         vectors, galactic_vectors(reference[centers]), reach_deg.max(initial=radius_deg)
     )
-    keep = _within(angle, reach_deg[columns])
+    keep = angle <= reach_deg[columns] + _ROUNDING_DEG
     rows, columns, angle = rows[keep], centers[columns[keep]], angle[keep]
     hits = Table({"catalog_index": rows, "reference_index": columns, "separation": angle})
     hits["separation_norm"] = hits["probability"] = np.full(len(hits), np.nan)

@@ -34,7 +34,8 @@ _FORMATS = {
 _NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
 
 # Beginning of names in the Fermi-LAT catalogues: 1FGL to 4FGL, 1FHL to 3FHL, FL8Y, FL16Y.
-_FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) J")
+# One file of 4FGL-DR2 lacks the space.
+_FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) ?J")
 
 
 def read_catalog(path):
@@ -167,8 +168,8 @@ def catalog_name(table):
     """Name of a catalogue from its header or its source names, with the release of 4FGL."""
     name = str(table.meta.get("CDS-NAME") or "")
     if not name and len(table) and "Source_Name" in table.colnames:
-        first = str(table["Source_Name"][0])
-        name = first.split(" J")[0] if " J" in first else ""
+        first = re.match(r"(.+?) ?J\d{4}", str(table["Source_Name"][0]))
+        name = first[1] if first else ""
     if name == "4FGL" and "DataRelease" in table.colnames and len(table):
         release = int(np.ma.max(np.ma.asarray(table["DataRelease"])))
         name = f"4FGL-DR{release}" if release > 1 else name

@@ -168,6 +168,7 @@ def test_fermi_catalogs_are_recognized_by_their_columns(
         ("gll_psch_v13.fit.gz", "3FHL", "Flux", 1508),
         ("gll_psch_v09.fit.gz", "2FHL", "Flux50", 335),
         ("gll_psc_v16.fit.gz", "3FGL", "Flux1000", 3006),
+        ("gll_psc_4fgl_dr2.fits.gz", "4FGL-DR2", "Flux1000", 5712),  # names without a space
         ("4fgl_dr3_reduced.fits", "4FGL", "Flux", 6579),
     ],
 )
