@@ -7,6 +7,7 @@ from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import (
     frame_rotation,
     lonlat_from_vectors,
+    neighbors,
     separation_deg,
     vectors_from_lonlat,
 )
@@ -69,3 +70,13 @@ def test_shared_matrices_cannot_be_changed():
 def test_an_unknown_frame_is_refused():
     with pytest.raises(ValueError, match="ecliptik"):
         frame_rotation("ecliptik")
+
+
+def test_neighbors_are_all_pairs_within_the_radius_itself_included():
+    left = vectors_from_lonlat(np.array([0.0, 50.0, np.nan, 100.0]), 0.0)
+    right = vectors_from_lonlat(np.array([0.25, 50.3, 100.1, 99.9, np.nan]), 0.0)
+    rows, columns, angle = neighbors(left, right, 0.25)
+    order = np.argsort(columns)
+    assert (rows[order].tolist(), columns[order].tolist()) == ([0, 3, 3], [0, 2, 3])
+    np.testing.assert_allclose(angle[order], [0.25, 0.1, 0.1])
+    assert [len(part) for part in neighbors(left[:0], right, 1.0)] == [0, 0, 0]
