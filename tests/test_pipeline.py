@@ -17,6 +17,7 @@ from astro_unetloc.detection.localization import LocalizationConfig, source_tabl
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import SkyMap
@@ -158,6 +159,20 @@ def test_a_region_gives_exactly_the_sources_of_the_whole_map_inside_it(sky, from
             np.testing.assert_allclose(part[name].value, whole[name].value, rtol=1e-5)
     one = find_sources(sky, region=(center, 1 * u.arcsec), threshold=LOW_THRESHOLD)
     assert list(one["Source_Name"]) == [whole["Source_Name"][0]]
+
+
+def test_a_wider_psf_searches_a_wider_margin_around_a_region(sky):
+    region = (CENTER, 1 * u.deg)
+    narrow, wide = (
+        detect(replace(sky, psf=psf), region=region).patches for psf in (None, KingPSF(8.0))
+    )
+    assert set(narrow.index) < set(wide.index)
+
+
+def test_a_map_that_was_read_is_not_read_again(sky, monkeypatch):
+    monkeypatch.setattr("astro_unetloc.pipeline.read_map", None)
+    region = (CENTER, 1 * u.arcmin)
+    assert detect(sky, region=region, measure=False).sky_map is sky
 
 
 def test_a_region_outside_the_map_warns_and_is_empty(sky):
