@@ -45,29 +45,27 @@ def is_map(hdu):
 
 
 def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
-    """Map of an image or a HEALPix table with the energies that the file states.
+    """Map of an image or a HEALPix table, with the energies that the file states.
 
     Parameters
     ----------
-    hdus : astropy.io.fits.HDUList
-        The file.
-    hdu : HDU
-        Image with the axes longitude, latitude and energy, or HEALPix table of the whole sphere or
-        of a part, with one column for each energy, one vector column, or sparse values.
+    hdus, hdu : astropy.io.fits.HDUList, HDU
+        The file, and the image (longitude, latitude, energy) or HEALPix table in it: the whole
+        sphere or a part, with a column for each energy, one vector column, or sparse values.
     what : str
         What the values are, for messages.
     axis : gammapy.maps.MapAxis, optional
-        Energies; read from the table that belongs to the map by default.
+        Energies; by default those of `energy_axis`.
     frame : str, optional
         Frame of a HEALPix table without the keyword COORDSYS.
     unit : str, optional
-        Unit to which that of the file must be equivalent, and that of values without a unit.
+        Unit of values without a unit; others must be equivalent.
 
     Returns
     -------
     gammapy.maps.WcsNDMap or gammapy.maps.HpxNDMap
-        Values as they are stored, blank HEALPix pixels NaN; without an axis if the file states no
-        energies and has one plane.
+        Values as they are stored, blank HEALPix pixels NaN; without an axis for one plane without
+        energies.
     """
     axis = energy_axis(hdus, hdu) if axis is None else axis
     if hdu.is_image:
@@ -280,20 +278,10 @@ _EDGE_RTOL = 1e-4  # edges in keV as float32 agree this well and better
 
 
 def energy_axis(hdus, hdu):
-    """Energy axis in GeV of a map from the table that belongs to it.
+    """Energy axis in GeV of a map from the table that belongs to it, a `gammapy.maps.MapAxis`.
 
-    Parameters
-    ----------
-    hdus : astropy.io.fits.HDUList
-        The file.
-    hdu : HDU
-        The map.
-
-    Returns
-    -------
-    gammapy.maps.MapAxis or None
-        The bins "energy" of EBOUNDS (gtbin) and ``*_BANDS`` (gammapy), or the single energies
-        "energy_true" of ENERGIES (gtexpcube2); None if the file has no such table.
+    It has the bins of EBOUNDS (gtbin) or ``*_BANDS`` (gammapy), or the single energies of ENERGIES
+    (gtexpcube2); None if the file has no such table.
     """
     names = [hdu.header.get("BANDSHDU", ""), f"{hdu.name}_BANDS", "EBOUNDS", "ENERGIES"]
     table = find_hdu(hdus, *(name for name in names if name))
@@ -389,21 +377,10 @@ def check_smooth(cube, what, *, allow_nan=False):
 
 
 def values_at(sky_map, vectors, *, rows=None):
-    """Interpolated values of the planes of a smooth map, NaN outside.
+    """Interpolated values (m, n) of the planes of a smooth map at Galactic vectors (n, 3).
 
-    Parameters
-    ----------
-    sky_map : gammapy.maps.Map
-        The map; a large one may stay on disk.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    rows : list of int, optional
-        Some of the m planes; all by default.
-
-    Returns
-    -------
-    ndarray (m, n)
-        In the unit of the map.
+    They are in the unit of the map and NaN outside. ``rows`` selects some of the planes. A large
+    map may stay on disk.
     """
     image = with_axes(sky_map.geom, [])
     turned = rotate(np.asarray(vectors, dtype=float), frame_rotation(image.frame).T)

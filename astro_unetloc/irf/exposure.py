@@ -273,8 +273,8 @@ def exposure_of(exposure, vectors):
     known : ndarray (n,) of bool
         Where the exposure is known and positive.
     table : callable
-        Function of energies (m,) in GeV that returns the exposure (n, m) in cm2 s; where it is not
-        known, or for all directions as (m,), it returns that of the built-in one in other units.
+        Function of energies (m,) in GeV that returns the exposure (n, m) in cm2 s, or (m,) for all
+        directions; where it is not known, that of the built-in one in other units.
     """
     built_in = SurveyExposure()
     if exposure is None:
@@ -296,7 +296,11 @@ def exposure_of(exposure, vectors):
 
 
 def _as_gammapy(exposure, vectors, energy):
-    """Exposure (n, m) in cm2 s as gammapy interpolates a HEALPix cube: from the nearest energy."""
+    """Exposure (n, m) in cm2 s as gammapy interpolates HEALPix cubes of the whole sky.
+
+    It is linear in E from the nearest energy; measured fluxes have always been made with it. The
+    cube of 3FHL interpolated in ln E (`MapExposure.at`) differs by 0.16 %, at most by 1.3 %.
+    """
     geom = exposure.map.geom
     lon, lat = lonlat_from_vectors(rotate(vectors, frame_rotation(geom.frame).T))
     coords = {"lon": lon * u.deg, "lat": lat * u.deg}

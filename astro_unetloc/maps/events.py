@@ -73,19 +73,9 @@ class MaskFootprint:
 
 
 def read_events(hdu):
-    """Photons of an event list, and the footprint that its header states.
+    """Photons of an event list, and the `DiscFootprint` of its DSS keyword CIRCLE, or None.
 
-    Parameters
-    ----------
-    hdu : astropy.io.fits.BinTableHDU
-        Table with ENERGY and RA, DEC (or L, B) in degrees.
-
-    Returns
-    -------
-    photons : Photons
-        All events.
-    footprint : DiscFootprint or None
-        Of a DSS keyword ``CIRCLE(ra,dec,radius)``; None if there is none.
+    The table ``hdu`` has the columns ENERGY and RA, DEC (or L, B) in degrees.
     """
     names = {name.upper(): name for name in hdu.columns.names}
     pairs = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
@@ -126,21 +116,12 @@ def _stated_disc(header):
 
 
 def estimate_footprint(vectors):
-    """Footprint of photons: the morphological closing of their positions.
+    """Footprint of photons (n, 3): the morphological closing of their positions.
 
     The sky is taken as unobserved inside every disc of a radius r that holds no photon. Among n
     photons of density d, a disc is empty by chance with probability of about
     ``n exp(-pi r**2 d)``, and r makes this small. Straight and convex borders come out sharp; bays
     narrower than the disc are filled.
-
-    Parameters
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-
-    Returns
-    -------
-    MaskFootprint
     """
     vectors = np.asarray(vectors, dtype=float)
     if not len(vectors):

@@ -274,17 +274,7 @@ def warn_of_straddling_bins(band_edges, energy_edges):
 
 
 def bin_photons(plane, photons, band_edges):
-    """Image (ny, nx, n_band) of the photons on a tangent plane, int64.
-
-    Parameters
-    ----------
-    plane : TangentPlane
-        Pixels of the image.
-    photons : Photons
-        Those outside of the image or the bands are left out.
-    band_edges : ndarray (n_band + 1,)
-        Edges in GeV.
-    """
+    """Image (ny, nx, n_band) of the photons on a `TangentPlane`, int64; bands in GeV."""
     shape = (plane.n_pix, plane.n_pix, len(band_edges) - 1)
     cells = _cells(plane, photons, band_edges)
     return np.bincount(cells, minlength=np.prod(shape)).reshape(shape)
@@ -304,11 +294,6 @@ def _cells(plane, photons, band_edges):
 
 class SortedPhotons:
     """Photons sorted by position, for fast look-up of those near a direction.
-
-    Parameters
-    ----------
-    photons : Photons
-        Any photons.
 
     Attributes
     ----------
@@ -350,22 +335,9 @@ def _pixel_runs(vector, radius_deg):
 def touched_patches(grid, covers, region=None):
     """Patches whose owned cell holds a covered direction, and the coverage of their pixels.
 
-    Parameters
-    ----------
-    grid : PatchGrid
-        The grid of patches.
-    covers : callable
-        Function of unit vectors (..., 3) that returns whether each was observed.
-    region : DiscFootprint, optional
-        Part of the sky to read; all of it by default. Patches just outside are read too, so that
-        the sources inside do not depend on the region.
-
-    Returns
-    -------
-    index : ndarray (n,) of int
-        Patch numbers.
-    coverage : ndarray (n, ny, nx, 1) of float32
-        1 where observed, else 0.
+    ``covers`` is a function of unit vectors (..., 3). Patches just outside of ``region``, a
+    `DiscFootprint`, are read too, so that the sources inside do not depend on it. Returns patch
+    numbers (n,) and coverage (n, ny, nx, 1) of float32, 1 where observed, else 0.
     """
     if region is not None:
         region = replace(region, radius_deg=region.radius_deg + _REGION_MARGIN_DEG)

@@ -65,19 +65,7 @@ def _combine(state, value):
 def hash_uniform(seed, *keys, n_draws):
     """Uniform random numbers in [0, 1) that depend on the seed and integer keys alone.
 
-    Parameters
-    ----------
-    seed : int
-        0 to 2**64 - 1.
-    *keys : int or ndarray (n,) of int
-        Identity of each element, broadcast against each other.
-    n_draws : int
-        Numbers for each element.
-
-    Returns
-    -------
-    list of ndarray (n,)
-        ``n_draws`` arrays of float64.
+    A list of ``n_draws`` arrays (n,); the keys, integers or arrays (n,), identify the elements.
     """
     state = _mix(np.atleast_1d(np.uint64(seed)) + _GOLDEN)
     for key in keys:
@@ -100,7 +88,7 @@ def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTON
     pixels : WcsPixels or HealpixPixels
         The pixels.
     counts : ndarray (n_energy, n_pixels)
-        Whole, non-negative counts; NaN is not observed.
+        Whole counts, NaN where not observed.
     energy_edges : ndarray (n_energy + 1,)
         Edges in GeV.
     seed : int
@@ -131,21 +119,11 @@ def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTON
 
 
 def whole_counts(counts, get_exposure=None):
-    """Counts as whole numbers; anything else raises an `InputError`.
+    """Counts (n_energy, n_pixels) as whole numbers; anything else raises an `InputError`.
 
-    Parameters
-    ----------
-    counts : ndarray (n_energy, n_pixels)
-        Counts, NaN where not observed, or a flux in ph cm-2 s-1.
-    get_exposure : callable, optional
-        Function that returns the exposure in cm2 s, shape (n_energy, n_pixels), or None; it is
-        called only when the counts are not whole.
-
-    Returns
-    -------
-    ndarray (n_energy, n_pixels)
-        int32 or int64 where the input holds integers, else float32 (float64 where float32 could
-        not hold every count) with NaN.
+    ``counts`` are NaN where not observed, or a flux in ph cm-2 s-1; ``get_exposure`` returns the
+    exposure in cm2 s or None and is called only when they are not whole. The result is int32 or
+    int64 where the input holds integers, else float32 (float64 for counts above 2**24) with NaN.
     """
     counts = np.asarray(counts)
     largest = _check_values(counts)

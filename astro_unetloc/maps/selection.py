@@ -54,13 +54,7 @@ BUILT_IN_DOMAIN = {
 
 
 def parse_energy_range(energy_range):
-    """A pair of energies as floats in GeV; None stays None.
-
-    Parameters
-    ----------
-    energy_range : pair of float, str or Quantity, Quantity of shape (2,), or None
-        Plain numbers are in GeV.
-    """
+    """A pair of energies (numbers in GeV, str or Quantity) as floats in GeV; None stays None."""
     if energy_range is None:
         return None
     try:
@@ -145,14 +139,9 @@ def wcs_edges_gev(header, n_energy):
 
 
 def select_bins(edges, energy_range):
-    """First and last + 1 of the energy bins inside a range; a warning for bins across its ends.
+    """First and last + 1 of the energy bins inside a range in GeV.
 
-    Parameters
-    ----------
-    edges : ndarray (n_energy + 1,)
-        Edges of the bins in GeV.
-    energy_range : pair of float
-        In GeV.
+    Bins across its ends are left out with a warning.
     """
     low, high = energy_range
     inside = (edges[:-1] >= low * (1 - _EDGE_RTOL)) & (edges[1:] <= high * (1 + _EDGE_RTOL))
@@ -174,14 +163,8 @@ def select_bins(edges, energy_range):
 def domain_differences(header, energy_edges, card):
     """Phrases on the differences between a map and what a model was trained for.
 
-    Parameters
-    ----------
-    header : dict
-        DSS keywords (``DSTYPn``, ``DSVALn``, ``DSUNIn``) of the map, as far as it has them.
-    energy_edges : ndarray (n_energy + 1,)
-        Edges of the map in GeV.
-    card : dict
-        Card of the model; without ``domain`` only the energies are compared.
+    ``header`` has the DSS keywords of the map as far as they are known, ``energy_edges`` are in
+    GeV; without ``domain`` in the card of the model only the energies are compared.
     """
     domain, stated = card.get("domain", {}), _stated(header)
     phrases = []

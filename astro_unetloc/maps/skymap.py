@@ -1,8 +1,7 @@
-"""The observed sky: `SkyMap`, and the pixels of its counts.
+"""The observed sky: `SkyMap`, and its pixels as a view of the geometry of gammapy.
 
-Pixels are a view of the geometry of gammapy. A pixel is known by its ``index``, the position in
-the flat array of one map, and by its ``key``, an integer that is the same in every map that was
-cut out of one grid: photons are placed by the key.
+A pixel has an ``index``, its position in the flat array of one map, and a ``key``, an integer that
+is the same in every map cut out of one grid: photons are placed by the key.
 """
 
 from dataclasses import dataclass, field
@@ -42,11 +41,6 @@ def pixels_of(geom):
 
 class WcsPixels:
     """Pixels of an image of any celestial projection; ``index = y * nx + x``.
-
-    Parameters
-    ----------
-    geom : gammapy.maps.WcsGeom
-        Its axes other than those of the sky are left out.
 
     Attributes
     ----------
@@ -107,8 +101,8 @@ class WcsPixels:
     def points(self, index, u, v):
         """Unit vectors (n, 3) of points at fractions u, v inside pixels.
 
-        A point beyond the limb of an all-sky projection falls back on a position near the centre
-        of its pixel that lies on the sky; it is NaN where the whole pixel is off the sky.
+        A point beyond the limb of a projection is replaced by one of its pixel that lies on the
+        sky; it is NaN where the whole pixel is off the sky.
         """
         row, column = self._row_column(index)
         vectors = self._vectors(column + u - 0.5, row + v - 0.5)
@@ -177,11 +171,6 @@ def _period_pix(wcs, n_columns):
 
 class HealpixPixels:
     """HEALPix pixels, the whole sphere or a part of it; methods as those of `WcsPixels`.
-
-    Parameters
-    ----------
-    geom : gammapy.maps.HpxGeom
-        Its axes other than those of the sky are left out.
 
     Attributes
     ----------
