@@ -30,6 +30,7 @@ __all__ = [
     "healpix_numbers",
     "is_map",
     "joined_edges",
+    "period_pix",
     "planes_of",
     "read_sky_map",
     "values_at",
@@ -388,20 +389,48 @@ def values_at(sky_map, vectors, *, rows=None):
     planes = planes_of(sky_map)
     planes = planes if rows is None else planes[rows]
     result = np.full((len(planes), len(lon)), np.nan)
-    if not len(lon):
-        return result
-    if image.is_hpx:
-        index, weight = _healpix_stencil(image, lon, lat)
+    if len(lon):
+        index, weight = (_healpix_stencil if image.is_hpx else _image_stencil)(image, lon, lat)
         for row, plane in zip(result, planes):
-            row[:] = np.einsum("kn,kn->n", np.asarray(plane, dtype=float)[index], weight)
-        return result
-    coords = {"lon": lon * u.deg, "lat": lat * u.deg}
-    inside = image.contains(coords)
-    coords = {name: value[inside] for name, value in coords.items()}
-    for row, plane in zip(result, planes if inside.any() else ()):
-        data = np.asarray(plane, dtype=float).reshape(image.data_shape)
-        row[inside] = Map.from_geom(image, data=data).interp_by_coord(coords)
+            row[:] = np.einsum("kn,kn->n", np.asarray(plane, dtype=float).ravel()[index], weight)
     return result
+
+
+def _image_stencil(image, lon, lat):
+    """The four pixels (4, n) around each direction and their bilinear weights; NaN outside.
+
+    gammapy extrapolates beyond the centres of the outer pixels, even at the seam of a whole sky;
+    here the nearest pixels count there.
+    """
+    ny, nx = image.data_shape
+    x, y = image.wcs.wcs_world2pix(lon, lat, 0)
+    period = period_pix(image.wcs, nx)
+    if period:
+        x = (x + 0.5) % period - 0.5
+    inside = (x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)
+    x, y = np.where(inside, x, 0.0), np.where(inside, y, 0.0)
+    left, low = np.floor(x).astype(int), np.floor(y).astype(int)
+    index, weight = [], []
+    for dx, weight_x in ((0, 1 - (x - left)), (1, x - left)):
+        column = (left + dx) % nx if period == nx else np.clip(left + dx, 0, nx - 1)
+        for dy, weight_y in ((0, 1 - (y - low)), (1, y - low)):
+            index.append(np.clip(low + dy, 0, ny - 1) * nx + column)
+            weight.append(weight_x * weight_y)
+    return np.array(index), np.where(inside, weight, np.nan)
+
+
+_CYLINDRICAL = ("CAR", "CEA", "MER")  # pixels repeat after 360 deg of native longitude
+
+
+def period_pix(wcs, n_columns):
+    """Pixels in 360 deg of native longitude of a cylindrical projection, else None."""
+    if wcs.wcs.ctype[0][-3:] not in _CYLINDRICAL:
+        return None
+    scale = wcs.pixel_scale_matrix
+    if scale[0, 1] or scale[1, 0]:  # rotated images do not repeat along x
+        return None
+    period = 360.0 / abs(scale[0, 0])
+    return float(n_columns) if abs(period - n_columns) < 1e-3 else period
 
 
 def _healpix_stencil(image, lon, lat):

@@ -11,7 +11,7 @@ import healpy
 import numpy as np
 from gammapy.maps import Map
 
-from astro_unetloc.cubes import healpix_numbers, with_axes
+from astro_unetloc.cubes import healpix_numbers, period_pix, with_axes
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons, place_counts
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, vectors_from_lonlat
@@ -19,7 +19,6 @@ from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, ve
 __all__ = ["HealpixPixels", "SkyMap", "WcsPixels", "pixels_of"]
 
 _FRAMES = ("galactic", "icrs", "fk5")
-_CYLINDRICAL = ("CAR", "CEA", "MER")  # pixels repeat after 360 deg of native longitude
 _KEY_STEPS = 1024  # per pixel: cut-outs shift the reference pixel by whole pixels
 _MAX_ORDER = 29  # of HEALPix in 64 bits
 _MAX_SUBORDER = 20  # 4**20 sub-pixels per pixel: 0.003 arcsec at nside 64
@@ -64,7 +63,7 @@ class WcsPixels:
             image.data_shape,
             image.frame,
         )
-        self._period_pix = _period_pix(self.wcs, self.shape[1])
+        self._period_pix = period_pix(self.wcs, self.shape[1])
 
     @property
     def n_pixels(self):
@@ -156,17 +155,6 @@ class WcsPixels:
         lon, lat = self.wcs.wcs_pix2world(np.ravel(x), np.ravel(y), 0)
         lon, lat = np.reshape(lon, np.shape(x)), np.reshape(lat, np.shape(x))
         return rotate(vectors_from_lonlat(lon, lat), frame_rotation(self.frame))
-
-
-def _period_pix(wcs, n_columns):
-    """Pixels in 360 deg of native longitude of a cylindrical projection, else None."""
-    if wcs.wcs.ctype[0][-3:] not in _CYLINDRICAL:
-        return None
-    scale = wcs.pixel_scale_matrix
-    if scale[0, 1] or scale[1, 0]:  # rotated images do not repeat along x
-        return None
-    period = 360.0 / abs(scale[0, 0])
-    return float(n_columns) if abs(period - n_columns) < 1e-3 else period
 
 
 class HealpixPixels:

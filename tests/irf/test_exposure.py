@@ -353,3 +353,16 @@ def test_parts_of_a_healpix_sphere_are_interpolated_inside_and_unknown_outside()
     nearest = np.isin(healpy.vec2pix(8, *border.T), numbers)
     np.testing.assert_array_equal(np.isfinite(found), nearest)
     assert np.isnan(values_at(part, -inside)).all()
+
+
+def test_outer_pixels_are_not_extrapolated_and_a_whole_sky_has_no_seam(tmp_path):
+    x = np.arange(36)
+    wave = 2 + np.cos(np.radians(10 * x + 5))
+    planes = np.broadcast_to(wave, (3, 18, 36))
+    cube = read(write_image_cube(tmp_path / "sky.fits", planes, pixel_deg=10.0))
+    # pixel centres are at +-175 deg, the seam between them at 180 deg
+    lon = np.array([175.0, 180.0, 185.0])
+    np.testing.assert_allclose(values_at(cube, vectors_from_lonlat(lon, 0.0))[0], wave[0])
+    part = read(write_image_cube(tmp_path / "part.fits", planes[:, :4, :4] * 1.0, pixel_deg=1.0))
+    edge = values_at(part, vectors_from_lonlat([1.9, 1.5], [0.0, 0.0]))[0]
+    np.testing.assert_allclose(edge, wave[0])
