@@ -1,8 +1,6 @@
-"""Shards: independent pieces of work, run here or over any executor, a few at a time.
+"""Training sets: simulated skies, each observed under many conditions, written to HDF5.
 
-Skies to train on: simulated, each unlike any other, or read from folders of components.
-
-Patch sets to train on: simulated skies, each observed in many ways, written to HDF5.
+Skies are simulated, or read from folders of components, by any executor.
 """
 
 import hashlib
@@ -62,18 +60,18 @@ __all__ = [
 
 
 def run_shards(job, keys, *, executor=None, n_pending=16):
-    """Results of a function for every key, in the order in which they come.
+    """Yield the result of a function for every key, in order of completion.
 
     Parameters
     ----------
     job : callable
-        Takes one key; must not depend on anything else that changes.
+        Takes one key; its result depends on nothing else.
     keys : iterable
-        What to run it for.
+        Arguments of the calls.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        Runs them; without it they run here, one after the other.
+        Runs the calls; by default they run in this process.
     n_pending : int
-        Most shards submitted and not yet taken, which bounds the memory; no less than the workers.
+        Largest number of calls submitted and not yet yielded; at least the number of workers.
 
     Yields
     ------
@@ -83,7 +81,7 @@ def run_shards(job, keys, *, executor=None, n_pending=16):
     Raises
     ------
     ChildProcessError
-        If a process of the pool died; dask starts another one and goes on.
+        If a process of the pool died; dask restarts one instead.
     """
     if executor is None:
         for key in keys:
@@ -114,14 +112,14 @@ def run_shards(job, keys, *, executor=None, n_pending=16):
 
 
 def process_pool(n_workers):
-    """A pool of processes that end when this one does, however it ends.
+    """Return a pool of processes that end with this one, even if it is killed.
 
-    Processes are spawned: OpenMP, which healpy uses, hangs in a fork.
+    Processes are spawned, because OpenMP (in healpy) hangs after a fork.
 
     Parameters
     ----------
     n_workers : int
-        How many.
+        Number of processes.
 
     Returns
     -------
@@ -133,7 +131,7 @@ def process_pool(n_workers):
 
 
 def _follow_parent():
-    """End this process when its parent was killed: it would wait for work for ever."""
+    """End this process when its parent ends; it would wait for work for ever."""
     from multiprocessing import parent_process
 
     def follow():
@@ -152,23 +150,7 @@ _CENTER_NSIDE = 256
 
 
 def simulated_sky(rng, template, energy_range):
-    """A sky with another interstellar model, populations and PSF than any other.
-
-    The photons of diffuse emission are drawn patch by patch, see `observation`.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    template : str, path or None
-        File of interstellar templates, one set of which or the built-in shapes are taken.
-    energy_range : pair of float
-        In GeV.
-
-    Returns
-    -------
-    SimulatedSky
-    """
+    """Return a sky with random interstellar model, populations and PSF."""
     variant = str(rng.choice([*TEMPLATE_SETS, "built-in"]))
     builtin = template is None or variant == "built-in"
     diffuse = interstellar(None if builtin else template, variant="P6V11" if builtin else variant)
@@ -201,24 +183,7 @@ def simulated_sky(rng, template, energy_range):
 
 
 def components_within(folder, energy_range):
-    """The components of a folder, whose cubes must cover an energy range.
-
-    Parameters
-    ----------
-    folder : str or path
-        See `astro_unetloc.simulation.files.read_components`.
-    energy_range : pair of float
-        In GeV.
-
-    Returns
-    -------
-    SkyComponents
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the folder is not complete, a file cannot be read, or the cubes do not cover the range.
-    """
+    """Return the components of a folder; its cubes must cover an energy range (GeV)."""
     components = read_components(folder)
     (low, high), found = energy_range, components.maps["background"].energy_edges[[0, -1]]
     if low < found[0] * 0.999 or high > found[1] * 1.001:
@@ -230,19 +195,7 @@ def components_within(folder, energy_range):
 
 
 def sky_of_folder(folder, energy_range, seed):
-    """The sky of a folder of components, limited to an energy range.
-
-    Parameters
-    ----------
-    folder, energy_range
-        See `components_within`, which raises the same errors.
-    seed : int
-        Of the places of the photons inside their pixels and of their origins.
-
-    Returns
-    -------
-    SimulatedSky
-    """
+    """Return the sky of a folder of components, limited to an energy range (GeV)."""
     sky = sky_of(components_within(folder, energy_range), rng=seed)
     low, high = energy_range
     inside = (sky.photons.energy >= low) & (sky.photons.energy < high)
@@ -250,41 +203,25 @@ def sky_of_folder(folder, energy_range, seed):
 
 
 def check_template(template):
-    """Read all that skies may take of a file here, where an error is seen, not in a worker."""
+    """Read all templates of a file, so that errors are raised here and not in a worker."""
     for variant in TEMPLATE_SETS if template else ():
         interstellar(template, variant=variant)
 
 
 def file_digest(path):
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def folder_digest(folder):
-    """SHA-256 of the names and contents of all files of a folder of components."""
+    """Return the SHA-256 of the names and contents of all files in a folder."""
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     listing = "\n".join(f"{path.name} {file_digest(path)}" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def observed_directions(sky):
-    """Directions in which a sky was observed.
-
-    Parameters
-    ----------
-    sky : SimulatedSky
-        The sky.
-
-    Returns
-    -------
-    ndarray (n, 3) or None
-        Galactic unit vectors, 0.2 deg apart; None for the whole sky.
-
-    Raises
-    ------
-    ValueError
-        If nothing was observed.
-    """
+    """Return the observed directions (n, 3), 0.2 deg apart; None for the whole sky."""
     if sky.footprint is None:
         return None
     import healpy
@@ -298,24 +235,7 @@ def observed_directions(sky):
 
 
 def random_plane(rng, config, directions=None):
-    """A tangent plane at any rotation.
-
-    Half of the planes of a whole sky lie anywhere, half where it is crowded: along the Galactic
-    plane and around the Galactic centre. Those of a part of the sky are centred anywhere in it.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    config : GridConfig
-        Size and pixels of the plane.
-    directions : ndarray (n, 3), optional
-        Where it may be centred, from `observed_directions`; anywhere without.
-
-    Returns
-    -------
-    TangentPlane
-    """
+    """Return a random tangent plane: half anywhere, half near the Galactic plane or centre."""
     lon, lat = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
     place = rng.random()
     if directions is not None:
@@ -341,7 +261,7 @@ _N_SKIES = 60
 
 
 def _source_rows(patch, number, sky, source_class):
-    """True sources of a patch that are seen or asked for, of `SOURCE_DTYPE`."""
+    """Return the detected or labelled true sources of a patch, of `SOURCE_DTYPE`."""
     rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
     for name in ("x", "y", "n_photons", "background", "significance", "labelled"):
         rows[name] = getattr(patch, name)
@@ -383,37 +303,7 @@ def patches_of_sky(
     classes=("source",),
     label_rule=None,
 ):
-    """Simulate one sky, or read it from a folder, and observe patches of it.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the sky; the patches depend on nothing else.
-    n_patches : int
-        How many.
-    template : str or path, optional
-        See `astro_unetloc.simulation.diffuse.interstellar`.
-    folder : str or path, optional
-        Components of a sky to take instead, see `astro_unetloc.simulation.files.read_components`.
-    band_edges : array-like (n_band + 1,)
-        In GeV.
-    classes : sequence of str
-        Classes of the mask, names of `CLASSES`, or one name for all.
-    label_rule : TrainingConfig, optional
-        Radius of the mask, and which sources are bright enough for it.
-
-    Returns
-    -------
-    columns : dict of str to ndarray
-        As `astro_unetloc.training.patch_set.sky_file_bytes` takes them.
-    sources : ndarray of `astro_unetloc.training.patch_set.SOURCE_DTYPE`
-        The true sources.
-
-    Raises
-    ------
-    ValueError
-        If a class of the sources is not named, or a pixel holds more than 65535 photons.
-    """
+    """Return columns and sources of random patches of one sky; they depend on its seed alone."""
     rng = np.random.default_rng([20190, seed])
     config, grid = label_rule or TrainingConfig(), GridConfig()
     energy_range = (band_edges[0], band_edges[-1])
@@ -454,7 +344,7 @@ def _small_integers(counts):
 
 
 def _sky_file(seed, *, recipe, folders, **options):
-    """The patch set of one sky as bytes, compressed where it was made: a worker gives no more."""
+    """Return the patch set of one sky, bytes; compressed in the worker."""
     columns = patches_of_sky(seed, folder=folders.get(seed), **options)
     return sky_file_bytes(*columns, recipe=recipe)
 
@@ -476,11 +366,11 @@ def make_patch_set(
     n_pending=16,
     progress=None,
 ):
-    """Simulate skies and write observed patches of them as an HDF5 set.
+    """Simulate skies and write observed patches of them to an HDF5 set.
 
-    Every sky that is finished is kept in the folder ``<path>.parts``; the set is put together of
-    them at the end. A run that ended early is continued by calling it again, whenever and however
-    it ended, and the set is the same, whatever the executor and the order in which skies come.
+    Finished skies are kept in the folder ``<path>.parts`` and joined at the end. An interrupted run
+    is continued by calling it again. The set does not depend on interruptions, on the executor or
+    on the order in which skies are finished.
 
     Parameters
     ----------
@@ -489,14 +379,14 @@ def make_patch_set(
     n_skies : int, optional
         Skies are seeded ``first_seed``, ``first_seed + 1``, ...; by default 60 of them.
     patches_per_sky : int
-        Patches of each.
+        Number of patches of each sky.
     first_seed : int
-        Seed of the first sky; every sky whose seed five divides is one to validate on.
+        Seed of the first sky; skies whose seed is a multiple of five are used for validation.
     template : str or path, optional
         Interstellar templates; built-in shapes without.
     folders : sequence of str or path
-        Components of skies that were made elsewhere, to take instead of simulated skies: each is
-        one sky, see `astro_unetloc.simulation.files.read_components`.
+        Components of skies simulated elsewhere, each of one sky, used instead of own simulations,
+        see `astro_unetloc.simulation.files.read_components`.
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
@@ -504,26 +394,24 @@ def make_patch_set(
     label_rule : TrainingConfig, optional
         Radius of the mask, and which sources are bright enough for it.
     append : bool
-        Whether a finished set is made longer, up to ``n_skies`` skies in all.
+        Whether skies are appended to a finished set, up to ``n_skies`` in total.
     overwrite : bool
-        Whether a finished set may be replaced, once the new one is whole.
+        Whether a finished set may be replaced once the new one is complete.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
         Runs the skies in parallel; for processes see `astro_unetloc.training.make.process_pool`.
     n_pending : int
-        Most skies given to the executor at once, no less than it has workers.
+        Largest number of skies submitted at once; at least the number of workers.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
 
     Raises
     ------
     FileExistsError
-        If the file holds a finished set that is neither to be made longer nor replaced.
+        If the file holds a finished set that is neither appended to nor replaced.
     ValueError
-        If it holds a set of another kind or is none, an option is impossible, or a folder cannot
-        be read.
+        If the file holds another set or none, an option is invalid, or a folder cannot be read.
     OSError
-        If something cannot be written, because the disk is full for one, or a worker died;
-        finished skies are kept.
+        If a file cannot be written or a worker died; finished skies are kept.
     """
     rule = label_rule or TrainingConfig()
     n_skies = _number_of_skies(n_skies, folders, template)
@@ -556,7 +444,7 @@ def make_patch_set(
         for seed, content in progress(results, total=len(missing)) if progress else results:
             parts.mkdir(exist_ok=True)
             write_whole(files[seed], content)
-    # beside the parts, so that nothing of it stays elsewhere when this is killed
+    # in the folder of the parts, so that a killed run leaves no other file
     join_patch_sets([path] * bool(n_done) + list(files.values()), parts / "joined.h5")
     os.replace(parts / "joined.h5", path)
     shutil.rmtree(parts)
@@ -590,7 +478,7 @@ def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, ru
 
 
 def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
-    """Attributes of the file: what its patches are made with, for skies of any number."""
+    """Return the metadata of a set, which do not depend on the number of skies."""
     if folders:
         origin = {
             "folders": [Path(folder).name for folder in folders],
@@ -615,14 +503,14 @@ def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes,
 
 
 def _differences(found, recipe):
-    """What a set was made with that is not asked for, as text; empty for the same recipe."""
+    """Return the differences between the metadata of a set and those wanted, as text."""
     asked = recipe | {"schema": SCHEMA}
     names = [name for name in asked | found if asked.get(name) != found.get(name)]
     return ", ".join(f"{name} {found.get(name)!r}, not {asked.get(name)!r}" for name in names)
 
 
 def _skies_to_keep(path, parts, recipe, n_skies, append):
-    """How many skies of a finished set stay; 0 where there is none."""
+    """Return how many skies of a finished set are kept, 0 without one."""
     if not path.exists():
         return 0
     with open_patch_set(path) as found:
@@ -643,7 +531,7 @@ def _skies_to_keep(path, parts, recipe, n_skies, append):
 
 
 def _check_parts(parts, recipe, overwrite):
-    """Refuse the unfinished skies of another recipe, or throw them away."""
+    """Refuse unfinished skies made with other options, or delete them with ``overwrite``."""
     for part in sorted(parts.glob("sky*.h5")):
         with open_patch_set(part) as found:
             differences = _differences(found.recipe, recipe)

@@ -1,15 +1,12 @@
-"""How well a true source can be seen: its photons against those of everything else near it.
+"""Observed patches of simulated skies, under random conditions, and the significance of sources.
 
-Observing conditions: how a simulated sky is seen, so that a network meets every kind of map.
+An observation thins the photons to a shorter exposure, limits the energy range, blurs positions by
+input pixels, bins energies and hides a part of the image, as real maps do.
 
-An observation thins the photons to a shorter exposure, cuts the energy range, blurs positions by
-input pixels, bins energies and hides part of the image, each as a real map would.
-
-Where only the photons of sources are at hand, those of diffuse emission are drawn here, as counts
-in the pixels of the image. Photons that are thinned, displaced and binned at random, each on its
-own, follow Poisson statistics again, so this is the same draw; no count is interpolated, and the
-ten thousand million photons of a large set above 0.5 GeV need not be made one by one. Only the
-blurring by input pixels is left out of it: diffuse emission hardly changes over 0.25 deg.
+The photons of diffuse emission, if the sky does not contain them, are drawn as counts in the pixels
+of the image. Thinned, displaced and binned photons follow Poisson statistics, so the result is the
+same, and the 1e10 photons of a large set above 0.5 GeV need not be drawn one by one. Only the
+blurring by input pixels is omitted: diffuse emission hardly changes over 0.25 deg.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained.
+    """Which true sources are labelled, and how.
 
     Attributes
     ----------
@@ -57,7 +54,7 @@ _NEIGHBOUR_RADII = 4.0
 
 
 def significance(n_photons, background):
-    """How far a source stands above a background that is known, in standard deviations.
+    """Return the significance of sources above a known background, in standard deviations.
 
     Parameters
     ----------
@@ -83,7 +80,7 @@ def significance(n_photons, background):
 
 
 def _photons_of_sources(sky):
-    """Photons of each source in each energy bin, (n_sources, n_bins)."""
+    """Return the photons of each source in each energy bin, (n_sources, n_bins)."""
     rows = np.flatnonzero(sky.origin >= 0)
     shape = (len(sky.sources), len(sky.energy_edges) - 1)
     energy_bin = np.digitize(sky.photons.energy[rows], sky.energy_edges[1:-1])
@@ -92,13 +89,7 @@ def _photons_of_sources(sky):
 
 
 class Detectability:
-    """Photons near the true sources of a sky.
-
-    Parameters
-    ----------
-    sky : SimulatedSky
-        The sky.
-    """
+    """Counts the photons near the true sources of a sky."""
 
     def __init__(self, sky):
         from scipy.spatial import KDTree
@@ -112,26 +103,7 @@ class Detectability:
         self._photons_of = _photons_of_sources(sky)
 
     def near(self, source, photons, origin, *, radius_deg=0.0):
-        """Photons near sources: within the radius that holds 68 % of those of an energy bin.
-
-        Parameters
-        ----------
-        source : ndarray (n,) of int
-            Index into the sources of the sky.
-        photons : Photons
-            Those that were seen.
-        origin : ndarray (n_photons,) of int
-            Source of each; -1 for none.
-        radius_deg : float
-            Added to the radius of the PSF in quadrature, such as half an input pixel.
-
-        Returns
-        -------
-        own : ndarray (n, n_bins) of int
-            Photons of the source among those seen.
-        background : ndarray (n, n_bins)
-            Photons of everything else expected of the whole sky, its full time and energies.
-        """
+        """Return own photons and expected background in the 68 % radius, each (n, n_bins)."""
         radius = np.hypot(self._radius_deg, radius_deg)
         mine = np.flatnonzero(np.isin(origin, source))
         origin, energy = origin[mine], photons.energy[mine]
@@ -146,7 +118,7 @@ class Detectability:
         return own[source], background
 
     def _from_neighbours(self, source, radius_deg):
-        """Photons of other sources within a radius for each bin of each source, (n, n_bins)."""
+        """Return the photons of other sources within a radius, (n, n_bins)."""
         vectors = self.sky.sources.vectors
         reach_deg = _NEIGHBOUR_RADII * radius_deg.max()
         pairs = self._tree.query_ball_point(vectors[source], chord(reach_deg))
@@ -165,7 +137,7 @@ class Detectability:
         return found
 
     def _diffuse_density(self, source):
-        """Diffuse photons expected per square degree at each source and bin, (n, n_bins)."""
+        """Return the expected diffuse photons per square degree at sources, (n, n_bins)."""
         import healpy
 
         lon, lat = lonlat_from_vectors(self.sky.sources.vectors[source].reshape(-1, 3))
@@ -245,7 +217,7 @@ class ObservedPatch:
 
 
 def draw_observation(rng, *, band_edges, years=16.0):
-    """Random conditions: half a year to ``years``, any range and binning, pixels up to 0.25 deg.
+    """Return random conditions: half a year to ``years``, any binning, pixels up to 0.25 deg.
 
     Parameters
     ----------
@@ -289,7 +261,7 @@ def draw_observation(rng, *, band_edges, years=16.0):
 
 
 def source_mask(x, y, radius_pix, n_pix):
-    """Discs around sources: uint8 image (n_pix, n_pix), 1 within ``radius_pix`` of a source."""
+    """Return a uint8 image (n_pix, n_pix), 1 within ``radius_pix`` of a source."""
     reach = int(np.ceil(radius_pix))
     step = np.arange(-reach, reach + 1)
     iy = np.floor(np.asarray(y) + 0.5).astype(int)[:, None, None] + step[None, :, None]
@@ -303,7 +275,7 @@ def source_mask(x, y, radius_pix, n_pix):
 
 
 def _coverage(n_pix, hidden):
-    """Observed part of an image, (n_pix, n_pix) of bool: all of it, or a band across it."""
+    """Return the observed pixels (n_pix, n_pix), all or a band across the image."""
     if hidden is None:
         return np.ones((n_pix, n_pix), dtype=bool)
     angle, offset, half_width = np.radians(hidden[0]), hidden[1], hidden[2]
@@ -312,7 +284,7 @@ def _coverage(n_pix, hidden):
 
 
 def _pixelize(plane, vectors, pixel_deg, rng):
-    """Place photons at random inside square input pixels with random phase and orientation."""
+    """Return directions placed at random in input pixels of random phase and orientation."""
     angle, scale = rng.uniform(0, np.pi / 2), plane.pixel_deg / pixel_deg
     x, y = plane.pixel_from_vectors(vectors)
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -323,23 +295,13 @@ def _pixelize(plane, vectors, pixel_deg, rng):
 
 
 def _rebin_energy(energy, edges, rng):
-    """Redraw each energy inside its bin."""
+    """Return energies drawn again inside their bins."""
     bin_index = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
     return draw_energy(rng.random(len(energy)), edges[bin_index], edges[bin_index + 1])
 
 
 class PatchObserver:
-    """Cuts patches out of one simulated sky under given conditions.
-
-    Parameters
-    ----------
-    sky : SimulatedSky
-        The sky.
-    band_edges : ndarray (n_band + 1,)
-        Edges of the model's bands in GeV.
-    config : TrainingConfig, optional
-        The label rule.
-    """
+    """Cuts patches out of one simulated sky under given conditions."""
 
     def __init__(self, sky, band_edges, *, config=None):
         from scipy.spatial import KDTree
@@ -354,21 +316,7 @@ class PatchObserver:
         self._detectability = Detectability(self.sky)
 
     def observe(self, plane, observation, rng):
-        """One patch.
-
-        Parameters
-        ----------
-        plane : TangentPlane
-            Where.
-        observation : Observation
-            How.
-        rng : numpy.random.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        ObservedPatch
-        """
+        """Return the `ObservedPatch` of a plane under the conditions of an observation."""
         photons, origin = self._photons(plane, observation, rng)
         coverage = _coverage(plane.n_pix, observation.hidden)
         if self.sky.footprint is not None:
@@ -418,7 +366,7 @@ class PatchObserver:
         return Photons(vectors, energy), self._origin[rows]
 
     def _diffuse_counts(self, plane, observation, rng):
-        """Random diffuse photons in the pixels of an image, (n_pix, n_pix, n_band)."""
+        """Return random diffuse counts, (n_pix, n_pix, n_band)."""
         import healpy
 
         y, x = np.mgrid[: plane.n_pix, : plane.n_pix]

@@ -1,12 +1,4 @@
-"""Checksums of patch sets, sky by sky: whether a file holds what was written.
-
-Files of patches: one whole HDF5 patch set for each sky, joined to the set of all.
-
-Nothing is ever appended in place. HDF5 keeps its tables in memory and writes them in no order that
-survives a kill: a file that was open then may be lost. Here every file is written under another
-name, forced to disk and renamed, so that it is whole or not there.
-
-Patch sets on disk: HDF5 files that plain h5py reads (``docs/datasets.rst`` describes them).
+"""Patch sets on disk: HDF5 files that plain h5py reads (``docs/datasets.rst`` describes them).
 
 Schema (version 2), n patches of N skies with m true sources:
 
@@ -17,15 +9,17 @@ Schema (version 2), n patches of N skies with m true sources:
 ``bands``       (n, n_band, 4) f4          see `astro_unetloc.maps.patches.band_inputs`
 ``center``      (n, 3) f8                  Galactic longitude, latitude and rotation in deg
 ``sky``         (n,) i8                    seed of the simulated sky
-``validation``  (n,) bool                  whether the sky is kept to validate on
+``validation``  (n,) bool                  whether the sky is used for validation
 ``code``        (n,) S24                   name of the patch
 ``sources``     (m,) `SOURCE_DTYPE`        true sources, by patch
-``skies``       (N,) `SKY_DTYPE`           manifest: rows, subset and checksum of each sky
+``skies``       (N,) `SKY_DTYPE`           rows, subset and checksum of each sky
 ==============  =========================  ====================================================
 
-Attributes: ``schema``, and the recipe: what all patches were made with. A file is never changed
-once it is there: HDF5 does not survive a kill in the middle of an append (see
-`astro_unetloc.training.patch_set`).
+Attributes: ``schema``, and the metadata, which are the options that all patches were made with.
+
+A file is never changed once it exists, because HDF5 does not survive a kill in the middle of an
+append. It is written under a temporary name and renamed, so that it is whole or absent. The skies
+of a set are written to one file each and joined at the end.
 """
 
 import hashlib
@@ -38,11 +32,9 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.training.observation import TrainingConfig
 
 __all__ = [
     "COLUMNS",
-    "COMPRESSED",
     "PatchSet",
     "SCHEMA",
     "SKY_DTYPE",
@@ -54,350 +46,8 @@ __all__ = [
     "sky_checksum",
     "sky_file_bytes",
     "verify_patch_set",
-    "whole_hdf5",
     "write_whole",
 ]
-
-
-def sky_checksum(columns, sources):
-    """SHA-256 of the arrays of one sky, however they are compressed and wherever they stand.
-
-    Parameters
-    ----------
-    columns : dict of str to ndarray (n, ...)
-        One array for each of `COLUMNS`.
-    sources : ndarray (m,) of `SOURCE_DTYPE`
-        True sources, ``patch`` counted from the first patch of the sky.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits of the names, types, shapes and little-endian bytes, in the order of
-        `COLUMNS`, then of the fields of the sources.
-    """
-    digest = hashlib.sha256()
-    fields = {f"sources.{name}": sources[name] for name in SOURCE_DTYPE.names}
-    types = COLUMNS | {name: SOURCE_DTYPE[name.partition(".")[2]] for name in fields}
-    for name, values in ({n: columns[n] for n in COLUMNS} | fields).items():
-        values = np.ascontiguousarray(values, dtype=types[name])
-        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(values.view(np.uint8) if values.size else b"")
-    return digest.hexdigest()
-
-
-def verify_patch_set(path, *, progress=None):
-    """Compare the arrays of every sky with the checksum that the manifest holds.
-
-    Parameters
-    ----------
-    path : str or path
-        Patch set of schema 2.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-
-    Returns
-    -------
-    ndarray (n_skies,) of `SKY_DTYPE`
-        The manifest.
-
-    Raises
-    ------
-    ValueError
-        If a sky is not what was written, or the file is of schema 1, which holds no checksums.
-    """
-    with open_patch_set(path) as found:
-        if found.recipe["schema"] != SCHEMA:
-            raise InputError(
-                f"{path}: expected a patch set with checksums, schema {SCHEMA}; got schema "
-                f"{found.recipe['schema']}; make it again"
-            )
-        skies = found.skies
-        wrong = [
-            str(sky["seed"])
-            for sky in (progress(skies, total=len(skies)) if progress else skies)
-            if _read_checksum(found, sky) != sky["sha256"].decode()
-        ]
-        if wrong:
-            raise InputError(
-                f"{path}: expected the arrays that were written; got others for {len(wrong)} of "
-                f"{len(skies)} skies ({', '.join(wrong[:5])}); make it again"
-            )
-        return skies
-
-
-def _read_checksum(found, sky):
-    """Checksum of one sky as it stands in the file; empty where it cannot be read."""
-    first, stop = sky["first_patch"], sky["first_patch"] + sky["n_patches"]
-    try:
-        sources = found.sources(sky["first_source"], sky["n_sources"])
-        sources["patch"] -= first
-        return sky_checksum(found.read(slice(first, stop)), sources)
-    except ValueError:
-        return ""
-
-
-# Readable since HDF5 1.10 (2016); its index of chunks halves the time to write many small ones.
-_FORMAT = ("v110", "v110")
-
-
-# 0.9 ms a patch; level 4 saves a quarter of the size for half a millisecond more.
-COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-
-
-_IMAGES = ("counts", "coverage", "mask")
-
-
-def sky_file_bytes(columns, sources, *, recipe):
-    """The patches of one sky as the content of an HDF5 patch set.
-
-    Parameters
-    ----------
-    columns : dict of str to ndarray (n, ...)
-        One array for each of `astro_unetloc.training.patch_set.COLUMNS` but "validation".
-    sources : ndarray (m,) of `astro_unetloc.training.patch_set.SOURCE_DTYPE`
-        True sources, ``patch`` counted from 0.
-    recipe : dict of str to value
-        Attributes: what the patches were made with.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    ValueError
-        If an array is missing, their lengths differ, there are no patches or more than one sky.
-    """
-    import h5py
-
-    columns = dict(columns)
-    if "sky" in columns:
-        columns["validation"] = is_validation(np.asarray(columns["sky"]))
-    lengths = {name: len(columns[name]) for name in COLUMNS if name in columns}
-    if set(lengths) != set(COLUMNS) or len(set(lengths.values())) != 1 or not lengths["sky"]:
-        raise InputError(
-            f"expected arrays of one length for {', '.join(COLUMNS)}; got {lengths}; "
-            "give every column"
-        )
-    seeds = np.unique(columns["sky"])
-    if len(seeds) > 1:
-        raise InputError(f"expected patches of one sky; got those of {seeds}; write one file each")
-    columns = {name: np.asarray(columns[name]).astype(COLUMNS[name]) for name in COLUMNS}
-    skies = np.zeros(1, SKY_DTYPE)
-    skies["seed"], skies["validation"] = seeds, is_validation(seeds)
-    skies["n_patches"], skies["n_sources"] = lengths["sky"], len(sources)
-    skies["sha256"] = sky_checksum(columns, sources)
-    content = io.BytesIO()
-    with h5py.File(content, "w", libver=_FORMAT) as file:
-        shapes = {name: values.shape[1:] for name, values in columns.items()}
-        _create(file, shapes, skies, recipe)
-        for name, values in columns.items():
-            file[IN_FILE.get(name, name)][:] = values
-        file["sources"][:] = sources
-    return content.getvalue()
-
-
-def _create(file, shapes, skies, recipe):
-    """Empty datasets of the schema, and the attributes."""
-    file.attrs.update(recipe | {"schema": SCHEMA})
-    n_patches, n_sources = (int(skies[name].sum()) for name in ("n_patches", "n_sources"))
-    for name, dtype in COLUMNS.items():
-        # an image is read alone: batches take them in random order
-        options = COMPRESSED | {"chunks": (1, *shapes[name])} if name in _IMAGES else {}
-        file.create_dataset(
-            IN_FILE.get(name, name), (n_patches, *shapes[name]), dtype=dtype, **options
-        )
-    options = COMPRESSED | {"chunks": (min(n_sources, 8192),)} if n_sources else {}
-    file.create_dataset("sources", (n_sources,), SOURCE_DTYPE, **options)
-    file.create_dataset("skies", data=skies)
-
-
-def write_whole(path, content):
-    """Write a file under another name, force it to disk and rename it.
-
-    Parameters
-    ----------
-    path : str or path
-        File to write; an existing one is replaced.
-    content : bytes
-        What it holds.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, because the disk is full for one; nothing is left of it then.
-    """
-    path = Path(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(fresh, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(fresh, path)
-    except OSError as err:
-        raise _no_room(path, err) from err
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _no_room(path, err):
-    return OSError(
-        f"{path}: expected to write it; got {err.strerror or err}; "
-        "make room and run the same again: finished skies are kept"
-    )
-
-
-def join_patch_sets(paths, path):
-    """Join patch sets of different skies to one; the parts stay as they are.
-
-    Parameters
-    ----------
-    paths : iterable of str or path
-        Patch sets of schema 2 of one recipe, but for its seed, in the order that they shall have.
-    path : str or path
-        File to write; an existing one is replaced once the new one is whole.
-
-    Raises
-    ------
-    ValueError
-        If a part is no patch set of schema 2 or was made with another recipe, a sky comes twice,
-        or there are no parts.
-    OSError
-        If the file cannot be written, because the disk is full for one; nothing is left of it.
-    """
-    paths = [Path(part) for part in paths]
-    recipe, shapes, skies = _survey(paths)
-    with whole_hdf5(path) as (file, check):
-        _create(file, shapes, skies, recipe)
-        first_patch = first_source = 0
-        for part in paths:
-            with open_patch_set(part) as found:
-                _copy(found, file, first_patch, first_source)
-                first_patch += found.n_patches
-                first_source += int(found.skies["n_sources"].sum())
-            check()
-
-
-@contextmanager
-def whole_hdf5(path):
-    """Write an HDF5 file that is at its place once it is whole, for a ``with`` statement.
-
-    Parameters
-    ----------
-    path : str or path
-        File to write; an existing one is replaced.
-
-    Yields
-    ------
-    file : h5py.File
-        To be filled.
-    check : callable
-        Raises what went wrong in writing so far, which HDF5 does not say.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, because the disk is full for one; nothing is left of it then.
-    """
-    import h5py
-
-    path = Path(path)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _StrictFile(fresh, "w+") as stream:
-            try:
-                with h5py.File(stream, "w", libver=_FORMAT) as file:
-                    yield file, stream.check
-            except RuntimeError:  # of HDF5, which met what was not written
-                stream.check()
-                raise
-            stream.check()
-            os.fsync(stream.fileno())
-        os.replace(fresh, path)
-    except OSError as err:
-        raise _no_room(path, err) from err
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-class _StrictFile(io.FileIO):
-    """A file that keeps the first error of writing to itself.
-
-    HDF5 can neither say that a disk is full nor close a file on it.
-    """
-
-    error = None
-
-    def write(self, content):
-        """Write all of it, or remember why not."""
-        content = memoryview(content).cast("B")
-        n_bytes = len(content)
-        try:
-            while len(content):
-                content = content[super().write(content) :]
-        except OSError as err:
-            self.error = self.error or err
-        return n_bytes
-
-    def truncate(self, size=None):
-        """Set the length, or remember why not."""
-        try:
-            return super().truncate(size)
-        except OSError as err:
-            self.error = self.error or err
-            return size
-
-    def check(self):
-        """Raise the error that was kept."""
-        if self.error:
-            raise self.error
-
-
-def _survey(paths):
-    """Recipe, shapes and manifest of patch sets together."""
-    kinds, skies = [], [np.zeros(0, SKY_DTYPE)]
-    for part in paths:
-        with open_patch_set(part) as found:
-            recipe = {n: v for n, v in found.recipe.items() if n != "seed"}
-            kinds.append((recipe, found.recipe.get("seed"), found.layout()))
-            skies.append(found.skies)
-    if not kinds:
-        raise InputError("expected patch sets to join; got none; name at least one")
-    for part, (recipe, _, layout) in zip(paths, kinds):
-        differ = [n for n in recipe | kinds[0][0] if recipe.get(n) != kinds[0][0].get(n)]
-        if differ or layout != kinds[0][2] or recipe["schema"] != SCHEMA:
-            raise InputError(
-                f"{part}: expected a patch set of schema {SCHEMA} made as {paths[0]}; got other "
-                f"{', '.join(differ) or 'arrays'}; join only sets made with the same options"
-            )
-    skies = np.concatenate(skies)
-    seeds, number = np.unique(skies["seed"], return_counts=True)
-    if np.any(number > 1):
-        raise InputError(
-            f"expected every sky once; got sky {seeds[number > 1][0]} twice; leave one out"
-        )
-    for first, number in (("first_patch", "n_patches"), ("first_source", "n_sources")):
-        skies[first] = np.cumsum(skies[number]) - skies[number]
-    recipe, seed, layout = kinds[0]
-    return recipe | {"seed": seed}, {n: shape for n, (shape, *_) in layout.items()}, skies
-
-
-def _copy(found, file, first_patch, first_source):
-    """Copy all patches of an open set; images as they are compressed."""
-    rows = slice(first_patch, first_patch + found.n_patches)
-    for name in COLUMNS:
-        target = file[IN_FILE.get(name, name)]
-        if name not in _IMAGES:
-            target[rows] = found.read(names=[name])[name]
-            continue
-        for row, chunk in enumerate(found.compressed(name)):
-            target.id.write_direct_chunk((first_patch + row, 0, 0, 0), chunk)
-    for sky in found.skies:
-        sources = found.sources(sky["first_source"], sky["n_sources"])
-        sources["patch"] += first_patch
-        first = first_source + int(sky["first_source"])
-        file["sources"][first : first + len(sources)] = sources
 
 
 SCHEMA = 2
@@ -446,15 +96,26 @@ COLUMNS = {
 }
 
 
-IN_FILE = {"counts": "image"}
+_IN_FILE = {"counts": "image"}
 
 
-# One sky in five is kept to validate on.
+# Readable since HDF5 1.10 (2016); its index of chunks halves the time to write many small ones.
+_FORMAT = ("v110", "v110")
+
+
+# 0.9 ms a patch; level 4 saves a quarter of the size for half a millisecond more.
+_COMPRESSED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+
+
+_IMAGES = ("counts", "coverage", "mask")
+
+
+# One sky in five is used for validation.
 _SKIES_PER_VALIDATION = 5
 
 
 def is_validation(seed):
-    """Whether a sky is one to validate on: every fifth, a property of its seed alone.
+    """Return whether a sky is used for validation, which depends on its seed alone.
 
     Parameters
     ----------
@@ -476,16 +137,16 @@ def is_validation(seed):
 
 @dataclass(frozen=True)
 class PatchSet:
-    """An open patch set; images stay on disk until they are read. Closes as a context manager.
+    """An open patch set, a context manager; images stay on disk until they are read.
 
     Attributes
     ----------
     path : Path
         The file.
     recipe : dict of str to value
-        What all patches were made with: the attributes of the file.
+        Metadata, the attributes of the file: the options that all patches were made with.
     skies : ndarray (n_skies,) of `SKY_DTYPE`
-        The manifest.
+        Rows, subset and checksum of each sky.
     n_patches : int
         Patches of all skies.
     """
@@ -504,43 +165,24 @@ class PatchSet:
 
     @property
     def classes(self):
-        """Names of the classes of the mask, tuple of str."""
+        """Return the names of the classes of the mask, a tuple of str."""
         return tuple(self.recipe["classes"])
 
     def rows(self, *, validation):
-        """Rows (n,) of the patches to validate on, or of those to train on."""
+        """Return the rows (n,) of the patches for validation, or of those for training."""
         skies = self.skies[self.skies["validation"] == validation]
         ranges = [np.arange(s["first_patch"], s["first_patch"] + s["n_patches"]) for s in skies]
         return np.concatenate([np.zeros(0, np.int64), *ranges])
 
     def read(self, rows=slice(None), *, names=tuple(COLUMNS)):
-        """Some columns of some patches.
-
-        Parameters
-        ----------
-        rows : slice or ndarray (n,) of int
-            Which patches, in any order.
-        names : iterable of str
-            Which of `COLUMNS`.
-
-        Returns
-        -------
-        dict of str to ndarray (n, ...)
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged.
-        """
+        """Return some columns of some patches, a dict of arrays."""
         try:
             return {name: self._column(name, rows) for name in names}
         except OSError as err:
             raise _damaged(self.path, err) from err
 
     def _column(self, name, rows):
-        if self.recipe["schema"] == 1 and name == "validation":
-            return is_validation(self._column("sky", rows))
-        dataset = self._file[_name_in_file(name, self.recipe["schema"])]
+        dataset = self._file[_IN_FILE.get(name, name)]
         if isinstance(rows, slice):
             return dataset[slice(*rows.indices(self.n_patches))]
         # one by one: HDF5's selection of many single rows takes longer than reading them
@@ -548,15 +190,15 @@ class PatchSet:
         return np.array(values, dtype=dataset.dtype).reshape(-1, *dataset.shape[1:])
 
     def layout(self):
-        """Shape of one patch, chunks and compression of each column, to compare sets by."""
-        datasets = {n: self._file[_name_in_file(n, self.recipe["schema"])] for n in COLUMNS}
+        """Return the shape of a patch, chunks and compression of each column."""
+        datasets = {n: self._file[_IN_FILE.get(n, n)] for n in COLUMNS}
         return {
             name: (d.shape[1:], d.chunks, d.compression, d.shuffle) for name, d in datasets.items()
         }
 
     def compressed(self, name):
-        """Images of a column one after the other, as the bytes that stand in the file."""
-        dataset = self._file[_name_in_file(name, self.recipe["schema"])]
+        """Yield the compressed bytes of each image of a column."""
+        dataset = self._file[_IN_FILE.get(name, name)]
         try:
             for row in range(self.n_patches):
                 yield dataset.id.read_direct_chunk((row, 0, 0, 0))[1]
@@ -564,30 +206,25 @@ class PatchSet:
             raise _damaged(self.path, err) from err
 
     def sources(self, first=0, number=None):
-        """True sources from one row of the table on, ndarray of `SOURCE_DTYPE`."""
+        """Return rows of the table of true sources, ndarray (n,) of `SOURCE_DTYPE`."""
         last = int(self.skies["n_sources"].sum()) if number is None else first + number
         try:
-            found = self._file["sources"][first:last]
+            return self._file["sources"][first:last]
         except OSError as err:
             raise _damaged(self.path, err) from err
-        return found if self.recipe["schema"] == SCHEMA else _of_schema_1(found)
 
 
 def _damaged(path, err):
     return ValueError(f"{path}: expected a whole patch set; {err}; make it again")
 
 
-def _name_in_file(name, schema):
-    return IN_FILE.get(name, name) if schema == SCHEMA else name
-
-
 def open_patch_set(path):
-    """Open a patch set to read.
+    """Return a patch set, opened for reading.
 
     Parameters
     ----------
     path : str or path
-        HDF5 file of schema 2, or of schema 1, which had one class and no manifest.
+        HDF5 file.
 
     Returns
     -------
@@ -617,15 +254,14 @@ def open_patch_set(path):
 
 
 def _checked(path, file):
-    """The patch set of an open file, which is one."""
+    """Return the patch set of an open file, or raise if it is another file."""
     schema = file.attrs.get("schema")
-    if schema not in (1, SCHEMA):
+    if schema != SCHEMA:
         raise InputError(
-            f"{path}: expected a patch set of schema 1 or {SCHEMA}; got schema {schema}; "
+            f"{path}: expected a patch set of schema {SCHEMA}; got schema {schema}; "
             "make it again with 'astro-unetloc simulate'"
         )
-    names = [n for n in COLUMNS if schema == SCHEMA or n != "validation"]
-    names = [_name_in_file(n, schema) for n in names] + ["sources", *["skies"][: schema - 1]]
+    names = [*(_IN_FILE.get(name, name) for name in COLUMNS), "sources", "skies"]
     missing = [name for name in names if name not in file]
     missing += [n for n in ("band_edges_gev", "pixel_deg", "seed") if n not in file.attrs]
     if missing:
@@ -634,62 +270,29 @@ def _checked(path, file):
             f"{', '.join(missing)}; make it again with 'astro-unetloc simulate'"
         )
     try:
-        recipe = _recipe(file, schema)
-        skies = file["skies"][:] if schema == SCHEMA else _skies_of_schema_1(file)
+        values = {name: file.attrs[name] for name in file.attrs}
+        skies = file["skies"][:]
     except OSError as err:
         raise _damaged(path, err) from err
+    recipe = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
     return PatchSet(path, recipe, skies, int(skies["n_patches"].sum()), file)
 
 
-def _recipe(file, schema):
-    """Attributes as plain values."""
-    values = {name: file.attrs[name] for name in file.attrs}
-    if schema == 1:
-        values |= vars(TrainingConfig()) | {"classes": ["source"]}
-        values = {n: v for n, v in values.items() if n not in ("n_patches", "n_sources")}
-    return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
-
-
-def _skies_of_schema_1(file):
-    """A manifest without checksums; rows that were not whole are left out."""
-    n_patches = int(file.attrs.get("n_patches", len(file["counts"])))
-    n_sources = int(file.attrs.get("n_sources", len(file["sources"])))
-    sky, patch = file["sky"][:n_patches], file["sources"]["patch"][:n_sources]
-    seeds, first, number = np.unique(sky, return_index=True, return_counts=True)
-    skies = np.zeros(len(seeds), SKY_DTYPE)
-    skies["seed"], skies["first_patch"], skies["n_patches"] = seeds, first, number
-    skies["validation"] = is_validation(seeds)
-    skies["first_source"] = np.searchsorted(patch, first)
-    skies["n_sources"] = np.searchsorted(patch, first + number) - skies["first_source"]
-    return skies
-
-
-def _of_schema_1(found):
-    """Sources of schema 1, which knew less of them: NaN where it did not say."""
-    rows = np.zeros(len(found), SOURCE_DTYPE)
-    for name in SOURCE_DTYPE.names:
-        if name in found.dtype.names:
-            rows[name] = found[name]
-        elif rows[name].dtype.kind == "f":
-            rows[name] = np.nan
-    return rows
-
-
 def read_patch_set(path, *, rows=slice(None)):
-    """Read a patch set into memory.
+    """Return a patch set in memory.
 
     Parameters
     ----------
     path : str or path
-        HDF5 file of schema 1 or 2.
+        HDF5 file.
     rows : slice or ndarray (n,) of int
         Which patches.
 
     Returns
     -------
     dict of str to value
-        Arrays of `COLUMNS`, "sources" for those of all patches, "skies" for the manifest, and the
-        recipe: "band_edges_gev", "pixel_deg", "seed", "classes", "mask_radius_pix" and others.
+        Arrays of `COLUMNS`, the tables "sources" (of all patches) and "skies", and the
+        metadata: "band_edges_gev", "pixel_deg", "seed", "classes", "mask_radius_pix" and others.
 
     Raises
     ------
@@ -700,3 +303,245 @@ def read_patch_set(path, *, rows=slice(None)):
     """
     with open_patch_set(path) as found:
         return found.recipe | found.read(rows) | {"sources": found.sources(), "skies": found.skies}
+
+
+def sky_checksum(columns, sources):
+    """Return the SHA-256 of the uncompressed arrays of one sky, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    fields = {f"sources.{name}": sources[name] for name in SOURCE_DTYPE.names}
+    types = COLUMNS | {name: SOURCE_DTYPE[name.partition(".")[2]] for name in fields}
+    for name, values in ({n: columns[n] for n in COLUMNS} | fields).items():
+        values = np.ascontiguousarray(values, dtype=types[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.view(np.uint8) if values.size else b"")
+    return digest.hexdigest()
+
+
+def verify_patch_set(path, *, progress=None):
+    """Return the table of skies, once the arrays of each agree with its checksum.
+
+    Parameters
+    ----------
+    path : str or path
+        The patch set.
+    progress : callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    ndarray (n_skies,) of `SKY_DTYPE`
+        Rows, subset and checksum of each sky.
+
+    Raises
+    ------
+    ValueError
+        If the arrays of a sky have changed.
+    """
+    with open_patch_set(path) as found:
+        skies = found.skies
+        wrong = [
+            str(sky["seed"])
+            for sky in (progress(skies, total=len(skies)) if progress else skies)
+            if _read_checksum(found, sky) != sky["sha256"].decode()
+        ]
+        if wrong:
+            raise InputError(
+                f"{path}: expected the arrays that were written; got others for {len(wrong)} of "
+                f"{len(skies)} skies ({', '.join(wrong[:5])}); make it again"
+            )
+        return skies
+
+
+def _read_checksum(found, sky):
+    """Return the checksum of one sky in the file; empty if it cannot be read."""
+    first, stop = sky["first_patch"], sky["first_patch"] + sky["n_patches"]
+    try:
+        sources = found.sources(sky["first_source"], sky["n_sources"])
+        sources["patch"] -= first
+        return sky_checksum(found.read(slice(first, stop)), sources)
+    except ValueError:
+        return ""
+
+
+def sky_file_bytes(columns, sources, *, recipe):
+    """Return the HDF5 patch set of one sky, bytes."""
+    import h5py
+
+    columns = dict(columns)
+    if "sky" in columns:
+        columns["validation"] = is_validation(np.asarray(columns["sky"]))
+    lengths = {name: len(columns[name]) for name in COLUMNS if name in columns}
+    if set(lengths) != set(COLUMNS) or len(set(lengths.values())) != 1 or not lengths["sky"]:
+        raise InputError(
+            f"expected arrays of one length for {', '.join(COLUMNS)}; got {lengths}; "
+            "give every column"
+        )
+    seeds = np.unique(columns["sky"])
+    if len(seeds) > 1:
+        raise InputError(f"expected patches of one sky; got those of {seeds}; write one file each")
+    columns = {name: np.asarray(columns[name]).astype(COLUMNS[name]) for name in COLUMNS}
+    skies = np.zeros(1, SKY_DTYPE)
+    skies["seed"], skies["validation"] = seeds, is_validation(seeds)
+    skies["n_patches"], skies["n_sources"] = lengths["sky"], len(sources)
+    skies["sha256"] = sky_checksum(columns, sources)
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver=_FORMAT) as file:
+        shapes = {name: values.shape[1:] for name, values in columns.items()}
+        _create(file, shapes, skies, recipe)
+        for name, values in columns.items():
+            file[_IN_FILE.get(name, name)][:] = values
+        file["sources"][:] = sources
+    return content.getvalue()
+
+
+def _create(file, shapes, skies, recipe):
+    """Create the empty datasets of the schema and write the attributes."""
+    file.attrs.update(recipe | {"schema": SCHEMA})
+    n_patches, n_sources = (int(skies[name].sum()) for name in ("n_patches", "n_sources"))
+    for name, dtype in COLUMNS.items():
+        # an image is read alone: batches take them in random order
+        options = _COMPRESSED | {"chunks": (1, *shapes[name])} if name in _IMAGES else {}
+        file.create_dataset(
+            _IN_FILE.get(name, name), (n_patches, *shapes[name]), dtype=dtype, **options
+        )
+    options = _COMPRESSED | {"chunks": (min(n_sources, 8192),)} if n_sources else {}
+    file.create_dataset("sources", (n_sources,), SOURCE_DTYPE, **options)
+    file.create_dataset("skies", data=skies)
+
+
+def write_whole(path, content):
+    """Write bytes to a temporary file, flush it to disk and rename it."""
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(fresh, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, path)
+    except OSError as err:
+        raise _no_room(path, err) from err
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _no_room(path, err):
+    return OSError(
+        f"{path}: expected to write it; got {err.strerror or err}; "
+        "make room and run the same again: finished skies are kept"
+    )
+
+
+def join_patch_sets(paths, path):
+    """Write one patch set that holds the skies of several."""
+    paths = [Path(part) for part in paths]
+    recipe, shapes, skies = _survey(paths)
+    with _whole_hdf5(path) as (file, check):
+        _create(file, shapes, skies, recipe)
+        first_patch = first_source = 0
+        for part in paths:
+            with open_patch_set(part) as found:
+                _copy(found, file, first_patch, first_source)
+                first_patch += found.n_patches
+                first_source += int(found.skies["n_sources"].sum())
+            check()
+
+
+@contextmanager
+def _whole_hdf5(path):
+    """Yield a temporary HDF5 file and a check for errors; rename it at the end."""
+    import h5py
+
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _StrictFile(fresh, "w+") as stream:
+            try:
+                with h5py.File(stream, "w", libver=_FORMAT) as file:
+                    yield file, stream.check
+            except RuntimeError:  # raised by HDF5 after a failed write
+                stream.check()
+                raise
+            stream.check()
+            os.fsync(stream.fileno())
+        os.replace(fresh, path)
+    except OSError as err:
+        raise _no_room(path, err) from err
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+class _StrictFile(io.FileIO):
+    """A file that keeps the first error of writing: HDF5 cannot close a file on a full disk."""
+
+    error = None
+
+    def write(self, content):
+        """Write everything, or keep the error."""
+        content = memoryview(content).cast("B")
+        n_bytes = len(content)
+        try:
+            while len(content):
+                content = content[super().write(content) :]
+        except OSError as err:
+            self.error = self.error or err
+        return n_bytes
+
+    def truncate(self, size=None):
+        """Set the length, or keep the error."""
+        try:
+            return super().truncate(size)
+        except OSError as err:
+            self.error = self.error or err
+            return size
+
+    def check(self):
+        """Raise the error that was kept."""
+        if self.error:
+            raise self.error
+
+
+def _survey(paths):
+    """Return metadata, shapes and table of skies of several patch sets together."""
+    kinds, skies = [], [np.zeros(0, SKY_DTYPE)]
+    for part in paths:
+        with open_patch_set(part) as found:
+            recipe = {n: v for n, v in found.recipe.items() if n != "seed"}
+            kinds.append((recipe, found.recipe.get("seed"), found.layout()))
+            skies.append(found.skies)
+    if not kinds:
+        raise InputError("expected patch sets to join; got none; name at least one")
+    for part, (recipe, _, layout) in zip(paths, kinds):
+        differ = [n for n in recipe | kinds[0][0] if recipe.get(n) != kinds[0][0].get(n)]
+        if differ or layout != kinds[0][2]:
+            raise InputError(
+                f"{part}: expected a patch set of schema {SCHEMA} made as {paths[0]}; got other "
+                f"{', '.join(differ) or 'arrays'}; join only sets made with the same options"
+            )
+    skies = np.concatenate(skies)
+    seeds, number = np.unique(skies["seed"], return_counts=True)
+    if np.any(number > 1):
+        raise InputError(
+            f"expected every sky once; got sky {seeds[number > 1][0]} twice; leave one out"
+        )
+    for first, number in (("first_patch", "n_patches"), ("first_source", "n_sources")):
+        skies[first] = np.cumsum(skies[number]) - skies[number]
+    recipe, seed, layout = kinds[0]
+    return recipe | {"seed": seed}, {n: shape for n, (shape, *_) in layout.items()}, skies
+
+
+def _copy(found, file, first_patch, first_source):
+    """Copy all patches of an open set, without decompressing the images."""
+    rows = slice(first_patch, first_patch + found.n_patches)
+    for name in COLUMNS:
+        target = file[_IN_FILE.get(name, name)]
+        if name not in _IMAGES:
+            target[rows] = found.read(names=[name])[name]
+            continue
+        for row, chunk in enumerate(found.compressed(name)):
+            target.id.write_direct_chunk((first_patch + row, 0, 0, 0), chunk)
+    for sky in found.skies:
+        sources = found.sources(sky["first_source"], sky["n_sources"])
+        sources["patch"] += first_patch
+        first = first_source + int(sky["first_source"])
+        file["sources"][first : first + len(sources)] = sources

@@ -1,4 +1,4 @@
-"""Training: models from patch sets."""
+"""The training loop: from a patch set to a model folder, resumable after an interruption."""
 
 import json
 import time
@@ -23,15 +23,7 @@ __all__ = ["fit_network", "model_card", "plot_history", "train"]
 
 
 def plot_history(history, folder):
-    """Draw the losses of a training into ``folder/history.png``.
-
-    Parameters
-    ----------
-    history : structured ndarray (n_epochs,)
-        With the columns "epoch", "loss" and "val_loss".
-    folder : pathlib.Path
-        Where the picture goes.
-    """
+    """Draw the losses of a training into ``folder/history.png``."""
     figure = canvas(6.0, 4.0)
     axes = figure.subplots()
     history = np.atleast_1d(history)
@@ -53,7 +45,7 @@ _MAX_AVERAGED, _SHARE_AVERAGED = 500, 0.1
 
 
 def _augment(columns, rng):
-    """Each patch of a batch under one of the eight rotations and flips of the square."""
+    """Return a batch under one of the eight rotations and flips of the square."""
     turn, flip = int(rng.integers(4)), rng.random() < 0.5
     out = []
     for images in columns:
@@ -63,21 +55,13 @@ def _augment(columns, rng):
 
 
 def _targets(mask, coverage):
-    """Probability of each class, background last, times coverage: (n, ny, nx, n_class + 1).
-
-    A pixel near sources of several classes is shared by them.
-    """
+    """Return class probabilities times coverage, (n, ny, nx, n_class + 1), background last."""
     number = mask.sum(axis=-1, keepdims=True)
     return np.concatenate([mask / np.maximum(number, 1), number == 0], axis=-1) * coverage
 
 
 def _batches(read, n_patches, batch_size, *, seed, n_batches=None):
-    """A `keras.utils.PyDataset` of patches that are read when their batch comes.
-
-    ``read`` takes rows (n,) between 0 and ``n_patches`` and gives their columns. With
-    ``n_batches``, every epoch is that many batches of another random order, augmented; without,
-    the patches come once, as they are.
-    """
+    """Return a `keras.utils.PyDataset` that reads each batch when it is needed."""
     from keras.utils import PyDataset
 
     class Batches(PyDataset):
@@ -98,7 +82,7 @@ def _batches(read, n_patches, batch_size, *, seed, n_batches=None):
             return np.concatenate([rng.permutation(n_patches) for _ in range(rounds)])
 
         def start(self, epoch):
-            """Take up the order of an epoch: a resumed training goes on as if never stopped."""
+            """Set the order of an epoch, the same after a resumed training."""
             self.epoch, self.order = epoch, self._order(epoch)
 
         def __getitem__(self, number):
@@ -114,7 +98,7 @@ def _batches(read, n_patches, batch_size, *, seed, n_batches=None):
 
 
 def _subsets(patch_set, max_validation):
-    """Rows to train on, and at most so many to validate on, spread over their skies."""
+    """Return rows for training and at most ``max_validation`` rows for validation."""
     training, validation = (patch_set.rows(validation=v) for v in (False, True))
     if not len(training) or not len(validation):
         kept = patch_set.skies["validation"]
@@ -143,7 +127,7 @@ def fit_network(
     rng=0,
     verbose=2,
 ):
-    """Train a U-Net on a patch set; an interrupted run in the same folder is resumed.
+    """Return a U-Net trained on a patch set; an interrupted run in the folder is resumed.
 
     Parameters
     ----------
@@ -166,7 +150,7 @@ def fit_network(
         Whether features are computed in bfloat16: for recent GPUs, where it is about twice as fast.
         The weights, and what is written, are of single precision in any case.
     loss : {"cross-entropy", "dice"}
-        What is made small, see `LOSSES`. A cross-entropy makes the output a
+        Loss to minimize, see `LOSSES`. A cross-entropy makes the output a
         probability; of the others it is a rank.
     max_validation : int
         Most patches of the validation skies scored after every epoch.
@@ -243,12 +227,12 @@ def fit_network(
 
 
 def _history(folder):
-    """Losses and seconds of each epoch."""
+    """Return the losses and seconds of each epoch, a structured array."""
     return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
 def _begin(folder, recipe):
-    """Write down what makes a training; an interrupted one is only gone on with by the same."""
+    """Write the options of a training; refuse to resume one that has other options."""
     folder.mkdir(parents=True, exist_ok=True)
     path, recipe = folder / "recipe.json", json.loads(json.dumps(recipe))
     if not any((folder / "backup").glob("*")):
@@ -259,7 +243,7 @@ def _begin(folder, recipe):
         if other:
             was, now = (", ".join(f"{n} {r.get(n)}" for n in other) for r in (begun, recipe))
             raise InputError(
-                f"the interrupted training in {folder} must be gone on with as it was begun, with "
+                f"the interrupted training in {folder} must be resumed with its own options, "
                 f"{was}; got {now}; give the same, or remove the folder"
             )
     path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
@@ -267,7 +251,7 @@ def _begin(folder, recipe):
 
 @contextmanager
 def _precision(policy):
-    """The precision of layers that are built meanwhile."""
+    """Set the precision of the layers that are built in this context."""
     import keras
 
     before = keras.config.dtype_policy()
@@ -279,7 +263,7 @@ def _precision(policy):
 
 
 def _callbacks(folder, batches, patience):
-    """What is done after every epoch: checkpoints, the log, the order of the next one."""
+    """Return the callbacks: checkpoints, the log, early stopping, the order of each epoch."""
     from keras import callbacks
 
     stop = [callbacks.EarlyStopping("val_loss", patience=patience)] if patience else []
@@ -302,7 +286,7 @@ def _callbacks(folder, batches, patience):
 
 
 def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **options):
-    """Train on a patch set and write a complete model folder.
+    """Return a model trained on a patch set, written to a model folder.
 
     Parameters
     ----------
@@ -349,26 +333,10 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
 
 
 def model_card(network, patch_set, *, name, threshold):
-    """What the card of a model says before it is hashed.
-
-    Parameters
-    ----------
-    network : keras.Model
-        The trained network.
-    patch_set : dict
-        Recipe and columns, as from `read_patch_set`; a few rows are enough.
-    name : str
-        Name of the model.
-    threshold : float
-        Smallest score listed by default.
-
-    Returns
-    -------
-    dict
-    """
+    """Return the card of a model, without checksums."""
     low, high = counted_band(patch_set["band_edges_gev"])
-    # a circle as wide as a label holds all of a source; sets of schema 1 did not say how wide
-    radius_pix = float(patch_set.get("mask_radius_pix", 2.0))
+    # a circle as wide as a label holds all of a source
+    radius_pix = float(patch_set["mask_radius_pix"])
     return {
         "name": name,
         "band_edges_gev": [float(edge) for edge in patch_set["band_edges_gev"]],

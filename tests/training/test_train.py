@@ -114,7 +114,7 @@ def history(folder):
     return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
-def test_interrupted_training_is_gone_on_with_by_the_same_only(tmp_path):
+def test_interrupted_training_is_resumed_with_the_same_options_only(tmp_path):
     folder, log = tmp_path / "training", tmp_path / "training" / "history.csv"
     recipe = {"patch_set": "set.h5", "widths": (4, 4), "epochs": 2}
     _begin(folder, recipe)
@@ -124,7 +124,7 @@ def test_interrupted_training_is_gone_on_with_by_the_same_only(tmp_path):
     (folder / "backup").mkdir()
     (folder / "backup" / "latest.weights.h5").touch()
     log.write_text("of an interrupted training\n")
-    with pytest.raises(ValueError, match="begun, with epochs 3; got epochs 2; give the same"):
+    with pytest.raises(ValueError, match="its own options, epochs 3; got epochs 2; give the same"):
         _begin(folder, recipe)
     _begin(folder, recipe | {"epochs": 3})
     assert log.exists()
