@@ -111,7 +111,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     vectors = sky.sources.vectors[used]
     regions = make_regions(counts, vectors, 2.0, core, np.full(len(used), 2.0))
     spectrum = PowerLawFractions(counts.energy_edges, exposure.relative)
-    likelihood = Likelihood(regions, len(counts.number), profiles, spectrum, core)
+    likelihood = Likelihood(regions, profiles, spectrum)
     pairs = regions.pairs
     density = diffuse_at(sky, counts.vectors[pairs.bin], counts.energy_edges)
     background = KnownBackground(density[np.arange(len(pairs)), pairs.energy_bin])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import make_wcs
 from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
 
 from astro_unetloc.cubes import with_axes
@@ -18,6 +19,11 @@ def healpix_pixels(nside, nest, frame, numbers=None):
 def wcs_pixels(wcs, shape):
     """Pixels of an image (ny, nx)."""
     return pixels_of(WcsGeom(wcs, shape[::-1]))
+
+
+def image_pixels(n, **options):
+    """Pixels of an image of n x n, see `make_wcs`."""
+    return wcs_pixels(make_wcs((n, n), **options), (n, n))
 
 
 def binned_map(counts, pixels, energy_edges, **parts):

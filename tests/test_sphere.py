@@ -7,8 +7,10 @@ from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import (
     frame_rotation,
     lonlat_from_vectors,
+    move,
     neighbors,
     separation_deg,
+    tangent_axes,
     vectors_from_lonlat,
 )
 
@@ -80,3 +82,19 @@ def test_neighbors_are_all_pairs_within_the_radius_itself_included():
     assert (rows[order].tolist(), columns[order].tolist()) == ([0, 3, 3], [0, 2, 3])
     np.testing.assert_allclose(angle[order], [0.25, 0.1, 0.1])
     assert [len(part) for part in neighbors(left[:0], right, 1.0)] == [0, 0, 0]
+
+
+def test_offsets_are_east_and_north_in_icrs():
+    vectors = vectors_from_lonlat(np.array([30.0, 200.0]), np.array([-20.0, 70.0]))
+    vectors = vectors @ frame_rotation("icrs").T
+    moved = move(vectors, *tangent_axes(vectors), np.array([0.1, 0.0]), np.array([0.0, 0.1]))
+    lon = np.array([30.0 + 0.1 / np.cos(np.radians(20)), 200.0])
+    expected = vectors_from_lonlat(lon, np.array([-20.0, 70.1]))
+    assert np.all(separation_deg(moved @ frame_rotation("icrs"), expected) < 1e-4)
+
+
+def test_the_pole_of_the_sky_has_axes_too():
+    pole = frame_rotation("icrs")[:, 2][None]
+    east, north = tangent_axes(pole)
+    products = east[0] @ east[0], north[0] @ north[0], east[0] @ north[0], east[0] @ pole[0]
+    np.testing.assert_allclose(products, [1, 1, 0, 0], atol=1e-9)

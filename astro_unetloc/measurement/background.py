@@ -23,13 +23,12 @@ _MAX_STEP = 0.5
 _MIN_DENSITY = 1e-6
 
 
-def model_background(background, regions, counts):
-    """Background of a gammapy map of counts: at the pairs, and in the regions.
+def model_background(background, regions):
+    """Counts (m,) per square degree and energy bin of a gammapy map at the pairs of regions.
 
-    Returns counts per square degree and energy bin (m,), and counts in the observed part of each
-    region (n, n_energy).
+    Also counts (n, n_energy) in the observed part of each region.
     """
-    edges = counts.energy_edges
+    counts, edges = regions.counts, regions.counts.energy_edges
     at_positions = np.maximum(background_at(background, counts.vectors, edges), _MIN_DENSITY)
     in_regions = np.empty((len(regions), counts.n_energy))
     for row, axes in enumerate(zip(regions.vectors, regions.east, regions.north)):
@@ -48,17 +47,7 @@ def _surface_terms(x, y, radius_deg):
 
 
 class LocalBackground:
-    """Background in the regions of interest of n sources; a step of the fit returns another one.
-
-    Attributes
-    ----------
-    level : ndarray (n, n_energy)
-        Counts per square degree and energy bin at the source; with a model a factor on it.
-    surface : ndarray (n, 5)
-        Coefficients of the terms x, y, x^2, x y, y^2 of the parabola; zero with a model.
-    index : ndarray (n,)
-        Photon index of the spectrum.
-    """
+    """Background in the regions of interest of n sources; a step of the fit returns another one."""
 
     def __init__(self, regions, spectrum, model=None, config=None, weight=1.0):
         self._config = MeasurementConfig() if config is None else config
@@ -75,7 +64,9 @@ class LocalBackground:
             self._terms = np.ascontiguousarray(terms.T)
             samples = regions.sample_x, regions.sample_y
             self._sample_terms = _surface_terms(*samples, radius_deg)
-        # flat: the model itself, or one count per square degree
+        # Counts per square degree and energy bin at the source, first of one count per square
+        # degree, or a factor on the model; coefficients of the terms of the parabola, zero with a
+        # model; photon index (n,)
         level = 1.0 / self.n_energy if model is None else 1.0
         self.level = np.full((self.n, self.n_energy), level)
         self.surface, self.index = np.zeros((self.n, 5)), np.full(self.n, 2.4)
@@ -105,7 +96,7 @@ class LocalBackground:
         """Expected counts (n, n_energy) in the observed part of each region."""
         if self._model is not None:
             return self.level * self._model[1]
-        return self.level * self._integral(self.surface)[:, None]
+        return self.level * self._at_samples(self.surface)[1][:, None]
 
     def step(self, fraction, *, surface_free=True):
         """The background after one step of expectation maximization.
@@ -121,13 +112,18 @@ class LocalBackground:
             return self._changed(level=np.repeat(factor[:, None], self.n_energy, axis=1))
         surface = self._surface_step(number, total) if surface_free else self.surface
         in_bins, index = self._spectrum_step(counts, total)
-        level = in_bins / self._integral(surface)[:, None]
+        level = in_bins / self._at_samples(surface)[1][:, None]
         return self._changed(level=level, surface=surface, index=index)
 
     def _surface_step(self, number, total):
         """Coefficients of the surface (n, 5) after one Newton step."""
-        source, n = self.pairs.source, self.n
-        mean, covariance = self._moments()
+        source, n, terms = self.pairs.source, self.n, self._sample_terms
+        # mean and covariance of the terms, weighted by the surface
+        weight, integral = self._at_samples(self.surface)
+        weight = weight / integral[:, None]
+        mean = np.einsum("nq,nqk->nk", weight, terms)
+        covariance = np.einsum("nqk,nql->nkl", weight[..., None] * terms, terms)
+        covariance -= mean[:, :, None] * mean[:, None, :]
         found = np.stack([sum_groups(source, number * t, n) for t in self._terms], axis=1)
         prior = np.diag(np.array(self._config.surface_sigma) ** -2.0)
         gradient = found - total[:, None] * mean - self.surface @ prior
@@ -137,19 +133,9 @@ class LocalBackground:
         return self.surface + change * np.minimum(1.0, _MAX_STEP / np.maximum(largest, 1e-12))
 
     def _at_samples(self, surface):
-        return self._area * np.exp(np.einsum("nqk,nk->nq", self._sample_terms, surface))
-
-    def _integral(self, surface):
-        """Integral (n,) of the surface over each region in deg2."""
-        return np.maximum(self._at_samples(surface).sum(axis=1), 1e-9)
-
-    def _moments(self):
-        """Mean (n, 5) and covariance (n, 5, 5) of the terms, weighted by the surface."""
-        terms, value = self._sample_terms, self._at_samples(self.surface)
-        value = value / np.maximum(value.sum(axis=1), 1e-9)[:, None]
-        mean = np.einsum("nq,nqk->nk", value, terms)
-        second = np.einsum("nqk,nql->nkl", value[..., None] * terms, terms)
-        return mean, second - mean[:, :, None] * mean[:, None, :]
+        """The surface at the samples (n, q), times their area, and its integral (n,) in deg2."""
+        value = self._area * np.exp(np.einsum("nqk,nk->nq", self._sample_terms, surface))
+        return value, np.maximum(value.sum(axis=1), 1e-9)
 
     def _spectrum_step(self, counts, total):
         """Expected counts (n, n_energy), a power law corrected by the counts, and its index."""

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _SAMPLES_PER_REGION = 199
+_BINS_PER_DECADE = 8  # of the energies of events
 # Maps with pixels larger than this fraction of the region's radius are sampled at their pixels.
 _MAX_PIXEL_FRACTION = 1 / 20
 # In regions with a smaller observed fraction the coverage of rings around the source is computed.
@@ -35,66 +36,37 @@ _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 @dataclass(frozen=True)
 class MeasurementConfig:
-    """Parameters of the likelihood fit.
+    """Parameters of the likelihood fit."""
 
-    Attributes
-    ----------
-    min_radius_deg, radius_psf : float
-        Radius of the region of interest: ``min_radius_deg``, or ``radius_psf`` times the 68 %
-        containment radius of the PSF in the lowest energy bin, whichever is larger.
-    min_core_deg, core_pixels : float
-        Radius of the core, whose counts constrain position, counts and spectrum: the largest of
-        ``min_core_deg``, ``core_pixels`` pixels and the 90 % containment radius of each bin.
-    part_deg, part_psf, max_split : float
-        Core pixels are divided by powers of two, at most by ``max_split``, until the sub-pixels
-        are no wider than the larger of ``part_deg`` and ``part_psf`` times the 68 % containment
-        radius.
-    max_pairs : float
-        Sources are fitted in groups with at most this number of pairs of source and counts bin.
-    systematic : float
-        Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2).
-        Counts get a smaller weight where it exceeds the Poisson error.
-    n_rounds : int
-        Number of rounds of the fit; every source takes one step per round.
-    max_offset_deg : float
-        A fit fails if the source moves farther than this.
-    min_counts : float
-        A fit fails if it ends with fewer counts.
-    max_index_error : float
-        Photon indices with a larger error are masked.
-    surface_sigma : tuple of float
-        Widths of the priors on the gradient (two) and the curvature (three) of the logarithm of
-        the background, with offsets in units of the region's radius.
-    background_index : tuple of float
-        Mean and width of the prior on the photon index of the background.
-    background_spectrum_counts : float
-        Counts in an energy bin that outweigh the power law of the background.
-    wide_ts : float
-        A source is wide if a disc improves the test statistic by more than this.
-    wide_radii_deg : tuple of float
-        Radii of these discs.
-    bright_ratio, bright_radius_deg : float
-        A neighbour within this radius and with this many times the counts is much brighter.
-    """
-
+    # radius of the region of interest: this, or so many 68 % radii of the PSF in the lowest bin
     min_radius_deg: float = 2.0
     radius_psf: float = 4.0
+    # radius of the core, whose counts constrain position, counts and spectrum: the largest of
+    # these degrees, so many pixels and the 90 % containment radius of each bin
     min_core_deg: float = 0.4
     core_pixels: float = 2.0
+    # core pixels are divided by powers of two, at most ``max_split``, until sub-pixels are no wider
+    # than these degrees or this fraction of the 68 % containment radius, whichever is larger
     part_deg: float = 0.08
     part_psf: float = 0.4
     max_split: int = 8
-    max_pairs: float = 3e6
+    max_pairs: float = 3e6  # of source and counts bin in a group of sources that is fitted together
+    # Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2);
+    # counts get a smaller weight where it exceeds the Poisson error.
     systematic: float = 0.03
-    n_rounds: int = 8
-    max_offset_deg: float = 0.3
-    min_counts: float = 0.5
-    max_index_error: float = 1.2
+    n_rounds: int = 8  # of the fit; every source takes one step in each
+    max_offset_deg: float = 0.3  # a fit fails if the source moves farther
+    min_counts: float = 0.5  # a fit fails if it ends with fewer counts
+    max_index_error: float = 1.2  # photon indices with a larger error are masked
+    # widths of the priors on gradient (2) and curvature (3) of the logarithm of the background,
+    # with offsets in units of the radius of the region
     surface_sigma: tuple = (2.0, 2.0, 1.0, 1.0, 1.0)
-    background_index: tuple = (2.45, 0.3)
-    background_spectrum_counts: float = 20.0
+    background_index: tuple = (2.45, 0.3)  # mean and width of the prior on its photon index
+    background_spectrum_counts: float = 20.0  # in an energy bin that outweigh this power law
+    # a source is wide if a disc of one of the radii improves the test statistic by more than this
     wide_ts: float = 16.0
     wide_radii_deg: tuple = (0.15, 0.3)
+    # a neighbour within the radius and with so many times the counts is much brighter
     bright_ratio: float = 10.0
     bright_radius_deg: float = 1.0
 
@@ -124,7 +96,7 @@ class Counts:
         """Number of energy bins."""
         return len(self.energy_edges) - 1
 
-    @property
+    @cached_property
     def position(self):
         """Position (n_bins,) of each counts bin."""
         return np.repeat(np.arange(len(self.vectors)), np.diff(self.first))
@@ -132,7 +104,7 @@ class Counts:
     @cached_property
     def tree(self):
         """KDTree of the positions."""
-        return _tree(self.vectors)
+        return KDTree(self.vectors, compact_nodes=False, balanced_tree=False)
 
     @cached_property
     def observed_pixels(self):
@@ -142,17 +114,8 @@ class Counts:
         observed = np.isfinite(centers[:, 0])
         observed[observed] = self.sky_map.covers(centers[observed])
         centers = centers[observed]
-        return centers, pixels.area_deg2(np.flatnonzero(observed)), _tree(centers)
-
-    def within(self, vectors, radius_deg):
-        """Counts (n,) within a radius of directions (n, 3)."""
-        found = self.tree.query_ball_point(vectors, chord(radius_deg))
-        at_position = np.add.reduceat(self.number, self.first[:-1])
-        return np.array([at_position[np.asarray(near, int)].sum() for near in found])
-
-
-def _tree(vectors):
-    return KDTree(vectors, compact_nodes=False, balanced_tree=False)
+        tree = KDTree(centers, compact_nodes=False, balanced_tree=False)
+        return centers, pixels.area_deg2(np.flatnonzero(observed)), tree
 
 
 def fitted_energies(sky_map, emin, emax):
@@ -169,13 +132,18 @@ def fitted_energies(sky_map, emin, emax):
     return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
 
 
-def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
+def gather_counts(sky_map, emin, emax):
     """`Counts` of a map between two energies in GeV, events in at least 8 bins per decade."""
     edges = fitted_energies(sky_map, emin, emax)
     if sky_map.events is not None:
-        low, high = edges
-        n_bins = max(int(np.ceil(bins_per_decade * np.log10(high / low))), 1)
-        return _gather_events(sky_map, np.geomspace(low, high, n_bins + 1))
+        n_energy = max(int(np.ceil(_BINS_PER_DECADE * np.log10(edges[1] / edges[0]))), 1)
+        edges = np.geomspace(*edges, n_energy + 1)
+        energy = sky_map.events.energy
+        inside = np.flatnonzero((energy >= edges[0]) & (energy <= edges[-1]))
+        energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
+        energy_bin = np.minimum(energy_bin, n_energy - 1)
+        vectors, first = sky_map.events.vectors[inside], np.arange(len(inside) + 1)
+        return Counts(sky_map, vectors, first, energy_bin, np.ones(len(inside)), None, edges)
     if len(edges):
         first = np.searchsorted(sky_map.energy_edges, edges[0])
         counts = sky_map.planes[first : first + len(edges) - 1]
@@ -186,15 +154,6 @@ def gather_counts(sky_map, emin, emax, *, bins_per_decade=8):
     number, first = counts[energy_bin, pixel].astype(float), np.append(first, len(pixel))
     centers = sky_map.pixels.centers(filled)
     return Counts(sky_map, centers, first, energy_bin, number, filled, edges)
-
-
-def _gather_events(sky_map, edges):
-    energy, vectors = sky_map.events.energy, sky_map.events.vectors
-    inside = (energy >= edges[0]) & (energy <= edges[-1])
-    energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
-    energy_bin = np.minimum(energy_bin, len(edges) - 2)
-    n = len(energy_bin)
-    return Counts(sky_map, vectors[inside], np.arange(n + 1), energy_bin, np.ones(n), None, edges)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,10 +224,12 @@ class Regions:
     sources may reach, also beyond the region. Core and tail in the region constrain the background.
     """
 
+    counts: Counts
     vectors: np.ndarray  # (n, 3), Galactic unit vectors of the sources
     east: np.ndarray  # (n, 3), axes of their tangent planes (ICRS)
     north: np.ndarray
     radius_deg: float
+    core_deg: np.ndarray  # (n_energy,), radius of the core
     core: Pairs  # with sub-pixels
     tail: Pairs
     in_region: np.ndarray  # which pairs of the tail lie in the region
@@ -321,7 +282,9 @@ def make_regions(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1)
     coverage = np.ones((len(vectors), _N_RINGS))
     coverage[at_edge] = _ring_coverage(sky_map, *(axis[at_edge] for axis in axes), ring_edges)
     in_region = offset_deg[~close] < radius_deg
-    return Regions(*axes, radius_deg, core, tail, in_region, *samples, ring_edges, coverage)
+    return Regions(
+        counts, *axes, radius_deg, core_deg, core, tail, in_region, *samples, ring_edges, coverage
+    )
 
 
 def _find_pairs(counts, vectors, east, north, radius_deg):
@@ -336,7 +299,7 @@ def _find_pairs(counts, vectors, east, north, radius_deg):
 
 def _divide(pairs, counts, vectors, east, north, n_split):
     """The pairs with n_split**2 sub-pixels, n_split (n_energy,) by the energy bin."""
-    position = np.searchsorted(counts.first, pairs.bin, side="right") - 1
+    position = counts.position[pairs.bin]
     n_split = n_split[pairs.energy_bin]
     first = np.append(0, np.cumsum(n_split**2))
     x, y = np.empty((2, first[-1]))

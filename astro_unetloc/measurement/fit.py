@@ -29,16 +29,18 @@ from astro_unetloc.measurement.data import (
     sum_groups,
 )
 from astro_unetloc.measurement.likelihood import (
+    INDEX_PRIOR,
     Likelihood,
     joint_covariances,
     maximize,
     position_posterior,
 )
-from astro_unetloc.sphere import lonlat_from_vectors, move
+from astro_unetloc.sphere import chord, lonlat_from_vectors, move
 
 __all__ = [
     "FieldFit",
     "FieldSetup",
+    "ellipse_columns",
     "fit_groups",
     "measure_sources",
     "neighbor_margin_deg",
@@ -78,7 +80,12 @@ class FieldSetup:
             )  # fmt: skip
 
         pixel_deg, of_points = sky_map.pixel_size_deg, profiles(0.0)
-        self.n_split = _n_split(pixel_deg, of_points.containment_radius(0.68), config)
+        # sub-pixels along a side in each energy bin, a power of two
+        fine_deg = config.part_psf * of_points.containment_radius(0.68)
+        width_deg = np.maximum(config.part_deg, fine_deg)
+        halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
+        halvings = np.maximum(halvings, pixel_deg > fine_deg)
+        self.n_split = np.minimum(2**halvings, config.max_split)
         self.subpixel_radius_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
         self.profiles = profiles(self.subpixel_radius_deg) if pixel_deg else of_points
         self.wide_profiles = [  # of discs instead of points
@@ -94,29 +101,13 @@ class FieldSetup:
 
     def reach_deg(self, vectors):
         """Radius (n,) around each source with less than half an expected photon outside."""
-        seen = self.counts.within(vectors, np.median(self.profiles.containment_radius(0.5)))
+        half_deg = np.median(self.profiles.containment_radius(0.5))
+        at_position = np.add.reduceat(self.counts.number, self.counts.first[:-1])
+        near = self.counts.tree.query_ball_point(vectors, chord(half_deg))
+        seen = np.array([at_position[np.asarray(rows, int)].sum() for rows in near])
         outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
         radius = np.array([self.profiles.containment_radius(1 - o)[0] for o in outside])
         return np.clip(radius, self.radius_deg, 3 * self.radius_deg)
-
-    def pairs_per_source(self, vectors):
-        """Approximate number (n,) of pairs and sub-pixels of each source."""
-        n_positions = self.counts.tree.query_ball_point(
-            vectors, np.radians(self.radius_deg), return_length=True
-        )
-        in_core = np.minimum(self.core_deg / self.radius_deg, 1.0) ** 2
-        bins = np.bincount(self.counts.energy_bin, minlength=len(in_core))
-        bins = bins / len(self.counts.vectors)
-        return n_positions * (bins * (1 + in_core * self.n_split**2)).sum()
-
-
-def _n_split(pixel_deg, psf_deg, config):
-    """Number of sub-pixels (n_energy,) along a side, a power of two."""
-    fine_deg = config.part_psf * psf_deg
-    width_deg = np.maximum(config.part_deg, fine_deg)
-    halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
-    halvings = np.maximum(halvings, pixel_deg > fine_deg)
-    return np.minimum(2**halvings, config.max_split)
 
 
 class FieldFit:
@@ -135,16 +126,12 @@ class FieldFit:
             counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
             n_split=setup.n_split,
         )  # fmt: skip
-        self.weight = systematic_weights(
-            self.regions, setup.profiles.effective_area(), self.config.systematic
-        )
-        self.likelihood = Likelihood(
-            self.regions, len(counts.number), setup.profiles, self.spectrum, setup.core_deg,
-            self.weight,
-        )  # fmt: skip
+        area_deg2 = setup.profiles.effective_area()
+        self.weight = systematic_weights(self.regions, area_deg2, self.config.systematic)
+        self.likelihood = Likelihood(self.regions, setup.profiles, self.spectrum, self.weight)
         model = setup.sky_map.background
         if model is not None:
-            model = model_background(model, self.regions, counts)
+            model = model_background(model, self.regions)
         self.background = LocalBackground(
             self.regions, self.spectrum, model, self.config, self.weight
         )
@@ -152,36 +139,34 @@ class FieldFit:
         self._colors = graph_colors(self.n, self._neighbors)
 
     def run(self, flux_range):
-        """Fit the sources, with fluxes between two energies in GeV.
+        """Dict of arrays (k, ...): Galactic unit vectors, columns and flags of the catalogue.
 
-        Returns a dict of arrays of the k members: Galactic unit vectors, the columns of the
-        catalogue, NaN where unknown, and its flags.
+        Values are NaN where they are unknown; fluxes are between two energies in GeV.
         """
         members, n_rounds = self.members, self.config.n_rounds
-        best = self._maximize(self._initial(), self.background, 3, _COUNTS)
-        best = self._maximize(best.state.parameters, best.background, n_rounds, _ALL)
-        posterior, failed = self._positions(best)
-        parameters = best.state.parameters.copy()
-        parameters[members, :2] = np.where(failed[:, None], 0.0, posterior.mean)
+        state, background, _ = self._maximize(self._initial(), self.background, 3, _COUNTS)
+        best = self._maximize(state.parameters, background, n_rounds, _ALL)
+        offsets, ellipses, failed = self._positions(*best)
+        parameters = best[0].parameters.copy()
+        parameters[members, :2] = np.where(failed[:, None], 0.0, offsets)
         # counts and spectra at the mean of the posterior
-        best = self._maximize(parameters, best.background, 4, _COUNTS_AND_INDEX)
-        x, y, counts, _ = best.state.parameters.T
+        best = self._maximize(parameters, best[1], 4, _COUNTS_AND_INDEX)
+        x, y, counts, _ = best[0].parameters.T
         vectors = move(self.vectors, self.regions.east, self.regions.north, x, y)
-        vectors[members[failed]] = self.vectors[members[failed]]
         return {
             "vectors": vectors[members],
-            **_ellipse_columns(posterior, failed),
-            "Sqrt_TS": self._sqrt_ts(best)[members],
-            **self._spectra(best, flux_range),
+            **{name: np.where(failed, np.nan, values) for name, values in ellipses.items()},
+            "Sqrt_TS": self._sqrt_ts(*best[:2])[members],
+            **self._spectra(*best, flux_range),
             "fit_failed": failed,
-            "wide": self._wide(best),
+            "wide": self._wide(*best),
             "bright_neighbor": _near_brighter(vectors, counts, self.config)[members],
         }
 
     def fit_spectra(self):
         """`SourceState` of the sources with counts and indices fitted at the given positions."""
         n_rounds = self.config.n_rounds
-        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX).state
+        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)[0]
 
     def _maximize(self, parameters, background, n_rounds, free):
         options = {"n_rounds": n_rounds, "colors": self._colors, "free": free}
@@ -197,40 +182,41 @@ class FieldFit:
         background = tail.sum(tail.number, self.n) / area * np.pi * np.median(radius_deg) ** 2
         counts = np.maximum(found - background, 2.0) / 0.68
         zero = np.zeros(self.n)
-        return np.stack([zero, zero, counts, np.full(self.n, 2.3)], axis=1)
+        return np.stack([zero, zero, counts, np.full(self.n, INDEX_PRIOR[0])], axis=1)
 
-    def _positions(self, best):
-        """Position posterior of the members, and which of them failed."""
-        alone, joint = self._covariances(best)
+    def _positions(self, state, background, npred_other):
+        """Offsets (k, 2) of the members in degrees, columns of their ellipses, failed fits."""
+        alone, joint = self._covariances(state, background, npred_other)[:, :, :2, :2]
         part, pairs = self.likelihood.select(self.members)
-        state, npred_other = best.state.select(self.members, pairs), best.npred_other[pairs]
-        posterior = position_posterior(part, state, npred_other, alone[:, :2, :2])
-        posterior = posterior.widened((joint - alone)[:, :2, :2])
-        size_deg = np.sqrt(np.einsum("naa->n", posterior.covariance))
-        shift_deg, limit_deg = np.hypot(*posterior.mean.T), self.config.max_offset_deg
+        state = state.select(self.members, pairs)
+        mean, covariance, scales = position_posterior(part, state, npred_other[pairs], alone)
+        # the positive part of what free neighbours add
+        value, vector = np.linalg.eigh(joint - alone)
+        covariance += (vector * np.maximum(value, 0.0)[:, None]) @ np.swapaxes(vector, 1, 2)
+        size_deg = np.sqrt(np.einsum("naa->n", covariance))
+        shift_deg, limit_deg = np.hypot(*mean.T), self.config.max_offset_deg
         good = (size_deg < limit_deg) & (shift_deg < limit_deg)
-        good &= (state.counts > self.config.min_counts) & np.isfinite(posterior.scales[1])
-        return posterior, ~good
+        good &= (state.counts > self.config.min_counts) & np.isfinite(scales[1])
+        return mean, ellipse_columns(covariance, scales), ~good
 
-    def _covariances(self, best):
-        """Covariances (k, 4, 4) of each member alone, and with its neighbours free."""
-        state, background, npred_other = best
-        _, hessian, information = self.likelihood.gradient_and_hessian(state, npred_other)
-        derivatives = self.likelihood.relative_derivatives(state, npred_other).T
+    def _covariances(self, state, background, npred_other):
+        """Covariances (2, k, 4, 4) of each member alone, and with its neighbours free."""
+        _, hessian, information, derivatives = self.likelihood.gradient_and_hessian(
+            state, npred_other
+        )
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
         npred = background.npred + npred_neighbors + npred_source
-        loss = background.information_loss(background.npred / npred, derivatives)
+        loss = background.information_loss(background.npred / npred, derivatives.T)
         hessian = _positive(hessian - loss, information - loss)
         core = self.likelihood.core
-        derivatives = derivatives * np.sqrt(core.number)[:, None]
+        derivatives = derivatives.T * np.sqrt(core.number)[:, None]
         return joint_covariances(derivatives, core, hessian, self._neighbors, self.members)
 
-    def _sqrt_ts(self, best):
+    def _sqrt_ts(self, state, background):
         """Root of the test statistic (n,), the background fitted again without the source.
 
         Gradient and curvature of the background stay: a free parabola would rise at the source.
         """
-        state, background = best.state, best.background
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
         npred = npred_neighbors + npred_source + background.npred
         contained = self.regions.contained(self.setup.profiles, self.regions.radius_deg)
@@ -243,54 +229,60 @@ class FieldFit:
         gain -= ((total - background.in_regions) * self.weight).sum(axis=1)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 
-    def _spectra(self, best, flux_range):
+    def _spectra(self, state, background, npred_other, flux_range):
         """Columns of counts, flux and index of the members, each with its error."""
-        counts, index = best.state.counts[self.members], best.state.index[self.members]
-        exposed = self.exposed[self.members]
-        covariance = self._covariances(best)[1][:, 2:, 2:]
+        counts, index = state.counts[self.members], state.index[self.members]
+        covariance = self._covariances(state, background, npred_other)[1, :, 2:, 2:]
         error, index_error = np.sqrt(np.einsum("naa->na", covariance)).T
         flux, above = (self.flux_per_count(index + step, flux_range) for step in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
-        known = exposed & (index_error < self.config.max_index_error)
+        known = self.exposed[self.members] & (index_error < self.config.max_index_error)
         return {
             "Npred": counts,
             "Unc_Npred": error,
-            "Flux": np.where(exposed, flux * counts, np.nan),
-            "Unc_Flux": np.where(exposed, flux_error, np.nan),
+            "Flux": flux * counts,
+            "Unc_Flux": flux_error,
             "Spectral_Index": np.where(known, index, np.nan),
             "Unc_Spectral_Index": np.where(known, index_error, np.nan),
         }
 
     def flux_per_count(self, index, flux_range):
-        """Photon flux (k,) in ph cm-2 s-1 of power laws with one detected count of a member."""
-        detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
-        pivot = self.setup.counts.energy_edges[0]
-        laws = power_laws(np.ones(len(index)), index, emin=pivot, emax=2 * pivot)
-        norm = 1 / np.maximum(detected, 1e-300)  # of (E / GeV) ** -index
-        return laws.flux(*flux_range) / laws.amplitude * pivot ** (-index) * norm
+        """Photon flux (k,) in ph cm-2 s-1 of power laws with one detected count of a member.
 
-    def _wide(self, best):
+        NaN where the exposure is unknown.
+        """
+        detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
+        laws = power_laws(np.ones(len(index)), index, emin=1.0, emax=2.0)
+        flux = laws.flux(*flux_range) / laws.amplitude / np.maximum(detected, 1e-300)
+        return np.where(self.exposed[self.members], flux, np.nan)
+
+    def _wide(self, state, _, npred_other):
         """Whether (k,) a disc fits a member better than a point, by ``wide_ts``."""
 
         def log_likelihood(profiles):
             """Largest log-likelihood ratio (k,) between source and no source for a PSF."""
-            part, pairs = self.likelihood.with_profiles(profiles).select(self.members)
-            state = best.state.select(self.members, pairs)
-            return _best_log_likelihood(part, state, best.npred_other[pairs])
+            likelihood = Likelihood(self.regions, profiles, self.spectrum, self.weight)
+            part, pairs = likelihood.select(self.members)
+            selected = state.select(self.members, pairs)
+            return _best_log_likelihood(part, selected, npred_other[pairs])
 
         discs = np.max([log_likelihood(p) for p in self.setup.wide_profiles], axis=0)
         return 2 * (discs - log_likelihood(self.setup.profiles)) > self.config.wide_ts
 
 
-def _ellipse_columns(posterior, failed):
-    """Columns of the confidence ellipses, NaN where the fit failed."""
-    major, minor, angle = posterior.ellipses()
+def ellipse_columns(covariance, scales):
+    """Columns of the 68 and 95 % ellipses of covariances (k, 2, 2) and radii (2, k) in sigma.
+
+    The position angle is that of the major axis in degrees east of north, 0 to 180.
+    """
+    value, vector = np.linalg.eigh(covariance)
+    minor, major = np.sqrt(np.maximum(value, 0.0)).T
+    angle = np.degrees(np.arctan2(vector[:, 0, 1], vector[:, 1, 1])) % 180.0
     columns = {}
-    for number, level in enumerate((68, 95)):
-        columns[f"Conf_{level}_SemiMajor"] = np.where(failed, np.nan, major[number])
-        columns[f"Conf_{level}_SemiMinor"] = np.where(failed, np.nan, minor[number])
-        columns[f"Conf_{level}_PosAng"] = angle
+    for name, scale in zip(("Conf_68", "Conf_95"), scales):
+        columns |= {f"{name}_SemiMajor": scale * major, f"{name}_SemiMinor": scale * minor}
+        columns[f"{name}_PosAng"] = angle
     return columns
 
 
@@ -339,11 +331,9 @@ def systematic_weights(regions, area_deg2, systematic):
 
 def _near_brighter(vectors, counts, config):
     """Whether (n,) a much brighter source is near."""
-    pairs = neighbor_pairs(vectors, config.bright_radius_deg)
-    brighter = counts[pairs[:, 1]] > config.bright_ratio * counts[pairs[:, 0]]
-    near = np.zeros(len(vectors), dtype=bool)
-    near[pairs[brighter, 0]] = True
-    return near
+    source, other = neighbor_pairs(vectors, config.bright_radius_deg).T
+    brighter = counts[other] > config.bright_ratio * counts[source]
+    return np.bincount(source[brighter], minlength=len(vectors)) > 0
 
 
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
@@ -391,7 +381,13 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
         return {}
     counts = gather_counts(sky_map, *energy_range)
     if not len(counts.number):
-        _warn_of_coarse_bins(sky_map, energy_range)
+        if not len(fitted_energies(sky_map, *energy_range)):
+            low, high = sky_map.energy_edges[[0, -1]]
+            warn(
+                "sources are not measured: no energy bin of the map has its middle within the "
+                f"model's {energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} "
+                "GeV); give a map with finer bins"
+            )
         return {}
     setup = FieldSetup(sky_map, counts, vectors, config)
     groups = list(fit_groups(vectors, setup))
@@ -413,24 +409,18 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
-def _warn_of_coarse_bins(sky_map, energy_range):
-    """Warn where no energy bin of a map can be fitted."""
-    if not len(fitted_energies(sky_map, *energy_range)):
-        low, high = sky_map.energy_edges[[0, -1]]
-        warn(
-            "sources are not measured: no energy bin of the map has its middle within the model's "
-            f"{energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} GeV); give a "
-            "map with finer bins"
-        )
-
-
 def fit_groups(vectors, setup):
     """Yield indices of sources whose results are computed together, and of these with neighbours.
 
     The sky is halved until the pairs of each group fit into memory, see ``max_pairs``.
     """
-    cost = setup.pairs_per_source(vectors)
-    tree, margin = KDTree(vectors), np.radians(setup.radius_deg + 2 * setup.core_deg.max())
+    counts, radius_deg, core_deg = setup.counts, setup.radius_deg, setup.core_deg
+    # approximate number of pairs and sub-pixels of each source
+    cost = counts.tree.query_ball_point(vectors, np.radians(radius_deg), return_length=True)
+    bins = np.bincount(counts.energy_bin, minlength=len(core_deg)) / len(counts.vectors)
+    in_core = np.minimum(core_deg / radius_deg, 1.0) ** 2
+    cost = cost * (bins * (1 + in_core * setup.n_split**2)).sum()
+    tree, margin = KDTree(vectors), np.radians(radius_deg + 2 * core_deg.max())
     waiting = [np.arange(len(vectors))]
     while waiting:
         members = waiting.pop()
@@ -444,22 +434,8 @@ def fit_groups(vectors, setup):
         waiting += [np.sort(half) for half in np.array_split(ordered, 2)]
 
 
-def neighbor_margin_deg(emin, psf=None, config=None):
-    """Return how far outside a region sources matter for those inside: two fit radii, in degrees.
-
-    Parameters
-    ----------
-    emin : float
-        Lowest energy in GeV.
-    psf : KingPSF or TablePSF, optional
-        Point-spread function; that of the LAT by default.
-    config : MeasurementConfig, optional
-        Radii.
-
-    Returns
-    -------
-    float
-    """
-    config = MeasurementConfig() if config is None else config
+def neighbor_margin_deg(emin, psf=None):
+    """Distance in degrees within which sources matter to each other: two fit radii at ``emin``."""
+    config = MeasurementConfig()
     psf_deg = (psf or KingPSF()).containment_radius(0.68, emin)
     return 2 * max(config.min_radius_deg, config.radius_psf * psf_deg)

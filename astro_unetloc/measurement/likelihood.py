@@ -5,31 +5,20 @@ sources. Overlapping sources take their damped Newton steps one after the other,
 converge to their common maximum.
 
 Words used here: ``npred_background`` and ``npred_neighbors`` are the expected counts of the
-background and of the other sources, ``npred_other`` their sum; ``npred_tail`` those of sources
-outside of their own core. All are per square degree and energy bin.
+background and of the other sources, ``npred_other`` their sum; ``npred_sources`` are those of all
+sources. All are per square degree and energy bin.
 """
 
-from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.sparse import csr_array
 
-from astro_unetloc.measurement.data import sum_groups
+from astro_unetloc.measurement.data import Pairs, sum_groups
 
-__all__ = [
-    "INDEX_PRIOR",
-    "Likelihood",
-    "Maximum",
-    "PositionPosterior",
-    "SourceState",
-    "joint_covariances",
-    "maximize",
-    "position_posterior",
-]
+__all__ = ["INDEX_PRIOR", "Likelihood", "joint_covariances", "maximize", "position_posterior"]
 
 # Mean and width of a weak prior on the photon index; faint sources constrain it little.
 INDEX_PRIOR = 2.3, 1.5
@@ -47,14 +36,10 @@ class SourceState:
     # (n, 4): degrees east and north of the initial position, expected counts in the energy range
     # of the fit if the whole sky were observed, photon index
     parameters: np.ndarray
-    # (6, m): PSF per square degree and its derivatives by x, y, xx, xy and yy
-    psf: np.ndarray
-    # (3, n, n_energy): fraction of the counts in each energy bin, its derivatives by the index
-    fraction: np.ndarray
-    # (3, n): weighted fraction of the counts in the observed core, its derivatives by the index
-    observed: np.ndarray
-    # (m,): expected counts of each pair's source, per square degree and energy bin
-    npred: np.ndarray
+    psf: np.ndarray  # (6, m), per square degree, and its derivatives by x, y, xx, xy and yy
+    fraction: np.ndarray  # (3, n, n_energy), of the counts in each energy bin, d/d index, d2/d2
+    observed: np.ndarray  # (3, n), weighted fraction of the counts in the observed core, the same
+    npred: np.ndarray  # (m,), expected counts of each pair's source
 
     @property
     def counts(self):
@@ -80,47 +65,28 @@ class SourceState:
         self.fraction[:, rows], self.observed[:, rows] = other.fraction, other.observed
 
 
-class Likelihood:
-    """Poisson likelihood of n sources at the counts of their cores.
+@dataclass(eq=False)
+class _CoreLikelihood:
+    """Poisson likelihood of n sources at the weighted counts of their cores."""
 
-    Counts have weights (n, n_energy), at most 1; ``n_bins`` is the number of counts bins of the
-    map, and ``core_deg`` (n_energy,) the radius of the core.
-    """
+    core: Pairs
+    in_core: np.ndarray  # (n, n_energy), weighted fraction of the photons in the observed core
+    profiles: object
+    spectrum: object
 
-    def __init__(self, regions, n_bins, profiles, spectrum, core_deg, weight=1.0):
-        self.regions, self.n_bins, self._core_deg = regions, n_bins, core_deg
-        self.n, self.n_energy, self.spectrum = len(regions), spectrum.n_energy, spectrum
-        self.weight = np.broadcast_to(weight, (self.n, self.n_energy))
-        core = regions.core
-        number = core.number * self.weight[core.source, core.energy_bin]
-        self._set_core(replace(core, number=number))
-        self._set_profiles(profiles)
-
-    def _set_core(self, core):
-        self.core, self.cell = core, core.cell(self.n_energy)
-
-    def _set_profiles(self, profiles):
-        self.profiles = profiles
-        # weighted fraction (n, n_energy) of the photons in the observed core
-        self.in_core = self.regions.contained(profiles, self._core_deg) * self.weight
-
-    def with_profiles(self, profiles):
-        """The likelihood for another PSF."""
-        other = copy(self)
-        other._set_profiles(profiles)
-        return other
+    def __post_init__(self):
+        self.n, self.n_energy = self.in_core.shape
+        self.cell = self.core.cell(self.n_energy)
 
     def select(self, rows):
-        """The likelihood of some of the sources (k,), without tails, and their core pairs."""
+        """The likelihood of some of the sources (k,), and their core pairs."""
         number = np.full(self.n, -1)
         number[rows] = np.arange(len(rows))
         pairs = np.flatnonzero(number[self.core.source] >= 0)
         core = self.core.select(pairs)
-        part = copy(self)
-        part.regions, part.n, part.in_core = None, len(rows), self.in_core[rows]
-        part.spectrum = self.spectrum.select(rows)
-        part._set_core(replace(core, source=number[core.source]))
-        return part, pairs
+        core = replace(core, source=number[core.source])
+        spectrum = self.spectrum.select(rows)
+        return _CoreLikelihood(core, self.in_core[rows], self.profiles, spectrum), pairs
 
     def evaluate(self, parameters):
         """`SourceState` of parameters (n, 4)."""
@@ -152,72 +118,28 @@ class Likelihood:
             psf[row] = core.mean(values)
         return psf
 
-    @cached_property
-    def _tail_psf(self):
-        """Cell and PSF of the tail pairs; so far out a shift of the source does not matter."""
-        tail = self.regions.tail
-        density = self.profiles.density(tail.energy_bin, tail.x**2 + tail.y**2)[0]
-        return tail.cell(self.n_energy), density
-
-    def _npred_at_tail(self, state):
-        """Expected counts of each source at its own tail pairs."""
-        cell, density = self._tail_psf
-        return (state.counts[:, None] * state.fraction[0]).ravel()[cell] * density
-
-    def npred_cores(self, state):
-        """Expected counts (n_bins,) of all sources in their cores."""
-        return sum_groups(self.core.bin, state.npred, self.n_bins)
-
-    def npred_by_source(self, state):
-        """Expected counts of each source, sparse (n_bins, n)."""
-        core, tail = self.core, self.regions.tail
-        values = np.concatenate([state.npred, self._npred_at_tail(state)])
-        where = [np.concatenate([core.bin, tail.bin]), np.concatenate([core.source, tail.source])]
-        return csr_array((values, where), shape=(self.n_bins, self.n))
-
-    def npred_in_regions(self, state):
-        """Expected counts of the sources at all pairs of the regions.
-
-        Returns those of each pair's source and those of all others, both (m,), and those of all
-        sources outside of their cores (n_bins,).
-        """
-        at_tail = self._npred_at_tail(state)
-        npred_tail = sum_groups(self.regions.tail.bin, at_tail, self.n_bins)
-        total = npred_tail + self.npred_cores(state)
-        npred_source = np.concatenate([state.npred, at_tail[self.regions.in_region]])
-        npred_neighbors = np.maximum(total[self.regions.pairs.bin] - npred_source, 0.0)
-        return npred_source, npred_neighbors, npred_tail
-
     def gain(self, state, trial, npred_other):
         """Increase (n,) of the log posterior from a state to a trial."""
         ratio = (trial.npred + npred_other) / (state.npred + npred_other)
         gain = self.core.sum(self.core.number * np.log(ratio), self.n)
         for s, sign in ((trial, 1), (state, -1)):
-            gain -= sign * (s.counts * s.observed[0] - _log_prior(s.index))
+            log_prior = -0.5 * ((s.index - INDEX_PRIOR[0]) / INDEX_PRIOR[1]) ** 2
+            gain -= sign * (s.counts * s.observed[0] - log_prior)
         return gain
 
-    def relative_derivatives(self, state, npred_other):
-        """Derivatives (4, m) of the log of the expected counts at the core pairs."""
-        npred = state.npred + npred_other
-        counts = state.counts[self.core.source] / npred
-        fraction, by_index = (f.ravel()[self.cell] for f in state.fraction[:2])
-        psf, by_x, by_y = state.psf[:3]
-        scale = counts * fraction
-        return np.stack([scale * by_x, scale * by_y, fraction * psf / npred,
-                         counts * by_index * psf])  # fmt: skip
-
     def gradient_and_hessian(self, state, npred_other):
-        """Gradient (n, 4) and Hessian (n, 4, 4) of the log posterior, and the information.
+        """Gradient (n, 4) and Hessian (n, 4, 4) of the negative log posterior; information; terms.
 
-        The Hessian is that of the negative log posterior; the information (n, 4, 4) is the part
-        of it that is never negative.
+        The information (n, 4, 4) is the part of the Hessian that is never negative, a sum of
+        products of the terms: derivatives (4, m) of the logarithm of the expected counts.
         """
         npred, core, n = state.npred + npred_other, self.core, self.n
         counts = state.counts[core.source] / npred
         fraction, by_index, by_index2 = (f.ravel()[self.cell] for f in state.fraction)
         psf, by_x, by_y, by_xx, by_xy, by_yy = state.psf
         scale = counts * fraction
-        first = self.relative_derivatives(state, npred_other)
+        by_counts = fraction * psf / npred
+        first = np.stack([scale * by_x, scale * by_y, by_counts, counts * by_index * psf])
         second = {
             (0, 0): scale * by_xx, (0, 1): scale * by_xy, (1, 1): scale * by_yy,
             (0, 2): fraction * by_x / npred, (1, 2): fraction * by_y / npred,
@@ -242,25 +164,54 @@ class Likelihood:
         hessian[:, 3, 2] += by_index
         hessian[:, 3, 3] += state.counts * by_index2 + sigma**-2.0
         information[:, 3, 3] += sigma**-2.0
-        return gradient, hessian, information
+        return gradient, hessian, information, first
 
 
-def _log_prior(index):
-    mean, sigma = INDEX_PRIOR
-    return -0.5 * ((index - mean) / sigma) ** 2
+class Likelihood(_CoreLikelihood):
+    """Poisson likelihood of n sources at the counts of their cores, with their tails.
 
+    Counts have weights (n, n_energy), at most 1.
+    """
 
-class Maximum(NamedTuple):
-    """Result of `maximize`."""
+    def __init__(self, regions, profiles, spectrum, weight=1.0):
+        self.regions, self.n_bins, core = regions, len(regions.counts.number), regions.core
+        weight = np.broadcast_to(weight, (len(regions), spectrum.n_energy))
+        core = replace(core, number=core.number * weight[core.source, core.energy_bin])
+        in_core = regions.contained(profiles, regions.core_deg) * weight
+        super().__init__(core, in_core, profiles, spectrum)
 
-    state: SourceState
-    background: object
-    npred_other: np.ndarray  # (m,), expected counts of all but the source itself at the core pairs
+    @cached_property
+    def _tail_psf(self):
+        """PSF at the tail pairs; so far out a shift of the source does not matter."""
+        tail = self.regions.tail
+        return self.profiles.density(tail.energy_bin, tail.x**2 + tail.y**2)[0]
+
+    def _npred_at_tail(self, state):
+        """Expected counts of each source at its own tail pairs."""
+        cell = self.regions.tail.cell(self.n_energy)
+        return (state.counts[:, None] * state.fraction[0]).ravel()[cell] * self._tail_psf
+
+    def npred_by_source(self, state):
+        """Expected counts of each source, sparse (n_bins, n)."""
+        core, tail = self.core, self.regions.tail
+        values = np.concatenate([state.npred, self._npred_at_tail(state)])
+        where = [np.concatenate([core.bin, tail.bin]), np.concatenate([core.source, tail.source])]
+        return csr_array((values, where), shape=(self.n_bins, self.n))
+
+    def npred_in_regions(self, state):
+        """Expected counts of each pair's source and of all others (m,), and of all (n_bins,)."""
+        at_tail = self._npred_at_tail(state)
+        npred_sources = sum_groups(self.regions.tail.bin, at_tail, self.n_bins)
+        npred_sources += sum_groups(self.core.bin, state.npred, self.n_bins)
+        npred_source = np.concatenate([state.npred, at_tail[self.regions.in_region]])
+        npred_neighbors = np.maximum(npred_sources[self.regions.pairs.bin] - npred_source, 0.0)
+        return npred_source, npred_neighbors, npred_sources
 
 
 def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
-    """Maximum of the posterior of the sources, and the background, from parameters (n, 4).
+    """`SourceState` and background at the maximum of the posterior, from parameters (n, 4).
 
+    The third result are the expected counts (m,) of all but the source itself at the core pairs.
     In each round every source takes one step; sources of one colour, see `graph_colors`, take it
     at the same time. ``free`` are the indices of the fitted parameters.
     """
@@ -270,13 +221,11 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
     groups = [(rows, *likelihood.select(rows)) for rows in groups]
     for number in range(n_rounds):
         if number < 3 or number % 2:  # later the background hardly changes
-            background, npred_tail = _fit_background(likelihood, background, state)
-        npred_background = background.npred[: len(likelihood.core)]
-        npred_sources = npred_tail + likelihood.npred_cores(state)
+            background, npred_sources = _fit_background(likelihood, background, state)
         for rows, part, pairs in groups:
             before, bins = state.select(rows, pairs), part.core.bin
             npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
-            npred_other = npred_background[pairs] + npred_neighbors
+            npred_other = background.npred[pairs] + npred_neighbors  # core pairs come first
             step = _newton_step(part, before, npred_other, damping[rows], np.array(free))
             trial = part.evaluate(_limited(before.parameters, step))
             better = part.gain(before, trial, npred_other) > -1e-9
@@ -285,23 +234,21 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
             trial = trial.select(better, changed)
             state.update(rows[better], pairs[changed], trial)
             np.add.at(npred_sources, bins[changed], trial.npred - before.npred[changed])
-    background, npred_tail = _fit_background(likelihood, background, state)
-    npred_sources = npred_tail + likelihood.npred_cores(state)
+    background, npred_sources = _fit_background(likelihood, background, state)
     npred_neighbors = np.maximum(npred_sources[likelihood.core.bin] - state.npred, 0.0)
-    npred_background = background.npred[: len(likelihood.core)]
-    return Maximum(state, background, npred_background + npred_neighbors)
+    return state, background, background.npred[: len(likelihood.core)] + npred_neighbors
 
 
 def _fit_background(likelihood, background, state):
-    """The background after one step, and the expected counts of all tails (n_bins,)."""
-    npred_source, npred_neighbors, npred_tail = likelihood.npred_in_regions(state)
+    """The background after one step, and the expected counts of all sources (n_bins,)."""
+    npred_source, npred_neighbors, npred_sources = likelihood.npred_in_regions(state)
     npred = background.npred + npred_neighbors + npred_source
-    return background.step(background.npred / npred), npred_tail
+    return background.step(background.npred / npred), npred_sources
 
 
 def _newton_step(likelihood, state, npred_other, damping, free):
     """A damped step (n, 4) that goes uphill also where the Hessian is not positive."""
-    gradient, hessian, information = likelihood.gradient_and_hessian(state, npred_other)
+    gradient, hessian, information, _ = likelihood.gradient_and_hessian(state, npred_other)
     gradient = gradient[:, free]
     hessian, information = (m[:, free[:, None], free] for m in (hessian, information))
     scale = 1 / np.sqrt(np.einsum("naa->na", information) + 1e-6)
@@ -326,24 +273,22 @@ def _limited(parameters, step):
 
 
 def joint_covariances(derivatives, core, hessian, neighbors, members):
-    """Covariances (k, 4, 4) of the members with all others fixed, and with their neighbours free.
+    """Covariances (2, k, 4, 4) of the members, all others fixed, and with their neighbours free.
 
     ``derivatives`` (m, 4) are those of the logarithm of the expected counts at the core pairs,
     times the square root of the counts: their products are the information. ``neighbors`` are
     from `neighbor_pairs`.
     """
-    alone = np.linalg.inv(hessian[members])
-    joint = alone.copy()
+    covariances = np.array([np.linalg.inv(hessian[members])] * 2)
     if not len(neighbors):
-        return alone, joint
+        return covariances
     overlapping = np.zeros(len(hessian), dtype=bool)
     overlapping[neighbors[:, 0]] = True
     information = _information(derivatives, core, overlapping)
     first = np.searchsorted(neighbors[:, 0], np.arange(len(hessian) + 1))
     for row in np.flatnonzero(overlapping[members]):
         one = members[row]
-        group = neighbors[first[one] : first[one + 1], 1][:_MAX_NEIGHBORS]
-        group = np.append(one, group)
+        group = np.append(one, neighbors[first[one] : first[one + 1], 1][:_MAX_NEIGHBORS])
         rows = (4 * group[:, None] + np.arange(4)).ravel()
         matrix = information[rows][:, rows].toarray()
         for number, source in enumerate(group):
@@ -353,8 +298,8 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
         value, vector = np.linalg.eigh(matrix * scale[:, None] * scale)
         value = np.maximum(value, 1e-2)  # directions that the data do not constrain
         inverse = (vector / value) @ vector.T * scale[:, None] * scale
-        joint[row] = inverse[:4, :4]
-    return alone, joint
+        covariances[1, row] = inverse[:4, :4]
+    return covariances
 
 
 def _information(derivatives, core, overlapping):
@@ -372,8 +317,10 @@ def _information(derivatives, core, overlapping):
 # Points per axis of the grid and its half width in standard deviations. A first grid with fewer
 # points centres it; its steps are too wide to resolve small variances, so that one is added.
 _N_GRID, _REACH, _N_FIRST, _FIRST_VARIANCE = 11, 4.0, 7, 0.1
-# Refinement of the grid on which the log posterior is interpolated for credible regions.
-_N_FINE = 4
+# Finer steps on which the log posterior is interpolated for credible regions, and the matrix that
+# interpolates a row of the grid.
+_FINE = np.linspace(-_REACH, _REACH, 4 * (_N_GRID - 1) + 1)
+_INTERPOLATE = CubicSpline(np.linspace(-_REACH, _REACH, _N_GRID), np.eye(_N_GRID))(_FINE)
 # Counts are left out if the source explains a smaller ratio of them everywhere on the grid.
 _MIN_RATIO = 0.01
 # Least second derivative by the counts and largest changes, relative to the best counts.
@@ -387,54 +334,24 @@ _NUMBER_COUNTS = 2.15
 _LEVELS = 0.68, 0.95
 
 
-class PositionPosterior(NamedTuple):
-    """Posterior of n positions."""
-
-    mean: np.ndarray  # (n, 2), degrees east and north of the initial position
-    covariance: np.ndarray  # (n, 2, 2), deg2
-    scales: np.ndarray  # (2, n), radii in sigma of the ellipses that contain 68 and 95 %
-
-    def widened(self, covariance):
-        """The posterior with the positive part of a covariance (n, 2, 2) added."""
-        value, vector = np.linalg.eigh(covariance)
-        added = (vector * np.maximum(value, 0.0)[:, None, :]) @ np.swapaxes(vector, 1, 2)
-        return self._replace(covariance=self.covariance + added)
-
-    def ellipses(self):
-        """Semi-major and semi-minor axes in degrees, each (2, n), and position angles (n,).
-
-        Angles are those of the major axis in degrees east of north, 0 to 180.
-        """
-        value, vector = np.linalg.eigh(self.covariance)
-        minor, major = np.sqrt(np.maximum(value, 0.0)).T
-        angle = np.degrees(np.arctan2(vector[:, 0, 1], vector[:, 1, 1])) % 180.0
-        return self.scales * major, self.scales * minor, angle
-
-
 def position_posterior(likelihood, state, npred_other, covariance):
     """Posterior of the positions, marginalized over the counts, spectra at their best values.
 
-    Its mean and covariance for a flat prior, not the maximum and the Hessian there: with few
-    photons and the tails of the PSF the likelihood is far from a Gaussian, and the mean of the
-    posterior is the best estimate of a location (E. J. G. Pitman 1939, Biometrika 30, 391,
+    Returns its mean (n, 2), degrees east and north, and covariance (n, 2, 2) for a flat prior, and
+    the radii (2, n) in sigma of the ellipses that contain 68 and 95 %. With few photons and the
+    tails of the PSF the likelihood is far from a Gaussian, and the mean of the posterior is the
+    best estimate of a location (E. J. G. Pitman 1939, Biometrika 30, 391,
     doi:10.1093/biomet/30.3-4.391).
     """
     center = state.parameters[:, :2]
     for n_grid, variance in ((_N_FIRST, _FIRST_VARIANCE), (_N_GRID, 0.0)):
-        root, grid = np.linalg.cholesky(covariance), _grid(n_grid)
+        root, step = np.linalg.cholesky(covariance), np.linspace(-_REACH, _REACH, n_grid)
+        grid = np.stack(np.meshgrid(step, step, indexing="ij")).reshape(2, -1)
         log_posterior = _log_posterior(likelihood, state, npred_other, center, root, grid)
         mean, spread = _moments(log_posterior, grid)
         center = center + np.einsum("nab,nb->na", root, mean)
         covariance = root @ (spread + variance * np.eye(2)) @ np.swapaxes(root, 1, 2)
-    scales = _credible_scales(log_posterior, mean, spread)
-    return PositionPosterior(center, covariance, scales)
-
-
-def _grid(n_grid):
-    """Grid points (2, n_grid**2) in standard deviations."""
-    step = np.linspace(-_REACH, _REACH, n_grid)
-    u, v = np.meshgrid(step, step, indexing="ij")
-    return np.stack([u.ravel(), v.ravel()])
+    return center, covariance, _credible_scales(log_posterior, mean, spread)
 
 
 def _log_posterior(likelihood, state, npred_other, center, root, grid):
@@ -500,24 +417,14 @@ def _moments(log_posterior, grid):
     return mean, second - mean[:, :, None] * mean[:, None, :] + 1e-6 * np.eye(2)
 
 
-@lru_cache(maxsize=1)
-def _refinement():
-    """Matrix that interpolates a row of the grid on finer steps, and these steps."""
-    coarse = np.linspace(-_REACH, _REACH, _N_GRID)
-    fine = np.linspace(-_REACH, _REACH, (_N_GRID - 1) * _N_FINE + 1)
-    return CubicSpline(coarse, np.eye(_N_GRID), axis=0)(fine), fine
-
-
 def _credible_scales(log_posterior, mean, covariance, n_bins=400, largest=5.0):
     """Radii (2, n) in sigma of the covariance ellipses that contain 68 and 95 %."""
-    matrix, fine = _refinement()
-    u, v = fine[:, None], fine[None, :]
     edges = np.linspace(0, largest, n_bins + 1)
     scales = np.empty((len(_LEVELS), len(mean)))
     planes = log_posterior.reshape(-1, _N_GRID, _N_GRID)
     for row, (plane, center, inverse) in enumerate(zip(planes, mean, np.linalg.inv(covariance))):
-        value = np.exp(matrix @ plane @ matrix.T)
-        du, dv = u - center[0], v - center[1]
+        value = np.exp(_INTERPOLATE @ plane @ _INTERPOLATE.T)
+        du, dv = _FINE[:, None] - center[0], _FINE - center[1]
         sigma = inverse[0, 0] * du**2 + 2 * inverse[0, 1] * du * dv + inverse[1, 1] * dv**2
         number = np.minimum(np.sqrt(sigma) * (n_bins / largest), n_bins - 1).astype(int)
         contained = np.cumsum(np.bincount(number.ravel(), value.ravel(), minlength=n_bins))

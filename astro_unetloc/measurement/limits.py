@@ -6,10 +6,10 @@ Fermi-LAT catalogues do for faint sources (4FGL, arXiv:1902.10045). Where no pho
 gives 3.0 counts; a decrease of the log-likelihood by 2.71/2 would give 1.35, which one in four
 sources of 1.4 counts exceeds.
 
-Detection limits: counts and fluxes at which half of the sources are found. The expected sqrt(TS) of
-these sources depends on the threshold of the search and is measured on simulated skies
-(``benchmarks/fit_limits.py``). It is computed for exactly the expected counts (Cowan et al. 2011,
-EPJC 71, 1554, section 3.2, "Asimov data set") on the background of the map itself.
+Detection limits: counts at which half of the sources are found. Their expected sqrt(TS) depends on
+the threshold of the search and is measured on simulated skies (``benchmarks/fit_limits.py``). It is
+computed for exactly the expected counts (Cowan et al. 2011, EPJC 71, 1554, section 3.2, "Asimov
+data set") on the background of the map itself.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,6 @@ from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_limit_columns
 from astro_unetloc.exceptions import InputError, warn
@@ -27,7 +26,7 @@ from astro_unetloc.maps.selection import parse_energy_range
 from astro_unetloc.measurement.data import MeasurementConfig, gather_counts, sum_groups
 from astro_unetloc.measurement.fit import FieldFit, FieldSetup, fit_groups
 from astro_unetloc.measurement.likelihood import INDEX_PRIOR
-from astro_unetloc.sphere import chord, separation_deg
+from astro_unetloc.sphere import neighbors, separation_deg
 from astro_unetloc.unet.model import MAX_FLUX_GEV
 
 __all__ = ["detection_limits", "expected_sqrt_ts", "significances", "upper_limits"]
@@ -64,7 +63,8 @@ class _TestPositions:
         contained = regions.contained(self.profiles, regions.radius_deg)
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
         self.npred_known = np.zeros(len(pairs))
-        self.known = _near(field, known)
+        near = neighbors(field.vectors, known, 2 * regions.radius_deg)[1]
+        self.known = known[np.unique(near)]
         if len(self.known):
             fit = FieldFit(self.known, field.setup)
             state = fit.fit_spectra()
@@ -91,26 +91,21 @@ class _TestPositions:
         return background
 
     @cached_property
-    def density_at_positions(self):
+    def _density_at_positions(self):
         """Expected counts (n, n_energy) per deg2 of background and known sources."""
         setup, density = self.field.setup, self.background.level
-        model = setup.sky_map.background
-        if model is not None:  # the level is a factor on it
-            edges = setup.counts.energy_edges
-            density = density * background_at(model, self.field.vectors, edges).T
+        if setup.sky_map.background is not None:  # the level is a factor on it
+            args = setup.sky_map.background, self.field.vectors, setup.counts.energy_edges
+            density = density * background_at(*args).T
         if len(self.known):
-            density = density + np.stack(
-                [
-                    self.profiles.density(number, self._separation_deg**2)[0] @ counts
-                    for number, counts in enumerate(self._known_counts.T)
-                ],
-                axis=1,
-            )
+            offset2, known = self._separation_deg**2, enumerate(self._known_counts.T)
+            psf = [self.profiles.density(number, offset2)[0] @ counts for number, counts in known]
+            density = density + np.stack(psf, axis=1)
         return density
 
     def sqrt_ts(self, counts):
         """Expected sqrt(TS) of counts (n,)."""
-        background, weight = self.density_at_positions, self.field.weight
+        background, weight = self._density_at_positions, self.field.weight
         return expected_sqrt_ts(counts, self.fraction, background, self.profiles, weight)
 
     def detection_limit(self, sqrt_ts):
@@ -124,22 +119,18 @@ class _TestPositions:
         """Upper limits (n,) on the counts."""
         npred, in_region = self._nearest_known()
         in_background = (self.background.in_regions * self.field.weight).sum(axis=1)
-        return _upper_bound(
-            _ProfileLikelihood(
-                source=self.background.pairs.source,
-                weighted=self.background.weighted,
-                density=self.density,
-                expected=self.expected,
-                components=np.column_stack([self.background.npred, npred]),
-                total=np.column_stack([in_background, in_region]),
-                fixed=np.maximum(self.npred_known - npred.sum(axis=1), 0.0),
-            )
-        )
+        return _ProfileLikelihood(
+            source=self.background.pairs.source,
+            weighted=self.background.weighted,
+            density=self.density,
+            expected=self.expected,
+            components=np.column_stack([self.background.npred, npred]),
+            total=np.column_stack([in_background, in_region]),
+            fixed=np.maximum(self.npred_known - npred.sum(axis=1), 0.0),
+        ).upper_bound()
 
     def _nearest_known(self):
-        """Expected counts of the nearest known sources, one by one: (m, j) at the pairs, and (n, j)
-        weighted counts in the region of each position.
-        """
+        """Counts of the nearest known sources: (m, j) at pairs, (n, j) weighted in the regions."""
         field, pairs = self.field, self.field.regions.pairs
         if not len(self.known):
             return np.zeros((len(pairs), 0)), np.zeros((field.n, 0))
@@ -154,8 +145,7 @@ class _TestPositions:
 
     def flux(self, counts, flux_range):
         """Photon fluxes (n,) of detected counts; NaN where the exposure is unknown."""
-        per_count = self.field.flux_per_count(self.index, flux_range)
-        return np.where(self.field.exposed, counts * per_count, np.nan)
+        return counts * self.field.flux_per_count(self.index, flux_range)
 
 
 def _test_positions(sky_map, vectors, known, index, energy_range=None):
@@ -176,27 +166,9 @@ def _test_positions(sky_map, vectors, known, index, energy_range=None):
         yield group, _TestPositions(FieldFit(vectors[group], setup), known, index[group])
 
 
-def _near(field, known):
-    """The known sources whose photons reach the regions of a field."""
-    if not len(known):
-        return known
-    found = KDTree(known).query_ball_point(field.vectors, chord(2 * field.setup.radius_deg))
-    return known[np.unique(np.concatenate([np.asarray(rows, int) for rows in found]))]
-
-
-def upper_limits(
-    map,
-    positions,
-    *,
-    exposure=None,
-    background=None,
-    psf=None,
-    exposure_frame=None,
-    sources=None,
-    index=INDEX_PRIOR[0],
-    energy_range=None,
-    flux_range=None,
-):
+def upper_limits(map, positions, *, exposure=None, background=None, psf=None, exposure_frame=None,
+                 sources=None, index=INDEX_PRIOR[0], energy_range=None,
+                 flux_range=None):  # fmt: skip
     """95 % upper limits on the counts and fluxes of sources at given positions.
 
     Each position is taken alone, on top of the background and of the known sources.
@@ -244,8 +216,7 @@ def upper_limits(
         raise InputError("the map must hold photons; got none; give another map or energy range")
     table = _position_table(positions)
     vectors = galactic_vectors(table)
-    known = np.zeros((0, 3)) if sources is None else galactic_vectors(sources)
-    known = known[np.isfinite(known).all(axis=1)]
+    known = None if sources is None else galactic_vectors(sources)
     low, high = sky_map.energy_edges[[0, -1]]
     flux_range = parse_energy_range(flux_range) or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
     limit, flux = np.full((2, len(vectors)), np.nan)
@@ -283,20 +254,21 @@ class _ProfileLikelihood:
     total: np.ndarray  # (n, k), the same in total
     fixed: np.ndarray  # (m,), further expected counts
 
-    @property
-    def n(self):
-        """Number of sources."""
-        return len(self.expected)
-
     def _sums(self, values):
-        return sum_groups(self.source, self.weighted * values, self.n)
+        return sum_groups(self.source, self.weighted * values, len(self.expected))
 
-    def max_counts(self):
-        """More counts (n,) than any source has."""
-        peak = np.zeros(self.n)
+    def upper_bound(self):
+        """Counts (n,) below which the likelihood has the fraction ``_LEVEL`` of its integral."""
+        peak = np.zeros(len(self.expected))
         np.maximum.at(peak, self.source, self.density)
         close = self._sums(self.density > 0.01 * peak[self.source])
-        return 2 * (close + 10) / self.expected
+        # more counts than any source has
+        largest = 2 * (close + 10) / self.expected
+        counts = largest[:, None] * np.append(0.0, np.geomspace(1e-3, 1.0, _N_COUNTS[0] - 1))
+        for n_counts in _N_COUNTS[1:]:
+            low, high = _bracket(counts, self.log_likelihood(counts))
+            counts = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, n_counts)
+        return _quantile(counts, self.log_likelihood(counts))
 
     def log_likelihood(self, counts):
         """Log-likelihood (n, q), less a constant, at ascending counts (n, q)."""
@@ -320,8 +292,8 @@ class _ProfileLikelihood:
         components /= npred[:, None]
         gradient = np.stack([self._sums(part) for part in components.T], axis=1)
         gradient -= np.exp(logs) * self.total
-        k = self.total.shape[1]
-        hessian = np.empty((self.n, k, k))
+        n, k = self.total.shape
+        hessian = np.empty((n, k, k))
         for a in range(k):
             for b in range(a, k):
                 product = self._sums(components[:, a] * components[:, b])
@@ -329,16 +301,6 @@ class _ProfileLikelihood:
         hessian += 1e-3 * np.eye(k)  # components without counts keep their factor
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         return np.clip(logs + np.clip(change, -1.0, 1.0), -12.0, 12.0)
-
-
-def _upper_bound(profile):
-    """Counts (n,) below which the likelihood has the fraction ``_LEVEL`` of its integral."""
-    grid = np.append(0.0, np.geomspace(1e-3, 1.0, _N_COUNTS[0] - 1))
-    counts = profile.max_counts()[:, None] * grid
-    for n_counts in _N_COUNTS[1:]:
-        low, high = _bracket(counts, profile.log_likelihood(counts))
-        counts = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, n_counts)
-    return _quantile(counts, profile.log_likelihood(counts))
 
 
 def _bracket(counts, log_likelihood):
@@ -393,32 +355,13 @@ def significances(sky_map, vectors, counts, *, sources=None, index=INDEX_PRIOR[0
 
 def detection_limits(sky_map, vectors, sqrt_ts, *, sources=None, index=INDEX_PRIOR[0],
                      energy_range=None, flux_range=(1.0, 100.0), progress=None):  # fmt: skip
-    """Counts and fluxes at which half of the sources at given positions are found.
+    """Counts (n,) and fluxes (n,) in ph cm-2 s-1 at which half of the sources are found.
 
-    Parameters
-    ----------
-    sky_map : SkyMap
-        The map that was searched.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    sqrt_ts : float
-        Expected sqrt(TS) of these sources.
-    sources : ndarray (k, 3), optional
-        Galactic unit vectors of the known sources.
-    index : float
-        Photon index of the sources.
-    energy_range : pair of float, optional
-        Energies of the counts in GeV, those of the search; all of the map by default.
-    flux_range : pair of float
-        Energies of the flux in GeV.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-
-    Returns
-    -------
-    counts, flux : ndarray (n,)
-        Detected counts, and photon fluxes in ph cm-2 s-1; NaN where the map was not observed, the
-        flux also where the exposure is unknown.
+    These have an expected ``sqrt_ts``, at Galactic unit vectors (n, 3), beside known ``sources``
+    (k, 3) and with a photon ``index``. ``energy_range`` are the energies of the counts in GeV, all
+    of the map by default, and ``flux_range`` those of the flux. ``progress`` wraps an iterable, as
+    `tqdm.tqdm` does. Limits are NaN where the map was not observed, the flux also where the
+    exposure is unknown.
     """
     counts, flux = np.full((2, len(vectors)), np.nan)
     groups = _test_positions(sky_map, vectors, sources, index, energy_range)

@@ -71,7 +71,7 @@ def test_a_model_is_scaled_to_the_counts(rng):
     power = -np.diff(edges**-1.4) / (10**-1.4 - 2000**-1.4)
     model = WcsNDMap(geom, (20.0 * power[:, None, None]) * geom.solid_angle().to_value("deg2"))
     counts, regions = regions_of(as_events(background_around(center, 40.0, rng)), center)
-    at_pairs, in_regions = model_background(model, regions, counts)
+    at_pairs, in_regions = model_background(model, regions)
     assert in_regions.sum() == pytest.approx(20 * 4 * np.pi, rel=0.02)
     assert len(at_pairs) == len(regions.pairs)
     spectrum = PowerLawFractions(counts.energy_edges, SurveyExposure().relative)

@@ -3,7 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_wcs
-from made_maps import binned_map, healpix_pixels, wcs_pixels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_maps import binned_map, healpix_pixels, image_pixels, wcs_pixels
 from made_sources import (
     RANGE,
     as_counts,
@@ -29,6 +31,7 @@ from astro_unetloc.measurement.fit import (
     FieldFit,
     FieldSetup,
     _positive,
+    ellipse_columns,
     measure_sources,
     neighbor_margin_deg,
     systematic_weights,
@@ -56,11 +59,6 @@ def setup_of(sky_map, vectors, **options):
     )
 
 
-def image(n, **options):
-    """Pixels of an image of n x n."""
-    return wcs_pixels(make_wcs((n, n), **options), (n, n))
-
-
 # The regions and weights
 
 
@@ -70,9 +68,7 @@ def image(n, **options):
 def test_large_pixels_are_divided_more(pixel_deg, n_split):
     counts = np.zeros((1, 100), dtype=np.int32)
     counts[0, 55] = 3
-    sky_map = binned_map(
-        counts=counts, pixels=image(10, pixel_deg=pixel_deg), energy_edges=np.array(RANGE)
-    )
+    sky_map = binned_map(counts, image_pixels(10, pixel_deg=pixel_deg), RANGE)
     setup = setup_of(sky_map, np.array([[1.0, 0, 0]]))
     assert setup.n_split == n_split
     assert setup.radius_deg >= 6 * pixel_deg
@@ -143,11 +139,26 @@ def test_counts_of_single_sources_add_up_to_those_of_all():
     assert np.all(state.parameters[:, :2] == 0)
     assert np.median(state.counts) == pytest.approx(100, rel=0.1)
     by_source = field.likelihood.npred_by_source(state)
-    total = field.likelihood.npred_in_regions(state)[2] + field.likelihood.npred_cores(state)
+    total = field.likelihood.npred_in_regions(state)[2]
     np.testing.assert_allclose(by_source.sum(axis=1), total)
 
 
 # The measured columns
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.floats(0.01, 1.0), st.floats(0.1, 1.0), st.floats(0.0, 179.0))
+def test_an_ellipse_comes_back_from_its_covariance(major, ratio, angle_deg):
+    minor, angle = 0.95 * ratio * major, np.radians(angle_deg)
+    along = np.array([np.sin(angle), np.cos(angle)])  # east, north
+    across = np.array([along[1], -along[0]])
+    covariance = major**2 * np.outer(along, along) + minor**2 * np.outer(across, across)
+    columns = ellipse_columns(covariance[None], np.array([[1.0], [2.0]]))
+    for name, factor in (("Conf_68", 1), ("Conf_95", 2)):
+        axes = columns[f"{name}_SemiMajor"][0], columns[f"{name}_SemiMinor"][0]
+        np.testing.assert_allclose(axes, [factor * major, factor * minor], rtol=1e-6)
+        difference = (columns[f"{name}_PosAng"][0] - angle_deg + 90) % 180 - 90
+        assert difference == pytest.approx(0, abs=1e-3)
 
 
 def held(result, percent, true):
@@ -281,8 +292,8 @@ def test_a_source_far_from_any_photons_keeps_its_position_and_is_flagged():
     result = measured(as_events(photons), sources_at(vectors))
     np.testing.assert_array_equal(has_flag(result, "fit_failed"), [False, True])
     np.testing.assert_allclose(result.vectors[1], vectors[1], atol=1e-12)
-    assert np.isnan(result["Conf_68_SemiMajor"][1])
-    assert np.isnan(result["Conf_95_SemiMinor"][1])
+    for name in ("Conf_68_SemiMajor", "Conf_95_SemiMinor", "Conf_68_PosAng", "Conf_95_PosAng"):
+        np.testing.assert_array_equal(np.isnan(result[name]), [False, True])
 
 
 @pytest.mark.parametrize("kind", [0.05, 0.1, "healpix"])
@@ -351,9 +362,7 @@ def test_half_of_a_source_is_outside_the_footprint():
 def test_a_map_without_counts_near_any_source_keeps_the_sources():
     counts = np.zeros((1, 3600), dtype=np.int32)
     counts[0, 0] = 1
-    sky_map = binned_map(
-        counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array(RANGE)
-    )
+    sky_map = binned_map(counts, image_pixels(60, pixel_deg=0.1), RANGE)
     result = measured(sky_map, sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5])))
     assert np.all(np.isfinite(result.vectors))
     assert np.all(result["Sqrt_TS"] < 1)
@@ -361,9 +370,7 @@ def test_a_map_without_counts_near_any_source_keeps_the_sources():
 
 def test_a_map_whose_bins_do_not_fit_the_model_is_not_measured():
     counts = np.ones((1, 3600), dtype=np.int32)
-    sky_map = binned_map(
-        counts=counts, pixels=image(60, pixel_deg=0.1), energy_edges=np.array([2.0, 20.0])
-    )
+    sky_map = binned_map(counts, image_pixels(60, pixel_deg=0.1), [2.0, 20.0])
     sources = sources_at(vectors_from_lonlat([0.0, 1.0], [0.0, 0.5]))
     with pytest.warns(UnetlocWarning, match="no energy bin of the map .*bins of 2-20 GeV"):
         result = measured(sky_map, sources)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
-from conftest import make_wcs
-from made_maps import wcs_pixels
+from made_maps import image_pixels
 from made_sources import (
     RANGE,
     as_counts,
@@ -29,7 +28,6 @@ from astro_unetloc.maps.photons import Photons
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.limits import (
     _ProfileLikelihood,
-    _upper_bound,
     detection_limits,
     expected_sqrt_ts,
     significances,
@@ -59,12 +57,11 @@ def n_above(fraction, n):
 
 
 def limit_of(number, *, background=0.0, efficiency=1.0):
-    profile = _ProfileLikelihood(
+    return _ProfileLikelihood(
         source=np.zeros(1, int), weighted=np.array([float(number)]), density=np.ones(1),
         expected=np.full(1, efficiency), components=np.full((1, 1), 1e-12),
         total=np.zeros((1, 1)), fixed=np.full(1, background),
-    )  # fmt: skip
-    return _upper_bound(profile)[0]
+    ).upper_bound()[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 100, 10_000])
@@ -123,7 +120,7 @@ def test_counts_in_pixels_and_events_have_the_same_limits():
     photons = join(
         photons_of(vectors[::2], 10, rng), background_around(center, 17.0, rng, radius_deg=9.0)
     )
-    pixels = wcs_pixels(make_wcs((160, 160), lon=100.0, pixel_deg=0.05), (160, 160))
+    pixels = image_pixels(160, lon=100.0, pixel_deg=0.05)
     binned = as_counts(photons, pixels, np.geomspace(*RANGE, 17))
     limits = [count_limits(sky_map, vectors) for sky_map in (binned, as_events(photons))]
     np.testing.assert_allclose(*limits, rtol=0.15)
