@@ -3,27 +3,23 @@
 from typing import NamedTuple
 
 import numpy as np
+from astropy.stats import binom_conf_interval
+from astropy.table import QTable
+from astropy.units import Quantity
 
 from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers, numbers_of
-from astro_unetloc.evaluation.truth import SKIES, Evaluation
+from astro_unetloc.evaluation.truth import SKIES, Evaluation, combine
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index
 from astro_unetloc.sphere import tangent_axes, tangent_offsets
 
 __all__ = [
-    "compare",
-    "comparison_lines",
-    "measurement_errors",
-    "normalized_offset",
-    "offset_over_ellipse",
-    "paired_interval",
-    "true_flux",
-    "true_index",
-]
+    "compare", "comparison_lines", "measurement_errors", "normalized_offset",
+    "offset_over_ellipse", "paired_interval", "true_flux", "true_index",
+]  # fmt: skip
 
 FLUX_UNIT = "ph cm-2 s-1"
-PURITY = 0.95
 # Bin edges of expected photons: narrow where the measurement changes fast, then half decades.
 PHOTON_EDGES = (0, 3, 5, 8, 12, 20, 40, 100, *(s * 10**d for d in range(2, 9) for s in (3, 10)))
 _SPECTRUM = {
@@ -34,9 +30,6 @@ _SPECTRUM = {
 
 def score_table(title, about, columns, *, units=None, meta=None):
     """QTable with a title and a text about it."""
-    from astropy.table import QTable
-    from astropy.units import Quantity
-
     table = QTable(meta={"title": title, "about": about} | (meta or {}))
     for name, values in columns.items():
         unit = (units or {}).get(name)
@@ -46,8 +39,6 @@ def score_table(title, about, columns, *, units=None, meta=None):
 
 def fraction_columns(name, k, n):
     """Columns ``<name>``, ``<name>_Low`` and ``<name>_High``: k of n and the 68 % interval."""
-    from astropy.stats import binom_conf_interval
-
     k, n = np.asarray(k, float), np.asarray(n, float)
     known = n > 0
     values = np.full((3, len(n)), np.nan)
@@ -67,15 +58,20 @@ def edges_around(values, edges):
     return edges[first - 1 : last + 1]
 
 
+def completeness_at_95(scores):
+    """Completeness at which an `Evaluation` has 95 % purity; NaN without true sources."""
+    return scores.completeness_at(0.95)[0] if scores.n_true else np.nan
+
+
 def measurement_errors(matches):
     """Errors of position, flux and index of the true positives, by region and expected photons."""
     rows = np.flatnonzero(matches.is_true_positive)
-    true_rows = np.asarray(matches.catalog["True_Row"], int)[rows]
+    true_rows = matches.true_row[rows]
+    units = {"Flux": FLUX_UNIT, "Unc_Flux": FLUX_UNIT}
+    units |= {"Spectral_Index": None, "Unc_Spectral_Index": None}
     flux, flux_err, index, index_err = (
-        numbers_of(matches.catalog, name, unit)[rows]
-        for name, unit in (("Flux", FLUX_UNIT), ("Unc_Flux", FLUX_UNIT), ("Spectral_Index", None),
-                           ("Unc_Spectral_Index", None))
-    )  # fmt: skip
+        numbers_of(matches.catalog, name, unit)[rows] for name, unit in units.items()
+    )
     expected_flux = true_flux(matches)[true_rows]
     difference = index - true_index(matches, true_rows)
     in_68, in_95 = (normalized_offset(matches, rows, true_rows, level) for level in (68, 95))
@@ -102,11 +98,11 @@ def measurement_errors(matches):
 def _binned_errors(matches, true_rows, values):
     """Columns of the errors in each region and bin of photons that holds a true positive."""
     n_photons = numbers_of(matches.truth, "Npred")[true_rows]
-    latitude = matches.true_latitude[true_rows]
     edges, bins, inside = edges_around(n_photons, PHOTON_EDGES), [], []
-    for sky, (least, most) in SKIES.items():
+    for sky, limits in SKIES.items():
+        in_sky = matches.in_latitudes(limits)[1][true_rows]
         for low, high in zip(edges[:-1], edges[1:]):
-            mask = (latitude >= least) & (latitude < most) & (n_photons >= low) & (n_photons < high)
+            mask = in_sky & (n_photons >= low) & (n_photons < high)
             if mask.any():
                 bins.append((sky, low, high))
                 inside.append(mask)
@@ -118,21 +114,29 @@ def _binned_errors(matches, true_rows, values):
     def number(name):
         return np.array([np.sum(np.isfinite(values[name][mask])) for mask in inside], int)
 
+    def fit_errors(kind, median_name, name):
+        pull = f"{kind.lower()}_pull"
+        return {
+            f"N_{kind}": number(pull),
+            median_name: each(np.median, name),
+            f"{kind}_Pull_Width": each(_half_width, pull),
+            f"{kind}_Pull_Median": each(np.median, pull),
+        }
+
     sky, low, high = zip(*bins) if bins else ((), (), ())
     n_ellipse = number("in_68")
     held = {f"In_{p}": np.nan_to_num(each(lambda v: np.sum(v <= 1), f"in_{p}")) for p in (68, 95)}
-    return {
-        "Sky": np.array(sky, str), "Low": np.array(low, float), "High": np.array(high, float),
-        "N": number("offset"), "Median_Offset": each(np.median, "offset"),
-        "N_Ellipse": n_ellipse, **fraction_columns("In_68", held["In_68"], n_ellipse),
-        **fraction_columns("In_95", held["In_95"], n_ellipse),
-        "N_Flux": number("flux_pull"), "Flux_Ratio": each(np.median, "ratio"),
-        "Flux_Pull_Width": each(_half_width, "flux_pull"),
-        "Flux_Pull_Median": each(np.median, "flux_pull"),
-        "N_Index": number("index_pull"), "Index_Difference": each(np.median, "difference"),
-        "Index_Pull_Width": each(_half_width, "index_pull"),
-        "Index_Pull_Median": each(np.median, "index_pull"),
-    }  # fmt: skip
+    columns = {
+        "Sky": np.array(sky, str),
+        "Low": np.array(low, float),
+        "High": np.array(high, float),
+    }
+    columns |= {"N": number("offset"), "Median_Offset": each(np.median, "offset")}
+    columns["N_Ellipse"] = n_ellipse
+    for name, k in held.items():
+        columns |= fraction_columns(name, k, n_ellipse)
+    columns |= fit_errors("Flux", "Flux_Ratio", "ratio")
+    return columns | fit_errors("Index", "Index_Difference", "difference")
 
 
 def _half_width(pull):
@@ -152,9 +156,8 @@ def true_flux(matches):
     The ranges are FLUXEMIN and FLUXEMAX (GeV) of the ``meta`` of both tables. Fluxes of another
     range are integrated from the spectrum; NaN where that is unknown.
     """
-    wanted, given = (
-        _energies(table, "FLUXEMIN", "FLUXEMAX") for table in (matches.catalog, matches.truth)
-    )
+    tables = matches.catalog, matches.truth
+    wanted, given = (_energies(table, "FLUXEMIN", "FLUXEMAX") for table in tables)
     if None in (wanted, given) or np.allclose(wanted, given):
         return numbers_of(matches.truth, "Flux", FLUX_UNIT)
     return _spectra(matches.truth).flux(*wanted)
@@ -163,13 +166,11 @@ def true_flux(matches):
 def true_index(matches, rows):
     """Photon indices (k,) that a power-law fit to the photons of some true sources finds.
 
-    The energies of the fit are FITEMIN and FITEMAX (GeV) of the ``meta`` of the catalogue, else
-    EMIN and EMAX, and the exposure is the built-in one. Where energies or spectrum are unknown, the
-    index is ``Spectral_Index`` of the truth.
+    The fit is from FITEMIN to FITEMAX (GeV) of the ``meta`` of the catalogue, else from EMIN to
+    EMAX; the index is ``Spectral_Index`` of the truth where energies or spectrum are unknown.
     """
-    truth = matches.truth[rows]
-    energies = _energies(matches.catalog, "FITEMIN", "FITEMAX")
-    energies = energies or _energies(matches.catalog, "EMIN", "EMAX")
+    truth, meta = matches.truth[rows], matches.catalog
+    energies = _energies(meta, "FITEMIN", "FITEMAX") or _energies(meta, "EMIN", "EMAX")
     given = numbers_of(truth, "Spectral_Index")
     if energies is None:
         return given
@@ -201,10 +202,7 @@ def normalized_offset(matches, rows, true_rows, level):
 
 
 def offset_over_ellipse(x, y, major, minor, angle_deg):
-    """Offsets (n,) east and north in units of an ellipse: 1 on it, NaN without one.
-
-    The semi-axes have the unit of the offsets, the position angle goes from north to east.
-    """
+    """Offsets (n,) east and north over ellipses with a position angle: 1 on them, NaN without."""
     cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return np.hypot(_over(x * sin + y * cos, major), _over(x * cos - y * sin, minor))
 
@@ -214,9 +212,7 @@ def offset_over_ellipse(x, y, major, minor, angle_deg):
 
 _STATISTICS = {
     "average precision": lambda whole, listed: whole.average_precision,
-    "completeness at 95 % purity": lambda whole, listed: (
-        whole.completeness_at(PURITY)[0] if whole.n_true else np.nan
-    ),
+    "completeness at 95 % purity": lambda whole, listed: completeness_at_95(whole),
     "completeness": lambda whole, listed: listed.completeness,
     "purity": lambda whole, listed: listed.purity,
     "median offset": lambda whole, listed: listed.median_offset_deg,
@@ -232,13 +228,7 @@ class _Tiles(NamedTuple):
     tile: np.ndarray
     n_true: np.ndarray
 
-    @classmethod
-    def sorted(cls, *columns, n_true):
-        """Tiles of unsorted columns."""
-        order = np.argsort(-columns[0], kind="stable")
-        return cls(*(column[order] for column in columns), n_true)
-
-    def resampled(self, weight, threshold=-np.inf):
+    def resampled(self, weight, threshold):
         """`Evaluation` in which each tile is drawn ``weight`` (n_tiles,) times."""
         n_listed = np.searchsorted(-self.score, -threshold, side="right")
         rows = np.repeat(np.arange(n_listed), weight[self.tile[:n_listed]])
@@ -246,7 +236,7 @@ class _Tiles(NamedTuple):
         return Evaluation(n_true, self.score[rows], correct, 0, self.offset_deg[rows][correct])
 
 
-def _bootstrap(statistic, n_tiles, *, level, n_samples, rng):
+def _bootstrap(statistic, n_tiles, level, n_samples, rng):
     """Value of a statistic (k,) of weights of tiles, and its percentile interval (2, k).
 
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3: the tiles are drawn
@@ -264,83 +254,38 @@ def _bootstrap(statistic, n_tiles, *, level, n_samples, rng):
 
 
 def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng=0):
-    """Difference of a score of two finders on the same tiles of the sky, and its interval.
+    """Difference of a score of two finders on the same tiles of the sky, and its interval's ends.
 
-    Parameters
-    ----------
-    first, second : sequence of Evaluation
-        One for each tile, in the same order.
-    statistic : callable
-        Function from the `Evaluation` of all tiles to a number.
-    level, n_samples, rng : float, int, int or numpy.random.Generator
-        Probability of the interval, number of bootstrap samples and source of randomness.
-
-    Returns
-    -------
-    difference, low, high : float
-        First minus second, and the ends of its interval.
-
-    Raises
-    ------
-    InputError
-        If the tiles have other numbers of true sources, or none has any.
+    Each finder has one `Evaluation` per tile; the statistic is a function of that of all tiles.
     """
-    n_true = [[e.n_true for e in tiles] for tiles in (first, second)]
-    if n_true[0] != n_true[1] or not any(n_true[0]):
+    n_true, other = (np.array([e.n_true for e in tiles], int) for tiles in (first, second))
+    if n_true.tolist() != other.tolist() or not n_true.any():
         raise InputError(
             "expected evaluations of the same tiles of a sky with true sources; got "
-            f"{len(first)} and {len(second)} tiles with {sum(n_true[0])} and {sum(n_true[1])} "
-            "of them; score both finders on one truth"
+            f"{len(first)} and {len(second)} tiles with {n_true.sum()} and {other.sum()} of them; "
+            "score both finders on one truth"
         )
-    finders = [_tiles_of(evaluations) for evaluations in (first, second)]
 
     def difference(weight):
-        if not finders[0].n_true @ weight:
+        if not n_true @ weight:
             return np.array([np.nan])
-        one, other = (statistic(finder.resampled(weight)) for finder in finders)
+        rows = np.repeat(np.arange(len(weight)), weight)
+        one, other = (statistic(combine([tiles[i] for i in rows])) for tiles in (first, second))
         return np.array([one - other])
 
-    options = {"level": level, "n_samples": n_samples, "rng": rng}
-    value, interval = _bootstrap(difference, len(first), **options)
+    value, interval = _bootstrap(difference, len(first), level, n_samples, rng)
     return float(value[0]), *map(float, interval[:, 0])
 
 
-def _tiles_of(evaluations):
-    """`_Tiles` of one evaluation for each tile."""
-    columns = []
-    for tile, scores in enumerate(evaluations):
-        offset = np.full(len(scores.score), np.nan)
-        offset[scores.correct] = scores.offset_deg
-        columns.append((scores.score, scores.correct, offset, np.full(len(offset), tile)))
-    columns = (np.concatenate(parts) for parts in zip(*columns))
-    return _Tiles.sorted(*columns, n_true=np.array([e.n_true for e in evaluations]))
+def compare(first, second, *, thresholds=(-np.inf, -np.inf), level=0.95, n_samples=1000, rng=0):
+    """Differences of the scores of two `TruthMatch` of the same tiles, with bootstrap intervals.
 
-
-def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0):
-    """Differences of the scores of two catalogues of the same sky, with intervals.
-
-    Parameters
-    ----------
-    first, second : TruthMatch
-        Matches of all candidates with the same truth, in the same tiles.
-    thresholds : pair of float, optional
-        Smallest ``Score`` of each list, for completeness, purity and median offset; all candidates
-        are listed by default.
-    level, n_samples, rng
-        See `paired_interval`.
-
-    Returns
-    -------
-    QTable
-        ``Sky``, ``Statistic``, ``First``, ``Second``, ``Difference`` (first minus second) with the
-        ends ``Low`` and ``High`` of its interval, and ``Significant``: whether that excludes 0.
-        Offsets are in degrees; NaN where a region has no true source or no detection.
+    Completeness, purity and median offset are those of the lists from the two thresholds on.
     """
     names = _common_tiles(first, second)
-    thresholds = thresholds or (-np.inf, -np.inf)
     rows = []
     for sky, limits in SKIES.items():
-        finders = [_tiles_in(matches, names, *limits) for matches in (first, second)]
+        finders = [_tiles_in(matches, names, limits) for matches in (first, second)]
 
         def statistics(weight, finders=finders):
             values = []
@@ -349,13 +294,10 @@ def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0
                 values.append([f(whole, listed) for f in _STATISTICS.values()])
             return np.array([*values[0], *values[1], *np.subtract(*values)])
 
-        options = {"level": level, "n_samples": n_samples, "rng": rng}
-        value, interval = _bootstrap(statistics, len(names), **options)
-        k = len(_STATISTICS)
-        for i, name in enumerate(_STATISTICS):
-            low, high = interval[:, 2 * k + i]
-            significant = bool(low > 0 or high < 0)
-            rows.append((sky, name, *value[i::k], low, high, significant))
+        value, interval = _bootstrap(statistics, len(names), level, n_samples, rng)
+        value, interval = value.reshape(3, -1), interval.reshape(2, 3, -1)[:, 2]
+        for name, values, low, high in zip(_STATISTICS, value.T, *interval):
+            rows.append((sky, name, *values, low, high, bool(low > 0 or high < 0)))
     columns = ("Sky", "Statistic", "First", "Second", "Difference", "Low", "High", "Significant")
     return score_table(
         "Comparison",
@@ -367,17 +309,17 @@ def compare(first, second, *, thresholds=None, level=0.95, n_samples=1000, rng=0
     )
 
 
-def _tiles_in(matches, names, low, high):
+def _tiles_in(matches, names, limits):
     """`_Tiles` of a range of latitude, numbered as in the sorted ``names``."""
-    latitude, true_latitude = matches.latitude, matches.true_latitude
-    rows = matches.is_listed & (latitude >= low) & (latitude < high)
-    counted = matches.is_class("counted") & (true_latitude >= low) & (true_latitude < high)
-    return _Tiles.sorted(
-        numbers(matches.catalog["Score"])[rows],
+    inside, true_inside = matches.in_latitudes(limits)
+    score, rows = numbers(matches.catalog["Score"]), np.flatnonzero(matches.is_listed & inside)
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    return _Tiles(
+        score[rows],
         matches.is_true_positive[rows],
         degrees(matches.catalog["Offset"])[rows],
         np.searchsorted(names, np.asarray(matches.catalog["Tile"], str)[rows]),
-        n_true=_true_numbers(matches, names, counted),
+        _true_numbers(matches, names, matches.is_class("counted") & true_inside),
     )
 
 

@@ -1,5 +1,7 @@
 """Figures of an evaluation: one of each table, drawn from its columns alone, and single patches."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.legend_handler import HandlerPatch
@@ -19,32 +21,21 @@ _BLACK, _BLUE, _VERMILION, _GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"
 _STYLES = {"Completeness": (_BLUE, "o"), "Purity": (_VERMILION, "s")}
 _OTHER_STYLE = (_GREEN, "D")
 _MIN_PULLS = 5  # the width of fewer pulls is not drawn
-_X_LABELS = {
-    "by_photons": "Photons: expected of true sources, measured of detections",
-    "by_flux": "Flux{unit}: true of true sources, measured of detections",
-    "by_sqrt_ts": "$\\sqrt{TS}$",
-    "by_latitude": "|b| (deg)",
-}
+_UNIT = -0.03, 1.03  # from 0 to 1, with room for the points at the ends
+_GUIDE = {"color": "0.5", "linewidth": 0.9, "linestyle": "--"}
 
 
 def draw(name, table):
-    """Figure of a table of scores.
-
-    Parameters
-    ----------
-    name : str
-        Name of the table, see `astro_unetloc.evaluation.metrics.all_tables`, or "comparison".
-    table : QTable
-        The table; ``meta["title"]`` is the title of the figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        None if the table has no rows or there is no figure of it.
-    """
+    """Figure of a table of `all_tables` or of "comparison"; None without rows or drawer."""
     if not len(table) or name not in _DRAWERS:
         return None
-    figure = _DRAWERS[name](name, table)
+    drawer, height, options = _DRAWERS[name]
+    figure, axes = _panels(height=height[0] + height[1] * len(table), **options)
+    drawer(axes, table)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels and not any(each.get_legend() for each in axes):
+        options = {"ncols": min(len(labels), 4), "frameon": False}
+        figure.legend(handles, labels, loc="outside lower center", **options)
     figure.suptitle(str(table.meta.get("title", "")), fontsize=12)
     return figure
 
@@ -52,10 +43,10 @@ def draw(name, table):
 # Parts of figures
 
 
-def _panels(n_columns=1, *, width=6.4, height=4.2, **options):
+def _panels(width=6.4, height=4.2, **options):
     """A figure and its axes, without frames above and to the right."""
     figure = canvas(width, height)
-    axes = figure.subplots(ncols=n_columns, squeeze=False, **options)
+    axes = figure.subplots(squeeze=False, **options)
     for each in axes.flat:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(color="#e6e6e6", linewidth=0.6)
@@ -92,12 +83,13 @@ def _points(axes, x, y, style, *, label=None, xerr=None, yerr=None, **options):
     axes.errorbar(x, y, xerr=xerr, yerr=yerr, color=color, marker=marker, label=label, **look)
 
 
-def _dodge(number, n, width):
-    """Shift of one of n series of points, so that they do not hide each other."""
-    return width * (number - (n - 1) / 2)
+def _dodged(items, width):
+    """Each of some series of points with a shift, so that they do not hide each other."""
+    items = list(items)
+    return [(width * (i - (len(items) - 1) / 2), item) for i, item in enumerate(items)]
 
 
-def _bins(table, *, log):
+def _bins(table, *, log=True):
     """Lower end, middle and upper end of each bin; an open one is as wide as a factor of two."""
     low, high = numbers_of(table, "Low"), numbers_of(table, "High")
     if not log:
@@ -116,21 +108,6 @@ def _unit(table, name):
 def unit_text(unit):
     """Text of a unit, such as s⁻¹ cm⁻² or deg; empty without a unit."""
     return f"{unit:unicode}".replace("°", "deg") if unit else ""
-
-
-def _legend(figure, axes):
-    """One legend below the panels of a figure, of what the axes show."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False
-        )
-
-
-def _unit_range(axes, which="xy"):
-    """Axes from 0 to 1, with room for the points at the ends."""
-    for each in which:
-        getattr(axes, f"set_{each}lim")(-0.03, 1.03)
 
 
 def _log_axis(axes, which, values):
@@ -162,97 +139,77 @@ def _rows_axis(axes, labels):
 # Tables
 
 
-def _summary(name, table):
+def _summary(axes, table):
     """Scores of each region of the sky, and the fluxes of 50 and 90 % completeness."""
     scores = ["Completeness", "Purity", "F1", "Average_Precision", "Completeness_At_95"]
     labels = [*scores[:-1], "Completeness\nat 95 % purity"]
     fluxes = {"Flux_50": "50 % found", "Flux_90": "90 % found"}
-    figure, axes = _panels(2, width=9.2, height=4.0, width_ratios=[3, 2])
-    regions, lowest = list(_by_sky(table)), 1.0
-    for number, (sky, row, style) in enumerate(regions):
-        shift = _dodge(number, len(regions), 0.2)
-        place = _rows_axis(axes[0], labels) - shift
+    places = _rows_axis(axes[0], labels), _rows_axis(axes[1], fluxes.values())
+    lowest = 1.0
+    for shift, (sky, row, style) in _dodged(_by_sky(table), 0.2):
         value = np.array([numbers_of(row, score)[0] for score in scores])
         error = np.hstack([_interval(row, score) for score in scores])
-        _points(axes[0], value, place, style, label=sky, xerr=error)
-        place = _rows_axis(axes[1], fluxes.values()) - shift
+        _points(axes[0], value, places[0] - shift, style, label=sky, xerr=error)
         flux = [numbers_of(row, flux)[0] for flux in fluxes]
-        _points(axes[1], flux, place, style)
+        _points(axes[1], flux, places[1] - shift, style)
         lowest = np.nanmin([lowest, *value])
     axes[0].set_xlim(min(0.5, np.floor(10 * lowest) / 10) if lowest > 0.1 else -0.03, 1.01)
     _log_axis(axes[1], "x", [numbers_of(table, flux) for flux in fluxes])
     axes[1].set_xlabel(f"Flux{_unit(table, 'Flux_50')}")
-    _legend(figure, axes[0])
-    return figure
 
 
-def _by_threshold(name, table):
+def _by_threshold(axes, table):
     """Purity over completeness, and F1 over the threshold."""
-    figure, axes = _panels(2, width=9.2)
     for label, rows, (color, _) in _by_sky(table):
         style = {"color": color, "linewidth": 1.5, "label": label}
         axes[0].plot(numbers_of(rows, "Completeness"), numbers_of(rows, "Purity"), **style)
         axes[1].plot(numbers_of(rows, "Score"), numbers_of(rows, "F1"), **style)
-    axes[0].set(xlabel="Completeness", ylabel="Purity")
-    axes[1].set(xlabel="Smallest Score listed", ylabel="F1")
-    for each in axes:
-        _unit_range(each)
-    _legend(figure, axes[0])
-    return figure
+    axes[0].set(xlabel="Completeness", ylabel="Purity", xlim=_UNIT, ylim=_UNIT)
+    axes[1].set(xlabel="Smallest Score listed", ylabel="F1", xlim=_UNIT, ylim=_UNIT)
 
 
-def _binned(name, table):
+def _binned(axes, table, *, label, log=True):
     """Completeness and purity over the bins, above the numbers of sources."""
-    figure, (upper, lower) = _panels(nrows=2, height=5.2, sharex=True, height_ratios=[2.4, 1])
-    low, middle, high = _bins(table, log=name != "by_latitude")
-    fractions = _fractions(table)
-    for number, column in enumerate(fractions):
-        shift = _dodge(number, len(fractions), 1.0)
-        place = middle + 0.6 * shift if name == "by_latitude" else middle * 1.05**shift
+    upper, lower = axes
+    low, middle, high = _bins(table, log=log)
+    for shift, column in _dodged(_fractions(table), 1.0):
+        place = middle * 1.05**shift if log else middle + 0.6 * shift
         _points(upper, place, numbers_of(table, column), _STYLES[column], label=column,
                 yerr=_interval(table, column))  # fmt: skip
     kinds = {"N_True": ("Completeness", "true sources"), "N_Listed": ("Purity", "detections")}
-    for column, (fraction, label) in kinds.items():
+    for column, (fraction, kind) in kinds.items():
         if column in table.colnames and np.any(table[column] > 0):
             color = _STYLES[fraction][0]
-            lower.bar(low, numbers_of(table, column), high - low, align="edge", label=label,
+            lower.bar(low, numbers_of(table, column), high - low, align="edge", label=kind,
                       facecolor=f"{color}22", edgecolor=color, linewidth=1.0)  # fmt: skip
-    if name == "by_latitude":
+    if log:
+        _log_axis(lower, "x", middle)
+    else:
         # the bins near the plane are narrow
         upper.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
         upper.set_xticks(np.unique([low, high]))
         upper.xaxis.set_major_formatter("{x:g}")
-    else:
-        _log_axis(lower, "x", middle)
-    _unit_range(upper, "y")
-    upper.set_ylabel("Fraction")
-    lower.set_ylabel("Number")
-    lower.set_xlabel(_X_LABELS[name].replace("{unit}", _unit(table, "Low")))
+    upper.set(ylabel="Fraction", ylim=_UNIT)
+    lower.set(ylabel="Number", xlabel=label.replace("{unit}", _unit(table, "Low")))
     for each, where in ((upper, "lower right"), (lower, "best")):
         if each.containers:
             each.legend(frameon=False, loc=where)
-    return figure
 
 
-def _by_class(name, table):
+def _by_class(axes, table):
     """Fractions of each class."""
-    figure, (axes,) = _panels(height=1.6 + 0.5 * len(table))
+    (axes,) = axes
     places = _rows_axis(axes, [f"{c} ({n})" for c, n in zip(table["Class"], table["N_True"])])
-    fractions = _fractions(table)
-    for number, column in enumerate(fractions):
-        place = places - _dodge(number, len(fractions), 0.16)
+    for shift, column in _dodged(_fractions(table), 0.16):
         style = _STYLES.get(column, _OTHER_STYLE)
-        _points(axes, numbers_of(table, column), place, style, label=column.replace("_", " "),
-                xerr=_interval(table, column))  # fmt: skip
-    axes.set_xlabel("Fraction")
-    _unit_range(axes, "x")
-    _legend(figure, axes)
-    return figure
+        _points(axes, numbers_of(table, column), places - shift, style,
+                label=column.replace("_", " "), xerr=_interval(table, column))  # fmt: skip
+    axes.set(xlabel="Fraction", xlim=_UNIT)
 
 
-def _numbers(name, table):
+def _numbers(axes, table):
     """Numbers of tiles by their numbers of true sources and of detections."""
-    figure, (axes,) = _panels(width=5.6, height=4.9)
+    (axes,) = axes
     true, listed = (numbers_of(table, column) for column in ("N_True", "N_Listed"))
     top = max(true.max(), listed.max(), 1)
     step = max(1, round(top / 50))
@@ -267,18 +224,15 @@ def _numbers(name, table):
         axes.plot([], [], " ", label=f"{key} {float(table.meta.get(key, np.nan)):.3g}")
     axes.set(xlabel="True sources in a patch", ylabel="Detections listed in it", aspect="equal")
     axes.legend(loc="upper left", frameon=False)
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, label="Patches")
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, label="Patches")
     if many:
         _plain_ticks(bar.ax.yaxis, counts[counts > 0])
-    return figure
 
 
-def _measurement_errors(name, table):
+def _measurement_errors(axes, table):
     """Errors of position, flux and index over the expected photons."""
-    figure, axes = _panels(2, width=9.2, height=10.5, nrows=3)
-    regions = list(_by_sky(table))
-    for number, (label, rows, style) in enumerate(regions):
-        middle = _bins(rows, log=True)[1] * 1.05 ** _dodge(number, len(regions), 1.0)
+    for shift, (label, rows, style) in _dodged(_by_sky(table), 1.0):
+        middle = _bins(rows)[1] * 1.05**shift
         _points(axes[0], middle, numbers_of(rows, "Median_Offset"), style, label=label)
         for column in ("In_68", "In_95"):
             _points(axes[1], middle, numbers_of(rows, column), style, yerr=_interval(rows, column))
@@ -288,48 +242,41 @@ def _measurement_errors(name, table):
             for pull, look in (("Width", {}), ("Median", {"mfc": "white"})):
                 values = numbers_of(rows, f"{kind}_Pull_{pull}")
                 _points(axes[left + 1], middle[many], values[many], style, **look)
-    for panel, levels in ((1, (0.68, 0.95)), (2, (1,)), (3, (0, 1)), (4, (0,)), (5, (0, 1))):
-        for level in levels:
-            axes[panel].axhline(level, color="0.5", linewidth=0.9, linestyle="--")
-    labels = (
-        f"Median offset{_unit(table, 'Median_Offset')}", "Fraction in the 68 and 95 % ellipses",
-        "Median of measured / true flux", "Flux pull: width, median (open)",
-        "Median of measured - true index", "Index pull: width, median (open)",
+    panels = (
+        (f"Median offset{_unit(table, 'Median_Offset')}", ()),
+        ("Fraction in the 68 and 95 % ellipses", (0.68, 0.95)),
+        ("Median of measured / true flux", (1,)), ("Flux pull: width, median (open)", (0, 1)),
+        ("Median of measured - true index", (0,)), ("Index pull: width, median (open)", (0, 1)),
     )  # fmt: skip
-    for each, label in zip(axes, labels):
+    for each, (label, levels) in zip(axes, panels):
+        for level in levels:
+            each.axhline(level, **_GUIDE)
         each.set(xlabel="Expected photons", ylabel=label)
-        _log_axis(each, "x", _bins(table, log=True)[1])
+        _log_axis(each, "x", _bins(table)[1])
     _log_axis(axes[0], "y", numbers_of(table, "Median_Offset"))
     axes[1].set_ylim(top=1.01)
-    _legend(figure, axes[0])
-    return figure
 
 
-def _reliability(name, table):
+def _reliability(axes, table):
     """Fraction of true positives, and of real sources of any brightness, over the Score."""
-    figure, axes = _panels(2, width=9.2, height=5.0)
     errors = table.meta.get("ece", {})
     for label, rows, style in _by_sky(table):
         error = f"{label}: calibration error {errors.get(label, np.nan):.3f}"
-        for each, column in zip(axes, ("Fraction", "Fraction_Real")):
+        for each, column, text in zip(axes, ("Fraction", "Fraction_Real"), (error, label)):
             _points(each, numbers_of(rows, "Mean_Score"), numbers_of(rows, column), style,
-                    label=error if column == "Fraction" else label,
-                    yerr=_interval(rows, column))  # fmt: skip
+                    label=text, yerr=_interval(rows, column))  # fmt: skip
     titles = ("Fraction with 8 or more expected photons", "Fraction of any brightness")
     for each, title in zip(axes, titles):
-        each.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="equal")
-        each.set(xlabel="Mean Score", ylabel=title, aspect="equal")
-        _unit_range(each)
+        each.plot([0, 1], [0, 1], label="equal", **_GUIDE)
+        each.set(xlabel="Mean Score", ylabel=title, aspect="equal", xlim=_UNIT, ylim=_UNIT)
         each.legend(loc="lower right", frameon=False, fontsize=9)
-    return figure
 
 
-def _false_positives(name, table):
+def _false_positives(axes, table):
     """False positives per area, second detections of a source apart."""
-    figure, (axes,) = _panels(height=1.7 + 0.4 * len(table))
-    n_false, n_double, rate = (
-        numbers_of(table, name) for name in ("N_False", "N_Duplicates", "Per_100_Deg2")
-    )
+    (axes,) = axes
+    names = ("N_False", "N_Duplicates", "Per_100_Deg2")
+    n_false, n_double, rate = (numbers_of(table, name) for name in names)
     known = np.isfinite(rate).all()
     scale = np.where(n_false > 0, rate / np.maximum(n_false, 1), 0) if known else 1.0
     places = _rows_axis(axes, [f"{sky} ({int(n)})" for sky, n in zip(table["Sky"], n_false)])
@@ -337,14 +284,12 @@ def _false_positives(name, table):
     axes.barh(places, single, 0.55, color=_VERMILION, label="elsewhere")
     axes.barh(places, double, 0.55, left=single, color=_BLUE, label="second detection of a source")
     axes.set_xlim(0, 1.06 * max((single + double).max(), 0.01))
-    axes.set_xlabel("False positives" + " per 100 square degrees" * bool(known))
-    _legend(figure, axes)
-    return figure
+    axes.set_xlabel("False positives per 100 square degrees" if known else "False positives")
 
 
-def _false_negatives(name, table):
+def _false_negatives(axes, table):
     """Fractions of true sources that are missed, by reason."""
-    figure, (axes,) = _panels(height=1.5 + 0.38 * len(table))
+    (axes,) = axes
     places = _rows_axis(axes, table["Reason"])
     fraction = np.nan_to_num(numbers_of(table, "Fraction_Missed"))
     error = _interval(table, "Fraction_Missed")
@@ -355,46 +300,50 @@ def _false_negatives(name, table):
         axes.text(x, y, f"  {int(missed)} of {int(true)}", va="center", fontsize=9)
     axes.set_xlim(0, 1.25 * max(top.max(), 0.01))
     axes.set_xlabel("Fraction of such sources that is missed")
-    return figure
 
 
-def _comparison(name, table):
+def _comparison(axes, table):
     """Differences of two catalogues with their intervals, filled where they are significant."""
     statistics = np.asarray(table["Statistic"], str)
     is_offset = np.char.find(statistics, "offset") >= 0
-    groups = [rows for rows in (table[~is_offset], table[is_offset]) if len(rows)]
-    figure, axes = _panels(len(groups), width=9.2, height=4.0, width_ratios=[3, 1.3][: len(groups)])
-    for each, group in zip(axes, groups):
-        names = list(dict.fromkeys(np.asarray(group["Statistic"], str).tolist()))
+    labels = ("First - second (open: not significant)", "Difference (deg)")
+    for each, chosen, label, n_ticks in zip(axes, (~is_offset, is_offset), labels, (7, 3)):
+        group, names = table[chosen], list(dict.fromkeys(statistics[chosen].tolist()))
         places = dict(zip(names, _rows_axis(each, names)))
-        each.axvline(0, color="0.5", linewidth=0.9, linestyle="--")
-        regions = list(_by_sky(group))
-        for number, (sky, rows, style) in enumerate(regions):
-            shift = _dodge(number, len(regions), 0.2)
+        each.axvline(0, **_GUIDE)
+        for shift, (sky, rows, style) in _dodged(_by_sky(group), 0.2):
             for i, row in enumerate(rows):
                 value, low, high = (float(row[n]) for n in ("Difference", "Low", "High"))
                 error = np.clip([[value - low], [high - value]], 0, None)
                 _points(each, [value], [places[str(row["Statistic"])] - shift], style,
                         label=sky if i == 0 else None, xerr=error,
                         mfc=style[0] if row["Significant"] else "white")  # fmt: skip
-        offsets = "offset" in names[0]
-        each.set_xlabel("Difference (deg)" if offsets else "First - second (open: not significant)")
-        each.locator_params(axis="x", nbins=3 if offsets else 7)
-    _legend(figure, axes[0])
-    return figure
+        each.set_xlabel(label)
+        each.locator_params(axis="x", nbins=n_ticks)
 
 
+def _over_bins(label, **options):
+    """Drawer of a table of bins, with its height and panels."""
+    panels = {"nrows": 2, "sharex": True, "height_ratios": [2.4, 1]}
+    return partial(_binned, label=label, **options), (5.2, 0), panels
+
+
+_TWO = {"ncols": 2, "width": 9.2}
+# Drawer of each table, height of the figure (at all and for each row) and its panels.
 _DRAWERS = {
-    "summary_table": _summary,
-    "by_threshold": _by_threshold,
-    **dict.fromkeys(_X_LABELS, _binned),
-    "by_class": _by_class,
-    "numbers_per_tile": _numbers,
-    "measurement_errors": _measurement_errors,
-    "reliability": _reliability,
-    "false_positives": _false_positives,
-    "false_negatives": _false_negatives,
-    "comparison": _comparison,
+    "summary_table": (_summary, (4.0, 0), _TWO | {"width_ratios": [3, 2]}),
+    "by_threshold": (_by_threshold, (4.2, 0), _TWO),
+    "by_photons": _over_bins("Photons: expected of true sources, measured of detections"),
+    "by_flux": _over_bins("Flux{unit}: true of true sources, measured of detections"),
+    "by_sqrt_ts": _over_bins("$\\sqrt{TS}$"),
+    "by_latitude": _over_bins("|b| (deg)", log=False),
+    "by_class": (_by_class, (1.6, 0.5), {}),
+    "numbers_per_tile": (_numbers, (4.9, 0), {"width": 5.6}),
+    "measurement_errors": (_measurement_errors, (10.5, 0), _TWO | {"nrows": 3}),
+    "reliability": (_reliability, (5.0, 0), _TWO),
+    "false_positives": (_false_positives, (1.7, 0.4), {}),
+    "false_negatives": (_false_negatives, (1.5, 0.38), {}),
+    "comparison": (_comparison, (4.0, 0), _TWO | {"width_ratios": [3, 1.3]}),
 }
 
 
@@ -411,27 +360,11 @@ _STATUS_MARKS = {
     "false positive": ("x", "#ff5b5b"),
     "ignored": ("+", "#ffd24d"),
 }
-_SMOOTHING_PIX = 1.3
 
 
 def draw_example(example, *, threshold=-np.inf, about=""):
-    """Counts, mask, probability and sources of a patch, four panels.
-
-    Parameters
-    ----------
-    example : dict of str to value
-        Datasets of one patch of a file of predictions: "image", "mask", "probability", "sources",
-        "found", "center", "code" and "pixel_deg".
-    threshold : float
-        Smallest ``Score`` of the detections that are drawn.
-    about : str
-        Text for the title.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    smooth = gaussian_filter(example["image"].sum(axis=-1, dtype=float), _SMOOTHING_PIX)
+    """Four panels of a patch of `read_example`: counts, mask, probability, sources from a Score."""
+    smooth = gaussian_filter(example["image"].sum(axis=-1, dtype=float), 1.3)
     norm, limits = stretch(smooth), {"vmin": 0.0, "vmax": 1.0}
     figure = canvas(13.0, 4.3)
     axes = figure.subplots(ncols=4, sharex=True, sharey=True)
@@ -443,17 +376,20 @@ def draw_example(example, *, threshold=-np.inf, about=""):
     )
     for each, (name, image, style) in zip(axes, panels):
         each.imshow(np.asarray(image, float), origin="lower", **style)
-        each.set_facecolor("black")
         each.autoscale(enable=False)
+        each.set(facecolor="black", xlabel="x (pixel)")
         each.set_title(name, fontsize=10)
-        each.set_xlabel("x (pixel)")
     axes[0].set_ylabel("y (pixel)")
     length = 2 / example["pixel_deg"]
     axes[0].plot([6, 6 + length], [5, 5], color="white", linewidth=2)
     axes[0].text(6 + length / 2, 7, "2°", color="white", ha="center", va="bottom", fontsize=9)
-    found = example["found"]
     _draw_sources(axes[3], example["sources"], example["pixel_deg"])
-    _draw_found(axes[3], found[found["score"] >= threshold])
+    found = example["found"][example["found"]["score"] >= threshold]
+    for status, (marker, color) in _STATUS_MARKS.items():
+        rows = found[found["status"] == status.encode()]
+        if len(rows):
+            axes[3].scatter(rows["x"], rows["y"], s=34, linewidths=1.3, label=status,
+                            marker=marker, color=color)  # fmt: skip
     lon, lat = example["center"][:2]
     title = f"{example['code']}   l = {lon % 360:.2f}°, b = {lat:+.2f}°   {about}".rstrip()
     figure.suptitle(title.replace("$", r"\$"), fontsize=11)  # a dollar sign would start a formula
@@ -479,11 +415,3 @@ def _draw_sources(axes, sources, pixel_deg):
         for i, row in enumerate(rows):
             center = float(sources["x"][row]), float(sources["y"][row])
             axes.add_patch(Circle(center, radius_pix[row], label=None if i else label, **look))
-
-
-def _draw_found(axes, found):
-    for status, (marker, color) in _STATUS_MARKS.items():
-        rows = found[found["status"] == status.encode()]
-        if len(rows):
-            axes.scatter(rows["x"], rows["y"], s=34, linewidths=1.3, label=status, marker=marker,
-                         color=color)  # fmt: skip

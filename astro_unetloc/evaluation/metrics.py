@@ -16,30 +16,22 @@ from astro_unetloc.catalog.table import numbers, numbers_of, texts_of
 from astro_unetloc.evaluation.comparison import (
     FLUX_UNIT,
     PHOTON_EDGES,
-    PURITY,
+    completeness_at_95,
     edges_around,
     fraction_columns,
     measurement_errors,
     score_table,
     true_flux,
 )
-from astro_unetloc.evaluation.truth import SKIES, Evaluation, match_truth
+from astro_unetloc.evaluation.truth import SKIES, combine, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import SKY_DEG2
 
 __all__ = [
-    "CompletenessCurve",
-    "all_tables",
-    "combine",
-    "evaluate",
-    "fit_completeness",
-    "found_scores",
+    "CompletenessCurve", "all_tables", "combine", "evaluate", "fit_completeness", "found_scores",
     "reliability",
-]
+]  # fmt: skip
 
-FLUX_EDGES = 10.0 ** (np.arange(-80, 1) / 4)
-SQRT_TS_EDGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 3000, 10_000)
-LATITUDE_EDGES = (0, 2, 5, 10, 20, 30, 45, 60, np.nextafter(90, 91))  # with the pole
 SCORE_EDGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
 _MAX_THRESHOLDS = 200  # rows of each region in the table of thresholds
 _N_ERROR_BINS = 15  # bins of equal counts of the expected calibration error
@@ -92,57 +84,18 @@ def evaluate(
 
 
 def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, brightest=False):
-    """``Score`` (n_true,) of the detection of each true source.
-
-    Parameters
-    ----------
-    catalog, truth, radius_deg
-        See `evaluate`.
-    brightest : bool
-        See `astro_unetloc.evaluation.match_truth`.
-
-    Returns
-    -------
-    ndarray (n_true,)
-        NaN where the source is missed, has fewer than three expected photons or is extended.
-    """
+    """``Score`` (n_true,) of the detection of each true source; NaN if it is missed or no truth."""
     matches = match_truth(catalog, truth, radius_deg=radius_deg, brightest=brightest)
-    score = np.append(numbers(matches.catalog["Score"]), np.nan)  # the last one stands for -1
-    return score[np.asarray(matches.truth["Found_Row"], int)]
-
-
-def combine(evaluations):
-    """One `Evaluation` of several catalogues of different skies."""
-    score = np.concatenate([e.score for e in evaluations])
-    order = np.argsort(-score, kind="stable")
-    return Evaluation(
-        n_true=sum(e.n_true for e in evaluations),
-        score=score[order],
-        correct=np.concatenate([e.correct for e in evaluations])[order],
-        n_ignored=sum(e.n_ignored for e in evaluations),
-        offset_deg=np.concatenate([e.offset_deg for e in evaluations]),
-    )
+    return matches.of_detection(numbers(matches.catalog["Score"]))
 
 
 @dataclass(frozen=True)
 class CompletenessCurve:
-    r"""Completeness as a logistic curve in the logarithm of the flux, with a plateau.
+    """Completeness as a logistic curve in the logarithm of the flux, p / (1 + (S / S0)^-k)."""
 
-    .. math:: C(S) = \frac{p}{1 + (S / S_0)^{-k}}
-
-    Attributes
-    ----------
-    plateau : float
-        Completeness p of the brightest sources.
-    half_flux : float
-        Flux S0 at which half of the plateau is reached.
-    steepness : float
-        Exponent k.
-    """
-
-    plateau: float
-    half_flux: float
-    steepness: float
+    plateau: float  # p, of the brightest sources
+    half_flux: float  # S0, at which half of the plateau is reached
+    steepness: float  # k
 
     def __call__(self, flux):
         """Completeness at fluxes (n,)."""
@@ -156,24 +109,7 @@ class CompletenessCurve:
 
 
 def fit_completeness(flux, found):
-    """`CompletenessCurve` of highest likelihood.
-
-    Parameters
-    ----------
-    flux : array-like (n,)
-        True fluxes, in any unit.
-    found : array-like (n,) of bool
-        Whether each source is found, independently of the others.
-
-    Returns
-    -------
-    CompletenessCurve
-
-    Raises
-    ------
-    InputError
-        If the fluxes are not positive, or fewer than five sources are found or missed.
-    """
+    """`CompletenessCurve` of highest likelihood of sources (n,) that are found independently."""
     flux, found = np.asarray(flux, dtype=float), np.asarray(found, dtype=bool)
     if np.any(flux <= 0) or not np.all(np.isfinite(flux)):
         raise InputError("fluxes must be positive numbers; got others; leave such sources out")
@@ -201,20 +137,8 @@ def fit_completeness(flux, found):
 
 
 def all_tables(matches, *, threshold=None):
-    """Every table of a catalogue.
-
-    Parameters
-    ----------
-    matches : TruthMatch
-        Of all candidates.
-    threshold : float, optional
-        Smallest ``Score`` of the detections that are listed; all are by default.
-
-    Returns
-    -------
-    dict of str to QTable
-    """
-    listed = matches if threshold is None else matches.select(threshold)
+    """Tables of matches of all candidates, by name; detections from a threshold on are listed."""
+    listed = matches.select(threshold)
     return {
         "summary_table": summary_table(matches, threshold=threshold),
         "by_threshold": by_threshold(matches),
@@ -228,18 +152,10 @@ def all_tables(matches, *, threshold=None):
     }
 
 
-def _by_sky(matches):
-    """Evaluation of each region of ``SKIES``."""
-    return {
-        sky: matches.evaluation(min_latitude=low, max_latitude=high)
-        for sky, (low, high) in SKIES.items()
-    }
-
-
 def summary_table(matches, *, threshold=None):
     """Main scores of each region of the sky."""
-    listed = matches if threshold is None else matches.select(threshold)
-    whole, part = (list(_by_sky(m).values()) for m in (matches, listed))
+    listed = matches.select(threshold)
+    whole, part = (list(m.by_sky().values()) for m in (matches, listed))
     n_true, n_listed, n_correct = np.array(
         [(e.n_true, len(e.correct), e.correct.sum()) for e in part], int
     ).T
@@ -258,9 +174,7 @@ def summary_table(matches, *, threshold=None):
             **fraction_columns("Purity", n_correct, n_listed),
             "F1": _f1(n_correct, n_true, n_listed),
             "Average_Precision": [e.average_precision for e in whole],
-            "Completeness_At_95": [
-                e.completeness_at(PURITY)[0] if e.n_true else np.nan for e in whole
-            ],
+            "Completeness_At_95": [completeness_at_95(e) for e in whole],
             "Median_Offset": [e.median_offset_deg for e in part],
             **_flux_limits(listed),
         },
@@ -277,25 +191,24 @@ def _f1(n_correct, n_true, n_listed):
 
 def _flux_limits(matches):
     """Fluxes of 50 and 90 % completeness and the plateau; NaN where no curve can be fitted."""
-    flux, latitude = true_flux(matches), matches.true_latitude
+    flux, found = true_flux(matches), matches.is_found
     used = matches.is_class("counted", "faint") & (flux > 0)
-    rows = []
-    for low, high in SKIES.values():
-        here = used & (latitude >= low) & (latitude < high)
+    rows = np.full((len(SKIES), 3), np.nan)
+    for row, limits in zip(rows, SKIES.values()):
+        here = used & matches.in_latitudes(limits)[1]
         try:
-            curve = fit_completeness(flux[here], matches.is_found[here])
+            curve = fit_completeness(flux[here], found[here])
         except InputError:  # too few found or missed sources
-            rows.append([np.nan] * 3)
             continue
-        limits = (curve.flux_at(fraction) for fraction in (0.5, 0.9))
-        rows.append([*(f if np.isfinite(f) else np.nan for f in limits), curve.plateau])
-    return dict(zip(("Flux_50", "Flux_90", "Plateau"), np.array(rows).T))
+        row[:] = curve.flux_at(0.5), curve.flux_at(0.9), curve.plateau
+    rows[np.isinf(rows)] = np.nan
+    return dict(zip(("Flux_50", "Flux_90", "Plateau"), rows.T))
 
 
 def by_threshold(matches):
     """Completeness, purity and F1 of the list down to each score, at most 200 rows per region."""
     parts = []
-    for sky, scores in _by_sky(matches).items():
+    for sky, scores in matches.by_sky().items():
         last = np.flatnonzero(np.diff(scores.score, append=-np.inf))  # of equal scores
         if len(last) > _MAX_THRESHOLDS:
             last = last[np.linspace(0, len(last) - 1, _MAX_THRESHOLDS).round().astype(int)]
@@ -321,65 +234,49 @@ def _stacked(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@dataclass(frozen=True)
-class _Binning:
-    """Bins of one quantity: edges, value of the true sources and of the detections, and texts."""
-
-    edges: tuple
-    true_value: object
-    value: object
-    classes: tuple
-    title: str
-    about: str
-    unit: str | None = None
-
-
+# Title, edges and unit of the bins, values of the true sources and of the detections, classes of
+# the true sources, and text of each table of binned scores.
 _BINNED = {
-    "by_photons": _Binning(
-        PHOTON_EDGES,
+    "by_photons": (
+        "By photons", PHOTON_EDGES, None,
         lambda matches: numbers_of(matches.truth, "Npred"),
         lambda matches: numbers_of(matches.catalog, "Npred"),
         ("counted", "faint"),
-        "By photons",
         "Completeness in bins of the expected photons of the true sources, from 3 on, though only "
         "those of 8 or more count in the summary; purity in bins of the measured photons.",
     ),
-    "by_flux": _Binning(
-        FLUX_EDGES,
-        lambda matches: true_flux(matches),
+    "by_flux": (
+        "By flux", 10.0 ** (np.arange(-80, 1) / 4), FLUX_UNIT,
+        true_flux,
         lambda matches: numbers_of(matches.catalog, "Flux", FLUX_UNIT),
         ("counted", "faint"),
-        "By flux",
         "Completeness in bins of the flux of the true sources, from 3 expected photons on, "
         "though only those of 8 or more count in the summary; purity in bins of the measured flux.",
-        FLUX_UNIT,
     ),
-    "by_sqrt_ts": _Binning(
-        SQRT_TS_EDGES,
+    "by_sqrt_ts": (
+        "By sqrt(TS)",
+        (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 3000, 10_000), None,
         lambda matches: np.full(len(matches.truth), np.nan),
         lambda matches: numbers_of(matches.catalog, "Sqrt_TS"),
         (),
-        "By sqrt(TS)",
         "Purity in bins of the square root of the likelihood test statistic.",
     ),
-    "by_latitude": _Binning(
-        LATITUDE_EDGES,
+    "by_latitude": (
+        "By latitude", (0, 2, 5, 10, 20, 30, 45, 60, np.nextafter(90, 91)), "deg",  # with the pole
         lambda matches: matches.true_latitude,
         lambda matches: matches.latitude,
         ("counted",),
-        "By latitude",
         "Completeness and purity in bins of the absolute Galactic latitude.",
-        "deg",
     ),
 }  # fmt: skip
 
 
 def binned_scores(matches, name):
     """Completeness and purity in bins of photons, flux, sqrt(TS) or latitude."""
-    bins = _BINNED[name]
-    true_value, value = bins.true_value(matches), bins.value(matches)
-    used, listed = matches.is_class(*bins.classes), matches.is_listed
-    edges = edges_around(np.append(true_value[used], value[listed]), bins.edges)
+    title, edges, unit, true_value, value, classes, about = _BINNED[name]
+    true_value, value = true_value(matches), value(matches)
+    used, listed = matches.is_class(*classes), matches.is_listed
+    edges = edges_around(np.append(true_value[used], value[listed]), edges)
     n_true, n_found, n_listed, n_correct = (
         np.histogram(values[rows], edges)[0] if len(edges) > 1 else np.zeros(0, int)
         for values, rows in (
@@ -390,20 +287,20 @@ def binned_scores(matches, name):
         )
     )
     columns = {"Low": edges[:-1], "High": edges[1:]}
-    if bins.classes:
+    if classes:
         columns |= {"N_True": n_true, "N_Found": n_found}
         columns |= fraction_columns("Completeness", n_found, n_true)
     columns |= {"N_Listed": n_listed, "N_True_Positive": n_correct}
     columns |= fraction_columns("Purity", n_correct, n_listed)
-    units = dict.fromkeys(("Low", "High"), bins.unit)
-    return score_table(bins.title, bins.about, columns, units=units)[(n_true > 0) | (n_listed > 0)]
+    units = {"Low": unit, "High": unit}
+    return score_table(title, about, columns, units=units)[(n_true > 0) | (n_listed > 0)]
 
 
 def by_class(matches):
     """Completeness by true class, and the fraction of the found sources with the correct class."""
-    truth, counted, found = matches.truth, matches.is_class("counted"), matches.is_found
-    true_class = texts_of(truth, "Class")
-    assigned = np.append(texts_of(matches.catalog, "Class"), "")[np.asarray(truth["Found_Row"])]
+    counted, found = matches.is_class("counted"), matches.is_found
+    true_class = texts_of(matches.truth, "Class")
+    assigned = matches.of_detection(texts_of(matches.catalog, "Class"), "")
     names = np.unique(true_class[counted & (true_class != "")])
     n_true, n_found, n_assigned, n_correct = (
         np.array([np.sum(counted & mask & (true_class == name)) for name in names], int)
@@ -450,13 +347,10 @@ def numbers_per_tile(matches):
 
 
 def reliability(matches):
-    """Fraction of the candidates in ranges of ``Score`` that are real.
-
-    ``meta["ece"]`` is the expected calibration error of each region: the mean difference of Score
-    and fraction over 15 bins of equal numbers of candidates.
-    """
+    """Fraction of real candidates in ranges of ``Score``; ``meta["ece"]``: see the text."""
     matches = matches.explained()
-    regions, of_any_brightness = _by_sky(matches), _by_sky(matches.of_any_brightness())
+    regions = matches.by_sky()
+    of_any_brightness = matches.with_status(matches.is_real, "true positive").by_sky()
     parts = []
     for sky, scores in regions.items():
         real = of_any_brightness[sky]
@@ -505,22 +399,19 @@ def _calibration_error(score, correct):
 
 def false_positives(matches):
     """False positives of each region, and their number per area."""
-    false_positive, latitude = matches.has_status("false positive"), matches.latitude
-    kinds = [
-        false_positive,
-        false_positive & np.asarray(matches.catalog["Is_Duplicate"]),
-        false_positive & matches.is_real,
-    ]
+    false_positive = matches.has_status("false positive")
     n_skies = matches.area_deg2 / SKY_DEG2
     is_whole = n_skies > 0.5 and abs(n_skies - round(n_skies)) < 1e-3
-    number, area = [], []
-    for low, high in SKIES.values():
-        inside = (latitude >= low) & (latitude < high)
-        number.append([np.sum(kind & inside) for kind in kinds])
-        fraction = np.sin(np.radians(min(high, 90.0))) - np.sin(np.radians(low))
-        area.append(matches.area_deg2 * (fraction if is_whole or fraction == 1 else np.nan))
-    n_false, n_duplicates, n_below = np.array(number).T
-    area = np.array(area)
+    kinds = {
+        "N_False": false_positive,
+        "N_Duplicates": false_positive & np.asarray(matches.catalog["Is_Duplicate"]),
+        "N_Below": false_positive & matches.is_real,
+    }
+    inside = [matches.in_latitudes(limits)[0] for limits in SKIES.values()]
+    low, high = np.radians(np.clip(list(SKIES.values()), 0, 90)).T
+    fraction = np.sin(high) - np.sin(low)
+    area = matches.area_deg2 * np.where(is_whole | (fraction == 1), fraction, np.nan)
+    number = {name: np.array([np.sum(kind & i) for i in inside]) for name, kind in kinds.items()}
     return score_table(
         "False positives",
         "Detections that are no true source, and their number per 100 square degrees. N_Duplicates "
@@ -529,11 +420,9 @@ def false_positives(matches):
         "below 10 GeV, where such a source is near any position).",
         {
             "Sky": list(SKIES),
-            "N_False": n_false,
-            "N_Duplicates": n_duplicates,
-            "N_Below": n_below,
+            **number,
             "Area": area,
-            "Per_100_Deg2": 100 * n_false / np.where(area > 0, area, np.nan),
+            "Per_100_Deg2": 100 * number["N_False"] / np.where(area > 0, area, np.nan),
         },
         units={"Area": "deg2"},
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 from astropy.table import QTable
+from astropy.units import Quantity
 from gammapy.maps import HpxGeom, Map, MapAxis
 
 from astro_unetloc.catalog.columns import set_column
@@ -20,6 +21,7 @@ from astro_unetloc.detection.localization import (
     nearest_neighbor_deg,
     source_table,
 )
+from astro_unetloc.evaluation.comparison import FLUX_UNIT
 from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import whole_file
@@ -58,6 +60,7 @@ _DTYPES = {
     ),
     "found": np.dtype([*_POSITION, ("score", "<f4"), ("status", "S14")]),
 }  # fmt: skip
+_MATCH_ATTRIBUTES = ("area_deg2", "brightest")
 _IMAGES = ("image", "coverage", "mask", "probability")
 
 
@@ -65,24 +68,10 @@ _IMAGES = ("image", "coverage", "mask", "probability")
 
 
 def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11", with_sources=True):
-    """Simulated sky in the energies of a model, as a user would give it.
+    """Simulated sky in the energies (GeV) of a model, as a user would give it, and its truth.
 
-    Parameters
-    ----------
-    band_edges : ndarray (n_band + 1,)
-        Edges of the model's bands in GeV.
-    seed : int
-        Seed of the sky.
-    years, template, variant, with_sources
-        See `astro_unetloc.simulate_sky`.
-
-    Returns
-    -------
-    sky_map : SkyMap
-        Events, or from below 10 GeV on a counts cube in the bands, HEALPix of nside 256; with the
-        exposure that detected the photons.
-    truth : QTable
-        See `astro_unetloc.simulate_sky`.
+    The map has events or, from below 10 GeV on, a HEALPix counts cube in the bands (n_band + 1,),
+    and the exposure that detected the photons.
     """
     edges = np.asarray(band_edges, dtype=float)
     sky_map, truth = simulate_sky(
@@ -101,17 +90,16 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
 
 def narrowed(band_edges, energy_range=None):
     """Edges in GeV of the bands of a model inside an energy range."""
-    band_edges, wanted = np.asarray(band_edges, float), parse_energy_range(energy_range)
+    edges, wanted = np.asarray(band_edges, float), parse_energy_range(energy_range)
     if wanted is None:
-        return band_edges
-    ends = np.unique(np.clip(wanted, *band_edges[[0, -1]]))
-    if len(ends) < 2:
+        return edges
+    low, high = np.clip(wanted, *edges[[0, -1]])
+    if low == high:
         raise InputError(
-            f"the energy range must overlap {band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of "
-            f"the model; got {wanted[0]:g}-{wanted[1]:g} GeV; choose another"
+            f"the energy range must overlap {edges[0]:g}-{edges[-1]:g} GeV, the bands of the "
+            f"model; got {wanted[0]:g}-{wanted[1]:g} GeV; choose another"
         )
-    inside = (band_edges > ends[0]) & (band_edges < ends[1])
-    return np.concatenate([ends[:1], band_edges[inside], ends[1:]])
+    return np.array([low, *edges[(edges > low) & (edges < high)], high])
 
 
 def patch_code(seed, number):
@@ -122,12 +110,12 @@ def patch_code(seed, number):
 def check_codes(codes, seeds):
     """Raise an error unless the codes are those of patches of the skies."""
     n_patches = PatchGrid().n_patches
-    known = {patch_code(seed, number) for seed in seeds for number in range(n_patches)}
-    unknown = [code for code in codes if code not in known]
+    known = [patch_code(seed, number) for seed in seeds for number in range(n_patches)]
+    unknown = set(codes) - set(known)
     if unknown:
         raise InputError(
-            f"expected code names such as {patch_code(seeds[0], 0)} to "
-            f"{patch_code(seeds[-1], n_patches - 1)}; got {unknown[0]!r}; name patches of the skies"
+            f"expected code names such as {known[0]} to {known[-1]}; got {min(unknown)!r}; name "
+            "patches of the skies"
         )
 
 
@@ -153,7 +141,7 @@ def search_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **opt
 
 def _sky_patches(run, matches, seed, numbers):
     """Predictions for the inner part of some patches, without the padding."""
-    grid, config = GridConfig(), TrainingConfig()
+    grid, radius_pix = GridConfig(), TrainingConfig().mask_radius_pix
     pad = (grid.read_pixels - grid.patch_pixels) // 2
     middle = slice(pad, pad + grid.patch_pixels)
     rows = np.searchsorted(run.patches.index, numbers)
@@ -162,9 +150,9 @@ def _sky_patches(run, matches, seed, numbers):
     sources, masks = source_records(matches)[0], []
     for row, plane in enumerate(planes):
         # a disc may reach into the image from outside
-        around = records_inside(sources, plane, row, margin_pix=config.mask_radius_pix)
+        around = records_inside(sources, plane, row, margin_pix=radius_pix)
         counted = around[around["truth_class"] == b"counted"]
-        masks.append(source_mask(counted["x"], counted["y"], config.mask_radius_pix, plane.n_pix))
+        masks.append(source_mask(counted["x"], counted["y"], radius_pix, plane.n_pix))
     return {
         # a pixel of more than 65535 photons shows that many
         "image": np.minimum(run.patches.counts[rows][:, middle, middle], 65535),
@@ -183,11 +171,10 @@ def _records_by_patch(matches, planes, of_patch=None):
     """Records "sources" and "found" inside each patch; only those of the patch if that is given."""
     result = {}
     for k, (name, records) in enumerate(zip(("sources", "found"), source_records(matches))):
-        among = [slice(None) if of_patch is None else of_patch[k] == i for i in range(len(planes))]
-        parts = [
-            records_inside(records, plane, i, among=rows)
-            for i, (plane, rows) in enumerate(zip(planes, among))
-        ]
+        parts = []
+        for i, plane in enumerate(planes):
+            among = slice(None) if of_patch is None else of_patch[k] == i
+            parts.append(records_inside(records, plane, i, among=among))
         result[name] = np.concatenate(parts)
     return result
 
@@ -196,32 +183,33 @@ def source_records(matches):
     """Records of the true sources and of the detections, each with their Galactic unit vectors."""
     tables = {"sources": matches.truth, "found": matches.catalog}
     sources, found = (np.zeros(len(table), _DTYPES[name]) for name, table in tables.items())
-    for records, table in zip((sources, found), tables.values()):
-        records["glon"], records["glat"] = degrees(table["GLON"]), degrees(table["GLAT"])
     for name in ("Npred", "Flux", "Radius"):
         sources[name.lower()] = numbers_of(matches.truth, name)
     sources["truth_class"] = np.asarray(matches.truth["Truth_Class"], "S8")
     found["score"] = np.asarray(matches.catalog["Score"], float)
     found["status"] = np.asarray(matches.catalog["Status"], "S14")
-    score = np.append(found["score"], np.nan)  # the last one stands for -1
-    sources["score"] = score[np.asarray(matches.truth["Found_Row"], int)]
-    return [(r, vectors_from_lonlat(r["glon"], r["glat"])) for r in (sources, found)]
+    sources["score"] = matches.of_detection(found["score"])
+    result = []
+    for records, table in ((sources, matches.truth), (found, matches.catalog)):
+        records["glon"], records["glat"] = degrees(table["GLON"]), degrees(table["GLAT"])
+        result.append((records, vectors_from_lonlat(records["glon"], records["glat"])))
+    return result
 
 
 def records_inside(records, plane, number, *, margin_pix=0.0, among=slice(None)):
     """Records inside a patch with its number and their pixel positions."""
     records, vectors = (values[among] for values in records)
-    x, y = plane.pixel_from_vectors(vectors)
-    inside = _is_inside(x, y, plane.n_pix, -margin_pix)
+    x, y, inside = _pixels(plane, vectors, -margin_pix)
     records = records[inside]
     records["patch"], records["x"], records["y"] = number, x[inside], y[inside]
     return records
 
 
-def _is_inside(x, y, n_pix, border_pix):
-    """Which pixel positions lie further inside an image than a border."""
-    low, high = border_pix - 0.5, n_pix - 0.5 - border_pix
-    return (x >= low) & (x < high) & (y >= low) & (y < high)
+def _pixels(plane, vectors, border_pix):
+    """Pixel positions of directions (n, 3), and which are further inside than a border."""
+    x, y = plane.pixel_from_vectors(vectors)
+    low, high = border_pix - 0.5, plane.n_pix - 0.5 - border_pix
+    return x, y, (x >= low) & (x < high) & (y >= low) & (y < high)
 
 
 # Patch sets
@@ -242,18 +230,16 @@ def chosen_rows(patch_set, n, codes=(), all_skies=False):
 
     Only validation skies are used unless ``all_skies``.
     """
-    rows = patch_set.rows(validation=True)
-    if all_skies:
-        rows = np.arange(patch_set.n_patches)
+    rows = np.arange(patch_set.n_patches) if all_skies else patch_set.rows(validation=True)
     if not len(rows):
         raise InputError(
             f"{patch_set.path}: expected skies to validate on, whose seeds five divides; got "
             "none; make a set with such a sky, or evaluate on all with --all-skies"
         )
     drawn = np.sort(np.random.default_rng(20270).permutation(rows)[:n])
-    known = {}
-    if codes:
-        known = {c.decode(): i for i, c in enumerate(patch_set.read(names=["code"])["code"])}
+    if not codes:
+        return drawn, drawn[:0]
+    known = {c.decode(): i for i, c in enumerate(patch_set.read(names=["code"])["code"])}
     unknown = [code for code in codes if known.get(code) not in rows]
     if unknown:
         kind, cure = "its patches", "name others"
@@ -264,7 +250,7 @@ def chosen_rows(patch_set, n, codes=(), all_skies=False):
             f"{patch_set.path}: expected code names of {kind}, such as {example}; "
             f"got {unknown[0]!r}; {cure}"
         )
-    return drawn, np.setdiff1d([known[code] for code in codes], drawn).astype(int)
+    return drawn, np.setdiff1d([known[code] for code in codes], drawn)
 
 
 def search_patches(patch_set, rows, model, *, counted=True):
@@ -279,8 +265,9 @@ def search_patches(patch_set, rows, model, *, counted=True):
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
     probability, _ = source_probability(patches, model, None)
     candidates = find_clusters(probability, config=clustering_config(model))
-    catalog = _catalog(candidates, patches, planes, model)
-    matches = _match_patches(catalog, _set_truth(patch_set, rows), planes, columns, model)
+    catalog = _catalog(candidates, patches, planes, model.calibration)
+    truth = _set_truth(patch_set, rows)
+    matches = _match_patches(catalog, truth, planes, columns, model.band_edges[0])
     predictions = {name: columns[name] for name in _DTYPES if name in columns}
     predictions |= {"image": columns["counts"], "probability": probability}
     of_patch = [np.asarray(t["Patch"], int) for t in (matches.truth, matches.catalog)]
@@ -291,7 +278,7 @@ def search_patches(patch_set, rows, model, *, counted=True):
     return predictions, matches
 
 
-def _catalog(candidates, patches, planes, model):
+def _catalog(candidates, patches, planes, calibration):
     """Catalogue of the candidates; ``Patch`` counts the patches."""
     vectors, nearest = np.zeros((len(candidates), 3)), np.full(len(candidates), np.nan)
     for row in np.unique(candidates.row):
@@ -301,14 +288,11 @@ def _catalog(candidates, patches, planes, model):
     coverage = local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg)
     sources = source_table(vectors, candidates.probability, patch=candidates.row, coverage=coverage)
     set_column(sources, "Sep_Nearest", nearest)
-    calibration = model.calibration
     return make_catalog(sources if calibration is None else calibration.apply(sources))
 
 
 def _set_truth(patch_set, rows):
     """True sources of patches in the columns of a simulated sky; ``Patch`` counts the patches."""
-    import astropy.units as u
-
     sources = patch_set.sources()
     number = np.full(patch_set.n_patches, -1)
     number[rows] = np.arange(len(rows))
@@ -317,24 +301,24 @@ def _set_truth(patch_set, rows):
     bright &= sources["significance"] >= patch_set.recipe["min_significance"]
     return QTable(
         {
-            "GLON": sources["glon"] * u.deg,
-            "GLAT": sources["glat"] * u.deg,
-            "Flux": sources["flux"] * u.Unit("ph cm-2 s-1"),
+            "GLON": Quantity(sources["glon"], "deg"),
+            "GLAT": Quantity(sources["glat"], "deg"),
+            "Flux": Quantity(sources["flux"], FLUX_UNIT),
             "Class": np.array(patch_set.classes)[sources["source_class"]],
             "Npred": sources["n_photons"].astype(float),
-            "Radius": np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0) * u.deg,
+            "Radius": Quantity(np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0), "deg"),
             "Patch": number[sources["patch"]],
         }
     )
 
 
-def _match_patches(catalog, truth, planes, columns, model):
+def _match_patches(catalog, truth, planes, columns, lowest_gev):
     """Matches within each patch, without false positives that may be a source outside of it."""
     margin_pix = MATCH_RADIUS_DEG / planes[0].pixel_deg
     coverage = columns["coverage"][..., 0]
     area = sum(_searched_deg2(plane, c, margin_pix) for plane, c in zip(planes, coverage))
     matches = match_truth(
-        catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV), area_deg2=area,
+        catalog, truth, brightest=bool(lowest_gev < BRIGHTEST_BELOW_GEV), area_deg2=area,
         groups=[np.asarray(table["Patch"], int) for table in (catalog, truth)],
     )  # fmt: skip
     codes = columns["code"].astype(str)
@@ -344,8 +328,7 @@ def _match_patches(catalog, truth, planes, columns, model):
     in_middle = np.zeros(len(vectors), bool)
     for number, plane in enumerate(planes):
         here = patch == number
-        x, y = plane.pixel_from_vectors(vectors[here])
-        in_middle[here] = _is_inside(x, y, plane.n_pix, margin_pix)
+        in_middle[here] = _pixels(plane, vectors[here], margin_pix)[2]
     may_be_outside = matches.has_status("false positive") & ~in_middle
     may_be_outside &= ~np.asarray(matches.catalog["Is_Duplicate"])
     return matches.take(np.flatnonzero(~may_be_outside))
@@ -365,20 +348,34 @@ def _searched_deg2(plane, coverage, margin_pix):
 
 def write_predictions(path, predictions, matches, metadata):
     """Write predictions of some patches (or None), the matches of all sources, and metadata."""
-    with whole_file(path, overwrite=True) as fresh, h5py.File(fresh, "w", libver="v110") as file:
-        _append(file, predictions or {})
-        _write_matches(file, matches, metadata)
+    _write(path, [predictions or {}], matches, metadata)
 
 
-def join_predictions(parts, path, metadata):
-    """Joined matches of several files of predictions, which are joined to one file."""
-    matches = join_matches([read_matches(part) for part in parts])
+def _write(path, parts, matches, metadata):
+    from astropy.io.misc.hdf5 import write_table_hdf5
+
     with whole_file(path, overwrite=True) as fresh, h5py.File(fresh, "w", libver="v110") as file:
         for part in parts:
-            with _open(part) as found:
-                _append(file, {name: found[name][:] for name in _DTYPES if name in found})
-        _write_matches(file, matches, metadata)
+            _append(file, part)
+        file.attrs.update(metadata | {n: getattr(matches, n) for n in _MATCH_ATTRIBUTES})
+        for name in ("catalog", "truth"):
+            table = getattr(matches, name)
+            # the position is read back from longitude and latitude
+            table = table[[column for column in table.colnames if column != "skycoord"]]
+            write_table_hdf5(table, file, path=name, serialize_meta=True, append=True)
+
+
+def join_predictions(paths, path, metadata):
+    """Joined matches of several files of predictions, which are joined to one file."""
+    matches = join_matches([read_matches(part) for part in paths])
+    _write(path, map(_read_patches, paths), matches, metadata)
     return matches
+
+
+def _read_patches(path):
+    """Datasets of the patches of a file of predictions."""
+    with _open(path) as file:
+        return {name: file[name][:] for name in _DTYPES if name in file}
 
 
 def _append(file, predictions):
@@ -399,17 +396,6 @@ def _append(file, predictions):
         file[name][n:] = values
 
 
-def _write_matches(file, matches, metadata):
-    from astropy.io.misc.hdf5 import write_table_hdf5
-
-    file.attrs.update(metadata | {n: getattr(matches, n) for n in ("area_deg2", "brightest")})
-    for name in ("catalog", "truth"):
-        table = getattr(matches, name)
-        # the position is read back from longitude and latitude
-        table = table[[column for column in table.colnames if column != "skycoord"]]
-        write_table_hdf5(table, file, path=name, serialize_meta=True, append=True)
-
-
 def _open(path):
     try:
         return h5py.File(path, "r")
@@ -420,19 +406,17 @@ def _open(path):
 def read_metadata(path):
     """Metadata of a file of predictions as plain values."""
     with _open(path) as file:
-        values = {n: v for n, v in file.attrs.items() if n not in ("area_deg2", "brightest")}
-    return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
+        values = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in file.attrs.items()}
+    return {n: v for n, v in values.items() if n not in _MATCH_ATTRIBUTES}
 
 
 def read_matches(path):
     """Matches of a file of predictions."""
     with _open(path) as file:
-        values = {name: file.attrs[name].item() for name in ("area_deg2", "brightest")}
-        tables = [
-            QTable.read(file, path=name, format="hdf5", character_as_bytes=False)
-            for name in ("catalog", "truth")
-        ]
-    return TruthMatch(*tables, **values)
+        values = {name: file.attrs[name].item() for name in _MATCH_ATTRIBUTES}
+        for name in ("catalog", "truth"):
+            values[name] = QTable.read(file, path=name, format="hdf5", character_as_bytes=False)
+    return TruthMatch(**values)
 
 
 def read_example(path, code):
@@ -446,22 +430,18 @@ def read_example(path, code):
             )
         row = int(np.flatnonzero(codes == code)[0])
         example = {"code": code, "pixel_deg": float(file.attrs["pixel_deg"])}
-        for name in (*_IMAGES, "center"):
-            example[name] = file[name][row]
-        for name in ("sources", "found"):
-            example[name] = file[name][:]
-            example[name] = example[name][example[name]["patch"] == row]
-    return example
+        example |= {name: file[name][row] for name in (*_IMAGES, "center")}
+        records = {name: file[name][:] for name in ("sources", "found")}
+    return example | {name: rows[rows["patch"] == row] for name, rows in records.items()}
 
 
 def worst_patches(path, n, *, threshold):
     """Codes of at most n patches of a file, those with most false positives and negatives first."""
     with _open(path) as file:
-        codes = np.asarray(file["code"][:], str)
-        sources, found = file["sources"][:], file["found"][:]
+        codes, sources, found = (file[name][:] for name in ("code", "sources", "found"))
     missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)
     wrong = (found["status"] == b"false positive") & (found["score"] >= threshold)
     number = np.bincount(sources["patch"][missed], minlength=len(codes))
     number += np.bincount(found["patch"][wrong], minlength=len(codes))
     order = np.argsort(-number, kind="stable")[:n]
-    return [str(codes[row]) for row in order if number[row]]
+    return [codes[row].decode() for row in order if number[row]]

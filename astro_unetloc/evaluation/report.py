@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["check_folder", "report_paragraphs", "report_tables", "write_evaluati
 
 _PAGES = Path(__file__).parents[1] / "data" / "pages"
 _PNG_DPI, _CSS_DPI = 150, 96
+_LISTS = list | tuple | range | np.ndarray
 _MAX_ROWS = 40  # longer tables are folded
 # Each of these files shows that the folder holds a finished report.
 _FINISHED = ("index.html", "scores.json", "predictions.h5")
@@ -60,22 +62,15 @@ def report_paragraphs(run, tables=None):
         summary = summary_table(run.matches, threshold=run.threshold)
         tables = {"summary_table": summary} | _compared(run)
     names = ("N_True", "N_Listed", "Completeness", "Purity", "Average_Precision")
-    summary = tables["summary_table"]
-    offsets = summary["Median_Offset"].to_value("deg")
-    paragraphs = [
-        [
-            f"{row['Sky']:<14}{summary_line(*(row[name] for name in names), offset)}"
-            for row, offset in zip(summary, offsets)
-        ]
-    ]
+    lines = []
+    for row in tables["summary_table"]:
+        offset_deg = row["Median_Offset"].to_value("deg")
+        lines.append(f"{row['Sky']:<14}{summary_line(*(row[n] for n in names), offset_deg)}")
+    paragraphs = [lines]
     if "source_free" in tables:
         row = tables["source_free"][0]
-        paragraphs.append(
-            [
-                f"A sky without sources: {row['N_False']} false positives, "
-                f"{row['Per_100_Deg2']:.2f} per 100 square degrees"
-            ]
-        )
+        text = f"A sky without sources: {row['N_False']} false positives, "
+        paragraphs.append([text + f"{row['Per_100_Deg2']:.2f} per 100 square degrees"])
     if "comparison" in tables:
         lines = comparison_lines(tables["comparison"])
         paragraphs.append([f"Compared with {run.baseline_name}:", *lines])
@@ -98,8 +93,7 @@ def write_evaluation(run, folder, *, codes=(), n_examples=6, command="", overwri
     command : str
         The command of the run.
     overwrite : bool
-        Whether the files of a former report may be replaced or, if there is no such file now,
-        removed.
+        Whether the files of a former report may be replaced or removed.
 
     Returns
     -------
@@ -110,21 +104,22 @@ def write_evaluation(run, folder, *, codes=(), n_examples=6, command="", overwri
     """
     folder, tables = Path(folder), report_tables(run)
     paragraphs = report_paragraphs(run, tables)
-    drawn = {
-        name: draw("false_positives" if name == "source_free" else name, table)
-        for name, table in tables.items()
-    }
-    pictures = {name: _picture(figure) for name, figure in drawn.items() if figure is not None}
+    contents, pictures = {}, {}
+    for name, table in tables.items():
+        contents[f"{name}.ecsv"] = partial(table.write, format="ascii.ecsv")
+        figure = draw("false_positives" if name == "source_free" else name, table)
+        if figure is not None:
+            pictures[name] = _picture(figure)
+            contents[f"{name}.png"] = pictures[name]["png"]
     examples = _examples(run, codes, n_examples)
-    contents = {f"{name}.ecsv": _ecsv(table) for name, table in tables.items()}
-    contents |= {f"{name}.png": picture["png"] for name, picture in pictures.items()}
     contents |= {f"case-{example['code']}.png": example["png"] for example in examples}
     predictions = [] if run.predictions is None else [run.predictions.name]
     metadata = ({"command": command} if command else {}) | run.metadata
     metadata["threshold"] = run.threshold if np.isfinite(run.threshold) else "none"
     content = {
         "title": "Evaluation",
-        "about": "\n\n".join("\n".join(map(_prose, lines)) for lines in paragraphs),
+        # lines are aligned in columns on the terminal
+        "about": re.sub(" {2,}", ": ", "\n\n".join("\n".join(lines) for lines in paragraphs)),
         "creator": f"astro_unetloc {__version__}",
         "meta": metadata,
         "files": [*contents, *predictions, "scores.json", "index.html"],
@@ -156,7 +151,6 @@ def _former_files(folder):
 
 
 def _examples(run, codes, n):
-    """Pictures of the patches that were asked for and of the worst ones."""
     if run.predictions is None:
         return []
     examples = []
@@ -183,40 +177,26 @@ def _picture(figure):
     return {"png": stream.getvalue(), "uri": uri, "width": width, "height": height}
 
 
-def _ecsv(table):
-    stream = io.StringIO()
-    table.write(stream, format="ascii.ecsv")
-    return stream.getvalue().encode()
-
-
-def _prose(line):
-    """A line that is aligned in columns on the terminal."""
-    return re.sub(" {2,}", ": ", line)
+def _values(column):
+    return np.asarray(getattr(column, "value", column)).tolist()
 
 
 def _json_table(table):
     """Title, text, metadata and columns with their units of a table."""
+    meta = dict(table.meta)
     columns = {
         name: {"unit": str(table[name].unit or "") or None, "values": _values(table[name])}
         for name in table.colnames
     }
-    return {
-        "title": table.meta["title"],
-        "about": table.meta["about"],
-        "meta": {k: v for k, v in table.meta.items() if k not in ("title", "about")},
-        "columns": columns,
-    }
-
-
-def _values(column):
-    return np.asarray(getattr(column, "value", column)).tolist()
+    texts = {key: meta.pop(key) for key in ("title", "about")}
+    return texts | {"meta": meta, "columns": columns}
 
 
 def _plain(value):
     """Values that JSON knows; NaN and infinity are null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range | np.ndarray):
+    if isinstance(value, _LISTS):
         return [_plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
@@ -232,22 +212,14 @@ def _page(content, tables, pictures, examples):
         {"name": name, "picture": pictures.get(name)} | _shown_table(table)
         for name, table in tables.items()
     ]
-    metadata = {key: _metadata_text(value) for key, value in content["meta"].items()}
+    metadata = {
+        key: ", ".join(map(str, value)) if isinstance(value, _LISTS) else str(value)
+        for key, value in content["meta"].items()
+    }
     return environment.get_template("scores.html").render(
-        title=content["title"],
-        paragraphs=content["about"].split("\n\n"),
-        metadata=metadata,
-        sections=sections,
-        examples=examples,
-        max_rows=_MAX_ROWS,
-        creator=content["creator"],
-    )
-
-
-def _metadata_text(value):
-    if isinstance(value, list | tuple | range | np.ndarray):
-        return ", ".join(map(str, value))
-    return str(value)
+        content, paragraphs=content["about"].split("\n\n"), metadata=metadata,
+        sections=sections, examples=examples, max_rows=_MAX_ROWS,
+    )  # fmt: skip
 
 
 def _shown_table(table):
@@ -277,12 +249,10 @@ def _number_format(values, *, is_edge):
     """Format of the numbers of a column: three digits of the largest, the same for all."""
     numbers = [abs(v) for v in values if isinstance(v, float) and np.isfinite(v)]
     top = max(numbers, default=0.0)
-    if all(number.is_integer() for number in numbers) and top < 1e6:
+    if top < 1e6 and all(number.is_integer() for number in numbers):
         return ".0f"
-    if is_edge:
-        return ".4g"
-    if top < 1e-3 or top >= 1e6:
-        return ".2e"
+    if is_edge or top < 1e-3 or top >= 1e6:
+        return ".4g" if is_edge else ".2e"
     return f"z.{int(np.clip(3 - np.ceil(np.log10(top)), 0, 6))}f"
 
 

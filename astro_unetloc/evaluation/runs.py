@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from astropy.units import Quantity
 
 from astro_unetloc import __version__
 from astro_unetloc.catalog.read import read_catalog
@@ -43,39 +44,17 @@ _CHUNK = 100  # patches of a set in one checkpoint
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """Matches of everything that a run found.
+    """Matches of everything that a run found."""
 
-    Attributes
-    ----------
-    matches : TruthMatch
-        Of every candidate, whatever its ``Score``.
-    threshold : float
-        Smallest ``Score`` of the detections that are listed.
-    metadata : dict of str to value
-        Model, seeds and the like.
-    source_free : TruthMatch or None
-        Of a sky without sources.
-    baseline : TruthMatch or None
-        Of another model or catalogue, with the same truth.
-    baseline_name : str
-        Its name.
-    baseline_threshold : float
-        Smallest ``Score`` of its detections that are listed.
-    predictions : Path or None
-        File of predictions.
-    checkpoints : tuple of Path
-        Files that are no longer needed once the report is written.
-    """
-
-    matches: TruthMatch
-    threshold: float
-    metadata: dict
-    source_free: TruthMatch | None = None
-    baseline: TruthMatch | None = None
+    matches: TruthMatch  # of every candidate, whatever its ``Score``
+    threshold: float  # smallest ``Score`` of the detections that are listed
+    metadata: dict  # model, seeds and the like
+    source_free: TruthMatch | None = None  # of a sky without sources
+    baseline: TruthMatch | None = None  # of another model or catalogue, with the same truth
     baseline_name: str = ""
     baseline_threshold: float = -np.inf
-    predictions: Path | None = None
-    checkpoints: tuple = ()
+    predictions: Path | None = None  # file of predictions
+    checkpoints: tuple = ()  # files that are not needed once the report is written
 
     def remove_checkpoints(self):
         """Remove the files of the run, and the folders that are empty without them."""
@@ -96,8 +75,8 @@ def run_on_skies(
 
     Parameters
     ----------
-    model : str, path or Model, optional
-        The model to evaluate; the default model if None.
+    model, baseline : str, path or Model, optional
+        The model to evaluate, the default model if None, and another that searches the same skies.
     seeds : sequence of int
         One sky for each; use seeds that were not trained or tuned on.
     years, template, variant
@@ -112,8 +91,6 @@ def run_on_skies(
         Names of further patches to keep.
     source_free : bool
         Whether a sky without sources is searched too, with the first seed.
-    baseline : str, path or Model, optional
-        Another model, which searches the same skies.
     checkpoints : str or path, optional
         Folder of the finished skies; nothing is kept without one.
     overwrite : bool
@@ -124,49 +101,37 @@ def run_on_skies(
     Returns
     -------
     EvaluationRun
-
-    Raises
-    ------
-    InputError
-        If the threshold is not within 0 and 1, a code is unknown, checkpoints were made with other
-        options, or as `astro_unetloc.find_sources`.
     """
-    model, seeds = load_model(model), list(seeds)
-    baseline = None if baseline is None else load_model(baseline)
-    thresholds = _thresholds(threshold, model, baseline)
-    edges = narrowed(model.band_edges, energy_range)
+    runner, seeds = _Runner(model, baseline, threshold, checkpoints, overwrite), list(seeds)
+    edges = narrowed(runner.model.band_edges, energy_range)
     check_codes(codes, seeds)
     per_sky = -(-n_patches // len(seeds))
     options = {"years": float(years), "template": template, "variant": variant}
     options |= {"band_edges": edges, "progress": progress}
-    sky = {
-        "years": float(years),
-        "template": Path(template).name if template else None,
-        "template_sha256": _file_digest(template) if template else None,
-        "variant": variant if template else None,
-        "pixel_deg": GridConfig().pixel_deg,
-    }
-    sky_edges = None if energy_range is None else edges.tolist()
-    runner = _Runner(checkpoints, overwrite)
-    metadata = _metadata(
-        model, **sky, sky_band_edges_gev=sky_edges, patches_per_sky=per_sky, codes=list(codes)
-    )
+    sky = {"years": float(years)}
+    if template:
+        digest = hashlib.sha256(Path(template).read_bytes()).hexdigest()
+        sky |= {"template": Path(template).name, "template_sha256": digest, "variant": variant}
+    sky["pixel_deg"] = GridConfig().pixel_deg
+    if energy_range is not None:
+        sky["sky_band_edges_gev"] = edges.tolist()
+
+    def search(model, seed, **more):
+        return partial(search_sky, model, seed, **more, **options)
+
     jobs = {}
     for seed in seeds:
         numbers = chosen_patches(seed, per_sky, codes) if checkpoints else ()
-        jobs[f"sky{seed:06d}"] = partial(search_sky, model, seed, numbers=numbers, **options)
-    matches = runner.run(jobs, metadata, joined=True)
-    empty = other = None
+        jobs[f"sky{seed:06d}"] = search(runner.model, seed, numbers=numbers)
+    about = sky | {"patches_per_sky": per_sky, "codes": list(codes)}
+    empty, other, matches = None, None, runner.run(jobs, about, joined=True)
     if source_free:
-        job = partial(search_sky, model, seeds[0], with_sources=False, **options)
-        bare = _metadata(model, **sky, sky_band_edges_gev=sky_edges)
-        empty = runner.run({f"source-free{seeds[0]:06d}": job}, bare)
-    if baseline is not None:
-        jobs = {f"sky{s:06d}": partial(search_sky, baseline, s, **options) for s in seeds}
-        bare = _metadata(baseline, **sky, sky_band_edges_gev=edges.tolist())
-        other = runner.run(jobs, bare, folder="baseline")
-    metadata = {"seeds": seeds} | metadata
-    return _model_run(runner, matches, metadata, thresholds, baseline, other, source_free=empty)
+        job = search(runner.model, seeds[0], with_sources=False)
+        empty = runner.run({f"source-free{seeds[0]:06d}": job}, sky)
+    if runner.baseline is not None:
+        jobs = {f"sky{seed:06d}": search(runner.baseline, seed) for seed in seeds}
+        other = runner.run(jobs, sky | {"sky_band_edges_gev": edges.tolist()}, is_baseline=True)
+    return runner.finished(matches, {"seeds": seeds}, about, baseline=other, source_free=empty)
 
 
 def run_on_set(
@@ -175,15 +140,14 @@ def run_on_set(
 ):  # fmt: skip
     """Matches of a model on the patches of a patch set, each of which is a sky of its own.
 
-    A set holds no map to measure in: ``Score`` is that of unmeasured candidates. The photons
-    of a true source are those in the image, and unlabelled bright sources are extended. A false
-    positive within the match radius of the border may be a source outside and is left out.
+    A set holds no map to measure in: ``Score`` is that of unmeasured candidates. A false positive
+    within the match radius of the border may be a source outside and is left out.
 
     Parameters
     ----------
     path : str or path
         Patch set in the bands of the model, see `astro_unetloc.training.patch_set`.
-    model, threshold
+    model, threshold, baseline, checkpoints, overwrite, progress
         See `run_on_skies`.
     n_patches : int
         Largest number of patches.
@@ -191,25 +155,14 @@ def run_on_set(
         Names of patches to keep as well; those that were not drawn are not counted.
     all_skies : bool
         Whether patches that a model may have been trained on are used too.
-    baseline, checkpoints, overwrite, progress
-        See `run_on_skies`.
 
     Returns
     -------
     EvaluationRun
-
-    Raises
-    ------
-    FileNotFoundError, InputError
-        If the set cannot be read, has other bands than a model or no validation sky, or as
-        `run_on_skies`.
     """
-    model = load_model(model)
-    baseline = None if baseline is None else load_model(baseline)
-    thresholds = _thresholds(threshold, model, baseline)
-    runner, other = _Runner(checkpoints, overwrite), None
+    runner = _Runner(model, baseline, threshold, checkpoints, overwrite)
     with open_patch_set(path) as patch_set:
-        for each in filter(None, (model, baseline)):
+        for each in filter(None, (runner.model, runner.baseline)):
             check_bands(patch_set, each)
         rows, named = chosen_rows(patch_set, n_patches, codes, all_skies)
         about = {
@@ -222,20 +175,19 @@ def run_on_set(
         }
         chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
-        def jobs(searcher):
+        def jobs(model):
             return {
-                f"patches{i:04d}": partial(search_patches, patch_set, chunk, searcher)
+                f"patches{i:04d}": partial(search_patches, patch_set, chunk, model)
                 for i, chunk in enumerate(chunks)
             }
 
-        metadata, own = _metadata(model, **about), jobs(model)
+        own, other = jobs(runner.model), None
         if len(named) and checkpoints:
-            own["named"] = partial(search_patches, patch_set, named, model, counted=False)
-        matches = runner.run(own, metadata, joined=True, progress=progress)
-        if baseline is not None:
-            bare = _metadata(baseline, **about)
-            other = runner.run(jobs(baseline), bare, folder="baseline", progress=progress)
-    return _model_run(runner, matches, metadata, thresholds, baseline, other)
+            own["named"] = partial(search_patches, patch_set, named, runner.model, counted=False)
+        matches = runner.run(own, about, joined=True, progress=progress)
+        if runner.baseline is not None:
+            other = runner.run(jobs(runner.baseline), about, is_baseline=True, progress=progress)
+    return runner.finished(matches, {}, about, baseline=other)
 
 
 def run_on_catalog(catalog, truth, *, threshold=None, baseline=None):
@@ -243,22 +195,15 @@ def run_on_catalog(catalog, truth, *, threshold=None, baseline=None):
 
     Parameters
     ----------
-    catalog, truth : str or path
-        Files that `astro_unetloc.read_catalog` reads, with positions in any usual columns. The
-        catalogue has a column ``Score``, the truth the columns of `astro_unetloc.simulate_sky`.
+    catalog, truth, baseline : str or path
+        Files that `astro_unetloc.read_catalog` reads, with positions in any usual columns: a
+        catalogue with ``Score``, the truth of `astro_unetloc.simulate_sky`, another catalogue.
     threshold : float, optional
         Smallest ``Score`` of a detection, on the scale of the catalogue; all are listed by default.
-    baseline : str or path, optional
-        Another catalogue of the same sky.
 
     Returns
     -------
     EvaluationRun
-
-    Raises
-    ------
-    FileNotFoundError, InputError
-        If a file cannot be read, lacks a column or has rows without a position.
     """
     # scores of other programs may be negative
     threshold = -np.inf if threshold is None else float(threshold)
@@ -281,8 +226,6 @@ def run_on_catalog(catalog, truth, *, threshold=None, baseline=None):
 
 def _read_positions(path):
     """Catalogue of a file, with ``GLON`` and ``GLAT`` whatever positions it has."""
-    import astropy.units as u
-
     table = read_catalog(path)
     vectors = galactic_vectors(table)
     n_unknown = int(np.sum(~np.isfinite(vectors).all(axis=1)))
@@ -291,68 +234,46 @@ def _read_positions(path):
             f"{path}: expected a position in each row; got {n_unknown} rows without; remove them"
         )
     if not {"GLON", "GLAT"} <= set(table.colnames):
-        table["GLON"], table["GLAT"] = (angle * u.deg for angle in lonlat_from_vectors(vectors))
+        table["GLON"], table["GLAT"] = Quantity(lonlat_from_vectors(vectors), "deg")
     return table
 
 
-def _thresholds(threshold, *models):
-    """Smallest listed ``Score`` of each model, -inf without a model."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(
-            f"threshold of a model must be a Score from 0 to 1; got {threshold}; choose another"
-        )
-    own = [-np.inf if model is None else model.threshold for model in models]
-    return own if threshold is None else [float(threshold)] * len(models)
-
-
-def _metadata(model, **others):
-    """Metadata of checkpoints and report; all of it must agree before a checkpoint is used."""
-    card = json.dumps(model.card, sort_keys=True)  # with presets, thresholds and calibration
-    values = {
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "card_sha256": hashlib.sha256(card.encode()).hexdigest()[:12],
-        "band_edges_gev": model.band_edges.tolist(),
-        "version": __version__,
-    }
-    return values | {name: v for name, v in others.items() if v is not None and v != []}
-
-
-def _file_digest(path):
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _model_run(runner, matches, metadata, thresholds, baseline, other, *, source_free=None):
-    return EvaluationRun(
-        matches,
-        thresholds[0],
-        {name: value for name, value in metadata.items() if name != "codes"},
-        source_free=source_free,
-        baseline=other,
-        baseline_name=baseline.name if baseline else "",
-        baseline_threshold=thresholds[1],
-        predictions=runner.folder and runner.folder / "predictions.h5",
-        checkpoints=tuple(runner.files),
-    )
-
-
 class _Runner:
-    """Jobs with checkpoints in a folder, or without any; each returns predictions and matches."""
+    """Jobs of a model and a baseline, which return predictions and matches; with checkpoints."""
 
-    def __init__(self, folder, overwrite):
-        self.folder, self.overwrite = folder and Path(folder), overwrite
-        self.files = []
+    def __init__(self, model, baseline, threshold, folder, overwrite):
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(
+                f"threshold of a model must be a Score from 0 to 1; got {threshold}; choose another"
+            )
+        self.model = load_model(model)
+        self.baseline = None if baseline is None else load_model(baseline)
+        self.threshold, self.overwrite = threshold, overwrite
+        self.folder, self.files = folder and Path(folder), []
 
-    def run(self, jobs, metadata, *, folder="", joined=False, progress=None):
+    def metadata(self, model, about):
+        """Metadata of checkpoints and report; all of it must agree before a checkpoint is used."""
+        card = json.dumps(model.card, sort_keys=True)  # with presets, thresholds and calibration
+        values = {
+            "model": model.name,
+            "model_sha256": model.sha256,
+            "card_sha256": hashlib.sha256(card.encode()).hexdigest()[:12],
+            "band_edges_gev": model.band_edges.tolist(),
+            "version": __version__,
+        }
+        return values | {name: value for name, value in about.items() if value != []}
+
+    def run(self, jobs, about, *, is_baseline=False, joined=False, progress=None):
         """Joined matches of all jobs; only those without a checkpoint are done."""
         names = progress(jobs, desc="parts") if progress and len(jobs) > 1 else jobs
         if self.folder is None:
             return join_matches([jobs[name]()[1] for name in names])
-        paths = {name: self.folder / folder / f"{name}.h5" for name in jobs}
-        for path in paths.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._check(path, metadata)
+        metadata = self.metadata(self.baseline if is_baseline else self.model, about)
+        folder = self.folder / "baseline" if is_baseline else self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {name: folder / f"{name}.h5" for name in jobs}
+        for path in filter(Path.exists, paths.values()):
+            self._check_checkpoint(path, metadata)
         self.files += paths.values()
         for name in names:
             if not paths[name].exists():
@@ -362,10 +283,8 @@ class _Runner:
         self.files.append(self.folder / "predictions.h5")
         return join_predictions(paths.values(), self.files[-1], metadata)
 
-    def _check(self, path, metadata):
+    def _check_checkpoint(self, path, metadata):
         """Refuse or remove a checkpoint that was made with other options."""
-        if not path.exists():
-            return
         found = read_metadata(path)
         differ = [n for n in metadata | found if metadata.get(n) != found.get(n)]
         if differ and not self.overwrite:
@@ -376,3 +295,22 @@ class _Runner:
             )
         if differ:
             path.unlink()
+
+    def finished(self, matches, first, about, *, baseline, source_free=None):
+        """The run, with metadata of which some come first."""
+        metadata = first | self.metadata(self.model, about)
+        metadata.pop("codes", None)
+        thresholds = [m.threshold if m else -np.inf for m in (self.model, self.baseline)]
+        if self.threshold is not None:
+            thresholds = [float(self.threshold)] * 2
+        return EvaluationRun(
+            matches,
+            thresholds[0],
+            metadata,
+            source_free=source_free,
+            baseline=baseline,
+            baseline_name=self.baseline.name if self.baseline else "",
+            baseline_threshold=thresholds[1],
+            predictions=self.folder and self.folder / "predictions.h5",
+            checkpoints=tuple(self.files),
+        )

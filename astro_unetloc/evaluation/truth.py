@@ -10,6 +10,8 @@ better one has taken.
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.table import vstack
+from astropy.units import Quantity
 from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
@@ -18,43 +20,34 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import chord
 
-__all__ = ["Evaluation", "SKIES", "TruthMatch", "grid_tiles", "join_matches", "match_truth"]
+__all__ = [
+    "Evaluation", "SKIES", "TruthMatch", "combine", "grid_tiles", "join_matches", "match_truth",
+]  # fmt: skip
 
-MIN_PHOTONS_COUNTED = 8.0
-MIN_PHOTONS_TRUTH = 3.0
+MIN_PHOTONS_COUNTED, MIN_PHOTONS_TRUTH = 8.0, 3.0
 # A detection with more than this times the photons of its true source is something else.
 _MAX_COUNTS_RATIO = 3.0
-# A false positive this near to a source that is too faint to be truth is a fluctuation of that
-# source rather than of the background.
+# A false positive this near to a source that is too faint to be truth is a fluctuation of it.
 _MIN_PHOTONS_BELOW, _BELOW_RADIUS_DEG = 0.3, 0.1
 
 # Regions that are scored separately: lower and upper limit of |b| in degrees, the upper excluded.
 SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
 
 
+def _between(values, limits):
+    """Which values (n,) are from the lower limit on and below the upper one."""
+    return (values >= limits[0]) & (values < limits[1])
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one catalogue.
+    """Scores of one catalogue, from its true and false positives in descending ``Score``."""
 
-    Attributes
-    ----------
-    n_true : int
-        Number of counted true sources: point-like, with N >= 8.
-    score : ndarray (n,)
-        ``Score`` of the true and false positives, descending.
-    correct : ndarray (n,) of bool
-        Which of them are true positives.
-    n_ignored : int
-        Number of detections of faint or extended true sources.
-    offset_deg : ndarray (n_correct,)
-        Separation of the true positives from their true sources.
-    """
-
-    n_true: int
-    score: np.ndarray
-    correct: np.ndarray
-    n_ignored: int
-    offset_deg: np.ndarray
+    n_true: int  # number of counted true sources
+    score: np.ndarray  # (n,) of the true and false positives, descending
+    correct: np.ndarray  # (n,) of bool: which of them are true positives
+    n_ignored: int  # number of detections of faint or extended true sources
+    offset_deg: np.ndarray  # (n_correct,) separations of true positives from their sources
 
     @property
     def completeness(self):
@@ -69,9 +62,8 @@ class Evaluation:
     @property
     def average_precision(self):
         """Area under the precision-recall curve."""
-        if self.n_true == 0:
-            return np.nan
-        return float(self._precision[self.correct].sum() / self.n_true)
+        found = self._precision[self.correct]
+        return float(found.sum() / self.n_true) if self.n_true else np.nan
 
     @property
     def _precision(self):
@@ -93,50 +85,40 @@ class Evaluation:
 
     def summary(self):
         """Scores in one line."""
-        return summary_line(
-            self.n_true, len(self.correct), self.completeness, self.purity, self.average_precision,
-            self.median_offset_deg,
-        )  # fmt: skip
+        fractions = self.completeness, self.purity, self.average_precision
+        return summary_line(self.n_true, len(self.correct), *fractions, self.median_offset_deg)
 
 
 def summary_line(n_true, n_listed, completeness, purity, average_precision, offset_deg):
     """One line with the main scores."""
     return (
-        f"{n_true} true sources, {n_listed} detections: "
-        f"completeness {completeness:.3f}, purity {purity:.3f}, "
-        f"average precision {average_precision:.3f}, median offset {offset_deg:.4f} deg"
+        f"{n_true} true sources, {n_listed} detections: completeness {completeness:.3f}, purity "
+        f"{purity:.3f}, average precision {average_precision:.3f}, median offset {offset_deg:.4f} "
+        "deg"
+    )
+
+
+def combine(evaluations):
+    """One `Evaluation` of several catalogues of different skies."""
+    score = np.concatenate([e.score for e in evaluations])
+    order = np.argsort(-score, kind="stable")
+    return Evaluation(
+        n_true=sum(e.n_true for e in evaluations),
+        score=score[order],
+        correct=np.concatenate([e.correct for e in evaluations])[order],
+        n_ignored=sum(e.n_ignored for e in evaluations),
+        offset_deg=np.concatenate([e.offset_deg for e in evaluations]),
     )
 
 
 @dataclass(frozen=True)
 class TruthMatch:
-    """A catalogue matched with the truth of its sky.
+    """A catalogue matched with the truth of its sky; docs/evaluation.rst has the new columns."""
 
-    Attributes
-    ----------
-    catalog : QTable
-        Detections in descending ``Score`` (of joined matches: within each sky). ``Status`` is
-        "true positive", "false positive" or "ignored"; ``True_Row`` is the row of the matched true
-        source, -1 without one, and ``Offset`` the separation from it. ``Is_Duplicate`` marks
-        false positives within the match radius of a true source that another detection took,
-        ``Is_Below`` those within 0.1 deg of a point source with 0.3 <= N < 3. ``Tile`` names the
-        tile of the sky, that of the true source for a match.
-    truth : QTable
-        True sources. ``Truth_Class`` is "counted" (point-like, N >= 8), "faint" (3 <= N < 8),
-        "extended" (N >= 3) or "below"; ``Status`` is "found" or "missed"; ``Found_Row`` is the row
-        of the detection, -1 without one. ``Sep_Counted`` is the separation from the nearest other
-        counted source and ``Sep_Extended`` that from the edge of the nearest extended one,
-        negative inside it; NaN if there is none. ``Tile`` is as for the catalogue.
-    area_deg2 : float
-        Searched area; NaN if unknown.
-    brightest : bool
-        Whether a detection took the brightest true source within the radius, not the nearest.
-    """
-
-    catalog: object
-    truth: object
-    area_deg2: float = np.nan
-    brightest: bool = False
+    catalog: object  # QTable in descending ``Score`` (of joined matches: within each sky)
+    truth: object  # QTable of all true sources
+    area_deg2: float = np.nan  # searched area, NaN if unknown
+    brightest: bool = False  # a detection took the brightest source within the radius
 
     def has_status(self, *status):
         """Which detections (n,) have one of the given values of ``Status``."""
@@ -159,22 +141,22 @@ class TruthMatch:
     @property
     def is_found(self):
         """Which true sources (n_true,) are matched with a detection."""
-        return np.asarray(self.truth["Found_Row"]) >= 0
+        return self._found_row >= 0
 
     @property
     def is_real(self):
         """Which detections (n,) are a point source of any brightness.
 
-        These are the matches with N >= 3, and the detections within 0.1 deg of a point source with
-        0.3 <= N < 3. Below 10 GeV the latter are left out: such a source is near any position.
+        Sources with 0.3 <= N < 3 are left out below 10 GeV, where one is near any position.
         """
-        matched = (self._true_row >= 0) & ~self.has_status("false positive")
+        matched = (self.true_row >= 0) & ~self.has_status("false positive")
         return matched | (np.asarray(self.catalog["Is_Below"]) & (not self.brightest))
 
     @property
     def latitude(self):
         """Absolute Galactic latitude (n,) of the detections, of their true source if matched."""
-        return self._at_truth(np.abs(degrees(self.catalog["GLAT"])), self.true_latitude)
+        latitude = np.abs(degrees(self.catalog["GLAT"]))
+        return _replaced(latitude, self.true_row, self.true_latitude)
 
     @property
     def true_latitude(self):
@@ -182,21 +164,28 @@ class TruthMatch:
         return np.abs(degrees(self.truth["GLAT"]))
 
     @property
-    def _true_row(self):
+    def true_row(self):
+        """Row of the matched true source (n,), -1 without one."""
         return np.asarray(self.catalog["True_Row"], int)
 
-    def _at_truth(self, values, true_values):
-        """Values of the detections, replaced by those of the true source where one is matched."""
-        return _replaced(values, self._true_row, true_values)
+    @property
+    def _found_row(self):
+        return np.asarray(self.truth["Found_Row"], int)
+
+    def of_detection(self, values, missing=np.nan):
+        """Value (n_true,) of the detection of each true source, ``missing`` without one."""
+        return np.append(values, missing)[self._found_row]  # -1 is the last one
+
+    def in_latitudes(self, limits):
+        """Which detections (n,) and true sources (n_true,) lie in a range of latitude."""
+        return _between(self.latitude, limits), _between(self.true_latitude, limits)
 
     def evaluation(self, *, min_latitude=0.0, max_latitude=np.inf, region=None):
         """Scores of a region of the sky; the parameters are those of `astro_unetloc.evaluate`."""
-        latitude, true_latitude = self.latitude, self.true_latitude
-        inside = (latitude >= min_latitude) & (latitude < max_latitude)
-        true_inside = (true_latitude >= min_latitude) & (true_latitude < max_latitude)
+        inside, true_inside = self.in_latitudes((min_latitude, max_latitude))
         if region is not None:
             vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
-            inside &= region(self._at_truth(vectors, true_vectors))
+            inside &= region(_replaced(vectors, self.true_row, true_vectors))
             true_inside &= region(true_vectors)
         score, correct = numbers(self.catalog["Score"]), self.is_true_positive
         rows = np.flatnonzero(inside & self.is_listed)
@@ -209,8 +198,17 @@ class TruthMatch:
             offset_deg=degrees(self.catalog["Offset"])[rows[correct[rows]]],
         )
 
+    def by_sky(self):
+        """`Evaluation` of each region of ``SKIES``."""
+        return {
+            sky: self.evaluation(min_latitude=low, max_latitude=high)
+            for sky, (low, high) in SKIES.items()
+        }
+
     def select(self, threshold):
-        """Matches of the detections with ``Score >= threshold``."""
+        """Matches of the detections with ``Score >= threshold``; of all if it is None."""
+        if threshold is None:
+            return self
         return self.take(np.flatnonzero(numbers(self.catalog["Score"]) >= threshold))
 
     def take(self, rows, true_rows=None):
@@ -219,7 +217,7 @@ class TruthMatch:
         catalog, truth = self.catalog[rows], self.truth[true_rows]
         catalog["True_Row"] = _renumbered(catalog["True_Row"], true_rows, len(self.truth))
         truth["Found_Row"] = _renumbered(truth["Found_Row"], rows, len(self.catalog))
-        truth["Status"] = _found_status(truth["Found_Row"])
+        truth["Status"] = np.where(truth["Found_Row"] >= 0, "found", "missed")
         return replace(self, catalog=catalog, truth=truth)
 
     def with_status(self, mask, status):
@@ -228,20 +226,15 @@ class TruthMatch:
         catalog["Status"] = np.where(mask, status, catalog["Status"])
         return replace(self, catalog=catalog)
 
-    def of_any_brightness(self):
-        """Matches in which each detection of a true point source is a true positive."""
-        return self.with_status(self.is_real, "true positive")
-
     def explained(self):
         """Matches in which a true source must explain a third of the measured counts.
 
-        This is the event of which ``Score`` is the probability. It matters only where the brightest
-        source within the radius takes a detection: every fifth random position has a true source
-        there, so that a brighter source may be missing. Elsewhere the matches stay as they are.
+        ``Score`` is the probability of this. It matters only where the brightest source within the
+        radius takes a detection: one random position in five has a true source there.
         """
         if not self.brightest:
             return self
-        expected = np.append(numbers(self.truth["Npred"]), np.nan)[self._true_row]  # NaN for -1
+        expected = np.append(numbers(self.truth["Npred"]), np.nan)[self.true_row]  # NaN for -1
         excess = numbers_of(self.catalog, "Npred") > _MAX_COUNTS_RATIO * expected
         return self.with_status(excess, "false positive")
 
@@ -258,10 +251,6 @@ def _renumbered(old, kept, n):
     new = np.full(n + 1, -1)  # the last one stands for -1
     new[kept] = np.arange(len(kept))
     return new[np.asarray(old, int)]
-
-
-def _found_status(found_row):
-    return np.where(np.asarray(found_row) >= 0, "found", "missed")
 
 
 def match_truth(
@@ -292,23 +281,15 @@ def match_truth(
     -------
     TruthMatch
 
-    Raises
-    ------
-    InputError
-        If a table lacks a column, or a detection its ``Score``.
-
     Examples
     --------
     >>> from astropy.table import QTable
     >>> from astro_unetloc.evaluation import match_truth
     >>> truth = QTable({"GLON": [0.0, 5.0], "GLAT": [0.0, 0.0], "Npred": [9, 4], "Radius": [0, 0]})
     >>> catalog = QTable({"GLON": [5, 0.1, 0.2], "GLAT": [0, 0, 0], "Score": [0.6, 0.9, 0.8]})
-    >>> matches = match_truth(catalog, truth)
-    >>> matches.catalog["Status"].tolist(), matches.truth["Found_Row"].tolist()
-    (['true positive', 'false positive', 'ignored'], [0, 2])
+    >>> match_truth(catalog, truth).catalog["Status"].tolist()
+    ['true positive', 'false positive', 'ignored']
     """
-    from astropy.units import Quantity
-
     truth_class, n_photons, radius = _truth_classes(catalog, truth)
     order = np.argsort(-numbers(catalog["Score"]), kind="stable")
     catalog, truth = catalog[order], truth.copy()
@@ -331,37 +312,34 @@ def match_truth(
     inside = _beyond_edge(sky, discs[0], np.maximum(discs[1], radius_deg)) <= 0
     status = np.where(inside, "ignored", "false positive")
     status[hit] = np.where(truth_class[true_row[hit]] == "counted", "true positive", "ignored")
-    false_positive = status == "false positive"
     below = (truth_class == "below") & (radius == 0) & (n_photons >= _MIN_PHOTONS_BELOW)
     near_below = _match_in_order(sky, true_sky[below], _BELOW_RADIUS_DEG)[1]
-    columns = {
-        "Status": status,
-        "True_Row": true_row,
-        "Offset": Quantity(offset, "deg"),
-        "Is_Duplicate": false_positive & is_near,
-        "Is_Below": false_positive & near_below,
-        "Tile": _tile_names(tile, _replaced(vectors, true_row, true_vectors)),
-    }
-    true_columns = {
-        "Truth_Class": truth_class,
-        "Status": _found_status(found_row),
-        "Found_Row": found_row,
-        "Tile": _tile_names(tile, true_vectors),
-        "Sep_Counted": Quantity(
-            _nearest_other_deg(true_sky, np.flatnonzero(truth_class == "counted")), "deg"
-        ),
-        "Sep_Extended": Quantity(_beyond_edge(true_sky, *discs), "deg"),
-    }
-    for table, new in ((catalog, columns), (truth, true_columns)):
-        for name, values in new.items():
-            table[name] = values
+    counted = np.flatnonzero(truth_class == "counted")
+    catalog["Status"], catalog["True_Row"] = status, true_row
+    catalog["Offset"] = Quantity(offset, "deg")
+    catalog["Is_Duplicate"] = (status == "false positive") & is_near
+    catalog["Is_Below"] = (status == "false positive") & near_below
+    catalog["Tile"] = _tile_names(tile, _replaced(vectors, true_row, true_vectors))
+    truth["Truth_Class"] = truth_class
+    truth["Status"] = np.where(found_row >= 0, "found", "missed")
+    truth["Found_Row"], truth["Tile"] = found_row, _tile_names(tile, true_vectors)
+    truth["Sep_Counted"] = Quantity(_nearest_other_deg(true_sky, counted), "deg")
+    truth["Sep_Extended"] = Quantity(_beyond_edge(true_sky, *discs), "deg")
     return TruthMatch(catalog, truth, float(area_deg2), brightest)
 
 
 def _truth_classes(catalog, truth):
     """Class, expected photons and radius (deg) of the true sources of tables that are checked."""
-    _check_columns(catalog, "catalog", ("GLON", "GLAT", "Score"))
-    _check_columns(truth, "truth", ("GLON", "GLAT", "Npred", "Radius"))
+    wanted = {"catalog": (catalog, ["GLON", "GLAT", "Score"])}
+    wanted["truth"] = (truth, ["GLON", "GLAT", "Npred", "Radius"])
+    for what, (table, names) in wanted.items():
+        missing = [name for name in names if name not in table.colnames]
+        if missing:
+            raise InputError(
+                f"{what} must have the columns {', '.join(names)}; missing {', '.join(missing)}; "
+                "score found sources against the truth of a simulated sky, match_catalogs compares "
+                "with other catalogues"
+            )
     n_unknown = int(np.sum(~np.isfinite(numbers(catalog["Score"]))))
     if n_unknown:
         raise InputError(
@@ -372,16 +350,6 @@ def _truth_classes(catalog, truth):
     is_truth = (n_photons >= MIN_PHOTONS_TRUTH) & (radius >= 0)  # false where unknown
     conditions = [~is_truth, radius > 0, n_photons < MIN_PHOTONS_COUNTED]
     return np.select(conditions, ["below", "extended", "faint"], "counted"), n_photons, radius
-
-
-def _check_columns(table, what, names):
-    missing = [name for name in names if name not in table.colnames]
-    if missing:
-        raise InputError(
-            f"{what} must have the columns {', '.join(names)}; missing {', '.join(missing)}; "
-            "score found sources against the truth of a simulated sky, match_catalogs compares "
-            "with other catalogues"
-        )
 
 
 def _match_in_order(vectors, truth_vectors, radius_deg, priority=None):
@@ -442,8 +410,6 @@ def grid_tiles(name):
 
 def join_matches(matches):
     """One `TruthMatch` of several skies, with the columns that all of them have."""
-    from astropy.table import vstack
-
     matches, tables = list(matches), {}
     pairs = (("catalog", "True_Row", "truth"), ("truth", "Found_Row", "catalog"))
     for name, column, other in pairs:

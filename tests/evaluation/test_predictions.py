@@ -452,7 +452,7 @@ def test_file_is_written_whole_or_not_at_all(parts, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(predictions_module, "_write_matches", fail)
+    monkeypatch.setattr(predictions_module, "_append", fail)
     with pytest.raises(OSError, match="disk full"):
         join_predictions(parts, tmp_path / "all.h5", METADATA)
     assert not list(tmp_path.glob("*all.h5*"))
