@@ -7,29 +7,18 @@ from astropy.table import QTable
 
 def make_truth(lon, lat, npred=10.0, radius=0.0, **more):
     """True sources at Galactic positions in degrees; further columns as they are."""
-    n = len(lon)
-    return QTable(
-        {
-            "GLON": np.array(lon, float) * u.deg,
-            "GLAT": np.array(lat, float) * u.deg,
-            "Npred": np.broadcast_to(npred, n).astype(float),
-            "Radius": np.broadcast_to(radius, n).astype(float) * u.deg,
-            **more,
-        }
-    )
+    npred, radius = (np.broadcast_to(x, len(lon)).astype(float) for x in (npred, radius))
+    return QTable({**_positions(lon, lat), "Npred": npred, "Radius": radius * u.deg, **more})
 
 
 def make_catalog(lon, lat, score=None, **more):
     """Detections at Galactic positions in degrees; further columns as they are."""
     score = np.linspace(0.9, 0.5, len(lon)) if score is None else score
-    return QTable(
-        {
-            "GLON": np.array(lon, float) * u.deg,
-            "GLAT": np.array(lat, float) * u.deg,
-            "Score": np.array(score, float),
-            **more,
-        }
-    )
+    return QTable({**_positions(lon, lat), "Score": np.array(score, float), **more})
+
+
+def _positions(lon, lat):
+    return {"GLON": np.array(lon, float) * u.deg, "GLAT": np.array(lat, float) * u.deg}
 
 
 def make_sky(seed, n=40):

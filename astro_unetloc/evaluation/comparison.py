@@ -75,14 +75,13 @@ def measurement_errors(matches):
     expected_flux = true_flux(matches)[true_rows]
     difference = index - true_index(matches, true_rows)
     in_68, in_95 = (normalized_offset(matches, rows, true_rows, level) for level in (68, 95))
+    flux_pull, index_pull = _over(flux - expected_flux, flux_err), _over(difference, index_err)
     values = {
         "offset": degrees(matches.catalog["Offset"])[rows],
         "in_68": in_68 + 0 * in_95, "in_95": in_95 + 0 * in_68,  # both ellipses or none
-        "flux_pull": _over(flux - expected_flux, flux_err),
-        "index_pull": _over(difference, index_err),
+        "flux": _over(flux, expected_flux) + 0 * flux_pull, "flux_pull": flux_pull,
+        "index": difference + 0 * index_pull, "index_pull": index_pull,
     }  # fmt: skip
-    values["ratio"] = _over(flux, expected_flux) + 0 * values["flux_pull"]
-    values["difference"] = difference + 0 * values["index_pull"]
     return score_table(
         "Measurement errors",
         "True positives by the expected photons of their true sources: separation from the true "
@@ -114,29 +113,23 @@ def _binned_errors(matches, true_rows, values):
     def number(name):
         return np.array([np.sum(np.isfinite(values[name][mask])) for mask in inside], int)
 
-    def fit_errors(kind, median_name, name):
-        pull = f"{kind.lower()}_pull"
-        return {
-            f"N_{kind}": number(pull),
-            median_name: each(np.median, name),
-            f"{kind}_Pull_Width": each(_half_width, pull),
-            f"{kind}_Pull_Median": each(np.median, pull),
-        }
-
     sky, low, high = zip(*bins) if bins else ((), (), ())
-    n_ellipse = number("in_68")
-    held = {f"In_{p}": np.nan_to_num(each(lambda v: np.sum(v <= 1), f"in_{p}")) for p in (68, 95)}
     columns = {
         "Sky": np.array(sky, str),
         "Low": np.array(low, float),
         "High": np.array(high, float),
     }
     columns |= {"N": number("offset"), "Median_Offset": each(np.median, "offset")}
-    columns["N_Ellipse"] = n_ellipse
-    for name, k in held.items():
-        columns |= fraction_columns(name, k, n_ellipse)
-    columns |= fit_errors("Flux", "Flux_Ratio", "ratio")
-    return columns | fit_errors("Index", "Index_Difference", "difference")
+    columns["N_Ellipse"] = n_ellipse = number("in_68")
+    for level in ("68", "95"):
+        n_inside = np.nan_to_num(each(lambda v: np.sum(v <= 1), f"in_{level}"))
+        columns |= fraction_columns(f"In_{level}", n_inside, n_ellipse)
+    for kind, column in (("Flux", "Flux_Ratio"), ("Index", "Index_Difference")):
+        name, pull = kind.lower(), f"{kind.lower()}_pull"
+        columns |= {f"N_{kind}": number(pull), column: each(np.median, name)}
+        columns[f"{kind}_Pull_Width"] = each(_half_width, pull)
+        columns[f"{kind}_Pull_Median"] = each(np.median, pull)
+    return columns
 
 
 def _half_width(pull):
@@ -192,10 +185,8 @@ def _spectra(truth):
 
 def normalized_offset(matches, rows, true_rows, level):
     """Offsets (k,) of true positions in units of the error ellipse of a level, 68 or 95 %."""
-    axes = (
-        numbers_of(matches.catalog, f"Conf_{level}_{name}", "deg")[rows]
-        for name in ("SemiMajor", "SemiMinor", "PosAng")
-    )
+    names = (f"Conf_{level}_{name}" for name in ("SemiMajor", "SemiMinor", "PosAng"))
+    axes = (numbers_of(matches.catalog, name, "deg")[rows] for name in names)
     center = glon_glat_vectors(matches.catalog)[rows]
     true = glon_glat_vectors(matches.truth)[true_rows]
     return offset_over_ellipse(*tangent_offsets(center, *tangent_axes(center), true), *axes)
@@ -348,14 +339,14 @@ def comparison_lines(table):
     lines = []
     for sky in SKIES:
         rows = table[(np.asarray(table["Sky"]) == sky) & np.isfinite(table["Low"])]
-        different = [
+        different = ", ".join(
             f"{row['Statistic']} {row['First']:.4g} and {row['Second']:.4g} "
             f"({row['Low']:+.2g} to {row['High']:+.2g})"
             for row in rows[rows["Significant"]]
-        ]
-        alike = [str(row["Statistic"]) for row in rows[~rows["Significant"]]]
-        parts = ["significant difference of " + ", ".join(different)] if different else []
-        parts += ["no significant difference of " + ", ".join(alike)] if alike else []
+        )
+        alike = ", ".join(rows["Statistic"][~rows["Significant"]])
+        parts = [f"significant difference of {different}"] if different else []
+        parts += [f"no significant difference of {alike}"] if alike else []
         if parts:
             lines.append(f"{sky}: {'; '.join(parts)}")
     return lines

@@ -22,7 +22,7 @@ from astro_unetloc.evaluation.comparison import (
     measurement_errors,
     score_table,
     true_flux,
-)
+)  # fmt: skip
 from astro_unetloc.evaluation.truth import SKIES, combine, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import SKY_DEG2
@@ -156,9 +156,17 @@ def summary_table(matches, *, threshold=None):
     """Main scores of each region of the sky."""
     listed = matches.select(threshold)
     whole, part = (list(m.by_sky().values()) for m in (matches, listed))
-    n_true, n_listed, n_correct = np.array(
-        [(e.n_true, len(e.correct), e.correct.sum()) for e in part], int
-    ).T
+    numbers = [(e.n_true, len(e.correct), e.correct.sum()) for e in part]
+    n_true, n_listed, n_correct = np.array(numbers, int).T
+    columns = {
+        "Sky": list(SKIES), "N_True": n_true, "N_Listed": n_listed,
+        **fraction_columns("Completeness", n_correct, n_true),
+        **fraction_columns("Purity", n_correct, n_listed),
+        "F1": _f1(n_correct, n_true, n_listed),
+        "Average_Precision": [e.average_precision for e in whole],
+        "Completeness_At_95": [completeness_at_95(e) for e in whole],
+        "Median_Offset": [e.median_offset_deg for e in part], **_flux_limits(listed),
+    }  # fmt: skip
     return score_table(
         "Summary",
         "Completeness of the true sources with at least 8 expected photons and purity of the list. "
@@ -166,18 +174,7 @@ def summary_table(matches, *, threshold=None):
         "numbers those of the list. Half of the true sources are found at Flux_50, 90 % at "
         "Flux_90: a logistic curve with a plateau is fitted to those of 3 expected photons or "
         "more.",
-        {
-            "Sky": list(SKIES),
-            "N_True": n_true,
-            "N_Listed": n_listed,
-            **fraction_columns("Completeness", n_correct, n_true),
-            **fraction_columns("Purity", n_correct, n_listed),
-            "F1": _f1(n_correct, n_true, n_listed),
-            "Average_Precision": [e.average_precision for e in whole],
-            "Completeness_At_95": [completeness_at_95(e) for e in whole],
-            "Median_Offset": [e.median_offset_deg for e in part],
-            **_flux_limits(listed),
-        },
+        columns,
         units={"Median_Offset": "deg", "Flux_50": FLUX_UNIT, "Flux_90": FLUX_UNIT},
         meta={} if threshold is None else {"threshold": float(threshold)},
     )
@@ -213,15 +210,11 @@ def by_threshold(matches):
         if len(last) > _MAX_THRESHOLDS:
             last = last[np.linspace(0, len(last) - 1, _MAX_THRESHOLDS).round().astype(int)]
         n_correct, n_listed = np.cumsum(scores.correct)[last], last + 1.0
-        parts.append(
-            {
-                "Sky": np.full(len(last), sky),
-                "Score": scores.score[last],
-                "Completeness": n_correct / (scores.n_true or np.nan),
-                "Purity": n_correct / n_listed,
-                "F1": _f1(n_correct, scores.n_true, n_listed),
-            }
-        )
+        parts.append({
+            "Sky": np.full(len(last), sky), "Score": scores.score[last],
+            "Completeness": n_correct / (scores.n_true or np.nan), "Purity": n_correct / n_listed,
+            "F1": _f1(n_correct, scores.n_true, n_listed),
+        })  # fmt: skip
     return score_table(
         "Scores by threshold",
         "Completeness, purity and F1 of the list of all candidates down to a Score.",
@@ -234,21 +227,19 @@ def _stacked(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-# Title, edges and unit of the bins, values of the true sources and of the detections, classes of
-# the true sources, and text of each table of binned scores.
+# Title, edges and unit of the bins, function that returns the values of the true sources and of the
+# detections, classes of the true sources, and text of each table of binned scores.
 _BINNED = {
     "by_photons": (
         "By photons", PHOTON_EDGES, None,
-        lambda matches: numbers_of(matches.truth, "Npred"),
-        lambda matches: numbers_of(matches.catalog, "Npred"),
+        lambda matches: [numbers_of(table, "Npred") for table in (matches.truth, matches.catalog)],
         ("counted", "faint"),
         "Completeness in bins of the expected photons of the true sources, from 3 on, though only "
         "those of 8 or more count in the summary; purity in bins of the measured photons.",
     ),
     "by_flux": (
         "By flux", 10.0 ** (np.arange(-80, 1) / 4), FLUX_UNIT,
-        true_flux,
-        lambda matches: numbers_of(matches.catalog, "Flux", FLUX_UNIT),
+        lambda matches: (true_flux(matches), numbers_of(matches.catalog, "Flux", FLUX_UNIT)),
         ("counted", "faint"),
         "Completeness in bins of the flux of the true sources, from 3 expected photons on, "
         "though only those of 8 or more count in the summary; purity in bins of the measured flux.",
@@ -256,16 +247,12 @@ _BINNED = {
     "by_sqrt_ts": (
         "By sqrt(TS)",
         (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 3000, 10_000), None,
-        lambda matches: np.full(len(matches.truth), np.nan),
-        lambda matches: numbers_of(matches.catalog, "Sqrt_TS"),
-        (),
+        lambda matches: (np.zeros(len(matches.truth)), numbers_of(matches.catalog, "Sqrt_TS")), (),
         "Purity in bins of the square root of the likelihood test statistic.",
     ),
     "by_latitude": (
         "By latitude", (0, 2, 5, 10, 20, 30, 45, 60, np.nextafter(90, 91)), "deg",  # with the pole
-        lambda matches: matches.true_latitude,
-        lambda matches: matches.latitude,
-        ("counted",),
+        lambda matches: (matches.true_latitude, matches.latitude), ("counted",),
         "Completeness and purity in bins of the absolute Galactic latitude.",
     ),
 }  # fmt: skip
@@ -273,27 +260,26 @@ _BINNED = {
 
 def binned_scores(matches, name):
     """Completeness and purity in bins of photons, flux, sqrt(TS) or latitude."""
-    title, edges, unit, true_value, value, classes, about = _BINNED[name]
-    true_value, value = true_value(matches), value(matches)
+    title, edges, unit, values_of, classes, about = _BINNED[name]
+    true_value, value = values_of(matches)
     used, listed = matches.is_class(*classes), matches.is_listed
     edges = edges_around(np.append(true_value[used], value[listed]), edges)
-    n_true, n_found, n_listed, n_correct = (
-        np.histogram(values[rows], edges)[0] if len(edges) > 1 else np.zeros(0, int)
-        for values, rows in (
-            (true_value, used),
-            (true_value, used & matches.is_found),
-            (value, listed),
-            (value, matches.is_true_positive),
-        )
-    )
+    selections = {
+        "N_True": true_value[used], "N_Found": true_value[used & matches.is_found],
+        "N_Listed": value[listed], "N_True_Positive": value[matches.is_true_positive],
+    }  # fmt: skip
+    n = {
+        name: np.histogram(values, edges)[0] if len(edges) > 1 else np.zeros(0, int)
+        for name, values in selections.items()
+    }
     columns = {"Low": edges[:-1], "High": edges[1:]}
     if classes:
-        columns |= {"N_True": n_true, "N_Found": n_found}
-        columns |= fraction_columns("Completeness", n_found, n_true)
-    columns |= {"N_Listed": n_listed, "N_True_Positive": n_correct}
-    columns |= fraction_columns("Purity", n_correct, n_listed)
-    units = {"Low": unit, "High": unit}
-    return score_table(title, about, columns, units=units)[(n_true > 0) | (n_listed > 0)]
+        columns |= {"N_True": n["N_True"], "N_Found": n["N_Found"]}
+        columns |= fraction_columns("Completeness", n["N_Found"], n["N_True"])
+    columns |= {"N_Listed": n["N_Listed"], "N_True_Positive": n["N_True_Positive"]}
+    columns |= fraction_columns("Purity", n["N_True_Positive"], n["N_Listed"])
+    table = score_table(title, about, columns, units={"Low": unit, "High": unit})
+    return table[(n["N_True"] > 0) | (n["N_Listed"] > 0)]
 
 
 def by_class(matches):
@@ -306,19 +292,17 @@ def by_class(matches):
         np.array([np.sum(counted & mask & (true_class == name)) for name in names], int)
         for mask in (counted, found, found & (assigned != ""), found & (assigned == true_class))
     )
+    columns = {
+        "Class": names.astype(str), "N_True": n_true, "N_Found": n_found,
+        **fraction_columns("Completeness", n_found, n_true),
+        "N_Classified": n_assigned, "N_Class_Correct": n_correct,
+        **fraction_columns("Class_Correct", n_correct, n_assigned),
+    }  # fmt: skip
     return score_table(
         "By class",
         "Completeness by the class of the true sources, and of the found ones that have a class in "
         "the catalogue the fraction whose class is correct.",
-        {
-            "Class": names.astype(str),
-            "N_True": n_true,
-            "N_Found": n_found,
-            **fraction_columns("Completeness", n_found, n_true),
-            "N_Classified": n_assigned,
-            "N_Class_Correct": n_correct,
-            **fraction_columns("Class_Correct", n_correct, n_assigned),
-        },
+        columns,
     )
 
 
@@ -332,11 +316,9 @@ def numbers_per_tile(matches):
     )
     excess = n_listed - n_true
     varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_listed) > 0
-    meta = {
-        "correlation": float(np.corrcoef(n_true, n_listed)[0, 1]) if varied else np.nan,
-        "bias": float(excess.mean()) if len(names) else np.nan,
-        "scatter": float(excess.std()) if len(names) else np.nan,
-    }
+    meta = {"correlation": float(np.corrcoef(n_true, n_listed)[0, 1]) if varied else np.nan}
+    meta["bias"] = float(excess.mean()) if len(names) else np.nan
+    meta["scatter"] = float(excess.std()) if len(names) else np.nan
     return score_table(
         "Numbers of sources",
         "True sources with at least 8 expected photons and listed detections in each patch; bias "
@@ -362,21 +344,13 @@ def reliability(matches):
         )  # fmt: skip
         total = np.histogram(scores.score, SCORE_EDGES, weights=scores.score)[0]
         n_any_above, n_real_above = (np.cumsum(x[::-1])[::-1] for x in (n_any, n_real))
-        parts.append(
-            {
-                "Sky": np.full(len(n), sky),
-                "Low": SCORE_EDGES[:-1],
-                "High": SCORE_EDGES[1:],
-                "Mean_Score": total / np.where(n > 0, n, np.nan),
-                "N": n,
-                "N_True_Positive": n_correct,
-                **fraction_columns("Fraction", n_correct, n),
-                "N_Any": n_any,
-                "N_Real": n_real,
-                **fraction_columns("Fraction_Real", n_real, n_any),
-                "Real_Above": n_real_above / np.where(n_any_above > 0, n_any_above, np.nan),
-            }
-        )
+        parts.append({
+            "Sky": np.full(len(n), sky), "Low": SCORE_EDGES[:-1], "High": SCORE_EDGES[1:],
+            "Mean_Score": total / np.where(n > 0, n, np.nan), "N": n, "N_True_Positive": n_correct,
+            **fraction_columns("Fraction", n_correct, n), "N_Any": n_any, "N_Real": n_real,
+            **fraction_columns("Fraction_Real", n_real, n_any),
+            "Real_Above": n_real_above / np.where(n_any_above > 0, n_any_above, np.nan),
+        })  # fmt: skip
     return score_table(
         "Reliability",
         "Candidates in ranges of Score. Fraction counts true sources with at least 8 expected "
@@ -412,18 +386,14 @@ def false_positives(matches):
     fraction = np.sin(high) - np.sin(low)
     area = matches.area_deg2 * np.where(is_whole | (fraction == 1), fraction, np.nan)
     number = {name: np.array([np.sum(kind & i) for i in inside]) for name, kind in kinds.items()}
+    rate = 100 * number["N_False"] / np.where(area > 0, area, np.nan)
     return score_table(
         "False positives",
         "Detections that are no true source, and their number per 100 square degrees. N_Duplicates "
         "of them are a second detection of a true source; N_Below lie within 0.1 deg of a point "
         "source of 0.3 to 3 expected photons, which is real but too faint to count (not counted "
         "below 10 GeV, where such a source is near any position).",
-        {
-            "Sky": list(SKIES),
-            **number,
-            "Area": area,
-            "Per_100_Deg2": 100 * number["N_False"] / np.where(area > 0, area, np.nan),
-        },
+        {"Sky": list(SKIES), **number, "Area": area, "Per_100_Deg2": rate},
         units={"Area": "deg2"},
     )
 
@@ -447,10 +417,6 @@ def false_negatives(matches):
         "Missed true sources with another counted source within 0.5 deg (blended), within 0.5 deg "
         "of the edge of an extended source or inside it, below 5 deg of latitude (plane) and with "
         "fewer than 15 expected photons (faint). A source may have several reasons.",
-        {
-            "Reason": list(reasons),
-            "N_Missed": n_missed,
-            "N_True": n_true,
-            **fraction_columns("Fraction_Missed", n_missed, n_true),
-        },
+        {"Reason": list(reasons), "N_Missed": n_missed, "N_True": n_true}
+        | fraction_columns("Fraction_Missed", n_missed, n_true),
     )

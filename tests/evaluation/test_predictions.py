@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from astropy.table import QTable
 from made_predictions import made_matches, made_predictions
 from made_sets import write_made_set
 
@@ -26,20 +25,18 @@ from astro_unetloc.evaluation.predictions import (
     read_example,
     read_matches,
     read_metadata,
-    records_inside,
     search_patches,
     search_sky,
-    source_records,
     worst_patches,
     write_predictions,
-)
+)  # fmt: skip
 from astro_unetloc.evaluation.truth import grid_tiles, match_truth
 from astro_unetloc.maps.patches import PatchGrid, TangentPlane
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.sky import simulate_sky
-from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 from astro_unetloc.training.make import make_patch_set
 from astro_unetloc.training.observation import source_mask
 from astro_unetloc.training.patch_set import open_patch_set
@@ -53,8 +50,7 @@ NUMBER = 100
 @pytest.fixture(scope="module")
 def searched():
     """A search of the surroundings of one patch, and its matches."""
-    center = SkyCoord(*PatchGrid().centers[NUMBER], representation_type="cartesian", frame="icrs")
-    lon, lat = center.spherical.lon.deg, center.spherical.lat.deg
+    lon, lat = lonlat_from_vectors(PatchGrid().centers[NUMBER])
     center = SkyCoord(lon, lat, unit="deg", frame="galactic")
     sky_map, truth = simulate_sky(center=center, radius=9 * u.deg, rng=1010)
     run = detect(sky_map, threshold=0.0, measure=False)
@@ -68,25 +64,41 @@ def patches(searched):
 
 def test_the_middle_of_the_patch_is_kept(searched, patches):
     run, _ = searched
-    row = list(run.patches.index).index(NUMBER)
+    row, middle = list(run.patches.index).index(NUMBER), slice(16, 144)
     assert patches["image"].shape == (1, 128, 128, 5)
-    np.testing.assert_array_equal(patches["image"][0], run.patches.counts[row, 16:144, 16:144])
-    np.testing.assert_allclose(
-        patches["probability"][0], run.probability[row, 16:144, 16:144], atol=5e-4
-    )
+    np.testing.assert_array_equal(patches["image"][0], run.patches.counts[row, middle, middle])
+    expected = run.probability[row, middle, middle]
+    np.testing.assert_allclose(patches["probability"][0], expected, atol=5e-4)
     assert patches["code"] == ["sky001010-p100"]
 
 
-def test_pixels_are_those_of_the_center_of_the_patch(searched, patches):
-    run, _ = searched
+def check_pixels(plane, rows, atol):
+    """Pixels of records are those of their positions, inside the patch."""
+    x, y = plane.pixel_from_vectors(vectors_from_lonlat(rows["glon"], rows["glat"]))
+    np.testing.assert_allclose(rows["x"], x, atol=atol)
+    np.testing.assert_allclose(rows["y"], y, atol=atol)
+    assert np.all((x > -0.5) & (x < 127.5) & (y > -0.5) & (y < 127.5))
+
+
+def test_records_are_the_sources_inside_the_patch_with_their_pixels(searched, patches):
+    _, matches = searched
     plane = TangentPlane(*map(float, patches["center"][0][:2]), 128, 10 / 128, 0.0)
     np.testing.assert_allclose(plane.basis[2], PatchGrid().centers[NUMBER], atol=1e-12)
-    for rows in (patches["sources"], patches["found"]):
-        x, y = plane.pixel_from_vectors(vectors_from_lonlat(rows["glon"], rows["glat"]))
-        np.testing.assert_allclose(rows["x"], x, atol=1e-4)
-        np.testing.assert_allclose(rows["y"], y, atol=1e-4)
-    assert len(patches["found"]) > 2
-    assert np.all(patches["sources"]["patch"] == 0)
+    for name, table in (("sources", matches.truth), ("found", matches.catalog)):
+        rows = patches[name]
+        check_pixels(plane, rows, 1e-4)
+        assert len(rows) > 2
+        assert np.all(rows["patch"] == 0)
+        of_lon = {lon: row for row, lon in enumerate(table["GLON"].value)}
+        table = table[[of_lon[lon] for lon in rows["glon"]]]
+        if name == "found":
+            np.testing.assert_allclose(rows["score"], table["Score"], rtol=1e-6)
+            np.testing.assert_array_equal(rows["status"].astype(str), table["Status"])
+            continue
+        for column in ("Npred", "Flux", "Radius"):
+            np.testing.assert_allclose(rows[column.lower()], table[column].value, rtol=1e-6)
+        np.testing.assert_array_equal(rows["truth_class"].astype(str), table["Truth_Class"])
+        np.testing.assert_array_equal(rows["score"] > 0, table["Status"] == "found")
 
 
 def test_mask_is_a_disc_around_what_should_be_found(patches):
@@ -124,32 +136,24 @@ def test_names_of_other_patches_are_refused():
 
 
 def few_photons(**options):
-    """A sky of 30 photons from the lowest energy on, and none or one true source."""
+    """A sky of 30 photons from the lowest energy on, without truth."""
     assert options["rng"] == 4
-    truth = simulate_sky(
-        rng=4, years=1e-3, center=SkyCoord(0 * u.deg, 80 * u.deg, frame="galactic"),
-        radius=1 * u.deg, with_sources=options["with_sources"],
-    )[1]  # fmt: skip
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(30, 3))
+    vectors = np.random.default_rng(0).normal(size=(30, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     low, high = options["energy_range"]
     events = Photons(vectors, np.geomspace(low, high * 0.999, 30))
-    return SkyMap(events=events, energy_edges=np.array([low, high])), truth
+    return SkyMap(events=events, energy_edges=np.array([low, high])), None
 
 
-def test_sky_has_the_energies_of_the_model(monkeypatch):
+@pytest.mark.parametrize(
+    ("edges", "kept"),
+    [([10.0, 20.0, 2000.0], [10.0, 2000.0]), ([0.5, 1.0, 1000.0], [0.5, 1.0, 1000.0])],
+)
+def test_sky_has_the_energies_of_the_model_and_is_binned_below_10_gev(monkeypatch, edges, kept):
     monkeypatch.setattr(predictions_module, "simulate_sky", few_photons)
-    sky_map, _ = observed_sky([10.0, 20.0, 2000.0], 4)
-    assert sky_map.events is not None
-    assert sky_map.exposure.years == 7.0
-    assert sky_map.energy_edges.tolist() == [10.0, 2000.0]
-
-
-def test_sky_from_below_10_gev_on_is_binned(monkeypatch):
-    monkeypatch.setattr(predictions_module, "simulate_sky", few_photons)
-    sky_map, _ = observed_sky([0.5, 1.0, 1000.0], 4)
-    assert sky_map.energy_edges.tolist() == [0.5, 1.0, 1000.0]
+    sky_map, _ = observed_sky(edges, 4)
+    assert (sky_map.events is not None) == (edges[0] == 10)
+    assert sky_map.energy_edges.tolist() == kept
     assert sky_map.n_photons == 30
     assert sky_map.exposure.years == 7.0
 
@@ -183,9 +187,12 @@ def patch_set(tmp_path_factory):
         yield opened
 
 
+ROWS = np.array([0, 2, 3, 5, 8])
+
+
 @pytest.fixture(scope="module")
 def predicted(patch_set):
-    return search_patches(patch_set, np.array([0, 2, 3, 5, 8]), load_model())
+    return search_patches(patch_set, ROWS, load_model())
 
 
 def test_only_skies_to_validate_on_are_taken(patch_set):
@@ -195,12 +202,8 @@ def test_only_skies_to_validate_on_are_taken(patch_set):
     assert (len(drawn), len(named)) == (4, 0)
     np.testing.assert_array_equal(drawn, chosen_rows(patch_set, 4)[0])
     assert np.all(np.diff(drawn) > 0)
-
-
-def test_names_do_not_change_what_is_drawn(patch_set):
-    drawn, _ = chosen_rows(patch_set, 2)
     codes = [f"sky001010-{i:04d}" for i in range(6)]
-    again, named = chosen_rows(patch_set, 2, codes=codes)
+    again, named = chosen_rows(patch_set, 4, codes=codes)
     np.testing.assert_array_equal(again, drawn)
     assert sorted([*again, *named]) == [0, 1, 2, 3, 4, 5]
 
@@ -230,10 +233,11 @@ def test_other_bands_are_refused(patch_set):
 
 def test_patches_are_kept_as_they_were(patch_set, predicted):
     predictions = predicted[0]
-    for name, values in patch_set.read(np.array([0, 2, 3, 5, 8])).items():
-        if name != "validation":
-            stored = predictions["image" if name == "counts" else name]
-            np.testing.assert_array_equal(stored, values)
+    stored = patch_set.read(ROWS)
+    del stored["validation"]
+    for name, values in stored.items():
+        kept = predictions["image" if name == "counts" else name]
+        np.testing.assert_array_equal(kept, values)
     assert predictions["probability"].shape == (5, 128, 128)
     assert predictions["probability"][predictions["coverage"][..., 0] == 0].max(initial=0) == 0
 
@@ -255,49 +259,37 @@ def test_each_patch_is_a_sky_of_its_own(predicted):
     matched = matches.catalog[matches.catalog["True_Row"] >= 0]
     source = matches.truth[matched["True_Row"]]
     np.testing.assert_array_equal(matched["Patch"], source["Patch"])
-    vectors = [
-        vectors_from_lonlat(table["GLON"].value, table["GLAT"].value) for table in (matched, source)
-    ]
+    vectors = [vectors_from_lonlat(t["GLON"].value, t["GLAT"].value) for t in (matched, source)]
     np.testing.assert_allclose(separation_deg(*vectors), matched["Offset"].value, atol=1e-9)
 
 
 def test_pixels_are_those_of_the_set(patch_set, predicted):
     patches, _ = predicted
     stored = patch_set.sources()
-    for number, row in enumerate([0, 2, 3, 5, 8]):
+    for number, row in enumerate(ROWS):
         true = stored[stored["patch"] == row]
-        mine = patches["sources"][patches["sources"]["patch"] == number]
+        mine, found = (patches[n][patches[n]["patch"] == number] for n in ("sources", "found"))
         assert len(mine) == len(true)
         np.testing.assert_allclose(np.sort(mine["x"]), np.sort(true["x"]), atol=1e-3)
-        plane = TangentPlane(
-            *patches["center"][number][:2], 128, 10 / 128,
-            patches["center"][number][2],
-        )  # fmt: skip
-        found = patches["found"][patches["found"]["patch"] == number]
-        x, y = plane.pixel_from_vectors(vectors_from_lonlat(found["glon"], found["glat"]))
-        np.testing.assert_allclose(found["x"], x, atol=1e-3)
-        assert np.all((y > -0.5) & (y < 127.5))
+        lon, lat, turn = patches["center"][number]
+        check_pixels(TangentPlane(lon, lat, 128, 10 / 128, turn), found, 1e-3)
 
 
 def test_unlabelled_bright_sources_are_extended(patch_set, predicted):
     _, matches = predicted
     stored = patch_set.sources()
-    stored = stored[np.isin(stored["patch"], [0, 2, 3, 5, 8])]
+    stored = stored[np.isin(stored["patch"], ROWS) & ~stored["labelled"]]
     bright = (stored["n_photons"] >= 3) & (stored["significance"] >= 3)
-    assert np.sum(matches.truth["Truth_Class"] == "extended") == np.sum(
-        bright & ~stored["labelled"]
-    )
+    assert np.sum(matches.is_class("extended")) == bright.sum()
 
 
 def test_false_positives_at_the_border_are_left_out(predicted):
     patches, matches = predicted
     wrong = patches["found"][patches["found"]["status"] == b"false positive"]
-    duplicate = matches.catalog["Is_Duplicate"] & (matches.catalog["Status"] == "false positive")
+    duplicate = matches.catalog["Is_Duplicate"] & matches.has_status("false positive")
     border = 0.3 / (10 / 128)
-    inside = np.all(
-        [(wrong[n] >= border - 0.5) & (wrong[n] < 127.5 - border) for n in ("x", "y")], axis=0
-    )
-    assert np.sum(~inside) <= duplicate.sum()
+    inside = [(wrong[n] >= border - 0.5) & (wrong[n] < 127.5 - border) for n in ("x", "y")]
+    assert np.sum(~np.all(inside, axis=0)) <= duplicate.sum()
     assert 0 < matches.area_deg2 < 5 * 9.4**2
 
 
@@ -315,10 +307,10 @@ def columns_of(table):
 
 @pytest.fixture
 def parts(tmp_path):
-    paths = [tmp_path / f"{seed}.h5" for seed in (3, 40)]
-    for seed, path in zip((3, 40), paths):
+    paths = {seed: tmp_path / f"{seed}.h5" for seed in (3, 40)}
+    for seed, path in paths.items():
         write_predictions(path, *made_predictions(seed), METADATA)
-    return paths
+    return list(paths.values())
 
 
 @pytest.fixture
@@ -327,15 +319,12 @@ def joined(parts, tmp_path):
     return tmp_path / "all.h5"
 
 
-def test_metadata_comes_back_as_plain_values(parts):
-    assert read_metadata(parts[0]) == METADATA
-
-
 @pytest.mark.parametrize("brightest", [False, True])
 def test_matches_come_back_as_they_were(tmp_path, brightest):
     predictions, matches = made_predictions(3)
     matches = replace(matches, brightest=brightest)
     write_predictions(tmp_path / "a.h5", predictions, matches, METADATA)
+    assert read_metadata(tmp_path / "a.h5") == METADATA
     found = read_matches(tmp_path / "a.h5")
     for table, other in ((found.catalog, matches.catalog), (found.truth, matches.truth)):
         np.testing.assert_equal(columns_of(table), columns_of(other))
@@ -353,21 +342,20 @@ def test_sky_of_nothing_comes_back(tmp_path):
     assert found.catalog.colnames == whole.catalog.colnames
 
 
-def test_joined_file_holds_the_patches_of_all_parts(joined):
+def test_joined_file_holds_the_patches_and_matches_of_all_parts(joined):
     made = [made_predictions(seed)[0] for seed in (3, 40)]
     with h5py.File(joined) as file:
-        for name in ("image", "coverage", "mask", "bands", "center", "sky", "code", "probability"):
+        for name in set(made[0]) - {"sources", "found"}:
             values = np.concatenate([predictions[name] for predictions in made])
             np.testing.assert_array_equal(file[name][:], values.astype(file[name].dtype), name)
-        assert file["probability"].dtype == np.float16
         for name in ("sources", "found"):
-            rows = [predictions[name] for predictions in made]
-            patch = np.concatenate([rows[0]["patch"], rows[1]["patch"] + 2])
-            np.testing.assert_array_equal(file[name]["patch"], patch)
-            np.testing.assert_array_equal(file[name]["x"], np.concatenate([r["x"] for r in rows]))
-
-
-def test_joined_matches_are_those_of_all_parts(joined):
+            first, second = (predictions[name] for predictions in made)
+            number = np.concatenate([first["patch"], second["patch"] + 2])
+            np.testing.assert_array_equal(file[name]["patch"], number)
+            np.testing.assert_array_equal(
+                file[name]["x"], np.concatenate([first["x"], second["x"]])
+            )
+        assert file["probability"].dtype == np.float16
     found = read_matches(joined)
     assert len(found.truth) == 24
     assert found.area_deg2 == 200.0
@@ -408,33 +396,27 @@ def test_example_is_one_patch_with_its_sources(joined):
     assert example["probability"].shape == (32, 32)
     assert example["center"].tolist() == [43.0, 0.0, 0.0]
     for name in ("sources", "found"):
-        rows = predictions[name]
-        rows = rows[rows["patch"] == 1]
+        rows = predictions[name][predictions[name]["patch"] == 1]
         np.testing.assert_array_equal(example[name]["x"], rows["x"])
         assert len(rows)
-
-
-def test_unknown_example_is_refused(joined):
     with pytest.raises(ValueError, match="got 'sky9'; its 4 patches are named as sky000003-p000"):
         read_example(joined, "sky9")
 
 
-def test_worst_patches_have_most_false_positives_and_negatives(joined):
-    def n_errors(code, threshold):
+def test_worst_patches_have_most_false_positives_and_negatives(joined, tmp_path):
+    def n_errors(code):
         example = read_example(joined, code)
         sources, found = example["sources"], example["found"]
-        missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)
-        wrong = (found["status"] == b"false positive") & (found["score"] >= threshold)
-        return missed.sum() + wrong.sum()
+        missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= 0.5)
+        return missed.sum() + np.sum(
+            (found["status"] == b"false positive") & (found["score"] >= 0.5)
+        )
 
     codes = worst_patches(joined, 4, threshold=0.5)
-    numbers = [n_errors(code, 0.5) for code in codes]
+    numbers = [n_errors(code) for code in codes]
     assert numbers == sorted(numbers, reverse=True)
     assert numbers[0] > 0
     assert worst_patches(joined, 1, threshold=0.5) == codes[:1]
-
-
-def test_perfect_patches_are_not_among_the_worst(tmp_path):
     predictions, matches = made_predictions(3)
     found = predictions["sources"][predictions["sources"]["score"] > 0]
     perfect = predictions | {"sources": found, "found": predictions["found"][:0]}
@@ -456,52 +438,3 @@ def test_file_is_written_whole_or_not_at_all(parts, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         join_predictions(parts, tmp_path / "all.h5", METADATA)
     assert not list(tmp_path.glob("*all.h5*"))
-
-
-# Records
-
-PLANE = TangentPlane(120.0, 10.0, 128, 10 / 128)
-
-
-@pytest.fixture(scope="module")
-def records():
-    truth = QTable(
-        {
-            "GLON": [120.0, 122.0, 125.15, 300.0],
-            "GLAT": [10.0, 10.0, 10.0, -10.0],
-            "Npred": [20.0, 5.0, 9.0, 30.0],
-            "Radius": np.zeros(4),
-            "Flux": [1e-10, 2e-11, 3e-11, 4e-11],
-        }
-    )
-    score = np.array([0.9, 0.4, 0.2], np.float32)
-    catalog = QTable({"GLON": [120.0, 118.0, 122.1], "GLAT": [10.1, 12.0, 10.0], "Score": score})
-    return source_records(match_truth(catalog, truth))
-
-
-def test_sources_of_a_patch_have_their_pixels(records):
-    inside = records_inside(records[0], PLANE, 7)
-    assert inside["patch"].tolist() == [7, 7]
-    assert (inside["x"][0], inside["y"][0]) == pytest.approx((63.5, 63.5))
-    assert inside["x"][1] < 63.5 - 20  # longitude grows to the left
-    assert inside["truth_class"].tolist() == [b"counted", b"faint"]
-    assert inside["npred"].tolist() == [20.0, 5.0]
-    assert inside["flux"].tolist() == [1e-10, 2e-11]
-    np.testing.assert_allclose(records[0][0]["score"], [0.9, 0.2, np.nan, np.nan], rtol=1e-6)
-
-
-def test_detections_of_a_patch_have_their_status(records):
-    inside = records_inside(records[1], PLANE, 0)
-    assert inside["status"].tolist() == [b"true positive", b"false positive", b"ignored"]
-    assert inside["y"][0] == pytest.approx(63.5 + 0.1 / PLANE.pixel_deg, abs=1e-3)
-
-
-def test_records_can_be_chosen_and_lie_beyond_the_border(records):
-    assert len(records_inside(records[0], PLANE, 0, margin_pix=2.0)) == 3
-    assert len(records_inside(records[0], PLANE, 0, among=np.array([1, 3]))) == 1
-
-
-def test_unknown_values_of_a_source_are_nan():
-    truth = QTable({"GLON": [0.0], "GLAT": [0.0], "Npred": [9.0], "Radius": [0.0]})
-    catalog = QTable({"GLON": [], "GLAT": [], "Score": []})
-    assert np.isnan(source_records(match_truth(catalog, truth))[0][0]["flux"][0])

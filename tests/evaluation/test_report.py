@@ -31,11 +31,15 @@ from astro_unetloc.evaluation.truth import join_matches
 METADATA = {"model": "made", "seeds": range(2), "note": "<script>alert(1)</script> & so on"}
 
 
-def example_file(path, seed=3, **options):
-    """A file of predictions."""
-    metadata = {"model": "made", "pixel_deg": 10 / 32}
-    write_predictions(path, *made_predictions(seed, **options), metadata)
-    return path
+ODD = QTable(
+    {
+        "Name": ["b", "a", "c", "d", "10", "9"],
+        "Value": [10.0, np.nan, 9.0, -0.5, 99.0, np.inf],
+        "Whole": [3, 1, 2, 10, 5, 4],
+        "Yes": [True, False, True, True, False, False],
+    },
+    meta={"title": "Odd <numbers>", "about": "Some are unknown."},
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +47,21 @@ def run():
     return EvaluationRun(made_matches(3), 0.5, METADATA, source_free=made_matches(3))
 
 
+def example_file(path, **options):
+    """A file of predictions."""
+    write_predictions(path, *made_predictions(3, **options), {"pixel_deg": 10 / 32})
+    return path
+
+
 @pytest.fixture
-def plain(monkeypatch):
-    """A report without figures, which take their time."""
+def out(tmp_path, monkeypatch):
+    """Folder of a report without figures, which take their time."""
     monkeypatch.setattr(report_module, "draw", lambda name, table: None)
+    return tmp_path / "out"
+
+
+def scores_of(folder):
+    return json.loads((folder / "scores.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +80,6 @@ def folder(written):
     return written[0].parent
 
 
-ODD = QTable(
-    {
-        "Name": ["b", "a", "c", "d", "10", "9"],
-        "Value": [10.0, np.nan, 9.0, -0.5, 99.0, np.inf],
-        "Whole": [3, 1, 2, 10, 5, 4],
-        "Yes": [True, False, True, True, False, False],
-    },
-    meta={"title": "Odd <numbers>", "about": "Some are unknown."},
-)
-
-
 def test_scores_are_those_of_the_list_but_for_average_precision(run):
     listed, whole = run.matches.select(0.5).evaluation(), run.matches.evaluation()
     expected = listed.summary().replace(
@@ -90,19 +94,15 @@ def test_scores_are_those_of_the_list_but_for_average_precision(run):
 
 def test_tables_are_those_of_the_threshold(run):
     tables = report_tables(run)
-    listed = run.matches.select(0.5).catalog
-    assert tables["summary_table"]["N_Listed"][0] == len(listed)
-    assert len(set(tables["by_threshold"]["Score"])) > len(listed)
-    wrong = np.sum(listed["Status"] == "false positive")
-    assert tables["source_free"]["N_False"][0] == wrong
+    listed = run.matches.select(0.5)
+    assert tables["summary_table"]["N_Listed"][0] == len(listed.catalog)
+    assert len(set(tables["by_threshold"]["Score"])) > len(listed.catalog)
+    n_false = listed.has_status("false positive").sum()
+    assert tables["source_free"]["N_False"][0] == n_false
     assert tables["source_free"].meta["title"] == "False positives on a sky without sources"
     assert tables["false_positives"].meta["title"] == "False positives"
     assert "comparison" not in tables
-
-
-def test_false_positives_of_an_empty_sky_are_said(run):
-    n_false = np.sum(run.source_free.select(0.5).catalog["Status"] == "false positive")
-    assert report_paragraphs(run, report_tables(run))[1] == [
+    assert report_paragraphs(run, tables)[1] == [
         f"A sky without sources: {n_false} false positives, {n_false:.2f} per 100 square degrees"
     ]
 
@@ -118,43 +118,44 @@ def test_baseline_is_compared(run):
     assert "about 5% of the rows are significant by chance" in table.meta["about"]
 
 
-def test_words_stand_on_the_page(run, tmp_path, plain):
-    paths, words = write_evaluation(run, tmp_path / "out", command="astro-unetloc evaluate")
+def test_words_stand_on_the_page(run, out):
+    paths, words = write_evaluation(run, out, command="astro-unetloc evaluate")
     assert paths[-1].name == "index.html"
     page = paths[-1].read_text()
     assert words[0][0].replace("all sky       ", "all sky: ") in page
     assert "astro-unetloc evaluate" in page
-    meta = json.loads((tmp_path / "out" / "scores.json").read_text())["meta"]
-    assert meta == METADATA | {
-        "command": "astro-unetloc evaluate", "seeds": [0, 1], "threshold": 0.5
-    }  # fmt: skip
+    assert "There is nothing to list." in page
+    content = scores_of(out)
+    expected = {"command": "astro-unetloc evaluate", "seeds": [0, 1], "threshold": 0.5}
+    assert content["meta"] == METADATA | expected
+    assert set(content["tables"]["reliability"]["meta"]["ece"]) >= {"all sky"}
+    with pytest.raises(FileExistsError):
+        write_evaluation(run, out)
 
 
-def test_report_without_a_threshold_lists_all(run, tmp_path, plain):
-    every = replace(run, threshold=-np.inf)
-    write_evaluation(every, tmp_path / "out")
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+def test_report_without_a_threshold_lists_all(run, out):
+    write_evaluation(replace(run, threshold=-np.inf), out)
+    scores = scores_of(out)
     assert scores["meta"]["threshold"] == "none"
     listed = scores["tables"]["summary_table"]["columns"]["N_Listed"]["values"][0]
     assert listed == len(run.matches.catalog)
 
 
-def test_examples_are_the_worst_patches_and_those_asked_for(run, tmp_path, plain):
+def test_examples_are_the_worst_patches_and_those_asked_for(run, tmp_path, out):
     path = example_file(tmp_path / "predictions.h5", n_patches=3)
     worst = worst_patches(path, 1, threshold=0.5)
     other = next(c for c in ("sky000003-p000", "sky000003-p001") if c not in worst)
     with_file = replace(run, predictions=path)
-    paths, _ = write_evaluation(with_file, tmp_path / "out", codes=[other], n_examples=1)
-    names = sorted(p.name for p in paths if p.name.startswith("case-"))
-    assert names == sorted([f"case-{worst[0]}.png", f"case-{other}.png"])
-    assert paths[0] == tmp_path / "out" / "predictions.h5"
+    paths, _ = write_evaluation(with_file, out, codes=[other], n_examples=1)
+    names = {p.name for p in paths if p.name.startswith("case-")}
+    assert names == {f"case-{worst[0]}.png", f"case-{other}.png"}
+    assert paths[0] == out / "predictions.h5"
     assert paths[0].exists()
     assert not path.exists()
     assert "false positives" in paths[-1].read_text()
-    write_evaluation(run, tmp_path / "out", overwrite=True)
-    left = {p.name for p in (tmp_path / "out").iterdir()}
-    assert "predictions.h5" not in left
-    assert not any(name.startswith("case-") for name in left)
+    write_evaluation(run, out, overwrite=True)
+    left = {p.name for p in out.iterdir()}
+    assert not left & {"predictions.h5", *names}
 
 
 @pytest.mark.parametrize("name", ["index.html", "scores.json", "predictions.h5"])
@@ -177,14 +178,13 @@ def test_folder_must_be_possible(tmp_path):
 
 
 def test_files_have_the_names_of_their_tables(written, folder):
-    names = [path.name for path in written]
-    assert set(names) == {
+    names = sorted(path.name for path in written)
+    assert names == sorted([
         "predictions.h5", "summary_table.ecsv", "by_photons.ecsv", "odd.ecsv", "summary_table.png",
         "by_photons.png", "case-sky000003-p000.png", "case-sky000003-p001.png", "scores.json",
         "index.html",
-    }  # fmt: skip
-    assert sorted(names) == sorted(path.name for path in folder.iterdir())
-    assert sorted(names) == sorted(json.loads((folder / "scores.json").read_text())["files"])
+    ])  # fmt: skip
+    assert names == sorted(os.listdir(folder)) == sorted(scores_of(folder)["files"])
 
 
 def test_tables_are_read_back_as_they_were(folder):
@@ -197,7 +197,7 @@ def test_tables_are_read_back_as_they_were(folder):
 
 
 def test_json_holds_numbers_as_numbers_and_null_for_unknown(folder):
-    tables = json.loads((folder / "scores.json").read_text())["tables"]
+    tables = scores_of(folder)["tables"]
     columns = tables["odd"]["columns"]
     assert columns["Value"] == {"unit": None, "values": [10.0, None, 9.0, -0.5, 99.0, None]}
     assert columns["Yes"]["values"] == [True, False, True, True, False, False]
@@ -205,19 +205,12 @@ def test_json_holds_numbers_as_numbers_and_null_for_unknown(folder):
     assert offset == {"unit": "deg", "values": [0.0171, 0.0169, 0.0181]}
 
 
-def test_metadata_of_a_table_is_in_the_json(run, tmp_path, plain):
-    write_evaluation(run, tmp_path / "s")
-    content = json.loads((tmp_path / "s" / "scores.json").read_text())
-    assert set(content["tables"]["reliability"]["meta"]["ece"]) >= {"all sky"}
-
-
-def test_files_of_the_report_before_are_removed_and_no_others(run, tmp_path, plain):
-    out = tmp_path / "out"
+def test_files_of_the_report_before_are_removed_and_no_others(run, tmp_path, out):
     write_evaluation(run, out)
     mine = [out / "notes.txt", out / "mine.png", tmp_path / "outside.png"]
     for path in [*mine, out / "old.png"]:
         path.touch()
-    content = json.loads((out / "scores.json").read_text())
+    content = scores_of(out)
     content["files"] += ["../outside.png", "notes.txt", ".", "", 3, "old.png"]
     (out / "scores.json").write_text(json.dumps(content))
     write_evaluation(replace(run, source_free=None), out, overwrite=True)
@@ -229,17 +222,11 @@ def test_files_of_the_report_before_are_removed_and_no_others(run, tmp_path, pla
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"creator": "other 1", "files": ["mine.png"]}', '{"creator": "x"}']
 )
-def test_another_scores_json_names_nothing_to_remove(run, tmp_path, plain, text):
+def test_another_scores_json_names_nothing_to_remove(run, tmp_path, out, text):
     (tmp_path / "scores.json").write_text(text)
     (tmp_path / "mine.png").touch()
     write_evaluation(run, tmp_path, overwrite=True)
     assert (tmp_path / "mine.png").exists()
-
-
-def test_nothing_is_overwritten_unless_asked(run, tmp_path, plain):
-    write_evaluation(run, tmp_path / "s")
-    with pytest.raises(FileExistsError):
-        write_evaluation(run, tmp_path / "s")
 
 
 class Reader(HTMLParser):
@@ -257,8 +244,13 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def test_page_refers_to_nothing_outside(folder):
-    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def page_text(folder):
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_page_refers_to_nothing_outside(page_text):
+    page = Reader(page_text)
     for tag, attributes in page.elements:
         for name in ("src", "href", "action", "srcset", "data"):
             value = attributes.get(name) or "#"
@@ -268,31 +260,22 @@ def test_page_refers_to_nothing_outside(folder):
     assert "http" not in policy
 
 
-def test_page_escapes_its_texts(folder):
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    assert "<script>alert" not in text
-    assert "<numbers>" not in text
-    page = Reader(text)
-    assert "<script>alert(1)</script> & so on" in page.texts
-    assert "Odd <numbers>" in page.texts
+def test_page_escapes_its_texts(page_text):
+    assert "<script>alert" not in page_text
+    assert "<numbers>" not in page_text
+    assert {"<script>alert(1)</script> & so on", "Odd <numbers>"} <= set(Reader(page_text).texts)
 
 
-def test_pictures_have_a_text_for_those_who_do_not_see_them(folder):
-    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
-    alts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+def test_pictures_have_a_text_for_those_who_do_not_see_them(page_text):
+    alts = [attributes["alt"] for tag, attributes in Reader(page_text).elements if tag == "img"]
     assert alts[0] == "Figure: Summary table. The numbers are in the table."
     assert alts[-1].startswith("Patch sky000003-p00")
     assert len(alts) == 4
 
 
-def test_table_without_rows_is_not_drawn(run, tmp_path, plain):
-    write_evaluation(run, tmp_path / "s")
-    assert "There is nothing to list." in (tmp_path / "s" / "index.html").read_text()
-
-
-def test_numbers_are_rounded_alike_and_edges_are_not(folder):
-    page = Reader((folder / "index.html").read_text(encoding="utf-8"))
-    texts = [text.strip() for text in page.texts if text.strip()]
+def test_numbers_are_rounded_alike_and_edges_are_not(page_text):
+    texts = [text.strip() for text in Reader(page_text).texts if text.strip()]
+    assert {"deg", "s⁻¹ cm⁻²"} <= set(texts)
     for shown in (
         ["8", "12", "200", "150", "0.500", "0.470–0.530"],
         ["0.0171", "1.50e-11", "3.50e-11", "0.990"],
@@ -335,38 +318,31 @@ def column(page, number, table="odd"):
 
 
 def head(page, number, table="odd"):
-    """The button of a column, and what it is said to be sorted by."""
+    """The button of a column, and the cell that holds it."""
     cell = page.find_element("css selector", f"#{table} thead th:nth-child({number})")
     return cell.find_element("tag name", "button"), cell
 
 
-def test_browser_has_nothing_to_complain_of(page):
+def test_browser_loads_the_page_alone_and_every_picture(page):
     assert page.get_log("browser") == []
     assert page.title == "Evaluation"
-
-
-def test_browser_refuses_to_load_anything(browser, folder, tmp_path):
-    """The silence above means something: a picture of another place is refused, with a message."""
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    image = '<img src="http://localhost:9/x.png" alt="">'
-    (tmp_path / "index.html").write_text(text.replace("</main>", f"{image}</main>"), "utf-8")
-    browser.get((tmp_path / "index.html").as_uri())
-    messages = " ".join(entry["message"] for entry in browser.get_log("browser"))
-    assert "localhost:9" in messages
-    assert "Content Security Policy" in messages
-
-
-def test_no_request_leaves_the_page(page):
     names = page.execute_script(
         "return performance.getEntriesByType('resource').map(entry => entry.name)"
     )
     assert [name for name in names if not name.startswith("data:")] == []
-
-
-def test_every_picture_is_there(page):
     widths = page.execute_script("return [...document.images].map(i => i.naturalWidth)")
     assert len(widths) == 4
     assert all(width > 300 for width in widths)
+
+
+def test_browser_refuses_to_load_anything(browser, page_text, tmp_path):
+    """The silence above means something: a picture of another place is refused, with a message."""
+    image = '<img src="http://localhost:9/x.png" alt="">'
+    (tmp_path / "index.html").write_text(page_text.replace("</main>", f"{image}</main>"), "utf-8")
+    browser.get((tmp_path / "index.html").as_uri())
+    messages = " ".join(entry["message"] for entry in browser.get_log("browser"))
+    assert "localhost:9" in messages
+    assert "Content Security Policy" in messages
 
 
 def test_click_on_a_head_sorts_numbers_up_and_a_second_one_down(page):
@@ -384,15 +360,11 @@ def test_click_on_a_head_sorts_numbers_up_and_a_second_one_down(page):
     assert cell.get_attribute("aria-sort") == "none"
 
 
-def test_text_is_sorted_too_and_whole_rows_move(page):
-    button, _ = head(page, 1)
-    button.click()
+def test_text_and_fractions_are_sorted_too_and_whole_rows_move(page):
+    head(page, 1)[0].click()
     assert column(page, 1) == ["9", "10", "a", "b", "c", "d"]
     assert column(page, 3) == ["4", "5", "1", "3", "2", "10"]
-
-
-def test_table_with_intervals_is_sorted_by_the_fraction(page):
-    number = 1 + list(make_tables(["by_photons"])["by_photons"].colnames).index("Completeness")
+    number = 1 + make_tables(["by_photons"])["by_photons"].colnames.index("Completeness")
     button, _ = head(page, number, "by_photons")
     button.click()
     button.click()
@@ -401,10 +373,9 @@ def test_table_with_intervals_is_sorted_by_the_fraction(page):
 
 def test_keyboard_sorts(page):
     button, _ = head(page, 2)
-    button.send_keys(" ")
-    assert column(page, 2)[0] == "-0.5"
-    button.send_keys("\n")
-    assert column(page, 2)[0] == "∞"
+    for key, first in ((" ", "-0.5"), ("\n", "∞")):
+        button.send_keys(key)
+        assert column(page, 2)[0] == first
 
 
 @pytest.mark.parametrize("width", [360, 1200])

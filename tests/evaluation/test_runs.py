@@ -39,13 +39,15 @@ def searches(monkeypatch):
 # Skies
 
 
-def test_skies_are_matched_together(searches):
+def test_skies_are_matched_together(searches, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run = run_on_skies(seeds=[10, 60])
     assert searches == [("lat-10gev", 10, 0, True), ("lat-10gev", 60, 0, True)]
     assert run.matches.evaluation().n_true == 24
     assert run.threshold == load_model().threshold
     assert run.metadata["seeds"] == [10, 60]
     assert (run.source_free, run.baseline, run.predictions) == (None, None, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_with_checkpoints_the_predictions_are_kept(searches, tmp_path):
@@ -76,13 +78,18 @@ def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
     np.testing.assert_array_equal(run.matches.catalog["Score"], whole.matches.catalog["Score"])
 
 
-def test_checkpoints_of_other_options_are_refused_or_replaced(searches, tmp_path):
+def test_checkpoints_of_other_options_are_refused_before_any_search_or_replaced(searches, tmp_path):
     run_on_skies(seeds=[10], years=7.0, checkpoints=tmp_path)
     message = r"unfinished evaluation .*sky000010.h5: .* years 7.0, not 2.0; give the same options"
     with pytest.raises(ValueError, match=message):
-        run_on_skies(seeds=[10], years=2.0, checkpoints=tmp_path)
+        run_on_skies(seeds=[5, 10], years=2.0, n_patches=2000, checkpoints=tmp_path)
+    assert len(searches) == 1
     run_on_skies(seeds=[10], years=2.0, checkpoints=tmp_path, overwrite=True)
     assert len(searches) == 2
+    # the threshold is none of them
+    run = run_on_skies(seeds=[10], years=2.0, threshold=0.8, checkpoints=tmp_path)
+    assert len(searches) == 2
+    assert run.threshold == 0.8
 
 
 def test_checkpoints_of_a_changed_card_are_refused(searches, tmp_path, monkeypatch):
@@ -95,13 +102,6 @@ def test_checkpoints_of_a_changed_card_are_refused(searches, tmp_path, monkeypat
     with pytest.raises(ValueError, match="unfinished evaluation .* got card_sha256 '"):
         run_on_skies(seeds=[10], checkpoints=tmp_path)
     assert len(searches) == 1
-
-
-def test_checkpoints_do_not_depend_on_the_threshold(searches, tmp_path):
-    run_on_skies(seeds=[10], checkpoints=tmp_path)
-    run = run_on_skies(seeds=[10], threshold=0.8, checkpoints=tmp_path)
-    assert len(searches) == 1
-    assert run.threshold == 0.8
 
 
 def test_a_sky_without_sources_and_a_baseline_are_searched_too(searches, tmp_path):
@@ -129,12 +129,18 @@ def set_path(tmp_path_factory):
 
 def test_set_is_searched_in_parts(set_path, tmp_path, monkeypatch):
     monkeypatch.setattr(runs_module, "_CHUNK", 2)
-    run = run_on_set(set_path, checkpoints=tmp_path, baseline=load_model())
+    described = []
+
+    def progress(iterable, desc):
+        described.append((desc, len(iterable)))
+        return iterable
+
+    run = run_on_set(set_path, checkpoints=tmp_path, baseline=load_model(), progress=progress)
+    assert described == [("parts", 3)] * 2
     assert len(list(tmp_path.glob("patches*.h5"))) == 3
     whole = run_on_set(set_path)
-    np.testing.assert_array_equal(
-        np.sort(run.matches.catalog["Score"]), np.sort(whole.matches.catalog["Score"])
-    )
+    scores = [np.sort(each.matches.catalog["Score"]) for each in (run, whole)]
+    np.testing.assert_array_equal(*scores)
     assert run.matches.area_deg2 == pytest.approx(whole.matches.area_deg2)
     assert len(run.baseline.catalog) == len(run.matches.catalog)
     assert run.metadata["patch_set"] == "set.h5"
@@ -161,31 +167,6 @@ def test_checkpoints_of_another_set_are_refused(set_path, tmp_path):
 
 
 # Checkpoints
-
-
-def test_without_checkpoints_nothing_is_kept(searches, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert len(run_on_skies(seeds=[10, 60]).matches.truth) == 24
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_options_are_refused_before_any_search(searches, tmp_path):
-    run_on_skies(seeds=[60], checkpoints=tmp_path)
-    with pytest.raises(ValueError, match=r"sky000060.h5: .* years 7.0, not 2.0; give the"):
-        run_on_skies(seeds=[10, 60], years=2.0, n_patches=2000, checkpoints=tmp_path)
-    assert len(searches) == 1
-
-
-def test_progress_counts_the_checkpoints_of_a_set(set_path, monkeypatch):
-    monkeypatch.setattr(runs_module, "_CHUNK", 2)
-    described = []
-
-    def progress(iterable, desc):
-        described.append((desc, len(iterable)))
-        return iterable
-
-    run_on_set(set_path, progress=progress)
-    assert described == [("parts", 3)]
 
 
 def test_checkpoints_are_removed_and_no_files_of_others(searches, tmp_path):
@@ -237,18 +218,17 @@ def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_pa
 
 @pytest.mark.parametrize("suffix", ["fits", "ecsv", "csv"])
 def test_catalogs_of_other_programs_have_positions_of_their_own(catalog, tmp_path, suffix):
-    found, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
+    tables = [read_catalog(path) for path in (catalog, EXAMPLE / "truth.ecsv")]
     paths = [tmp_path / f"{name}.{suffix}" for name in ("found", "truth")]
-    for path, table, columns in zip(paths, (found, truth), (["Score"], ["Npred", "Radius"])):
+    for path, table, columns in zip(paths, tables, (["Score"], ["Npred", "Radius"])):
         position = sky_positions(table)
         other = Table({"RAJ2000": position.ra.deg, "DEJ2000": position.dec.deg})
         for name in columns:
             other[name] = np.asarray(table[name], float)
         other.write(path)
-    run = run_on_catalog(paths[0], paths[1], baseline=paths[0])
-    expected = evaluate(found, truth).summary()
-    assert run.matches.evaluation().summary() == expected
-    assert run.baseline.evaluation().summary() == expected
+    run = run_on_catalog(*paths, baseline=paths[0])
+    expected = evaluate(*tables).summary()
+    assert run.matches.evaluation().summary() == run.baseline.evaluation().summary() == expected
 
 
 def test_rows_without_a_position_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from made_truth import by_tile, make_catalog, make_sky, make_truth
 from astro_unetloc.evaluation.metrics import combine, evaluate
 from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
 from astro_unetloc.maps.patches import PatchGrid
-from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 
 
 def columns(table, *names):
@@ -35,11 +35,7 @@ def test_unknown_photons_or_radius_are_no_truth():
     truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
     matches = match_truth(make_catalog([0, 10, 20], [0] * 3), truth)
     assert matches.truth["Truth_Class"].tolist() == ["below", "below", "counted"]
-    assert matches.catalog["Status"].tolist() == [
-        "false positive",
-        "false positive",
-        "true positive",
-    ]
+    assert matches.catalog["Status"].tolist() == ["false positive"] * 2 + ["true positive"]
     assert not matches.catalog["Is_Below"].any()
 
 
@@ -53,33 +49,28 @@ def test_detection_without_score_is_refused(score):
         match_truth(catalog, TRUTH)
 
 
-def test_column_that_could_be_masked_is_matched_as_any():
+@pytest.mark.parametrize("maybe_masked", [False, True])
+def test_each_detection_has_its_status(maybe_masked):
     catalog = CATALOG.copy()
-    catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
-    matches = [match_truth(table, TRUTH).select(0.6).evaluation() for table in (catalog, CATALOG)]
-    np.testing.assert_array_equal(matches[0].score, matches[1].score)
-
-
-def test_each_detection_has_its_status():
-    matches = match_truth(CATALOG, TRUTH)
-    assert columns(matches.catalog, "Score", "Status", "True_Row", "Is_Duplicate") == [
-        [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
-        [
-            "true positive",
-            "false positive",
-            "ignored",
-            "false positive",
-            "ignored",
-            "false positive",
-        ],
-        [0, -1, 1, -1, -1, -1],
+    if maybe_masked:
+        catalog["Score"] = MaskedColumn(catalog["Score"], mask=False)
+    matches = match_truth(catalog, TRUTH)
+    assert columns(matches.catalog, "Score", "True_Row", "Is_Duplicate") == [
+        [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0, -1, 1, -1, -1, -1],
         [False, True, False, False, False, False],
-    ]
+    ]  # fmt: skip
+    assert matches.catalog["Status"].tolist() == [
+        "true positive", "false positive", "ignored", "false positive", "ignored", "false positive"
+    ]  # fmt: skip
     assert matches.truth["Found_Row"].tolist() == [0, 2, -1, -1, -1]
     assert matches.truth["Status"].tolist() == ["found"] * 2 + ["missed"] * 3
     assert matches.select(0.85).truth["Status"].tolist() == ["found"] + ["missed"] * 4
+    assert matches.select(0.6).evaluation().score.tolist() == [0.9, 0.8, 0.6]
     assert matches.catalog["Offset"].unit == u.deg
     np.testing.assert_allclose(matches.catalog["Offset"].value, [0.2, np.nan, 0] + [np.nan] * 3)
+    # inputs stay as they were
+    assert catalog.colnames == ["GLON", "GLAT", "Score"]
+    assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
 
 
 def test_fluctuations_of_sources_too_faint_to_count_are_known():
@@ -95,12 +86,6 @@ def test_surroundings_of_true_sources_are_those_of_their_sky():
     both = join_matches([match_truth(make_catalog([], []), sky) for sky in (truth, truth[:1])])
     np.testing.assert_allclose(both.truth["Sep_Counted"].value, [0.4, 0.4, 0.1, 2.6, np.nan])
     np.testing.assert_allclose(both.truth["Sep_Extended"].value, [2, 1.6, 1.5, -1, np.nan])
-
-
-def test_inputs_stay_as_they_were():
-    match_truth(CATALOG, TRUTH)
-    assert CATALOG.colnames == ["GLON", "GLAT", "Score"]
-    assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
 
 
 def test_detection_of_far_more_photons_than_its_source_is_not_explained():
@@ -151,8 +136,7 @@ def test_match_belongs_to_the_part_of_its_true_source():
     between = centers[0] * (1 - part) + centers[1] * part
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     border = np.flatnonzero(np.diff(PatchGrid().owner(between)))[0]
-    lon, lat = (np.degrees(np.arctan2(between[:, 1], between[:, 0])) % 360,
-                np.degrees(np.arcsin(between[:, 2])))  # fmt: skip
+    lon, lat = lonlat_from_vectors(between)
     inside, outside = border - 5, border + 5
     truth = make_truth(lon[[inside]], lat[[inside]])
     catalog = make_catalog(lon[[outside] * 2], lat[[outside] * 2])
@@ -181,9 +165,8 @@ def test_catalogs_of_the_chain_are_joined():
     truth = make_truth([0], [0])
     first, second = make_measured(4), make_measured(3, seed=1, meta={"SEED": 5})
     second["Flux"] = second["Flux"].unmasked
-    both = join_matches(
-        [match_truth(first, truth, tile="1"), match_truth(second, truth, tile="20")]
-    )
+    both = [match_truth(first, truth, tile="1"), match_truth(second, truth, tile="20")]
+    both = join_matches(both)
     assert both.catalog["Tile"].tolist() == ["1"] * 4 + ["20"] * 3
     assert both.catalog["Flux"].unit == first["Flux"].unit
     assert "skycoord" in both.catalog.colnames
@@ -192,6 +175,12 @@ def test_catalogs_of_the_chain_are_joined():
 # Laws
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+def assert_same_matches(matches, expected):
+    for one, other in ((matches.catalog, expected.catalog), (matches.truth, expected.truth)):
+        for name in other.colnames:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @SETTINGS
@@ -213,11 +202,8 @@ def test_rows_of_both_tables_point_at_each_other(seed):
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]))
 def test_selected_detections_are_matched_alike(seed, threshold):
     catalog, truth = make_sky(seed)
-    selected = match_truth(catalog, truth).select(threshold)
     again = match_truth(catalog[catalog["Score"] >= threshold], truth)
-    for one, other in ((selected.catalog, again.catalog), (selected.truth, again.truth)):
-        for name in other.colnames:
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert_same_matches(match_truth(catalog, truth).select(threshold), again)
 
 
 @SETTINGS
@@ -260,7 +246,4 @@ def test_groups_are_skies_of_their_own(seed, brightest):
     for number, sky in enumerate(skies):
         alone = match_truth(*sky, brightest=brightest)
         rows = [np.flatnonzero(table["Group"] == number) for table in (whole.catalog, whole.truth)]
-        part = whole.take(*rows)
-        for one, other in ((part.catalog, alone.catalog), (part.truth, alone.truth)):
-            for name in other.colnames:
-                np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+        assert_same_matches(whole.take(*rows), alone)
