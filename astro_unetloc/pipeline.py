@@ -3,7 +3,7 @@
 import inspect
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import numpy as np
@@ -25,7 +25,6 @@ from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
-from astro_unetloc.sphere import separation_deg
 from astro_unetloc.unet.model import Model, load_model, shipped_bands
 
 __all__ = [
@@ -41,57 +40,28 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-
 # Below this Galactic latitude a source carries the flag "low latitude".
 _PLANE_LATITUDE_DEG = 5.0
-
-
 # The summary counts the sources above this Score apart.
 _SURE = 0.5
-
-
 _VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One search: its parameters and what it found.
-
-    Attributes
-    ----------
-    sky_map : SkyMap
-        The map.
-    model : Model
-        The model.
-    threshold : float
-        Smallest ``Score`` listed.
-    seed : int
-        Seed of the placement of counts inside their pixels.
-    region : DiscFootprint or None
-        Sources outside are not listed.
-    fit_edges : ndarray (k + 1,) or None
-        Edges in GeV of the energies that were fitted; empty if there are none in the map, None if
-        no fit was wanted.
-    patches : Patches
-        Input of the network.
-    probability : ndarray (n, ny, nx)
-        Probability of a source in each pixel of the patches, of any class.
-    n_failed : int
-        Number of patches for which the network returned no finite probabilities.
-    sources : QTable
-        All sources with a ``Score`` of the threshold or more, also those outside the region.
-    """
+    """One search: its parameters and what it found."""
 
     sky_map: SkyMap
     model: Model
-    threshold: float
+    threshold: float  # smallest Score listed
     seed: int
-    region: DiscFootprint | None
+    region: DiscFootprint | None  # sources outside are not listed
+    # Edges (k + 1,) in GeV of the energies that were fitted; None if no fit was wanted.
     fit_edges: np.ndarray | None
     patches: Patches
-    probability: np.ndarray
-    n_failed: int
-    sources: object
+    probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
+    n_failed: int  # patches for which the network returned no finite probabilities
+    sources: object  # QTable of all sources above the threshold, also those outside the region
 
     @cached_property
     def catalog(self):
@@ -126,46 +96,26 @@ class Run:
             keywords |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
         return keywords
 
-    def summary(self):
-        """Return one line on what was found."""
+    def summary(self, paths=()):
+        """Return one line on what was found, with the paths of the files that were written."""
         low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.energy_range)
+        n, n_patches = len(self.catalog), len(self.patches)
         n_sure = int((self.catalog["Score"] >= _SURE).sum())
         return (
-            f"{len(self.catalog)} sources with Score >= {self.threshold:g} "
+            f"{n} {'source' if n == 1 else 'sources'} with Score >= {self.threshold:g} "
             f"({n_sure} of them >= {_SURE:g}) in "
             f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
-            f"({len(self.patches)} patches, model {self.model.name})"
+            f"({n_patches} {'patch' if n_patches == 1 else 'patches'}, model {self.model.name})"
+            + (f" -> {', '.join(map(str, paths))}" if paths else "")
         )
-
-    def report(self, paths):
-        """Return the summary with the paths of the files that were written."""
-        return self.summary() + (f" -> {', '.join(map(str, paths))}" if paths else "")
 
 
 def detect(
-    map,
-    *,
-    model=None,
-    exposure=None,
-    background=None,
-    psf=None,
-    exposure_frame=None,
-    energy_range=None,
-    region=None,
-    threshold=None,
-    measure=True,
-    extended=None,
-    progress=None,
+    map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
+    energy_range=None, region=None, threshold=None, measure=True, extended=None, progress=None,
     rng=DEFAULT_SEED,
-):
-    """Search a counts map for point sources and keep all intermediate results.
-
-    The parameters are those of `astro_unetloc.find_sources`.
-
-    Returns
-    -------
-    Run
-    """
+):  # fmt: skip
+    """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
@@ -184,11 +134,9 @@ def detect(
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
     probability, n_failed = source_probability(patches, model, progress)
     fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
-    sources = localize(
-        _candidates(probability, patches, model),
-        patches,
-        min_probability=_lowest_probability(model, threshold, measure),
-    )
+    least = _lowest_probability(model, threshold, measure)
+    candidates = _candidates(probability, patches, model)
+    sources = localize(candidates, patches, min_probability=least)
     if measure:
         sources = _measured(sources, sky_map, model, patches.grid)
     if model.calibration is not None:
@@ -266,19 +214,10 @@ find_sources.__signature__ = inspect.signature(detect)
 
 
 def select_model(energy_edges):
-    """Return the shipped model for the energies of a map.
+    """Return the shipped model for the energy edges (n_energy + 1,) of a map in GeV.
 
     The default model if its bands hold half of the map's photons or more, else the one whose bands
     hold most, on ties the default: maps that begin at 8 GeV get that of 10 GeV, at 5 GeV not.
-
-    Parameters
-    ----------
-    energy_edges : ndarray (n_energy + 1,)
-        Edges of a map in GeV.
-
-    Returns
-    -------
-    Model
     """
     ends = np.asarray(energy_edges, float)[[0, -1]]
     bands = shipped_bands()
@@ -294,23 +233,9 @@ def clustering_config(model):
 
 
 def source_probability(patches, model, progress=None):
-    """Return the probability that each pixel of patches holds a source, by the network of a model.
+    """Return the probability (n, ny, nx) of a source in each pixel, and the number of failures.
 
-    Parameters
-    ----------
-    patches : Patches
-        The patches.
-    model : Model
-        The model.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-
-    Returns
-    -------
-    probability : ndarray (n, ny, nx)
-        Of any source class; zero in patches that failed.
-    n_failed : int
-        Number of patches without finite probabilities.
+    The probability is zero in patches for which the network returned no finite values.
     """
     probability = model.predict(
         patches.counts, patches.coverage, patches.bands, views=model.views, progress=progress
@@ -326,21 +251,7 @@ def source_probability(patches, model, progress=None):
 
 
 def flag_sources(sources, sky_map, extended=None):
-    """Return a copy of a table of sources with the flags of their positions and of the map.
-
-    Parameters
-    ----------
-    sources : QTable
-        With ``GLON``, ``GLAT`` and ``Flags``.
-    sky_map : SkyMap
-        The map of the sources.
-    extended : QTable, optional
-        Extended sources, see `astro_unetloc.catalog.read.read_extended`.
-
-    Returns
-    -------
-    QTable
-    """
+    """Return a copy of a table of sources with the flags of their positions and of the map."""
     sources = sources.copy()
     set_flag(sources, "low_latitude", np.abs(sources["GLAT"].value) < _PLANE_LATITUDE_DEG)
     set_flag(sources, "coarse_pixels", sky_map.pixel_size_deg > COARSE_PIXEL_DEG)
@@ -355,11 +266,7 @@ def _candidates(probability, patches, model):
     """Clusters of probable pixels in and near the cells that the patches own."""
     config, grid = clustering_config(model), patches.grid.config
     reach_deg = grid.border_deg + 3 * config.radius_pix * grid.pixel_deg
-
-    def keep(row, x, y):
-        """Whether positions in patches may hold a source of the patch."""
-        return near_owned_cell(patches, row, x, y, reach_deg)
-
+    keep = partial(near_owned_cell, patches, margin_deg=reach_deg)
     return find_clusters(probability, config=config, keep=keep)
 
 
@@ -414,14 +321,12 @@ def _searched(cone, sky_map, model):
 
 def _touched(patches, cone):
     """Whether any observed pixel of the patches lies in the cone."""
-    reach_deg = cone.radius_deg + patches.grid.config.pixel_deg
-    away = separation_deg(patches.grid.centers[patches.index], cone.center)
-    for row in np.argsort(away):
-        vectors = patches.grid.plane(patches.index[row]).pixel_vectors
-        inside = separation_deg(vectors, cone.center) <= reach_deg
-        if np.any(inside & (patches.coverage[row, ..., 0] > 0)):
-            return True
-    return False
+    # a pixel more, so that a cone smaller than a pixel touches the one around it
+    wider = DiscFootprint(cone.center, cone.radius_deg + patches.grid.config.pixel_deg)
+    return any(
+        np.any(wider.covers(patches.grid.plane(patch).pixel_vectors) & (coverage[..., 0] > 0))
+        for patch, coverage in zip(patches.index, patches.coverage)
+    )
 
 
 def _seed(rng):

@@ -1,10 +1,15 @@
 """Pictures of a search: the counts on the sky with the sources."""
 
-from functools import partial
-
+import healpy
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection
+from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import gaussian_filter
 
-from astro_unetloc.catalog.table import galactic_vectors, sky_positions, texts
+from astro_unetloc.catalog.table import galactic_vectors, sky_positions, texts_of
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
@@ -12,30 +17,20 @@ from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
 
 __all__ = ["canvas", "plot_sources", "stretch"]
 
-
 # Fields of a larger radius are drawn as the whole sky.
 _MAX_FIELD_DEG = 20.0
-
-
 # Pixels per side of the image of a field, standard deviation of the Gaussian that smooths its
 # counts, and radius of the circle around a source.
 _N_PIXELS, _SMOOTHING_DEG, _CIRCLE_DEG = 500, 0.08, 0.25
-
-
 # The map behind the whole sky, and the pixels of its image in latitude and longitude.
 _SKY_NSIDE, _SKY_SMOOTHING_DEG, _SKY_SHAPE = 128, 0.5, (540, 1080)
-
-
 # Longer lists of photons are held as counts in pixels of this nside, so that memory stays bounded.
 _MAX_PHOTONS, _FINE_NSIDE = 5_000_000, 512
-
-
 # Sources get names up to this number, the first of the catalogue.
 _MAX_LABELS, _LABEL_POINTS = 60, 6.5
-
-
 _LONGEST_INCH = 8.0
 _COLOR_MAP, _SOURCE_COLOR, _LABEL_COLOR = "inferno", "#5fe3ff", "white"
+_OUTLINE = [withStroke(linewidth=1.5, foreground="black")]
 
 
 def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title=None):
@@ -70,17 +65,19 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
         photons = photons.photons(DEFAULT_SEED)
     vectors, weights = _gather([photons] if hasattr(photons, "vectors") else photons)
     axis, radius_deg = _field_of_view(vectors, center, radius)
-    draw = _draw_sky
-    if radius_deg <= _MAX_FIELD_DEG:
+    is_field = radius_deg <= _MAX_FIELD_DEG
+    if is_field:
         plane = _plane(axis, radius_deg)
         catalog = catalog[_within(plane, galactic_vectors(catalog))]
         shown = _within(plane, vectors)
         vectors, weights = vectors[shown], weights[shown]
-        draw = partial(_draw_field, plane)
     if title is None:
-        n_photons, n_sources = (_spaced(n) for n in (weights.sum(), len(catalog)))
-        title = f"{n_photons} photons, {n_sources} sources"
-    figure = draw(vectors, weights, catalog, title)
+        numbers = (
+            f"{int(n):,}".replace(",", "\N{NO-BREAK SPACE}") for n in (weights.sum(), len(catalog))
+        )
+        title = "{} photons, {} sources".format(*numbers)
+    shown = vectors, weights, catalog, title
+    figure = _draw_field(plane, *shown) if is_field else _draw_sky(*shown)
     if path is not None:
         kind = "png" if hasattr(path, "write") else None
         figure.savefig(path, format=kind, dpi=150, facecolor="white")
@@ -89,9 +86,6 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
 
 def canvas(width, height):
     """Return a figure of a width and height in inches that is drawn without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -99,21 +93,12 @@ def canvas(width, height):
 
 def stretch(image):
     """Return a power-law norm, which shows both faint and bright sources."""
-    from matplotlib.colors import PowerNorm
-
     top = np.percentile(image, 99.8)
     return PowerNorm(0.5, vmin=0.0, vmax=float(top) if top > 0 else max(float(image.max()), 1.0))
 
 
-def _spaced(number):
-    """12345 -> 12 345."""
-    return f"{int(number):,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
 def _gather(chunks):
     """Galactic unit vectors (n, 3) of photons or of pixels, and the number of photons in each."""
-    import healpy
-
     kept, counts, n_kept = [np.zeros((0, 3))], 0, 0
     for chunk in chunks:
         kept.append(chunk.vectors)
@@ -168,8 +153,6 @@ def _within(plane, vectors):
 
 def _draw_field(plane, vectors, weights, catalog, title):
     """Picture of a field in a tangent plane, in Galactic coordinates."""
-    from matplotlib.collections import EllipseCollection
-
     image = _field_image(plane, vectors, weights)
     box = _bounding_box(image)
     sizes = np.array([high - low for low, high in box]) * _LONGEST_INCH
@@ -195,14 +178,12 @@ def _draw_field(plane, vectors, weights, catalog, title):
     axes.add_collection(circles, autolim=False)
     style = {"ha": "center", "va": "center", "fontsize": _LABEL_POINTS, "color": _LABEL_COLOR}
     for label in _labels(x, y, 1.15 * radius, box, catalog):
-        axes.text(*label, clip_on=True, path_effects=_outline(), **style)
+        axes.text(*label, clip_on=True, path_effects=_OUTLINE, **style)
     return figure
 
 
 def _field_image(plane, vectors, weights):
     """Smoothed counts per square degree in the pixels of a plane, [y, x]."""
-    from scipy.ndimage import gaussian_filter
-
     x, y = plane.pixel_from_vectors(vectors)
     edges = np.arange(plane.n_pix + 1) - 0.5
     counts = np.histogram2d(y, x, bins=(edges, edges), weights=weights)[0]
@@ -224,11 +205,9 @@ def _bounding_box(image):
 
 def _labels(x, y, offset, box, catalog):
     """Positions and names of sources, above or else below, where they cover no other name."""
-    if "Source_Name" not in catalog.colnames:
-        return []
     pix_per_point = max(high - low for low, high in box) / (72 * _LONGEST_INCH)
     height, labels = 1.4 * _LABEL_POINTS * pix_per_point, []
-    for row, name in enumerate(texts(catalog["Source_Name"])[:_MAX_LABELS]):
+    for row, name in enumerate(texts_of(catalog, "Source_Name")[:_MAX_LABELS]):
         name = name.removeprefix("UNL ").replace("$", r"\$")  # a dollar would start a formula
         width = 0.62 * _LABEL_POINTS * pix_per_point * len(name)
         for place in (y[row] + offset + height / 2, y[row] - offset - height / 2):
@@ -236,13 +215,6 @@ def _labels(x, y, offset, box, catalog):
                 labels.append((x[row], place, name))
                 break
     return labels
-
-
-def _outline():
-    """Black outline of text on the image."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=1.5, foreground="black")]
 
 
 # The whole sky
@@ -265,7 +237,7 @@ def _draw_sky(vectors, weights, catalog, title):
     axes.set_xticks(np.radians(degrees), [f"{-d % 360}°" for d in degrees], color="white")
     axes.tick_params(labelsize=7)
     for label in axes.get_xticklabels():
-        label.set_path_effects(_outline())
+        label.set_path_effects(_OUTLINE)
     axes.grid(color="white", alpha=0.2, linewidth=0.5)
     bar = figure.colorbar(
         picture, ax=axes, orientation="horizontal", shrink=0.55, aspect=40, pad=0.03
@@ -277,8 +249,6 @@ def _draw_sky(vectors, weights, catalog, title):
 
 def _sky_image(vectors, weights):
     """Smoothed counts per square degree on a grid of longitude (from 180 to -180) and latitude."""
-    import healpy
-
     no_pixels = np.zeros(0, int)
     index = healpy.vec2pix(_SKY_NSIDE, *vectors.T, nest=False) if len(vectors) else no_pixels
     counts = np.bincount(index, weights, minlength=healpy.nside2npix(_SKY_NSIDE))
@@ -294,8 +264,6 @@ def _sky_image(vectors, weights):
 
 def _log_stretch(image):
     """Logarithmic norm from the faint sky to the brightest pixels."""
-    from matplotlib.colors import LogNorm
-
     filled = image[image > 1e-3 * image.max()] if image.max() > 0 else np.ones(1)
     low, high = np.percentile(filled, [5, 99.9])
     return LogNorm(vmin=max(low, high / 1e3), vmax=max(high, low * 10), clip=True)

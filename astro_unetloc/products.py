@@ -3,11 +3,14 @@
 from io import BytesIO
 from pathlib import Path
 
+import healpy
 import numpy as np
+from astropy.io import fits
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.measurement.limits import detection_limits
+from astro_unetloc.plot import plot_sources
 from astro_unetloc.sphere import frame_rotation
 
 __all__ = [
@@ -18,41 +21,18 @@ __all__ = [
     "write_run",
 ]
 
-
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
 _ORDER = 10
-
-
 # The background changes little over the 0.9 deg of a pixel of the limit map.
 _LIMIT_ORDER = 6
-
-
 # No direction is farther than 5.84 deg from the centre of the patch that owns it.
 _REACH_DEG = 7.0
-
-
 _CHUNK = 500_000
 
 
 def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None, moc=None,
               limit_map=None, progress=None):  # fmt: skip
-    """Write the files of a run.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    paths : sequence of path
-        Catalogues, regions and pictures, in the format of each suffix.
-    frame : str
-        Frame of the regions.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    probability_map, moc, limit_map : path, optional
-        Files for `probability_map_bytes`, `moc_bytes` and `limit_map_bytes`.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-    """
+    """Write the files of a run: catalogues, regions and pictures by suffix, and maps by name."""
     others = {}
     if probability_map:
         others[probability_map] = probability_map_bytes(run)
@@ -63,70 +43,44 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
 
     def figure(file):
         """Draw the counts and the sources into a binary file."""
-        from astro_unetloc.plot import plot_sources
-
         name = Path(run.sky_map.name).name
         title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
         plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
 
-    write_outputs(
-        run.catalog, paths, overwrite=overwrite, frame=frame, figure=figure, others=others
-    )
+    options = {"overwrite": overwrite, "frame": frame, "figure": figure, "others": others}
+    write_outputs(run.catalog, paths, **options)
 
 
 def probability_map_bytes(run):
     """Return the probability of a source as a FITS file: an image and a HEALPix map.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-
-    Returns
-    -------
-    bytes
-        In the first HDU the image in the pixels of the input (`probability_image`; empty for other
-        inputs than images), in the second the partial HEALPix map (NESTED, Galactic, nside 1024;
-        columns ``PIXEL`` and ``PROBABILITY``).
+    In the first HDU the image in the pixels of the input (`probability_image`; empty for other
+    inputs than images), in the second the partial HEALPix map (NESTED, Galactic, nside 1024;
+    columns ``PIXEL`` and ``PROBABILITY``).
     """
-    from astropy.io import fits
-
     primary, pixels = fits.PrimaryHDU(), run.sky_map.pixels
     if pixels is not None and pixels.is_image:
         image = probability_image(run.patches, run.probability, pixels)
         primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
         primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
     cells, values = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for row, own, vectors in _owned_cells(run.patches, "galactic"):
-        y, x, seen = _pixel_of(run.patches, row, vectors)
-        cells.append(own[seen])
-        values.append(run.probability[row, y[seen], x[seen]])
+    for searched, _, found in _searched_cells(run.patches, run.probability, "galactic"):
+        cells.append(searched)
+        values.append(found)
     cells, values = np.concatenate(cells), np.concatenate(values)
     order = np.argsort(cells)
-    about = ("probability of a source, no unit", "stat.probability", "")
+    about = "probability of a source, no unit", "stat.probability", ""
     columns = {"PROBABILITY": (values[order], *about)}
     table = _healpix_table("PROBABILITY", _ORDER, cells[order], columns)
     return _file_bytes([primary, table], run.keywords())
 
 
 def probability_image(patches, probability, pixels):
-    """Return the probability of a source in the pixels of an image.
+    """Return the probability of a source in the pixels of an image, float32 (ny, nx).
 
-    Parameters
-    ----------
-    patches : Patches
-        The patches that were searched.
-    probability : ndarray (n, ny, nx)
-        Probability of a source in their pixels.
-    pixels : WcsPixels
-        The pixels of the image.
-
-    Returns
-    -------
-    ndarray (ny, nx) of float32
-        The probability at the centre of each pixel; in pixels wider than those of the patches the
-        highest one of all patch pixels whose centres lie in them, so that no source is lost. NaN
-        where nothing was searched.
+    It is that at the centre of each pixel; in pixels wider than those of the patches the highest
+    one of all patch pixels whose centres lie in them, so that no source is lost. NaN where nothing
+    was searched.
     """
     image = np.full(pixels.n_pixels, np.nan, np.float32)
     for start in range(0, pixels.n_pixels, _CHUNK):
@@ -144,23 +98,10 @@ def probability_image(patches, probability, pixels):
 def limit_map_bytes(run, progress=None):
     """Return the counts and fluxes at which half of the sources are found, as a FITS map.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
-
-    Returns
-    -------
-    bytes
-        A partial HEALPix map (NESTED, Galactic, nside 64) of the pixels whose centre was searched,
-        with the columns ``PIXEL``, ``NPRED_50`` (detected counts) and ``FLUX_50`` (ph cm-2 s-1,
-        NaN without an exposure).
+    A partial HEALPix map (NESTED, Galactic, nside 64) of the pixels whose centre was searched, with
+    the columns ``PIXEL``, ``NPRED_50`` (detected counts) and ``FLUX_50`` (ph cm-2 s-1, NaN without
+    an exposure).
     """
-    import healpy
-    from astropy.io import fits
-
     nside, (low, high) = 2**_LIMIT_ORDER, run.model.flux_range
     cells = np.arange(12 * nside**2)
     vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
@@ -173,11 +114,9 @@ def limit_map_bytes(run, progress=None):
         energy_range=run.model.energy_range, flux_range=(low, high), progress=progress,
     )  # fmt: skip
     half = "at which half of the sources are found"
-    flux_about = f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma", "ph cm-2 s-1"
-    columns = {
-        "NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", ""),
-        "FLUX_50": (flux, *flux_about),
-    }
+    flux_50 = f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma", "ph cm-2 s-1"
+    columns = {"NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", "")}
+    columns["FLUX_50"] = (flux, *flux_50)
     table = _healpix_table("LIMITS", _LIMIT_ORDER, cells[seen], columns)
     table.header["SQRT_TS"] = (sqrt_ts, "expected sqrt(TS) of these sources")
     return _file_bytes([fits.PrimaryHDU(), table], run.keywords())
@@ -186,30 +125,13 @@ def limit_map_bytes(run, progress=None):
 def moc_bytes(run):
     """Return the searched area as a MOC of order 10 in FITS, NUNIQ.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-
-    Returns
-    -------
-    bytes
-        The file. Its cells are ICRS, as the standard requires; a cell belongs to the area where its
-        centre was observed and lies in the region.
-
-    References
-    ----------
-    IVOA Recommendation "MOC: Multi-Order Coverage map", version 2.0, 2022, sections 4.2 and 5:
-    the number of a cell and the keywords.
+    Its cells are ICRS, as the standard requires (IVOA Recommendation "MOC", version 2.0, 2022,
+    sections 4.2 and 5); a cell belongs to the area where its centre was observed and lies in the
+    region.
     """
-    from astropy.io import fits
-
     found = [np.zeros(0, np.int64)]
-    for row, cells, vectors in _owned_cells(run.patches, "icrs"):
-        inside = _pixel_of(run.patches, row, vectors)[2]
-        if run.region is not None:
-            inside &= run.region.covers(vectors)
-        found.append(cells[inside])
+    for cells, vectors, _ in _searched_cells(run.patches, run.probability, "icrs"):
+        found.append(cells if run.region is None else cells[run.region.covers(vectors)])
     column = fits.Column("UNIQ", "K", array=_uniq_numbers(np.concatenate(found)))
     table = fits.BinTableHDU.from_columns([column], name="MOC")
     table.header.update(
@@ -230,17 +152,17 @@ def _uniq_numbers(cells):
     return np.sort(np.concatenate([*numbers, 4 + cells]))
 
 
-def _owned_cells(patches, frame):
-    """Row of each patch, the HEALPix cells (NESTED, of a frame) that it owns, their directions."""
-    import healpy
-
+def _searched_cells(patches, images, frame):
+    """Observed HEALPix cells (NESTED, of a frame) of each patch, their directions and values."""
     nside, rotation = 2**_ORDER, frame_rotation(frame)
     for row, patch in enumerate(patches.index):
         center = patches.grid.centers[patch] @ rotation
         near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
         vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
         own = patches.grid.owner(vectors) == patch
-        yield row, near[own].astype(np.int64), vectors[own]
+        cells, vectors = near[own].astype(np.int64), vectors[own]
+        y, x, seen = _pixel_of(patches, row, vectors)
+        yield cells[seen], vectors[seen], images[row, y[seen], x[seen]]
 
 
 def _pixel_of(patches, row, vectors):
@@ -266,20 +188,13 @@ def _values_at(patches, images, vectors):
 
 def _healpix_table(name, order, cells, columns):
     """The HDU of a partial HEALPix map: values, comment, UCD and unit of each column by name."""
-    from astropy.io import fits
-
-    columns = {"PIXEL": (cells, "HEALPix pixel, NESTED, Galactic", "", "")} | columns
-    table = fits.BinTableHDU.from_columns(
-        [
-            fits.Column(label, "K" if label == "PIXEL" else "E", unit=unit or None, array=values)
-            for label, (values, _, _, unit) in columns.items()
-        ],
-        name=name,
-    )
-    for number, (_, comment, ucd, _) in enumerate(columns.values(), start=1):
-        table.header[f"TCOMM{number}"] = comment
-        if ucd:
-            table.header[f"TUCD{number}"] = ucd
+    hdu_columns = [fits.Column("PIXEL", "K", array=cells)]
+    for label, (values, _, _, unit) in columns.items():
+        hdu_columns.append(fits.Column(label, "E", unit=unit or None, array=values))
+    table = fits.BinTableHDU.from_columns(hdu_columns, name=name)
+    table.header["TCOMM1"] = "HEALPix pixel, NESTED, Galactic"
+    for number, (_, comment, ucd, _) in enumerate(columns.values(), start=2):
+        table.header.update({f"TCOMM{number}": comment, f"TUCD{number}": ucd})
     table.header.update(
         PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="G", NSIDE=2**order, INDXSCHM="EXPLICIT",
         OBJECT="PARTIAL", FIRSTPIX=0, LASTPIX=12 * 4**order - 1,
@@ -289,8 +204,6 @@ def _healpix_table(name, order, cells, columns):
 
 def _file_bytes(hdus, keywords):
     """Content of a FITS file with its provenance and checksums."""
-    from astropy.io import fits
-
     for hdu in hdus[1:] if hdus[0].data is None else hdus:
         set_cards(hdu.header, keywords)
     stream = BytesIO()

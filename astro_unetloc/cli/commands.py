@@ -12,9 +12,12 @@ from astro_unetloc.cli.options import (
     check_kind,
     check_variant,
     given_options,
+    number_option,
     options,
+    path_option,
     print_message,
     progress_bar,
+    seed_option,
     sky_cone,
 )
 
@@ -22,8 +25,8 @@ __all__ = ["demo", "evaluate", "match", "models", "simulate", "train"]
 
 
 @click.command()
-@options(click.option("-o", "--output", "folder", default="astro-unetloc-demo", show_default=True,
-                       type=click.Path(), help="Folder for the results."))  # fmt: skip
+@options(path_option("-o", "--output", "folder", default="astro-unetloc-demo",
+                     help="Folder for the results."))  # fmt: skip
 def demo(folder, overwrite, quiet):
     """Find the sources of the example map that ships with the package."""
     from astro_unetloc.catalog.read import read_catalog
@@ -42,12 +45,13 @@ def demo(folder, overwrite, quiet):
     run = detect(example / "map.fits.gz", progress=progress_bar(quiet))
     folder.mkdir(exist_ok=True)
     write_run(run, paths, overwrite=overwrite)
-    print_message(run.report(paths), quiet)
+    print_message(run.summary(paths), quiet)
     scores = evaluate(run.catalog, read_catalog(example / "truth.ecsv"))
+    n_false = (~scores.correct).sum()
     print_message(
         f"The example is a simulated sky: {scores.correct.sum()} of its {scores.n_true} sources "
-        f"with at least 8 expected photons were found, {(~scores.correct).sum()} of the detections "
-        "are false.\n"
+        f"with at least 8 expected photons were found, {n_false} of the detections "
+        f"{'is' if n_false == 1 else 'are'} false.\n"
         f"Look at it:    {paths[2]}, or: ds9 {example / 'map.fits.gz'} -regions {paths[1]}\n"
         "Your own map:  astro-unetloc map.fits -o catalog.fits\n"
         "Match it:      astro-unetloc match catalog.fits gll_psc.fit",
@@ -73,14 +77,14 @@ def models(overwrite, quiet):
 _CUBE, _FOLDER, _PATCHES = "a cube (.fits, .fits.gz)", "a folder (sky/)", "a patch set (.h5)"
 _SKY = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "center", "width_deg",
         "pixel_deg"}  # fmt: skip
-_SIMULATE_OPTIONS = {
-    _CUBE: _SKY | {"truth"},
-    _FOLDER: _SKY | {"nside"},
-    _PATCHES: {
-        "n_skies", "patches_per_sky", "workers", "append", "by_class", "mask_radius_pix",
-        "min_photons", "min_significance", "folders", "band_edges",
-    },
-}  # fmt: skip
+_LABELS = {"mask_radius_pix", "min_photons", "min_significance"}
+_SET = {"n_skies", "patches_per_sky", "workers", "append", "by_class", "folders", "band_edges"}
+_SIMULATE_OPTIONS = {_CUBE: _SKY | {"truth"}, _FOLDER: _SKY | {"nside"}, _PATCHES: _SET | _LABELS}
+_OBSERVATION = (
+    click.option("--years", default=7.0, help="Observing time."),
+    path_option("--template", help="HEALPix table of interstellar templates."),
+    click.option("--variant", default="P6V11", help="Set of --template."),
+)
 
 
 def _parse_bands(context, parameter, text):
@@ -98,37 +102,32 @@ def _parse_bands(context, parameter, text):
 
 @click.command()
 @options(
-    click.option("-o", "--output", required=True, type=click.Path(),
-                 help="Counts cube (.fits, .fits.gz), patch set (.h5), or folder (sky/): events, "
-                 "one cube for the background and for each source class, truth, source library."),
-    click.option("--truth", type=click.Path(), help="True sources to write (.ecsv, .fits)."),
+    path_option("-o", "--output", required=True, help="Counts cube (.fits, .fits.gz), patch set "
+                "(.h5), or folder (sky/): events, one cube for the background and for each source "
+                "class, truth, source library."),
+    path_option("--truth", help="True sources to write (.ecsv, .fits)."),
     click.option("--center", nargs=2, type=float, default=(120.0, 10.0), metavar="L B",
-                 show_default=True, help="Centre of the cube, Galactic, degrees."),
-    click.option("--width", "width_deg", type=float, default=15.0, show_default=True,
-                 help="Degrees."),
-    click.option("--pixel", "pixel_deg", type=float, default=0.1, show_default=True,
-                 help="Degrees."),
+                 help="Centre of the cube, Galactic, degrees."),
+    click.option("--width", "width_deg", default=15.0, help="Degrees."),
+    click.option("--pixel", "pixel_deg", default=0.1, help="Degrees."),
     click.option("--nside", type=int,
                  help="Folder: write HEALPix cubes of the whole sky instead of images."),
-    click.option("--years", type=float, default=7.0, show_default=True, help="Observing time."),
-    click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
-    click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
-    click.option("--isotropic", type=click.Path(), help="Isotropic spectrum (official text)."),
-    click.option("--exposure", type=click.Path(), help="Exposure cube instead of --years."),
-    click.option("--psf", type=click.Path(), help="PSF table of gtpsf, not the built-in one."),
+    *_OBSERVATION,
+    path_option("--isotropic", help="Isotropic spectrum (official text)."),
+    path_option("--exposure", help="Exposure cube instead of --years."),
+    path_option("--psf", help="PSF table of gtpsf, not the built-in one."),
     click.option("--energy-range", nargs=2, type=float, metavar="EMIN EMAX",
                  help="GeV, between 0.3 and 2000.  [default: 10 2000]"),
     click.option("--bands", "band_edges", metavar="E0,E1,...", callback=_parse_bands,
                  help="Patch set: band edges in GeV.  [default: 10,20,50,150,500,2000]"),
-    click.option("--skies", "n_skies", type=click.IntRange(1),
-                 help="Patch set: number of skies to simulate.  [default: 60]"),
-    click.option("--components", "folders", multiple=True, type=click.Path(), metavar="FOLDER",
-                 help="Patch set: use a folder of components (from -o sky/ or another simulator) "
-                 "instead of a simulated sky; may be repeated."),
-    click.option("--patches-per-sky", type=click.IntRange(1), default=400, show_default=True,
-                 help="Patch set: number of patches of each sky."),
-    click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
-                 help="Patch set: number of processes."),
+    number_option("--skies", "n_skies",
+                  help="Patch set: number of skies to simulate.  [default: 60]"),
+    path_option("--components", "folders", multiple=True, metavar="FOLDER", help="Patch set: use a "
+                "folder of components (from -o sky/ or another simulator) instead of a simulated "
+                "sky; may be repeated."),
+    number_option("--patches-per-sky", default=400,
+                  help="Patch set: number of patches of each sky."),
+    number_option("--workers", default=1, help="Patch set: number of processes."),
     click.option("--append", is_flag=True,
                  help="Patch set: add skies to a finished set, up to --skies."),
     click.option("--by-class", is_flag=True,
@@ -139,7 +138,7 @@ def _parse_bands(context, parameter, text):
                  help="Patch set: minimum number of photons of a labelled source."),
     click.option("--min-significance", type=float, metavar="S",
                  help="Patch set: minimum significance of a labelled source."),
-    click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
+    seed_option(default=0),
 )  # fmt: skip
 @click.pass_context
 def simulate(context, output, overwrite, quiet, seed, template, **options):
@@ -211,8 +210,7 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
     from astro_unetloc.training.patch_set import open_patch_set
 
     check_output(output, overwrite=True)  # an unfinished set is continued
-    names = {"mask_radius_pix", "min_photons", "min_significance"} & set(options)
-    rule = TrainingConfig(**{name: options.pop(name) for name in names})
+    rule = TrainingConfig(**{name: options.pop(name) for name in _LABELS & set(options)})
     classes = CLASSES if by_class else ("source",)
     with process_pool(workers) if workers > 1 else nullcontext() as executor:
         make_patch_set(
@@ -225,28 +223,26 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
 @click.command()
 @click.argument("patch_set", type=click.Path())
 @options(
-    click.option("-o", "--output", "folder", required=True, type=click.Path(),
-                 help="Model folder to write; an interrupted training in it is resumed."),
-    click.option("--epochs", type=click.IntRange(1), default=38, show_default=True),
-    click.option("--steps-per-epoch", type=click.IntRange(1), default=200, show_default=True),
-    click.option("--initial", type=click.Path(), help="A .keras file to start from."),
-    click.option("--learning-rate", default=2e-3, show_default=True),
-    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
-                 help="Number of patches in a step; 64 or more on a GPU."),
-    click.option("--patience", type=click.IntRange(1), metavar="N",
-                 help="Stop when the validation loss has not fallen for N epochs."),
-    click.option("--loss", default="cross-entropy", show_default=True,
-                 type=click.Choice(["cross-entropy", "dice"])),
+    path_option("-o", "--output", "folder", required=True,
+                help="Model folder to write; an interrupted training in it is resumed."),
+    number_option("--epochs", default=38),
+    number_option("--steps-per-epoch", default=200),
+    path_option("--initial", help="A .keras file to start from."),
+    click.option("--learning-rate", default=2e-3),
+    number_option("--batch-size", default=8,
+                  help="Number of patches in a step; 64 or more on a GPU."),
+    number_option("--patience", metavar="N",
+                  help="Stop when the validation loss has not fallen for N epochs."),
+    click.option("--loss", default="cross-entropy", type=click.Choice(["cross-entropy", "dice"])),
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
-    click.option("--seed", default=0, type=click.IntRange(min=0), show_default=True),
+    seed_option(default=0),
 )  # fmt: skip
 def train(patch_set, folder, seed, overwrite, quiet, **options):
     """Train a model on a PATCH_SET made by 'simulate'."""
     from astro_unetloc.training.train import train as train_model
 
-    model = train_model(
-        patch_set, folder, rng=seed, verbose=0 if quiet else 2, overwrite=overwrite, **options
-    )
+    options |= {"rng": seed, "verbose": 0 if quiet else 2, "overwrite": overwrite}
+    model = train_model(patch_set, folder, **options)
     print_message(f"model -> {model.folder}", quiet)
 
 
@@ -256,20 +252,18 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
 @options(
     click.option("-o", "--output", "outputs", multiple=True, metavar="OUT",
                  help="Catalogue with ASSOC columns to write."),
-    click.option("--missing", type=click.Path(), metavar="FILE",
-                 help="Write the sources of the first reference that are not found."),
-    click.option("--counts", type=click.Path(), metavar="MAP",
-                 help="The map that was searched: only sources in it are matched, and --missing "
-                 "has 95 % upper limits."),
-    click.option("--exposure", type=click.Path(), help="Exposure of --counts, for fluxes."),
-    click.option("--new", type=click.Path(), metavar="FILE",
-                 help="Write the detections that are not in the first reference."),
-    click.option("--candidates", type=click.Path(), metavar="FILE",
-                 help="Write all pairs that may be the same source, not only the best."),
-    click.option("--radius", type=float,
-                 help="Matching radius in degrees, whatever the errors are.  [default: set by the "
-                 "error ellipses of both; 0.3 where one is unknown]"),
-    click.option("--min-latitude", type=float, default=0.0, show_default=True,
+    path_option("--missing", metavar="FILE",
+                help="Write the sources of the first reference that are not found."),
+    path_option("--counts", metavar="MAP", help="The map that was searched: only sources in it are "
+                "matched, and --missing has 95 % upper limits."),
+    path_option("--exposure", help="Exposure of --counts, for fluxes."),
+    path_option("--new", metavar="FILE",
+                help="Write the detections that are not in the first reference."),
+    path_option("--candidates", metavar="FILE",
+                help="Write all pairs that may be the same source, not only the best."),
+    click.option("--radius", type=float, help="Matching radius in degrees, whatever the errors "
+                 "are.  [default: set by the error ellipses of both; 0.3 where one is unknown]"),
+    click.option("--min-latitude", default=0.0,
                  help="Only sources at this Galactic latitude or above, in degrees."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
                  help="Only sources in this cone (degrees or quantities, Galactic)."),
@@ -342,35 +336,27 @@ _EVALUATE_OPTIONS = {
 @click.command()
 @options(
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
-    click.option("--skies", type=click.IntRange(1), default=1, show_default=True,
-                 help="Number of whole skies to simulate."),
-    click.option("--seed", default=2000, type=click.IntRange(min=0), show_default=True,
-                 help="Seed of the first sky; the next ones follow. Shipped models were trained on "
-                 "seeds below 1000 and tuned on those below 2000."),
-    click.option("--years", type=float, default=7.0, show_default=True, help="Observing time."),
-    click.option("--template", type=click.Path(), help="HEALPix table of interstellar templates."),
-    click.option("--variant", default="P6V11", show_default=True, help="Set of --template."),
-    click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
-                 help="Only photons of these energies: quantities, or numbers in GeV.  [default: "
-                 "those of the model]"),
-    click.option("--data", type=click.Path(), metavar="SET.h5",
-                 help="Evaluate on the validation skies of a patch set instead of simulated "
-                 "skies."),
+    number_option("--skies", default=1, help="Number of whole skies to simulate."),
+    seed_option(default=2000, help="Seed of the first sky; the next ones follow. Shipped models "
+                "were trained on seeds below 1000 and tuned on those below 2000."),
+    *_OBSERVATION,
+    click.option("--energy-range", nargs=2, metavar="EMIN EMAX", help="Only photons of these "
+                 "energies: quantities, or numbers in GeV.  [default: those of the model]"),
+    path_option("--data", metavar="SET.h5",
+                help="Evaluate on the validation skies of a patch set instead of simulated skies."),
     click.option("--all-skies", is_flag=True,
                  help="Of --data: evaluate also on the skies on which a model may be trained."),
-    click.option("--catalog", type=click.Path(),
-                 help="Evaluate a catalogue, with --truth, instead of simulated skies."),
-    click.option("--truth", type=click.Path(), help="True sources of the sky of --catalog."),
+    path_option("--catalog",
+                help="Evaluate a catalogue, with --truth, instead of simulated skies."),
+    path_option("--truth", help="True sources of the sky of --catalog."),
     click.option("--threshold", type=float, metavar="P",
                  help="Smallest Score listed.  [default: that of the model; of a catalogue all]"),
     click.option("--against", metavar="MODEL|CATALOG",
                  help="Baseline: another model, or with --catalog another catalogue."),
-    click.option("-o", "--output", "folder", type=click.Path(),
-                 help="Folder for tables, figures, page (index.html), scores.json, pictures of "
-                 "examples and predictions.h5."),
-    click.option("--patches", "n_patches", type=click.IntRange(1), default=1000, show_default=True,
-                 help="Number of patches in predictions.h5 (with -o); with --data, number of "
-                 "patches that are searched."),
+    path_option("-o", "--output", "folder", help="Folder for tables, figures, page (index.html), "
+                "scores.json, pictures of examples and predictions.h5."),
+    number_option("--patches", "n_patches", default=1000, help="Number of patches in "
+                  "predictions.h5 (with -o); with --data, number of patches that are searched."),
     click.option("--case", "codes", multiple=True, metavar="CODE",
                  help="Show this patch too, such as sky002000-p123; may be repeated."),
 )  # fmt: skip
@@ -389,9 +375,8 @@ def evaluate(context, folder, overwrite, quiet, **options):
     run = _evaluate(way, options, folder, overwrite=overwrite, progress=progress_bar(quiet))
     if folder:
         command = shlex.join(["astro-unetloc", *sys.argv[1:]])
-        paths, paragraphs = write_evaluation(
-            run, folder, codes=options["codes"], command=command, overwrite=overwrite
-        )
+        options = {"codes": options["codes"], "command": command, "overwrite": overwrite}
+        paths, paragraphs = write_evaluation(run, folder, **options)
         print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
     else:
         paragraphs = report_paragraphs(run)

@@ -1,4 +1,4 @@
-"""The program ``astro-unetloc``: choice of the command, exit codes."""
+"""The program ``astro-unetloc``: the search of a map, choice of another command, exit codes."""
 
 import logging
 import os
@@ -9,12 +9,103 @@ from difflib import get_close_matches
 import click
 
 from astro_unetloc.cli.commands import demo, evaluate, match, models, simulate, train
-from astro_unetloc.cli.find import find
-from astro_unetloc.cli.options import report_error, route_warnings
+from astro_unetloc.cli.options import (
+    EXIT_INCOMPLETE,
+    options,
+    path_option,
+    print_message,
+    progress_bar,
+    report_error,
+    route_warnings,
+    seed_option,
+    sky_cone,
+)
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
+
+
+@click.command(hidden=True)
+@options(
+    click.argument("map", type=click.Path()),
+    click.option("-o", "--output", "outputs", multiple=True, required=True, metavar="OUT",
+                 help="File to write; may be repeated."),
+    click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
+    click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
+    path_option("--exposure",
+                help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
+    click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
+                 help="Frame of a HEALPix exposure whose header does not state it."),
+    path_option("--background",
+                help="Background cube; without it the background is estimated around each source."),
+    path_option("--psf", help="PSF file of gtpsf; that of the LAT is built in."),
+    click.option("--measure/--no-measure", default=True,
+                 help="Fit positions, counts and fluxes by likelihood."),
+    click.option("--extended", metavar="FILE|NAME", help="Catalogue (a file, or a name such as "
+                 "4fgl); sources inside its extended sources are flagged."),
+    click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
+                 help="Energies of the photons: quantities, or numbers in GeV."),
+    click.option("--region", nargs=3, metavar="LON LAT RADIUS",
+                 help="List only sources in this cone (degrees or quantities, in --frame)."),
+    click.option("--frame", default="icrs", type=click.Choice(["icrs", "fk5", "galactic"]),
+                 help="Frame of --region and of the DS9 regions."),
+    seed_option(default=0, help="Seed of the placement of counts inside their pixels."),
+    path_option("--probability-map", metavar="FILE", help="Write the probability of a source as a "
+                "FITS file: a HEALPix map and, for a map with a WCS, an image in its pixels."),
+    path_option("--moc", metavar="FILE", help="Write the area that was searched as a MOC (FITS)."),
+    path_option("--limit-map", metavar="FILE", help="Write the counts and fluxes at which half of "
+                "the sources are found as a HEALPix FITS map."),
+)  # fmt: skip
+def find(map, outputs, model, energy_range, region, frame, seed, overwrite, quiet, **others):
+    """Find the sources of MAP."""
+    from astro_unetloc.catalog.write import check_fluxes, format_catalog
+    from astro_unetloc.maps.read import read_map
+    from astro_unetloc.pipeline import detect, select_model
+    from astro_unetloc.products import write_run
+    from astro_unetloc.unet.model import load_model
+
+    maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
+    search = {name: others.pop(name) for name in ("threshold", "measure", "extended")}
+    inputs = [map, *(others[name] for name in ("exposure", "background", "psf"))]
+    map_paths = [path for path in maps.values() if path]
+    paths = _checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
+    region = sky_cone(region, frame)
+    sky_map = read_map(map, energy_range=energy_range or None, **others)
+    check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
+    model = load_model(model) if model else select_model(sky_map.energy_edges)
+    if maps["limit_map"]:
+        _check_limits(model, search["threshold"], search["measure"])
+    progress = progress_bar(quiet)
+    run = detect(sky_map, model=model, region=region, rng=seed, progress=progress, **search)
+    write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress, **maps)
+    if "-" in outputs:
+        click.get_binary_stream("stdout").write(format_catalog(run.catalog, ".ecsv"))
+    print_message(run.summary([*paths, *map_paths]), quiet)
+    if run.n_failed:
+        sys.exit(EXIT_INCOMPLETE)
+
+
+def _checked_paths(outputs, maps, inputs, overwrite):
+    """Paths of the catalogue files, after a check that all outputs can be written."""
+    from astro_unetloc import files
+    from astro_unetloc.catalog.write import check_outputs, output_paths
+
+    paths = output_paths([path for path in outputs if path != "-"])
+    check_outputs(paths, overwrite=overwrite, inputs=inputs)
+    files.check_outputs([*paths, *maps], overwrite=overwrite, inputs=inputs)
+    return paths
+
+
+def _check_limits(model, threshold, measure):
+    """Refuse a map of detection limits that the model does not have."""
+    if not measure:
+        raise click.UsageError("--limit-map needs the likelihood fit; got --no-measure; drop one")
+    if model.half_found(model.threshold if threshold is None else threshold) is None:
+        raise click.UsageError(
+            f"--limit-map needs a model whose card has detection limits; got {model.name}; "
+            "measure them with benchmarks/fit_limits.py or drop the option"
+        )
 
 
 class _MapOrCommand(click.Group):
@@ -49,7 +140,11 @@ class _MapOrCommand(click.Group):
 @click.group(
     cls=_MapOrCommand,
     commands=[find, demo, simulate, train, evaluate, match, models],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },  # fmt: skip
 )
 @click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 def cli():

@@ -11,7 +11,6 @@ from click.core import ParameterSource
 # A fault of the package; wrong usage or input; finished, but some patches failed.
 EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
 
-
 # Terminal: the results of a command go to stdout, everything else to stderr.
 
 
@@ -50,10 +49,8 @@ def report_error(error, debug):
         # The library names its argument; on the command line it is an option.
         print_message(f"error: {text.replace('allow overwriting', 'add --overwrite')}")
         return EXIT_USAGE
-    where = "see above" if debug else "--debug shows where"
-    print_message(
-        f"fault of astro-unetloc: {type(error).__name__}: {text}; {where}, please report it"
-    )
+    text = f"{type(error).__name__}: {text}; {'see above' if debug else '--debug shows where'}"
+    print_message(f"fault of astro-unetloc: {text}, please report it")
     return EXIT_FAULT
 
 
@@ -76,12 +73,14 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
     if category.__module__.startswith("astro_unetloc"):
         print_message(f"warning: {_one_line(message)}")
     else:
-        log = logging.getLogger("astro_unetloc")
-        log.debug("%s: %s", category.__name__, _one_line(message))
+        logging.getLogger("astro_unetloc").debug("%s: %s", category.__name__, _one_line(message))
 
 
 # Options and their values
 
+path_option = partial(click.option, type=click.Path())
+seed_option = partial(click.option, "--seed", type=click.IntRange(min=0))
+number_option = partial(click.option, type=click.IntRange(1))
 
 _COMMON = [
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),

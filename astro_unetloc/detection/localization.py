@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.table import QTable
+from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.columns import set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
@@ -67,8 +69,8 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
     """
     config = LocalizationConfig() if config is None else config
     candidates = candidates.select(candidates.probability >= min_probability)
-    where = candidates.row, candidates.x, candidates.y
-    candidates = candidates.select(near_owned_cell(patches, *where, patches.grid.config.border_deg))
+    where, border_deg = (candidates.row, candidates.x, candidates.y), patches.grid.config.border_deg
+    candidates = candidates.select(near_owned_cell(patches, *where, border_deg))
     vectors = _sky_vectors(candidates, patches)
     kept = _strongest(vectors, candidates.probability, candidates.row, config.merge_radius_deg)
     candidates, vectors = candidates.select(kept), vectors[kept]
@@ -80,25 +82,7 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
 
 
 def source_table(vectors, probability, *, patch, coverage):
-    """Return the table of n sources, as `localize` does, without flags.
-
-    Parameters
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    probability : ndarray (n,)
-        Probability of the network.
-    patch : ndarray (n,) of int
-        Owner of each source.
-    coverage : ndarray (n,)
-        Observed fraction of the surroundings.
-
-    Returns
-    -------
-    QTable
-    """
-    from astropy.table import QTable
-
+    """Return the table of n sources at Galactic unit vectors (n, 3), as `localize`, no flag set."""
     sources = QTable()
     for name, values in zip(("GLON", "GLAT"), lonlat_from_vectors(np.reshape(vectors, (-1, 3)))):
         set_column(sources, name, values)
@@ -153,8 +137,6 @@ def _sky_vectors(candidates, patches):
 
 def _strongest(vectors, strength, row, radius_deg):
     """Mask (m,) of the candidates without a stronger one of another patch within a radius."""
-    from scipy.spatial import KDTree
-
     keep = np.ones(len(vectors), dtype=bool)
     if len(vectors) < 2:
         return keep
@@ -171,8 +153,6 @@ def _strongest(vectors, strength, row, radius_deg):
 
 def nearest_neighbor_deg(vectors):
     """Separation (n,) in degrees of each direction to its nearest neighbour; NaN for a lone one."""
-    from scipy.spatial import KDTree
-
     if len(vectors) < 2:
         return np.full(len(vectors), np.nan)
     nearest = KDTree(vectors).query(vectors, k=2)[1][:, 1]

@@ -20,6 +20,7 @@ __all__ = [
 
 
 def _conv(x, n_filters, kernel, *, name):
+    """Convolution, batch normalization and ReLU."""
     from keras import layers
 
     x = layers.Conv2D(n_filters, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
@@ -28,6 +29,7 @@ def _conv(x, n_filters, kernel, *, name):
 
 
 def _block(x, n_filters, *, name):
+    """Two convolutions."""
     x = _conv(x, n_filters, 3, name=f"{name}_1")
     return _conv(x, n_filters, 3, name=f"{name}_2")
 
@@ -88,9 +90,8 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
     context = layers.Dense(32, activation="relu", name="context_2")(context)
 
     planes = layers.Concatenate(name="input_planes")([keras.ops.log(counts + 1.0), coverage])
-    x = layers.Conv2D(
-        widths[0], first_kernel, strides=2, padding="same", use_bias=False, name="stem_conv"
-    )(planes)
+    stem = {"strides": 2, "padding": "same", "use_bias": False, "name": "stem_conv"}
+    x = layers.Conv2D(widths[0], first_kernel, **stem)(planes)
     x = layers.BatchNormalization(name="stem_norm")(x)
     x = _modulate(x, context, widths[0], name="stem_film")
     x = layers.Activation("relu", name="stem_relu")(x)
@@ -109,26 +110,15 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
     x = layers.Concatenate(name="head_join")([x, planes])
     x = layers.Conv2D(head_width, 3, padding="same", activation="relu", name="head_conv")(x)
     # probabilities in single precision, whatever the features are computed in
-    probability = layers.Conv2D(
-        n_class, 1, activation="softmax", name="probability", dtype="float32"
-    )(x)
+    last = {"activation": "softmax", "name": "probability", "dtype": "float32"}
+    probability = layers.Conv2D(n_class, 1, **last)(x)
     return keras.Model([counts, coverage, bands], probability, name="unet")
 
 
 def masked_cross_entropy(target, probability):
-    """Return the cross-entropy of each pixel; pixels without weight add nothing.
+    """Return the cross-entropy (n, ny, nx) of one-hot classes and probabilities (..., n_class).
 
-    Parameters
-    ----------
-    target : tensor (n, ny, nx, n_class)
-        One-hot classes times the weight of the pixel, which is zero where nothing was observed.
-    probability : tensor (n, ny, nx, n_class)
-        Softmax probabilities.
-
-    Returns
-    -------
-    tensor (n, ny, nx)
-        Loss per pixel.
+    The classes are multiplied by the weight of the pixel, zero where nothing was observed.
     """
     from keras import ops
 
@@ -136,19 +126,9 @@ def masked_cross_entropy(target, probability):
 
 
 def dice_loss(target, probability):
-    """Return one minus the overlap of true and predicted source pixels in each patch.
+    """Return one minus the overlap (n,) of true and predicted source pixels in each patch.
 
-    The soft Dice loss (arXiv:1606.04797, section 3).
-
-    Parameters
-    ----------
-    target, probability : tensor (n, ny, nx, n_class)
-        See `masked_cross_entropy`.
-
-    Returns
-    -------
-    tensor (n,)
-        Loss per patch, between 0 and 1; 0 for an empty patch in which nothing is found.
+    The soft Dice loss (arXiv:1606.04797, section 3) of arrays as for `masked_cross_entropy`.
     """
     from keras import ops
 
@@ -168,28 +148,15 @@ def keras_backend():
 
     import keras
 
-    return (
-        f"keras {keras.__version__}, {keras.backend.backend()} {version(keras.backend.backend())}"
-    )
+    backend = keras.backend.backend()
+    return f"keras {keras.__version__}, {backend} {version(backend)}"
 
 
 def export_litert(keras_file, path):
-    """Convert a saved network to LiteRT.
+    """Convert a saved network, ``.keras``, to LiteRT, ``.tflite``.
 
     TensorFlow converts it, whatever Keras backend trained the network: in a process of its own
     if that is another one, since a process has one backend.
-
-    Parameters
-    ----------
-    keras_file : str or path
-        The network, ``.keras``.
-    path : str or path
-        File to write, ``.tflite``.
-
-    Raises
-    ------
-    RuntimeError
-        If that process fails.
     """
     import keras
 
@@ -201,10 +168,8 @@ def export_litert(keras_file, path):
     code = f"import sys; from {names} as export; export(*sys.argv[1:])"
     run = subprocess.run(
         [sys.executable, "-c", code, str(keras_file), str(path)],
-        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
-        capture_output=True,
-        text=True,
-    )
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True,
+    )  # fmt: skip
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(

@@ -19,20 +19,15 @@ import numpy as np
 
 __all__ = ["Calibration", "ErrorFactors", "FEATURES", "features"]
 
-
 # The network's probability is kept away from 0 and 1 by this much, sqrt(TS) below this.
 _MIN_PROBABILITY, _MAX_SQRT_TS = 1e-4, 12.0
-
+# Galactic latitude in degrees at which the weight of the plane has fallen to a half.
+_PLANE_DEG = 5.0
 
 FEATURES = (
     "logit", "logit2", "sqrt_ts", "sqrt_ts2", "logit sqrt_ts", "plane", "plane logit",
     "plane sqrt_ts",
 )  # fmt: skip
-
-
-# Galactic latitude in degrees at which the weight of the plane has fallen to a half.
-_PLANE_DEG = 5.0
-
 
 # Columns of a table of sources that each kind of factor scales.
 _SCALED = {
@@ -44,21 +39,7 @@ _SCALED = {
 
 
 def features(probability, sqrt_ts, latitude_deg):
-    """Return the terms of the regression, `FEATURES`.
-
-    Parameters
-    ----------
-    probability : ndarray (n,)
-        Probability of the network.
-    sqrt_ts : ndarray (n,)
-        Of the likelihood fit; NaN where there is none, its terms are zero then.
-    latitude_deg : ndarray (n,)
-        Galactic latitude.
-
-    Returns
-    -------
-    ndarray (n, 8)
-    """
+    """Return the terms `FEATURES` (n, 8); those with sqrt(TS) are zero where it is NaN."""
     p = np.clip(np.asarray(probability, float), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     logit = np.log(p / (1 - p))
     ts = np.clip(np.nan_to_num(sqrt_ts), 0.0, _MAX_SQRT_TS)
@@ -69,21 +50,11 @@ def features(probability, sqrt_ts, latitude_deg):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the regression, as in the card of a model.
+    """Coefficients of the regression: a constant and the factors of `FEATURES`."""
 
-    Attributes
-    ----------
-    measured : sequence of float
-        Constant and factors of ``FEATURES``, for candidates whose sqrt(TS) is known.
-    unmeasured : sequence of float
-        The same for the others; factors of terms with sqrt(TS) are zero.
-    least_probability : float
-        Lowest probability of the network among the candidates of the regression; candidates below
-        are not listed.
-    """
-
-    measured: Sequence
-    unmeasured: Sequence
+    measured: Sequence  # for candidates whose sqrt(TS) is known
+    unmeasured: Sequence  # for the others; factors of terms with sqrt(TS) are zero
+    # Candidates of a lower probability of the network are not listed: the regression saw none.
     least_probability: float = 0.0
 
     def score(self, probability, sqrt_ts, latitude_deg):
@@ -104,59 +75,26 @@ class Calibration:
         return 1 / (1 + np.exp(-np.clip(exponent, -50, 50)))
 
     def apply(self, sources):
-        """Return a copy of a table of sources with the calibrated ``Score``.
-
-        Parameters
-        ----------
-        sources : QTable
-            With ``Probability``, ``GLAT`` and, where it was measured, ``Sqrt_TS``.
-
-        Returns
-        -------
-        QTable
-        """
+        """Return a copy of a table of sources with the calibrated ``Score``."""
         sources, unknown = sources.copy(), np.full(len(sources), np.nan)
-        sqrt_ts = sources["Sqrt_TS"] if "Sqrt_TS" in sources.colnames else unknown
-        sources["Score"] = self.score(
-            np.asarray(sources["Probability"]), np.asarray(sqrt_ts), sources["GLAT"].to_value("deg")
-        )
+        sqrt_ts = np.asarray(sources["Sqrt_TS"]) if "Sqrt_TS" in sources.colnames else unknown
+        probability, latitude_deg = np.asarray(sources["Probability"]), sources["GLAT"].value
+        sources["Score"] = self.score(probability, sqrt_ts, latitude_deg)
         return sources
 
 
 @dataclass(frozen=True)
 class ErrorFactors:
-    """Factors on errors in k ranges of Galactic latitude.
+    """Factors on errors in k ranges of Galactic latitude, each a tuple (k,) of float."""
 
-    Attributes
-    ----------
-    latitude_deg : tuple of float (k,)
-        Where each range of the absolute latitude begins, ascending, the first at 0.
-    ellipse_68, ellipse_95 : tuple of float (k,)
-        Factors on the axes of the error ellipses.
-    counts : tuple of float (k,)
-        Factors on the errors of counts and flux.
-    index : tuple of float (k,)
-        Factors on the error of the photon index.
-    """
-
-    latitude_deg: tuple
-    ellipse_68: tuple
+    latitude_deg: tuple  # where each range of the absolute latitude begins, ascending, first 0
+    ellipse_68: tuple  # on the axes of the error ellipses
     ellipse_95: tuple
-    counts: tuple
-    index: tuple
+    counts: tuple  # on the errors of counts and flux
+    index: tuple  # on the error of the photon index
 
     def apply(self, sources):
-        """Return a copy of a table of measured sources whose errors are multiplied by the factors.
-
-        Parameters
-        ----------
-        sources : QTable
-            From `astro_unetloc.measurement.measure_sources`.
-
-        Returns
-        -------
-        QTable
-        """
+        """Return a copy of a table of measured sources, its errors multiplied by the factors."""
         sources, latitude_deg = sources.copy(), sources["GLAT"].to_value("deg")
         for kind, names in _SCALED.items():
             for name in names:

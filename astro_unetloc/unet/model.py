@@ -28,26 +28,18 @@ __all__ = ["Model", "list_models", "load_model", "save_model", "shipped_bands"]
 
 
 DEFAULT_MODEL = "lat-10gev"
-
-
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
 MAX_FLUX_GEV = 1000.0
-
+# Largest difference between the output of a network for its self-test and the stored one.
+PROBE_TOLERANCE = 1e-4
 
 log = logging.getLogger(__name__)
 
-
 _SHIPPED = Path(__file__).parents[1] / "data" / "models"
-
-
 _FILES = ("unet.keras", "unet.tflite", "probe.npz")
-
-
+_KEYS = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
+_INPUTS = ("counts", "coverage", "bands")
 _BATCH = 8
-
-
-# Largest difference between the output of a network for its self-test and the stored one.
-PROBE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ class Model:
         curve = self.card.get("half_found")
         if curve is None:
             return None
-        low, high = curve["threshold"][0], curve["threshold"][-1]
+        low, *_, high = curve["threshold"]
         if not low <= threshold <= high:
             raise InputError(
                 f"detection limits are known for thresholds from {low:g} to {high:g}; got "
@@ -118,7 +110,7 @@ class Model:
     @property
     def flux_range(self):
         """Energies in GeV of the flux in catalogues."""
-        low, high = self.card["band_edges_gev"][0], self.card["band_edges_gev"][-1]
+        low, high = self.energy_range
         return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, MAX_FLUX_GEV)))))
 
     @property
@@ -134,9 +126,9 @@ class Model:
         except ImportError:
             log.info("LiteRT is not installed; TensorFlow runs the network")
             return self._keras_runner
-        threads = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+        # not on macOS
+        has_affinity = hasattr(os, "sched_getaffinity")
+        threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
         with _silent_stderr():
             interpreter = Interpreter(str(self.folder / "unet.tflite"), num_threads=threads)
             interpreter.allocate_tensors()
@@ -157,39 +149,18 @@ class Model:
         return int(self.card.get("views", 1))
 
     def predict(self, counts, coverage, bands, *, views=1, keras=False, progress=None):
-        """Return the probability of each class in each pixel.
+        """Return the probability of each class in each pixel, float32 (n, ny, nx, n_class).
 
-        Parameters
-        ----------
-        counts : ndarray (n, ny, nx, n_band)
-            Photons; ny and nx divisible by 16.
-        coverage : ndarray (n, ny, nx, 1)
-            1 where observed.
-        bands : ndarray (n_band, 4) or (n, n_band, 4)
-            See `astro_unetloc.maps.patches.band_inputs`.
-        views : {1, 2}
-            Test-time augmentation: with 2, average each patch and the patch turned by 180 deg,
-            which cancels the shift that the strided convolution leaves.
-        keras : bool
-            Run ``unet.keras`` on the Keras backend rather than LiteRT.
-        progress : callable, optional
-            Wraps an iterable, as `tqdm.tqdm` does.
-
-        Returns
-        -------
-        ndarray (n, ny, nx, n_class) of float32
-
-        Raises
-        ------
-        ValueError
-            If the number of bands or the size of the image does not fit the network, or ``views``
-            is another number.
+        ``counts`` (n, ny, nx, n_band) are photons, ny and nx divisible by 16; ``coverage``
+        (n, ny, nx, 1) is 1 where observed; ``bands`` (n_band, 4) or (n, n_band, 4) come from
+        `astro_unetloc.maps.patches.band_inputs`. With ``views=2``, test-time augmentation, each
+        patch is averaged with the patch turned by 180 deg, which cancels the shift that the strided
+        convolution leaves. With ``keras`` the Keras backend runs ``unet.keras``.
         """
         if views not in (1, 2):
             raise InputError(f"views must be 1 or 2; got {views!r}; choose one of them")
         n_band = len(self.band_edges) - 1
-        fits = counts.ndim == 4 and counts.shape[3] == n_band
-        if not fits or counts.shape[1] % 16 or counts.shape[2] % 16:
+        if counts.ndim != 4 or counts.shape[3] != n_band or np.any(np.mod(counts.shape[1:3], 16)):
             raise InputError(
                 f"counts must be (n, ny, nx, {n_band}) with ny and nx divisible by 16; got "
                 f"{counts.shape}; project the map with the bands of model {self.name}"
@@ -203,15 +174,15 @@ class Model:
             rows = slice(start, start + _BATCH)
             probability[rows] = run(**_inputs(counts[rows], coverage[rows], bands[rows]))
             if views == 2:
-                turned = (_turn(images[rows]) for images in (counts, coverage))
-                probability[rows] += _turn(run(**_inputs(*turned, bands[rows])))
-                probability[rows] /= 2
+                turned = (images[rows, ::-1, ::-1] for images in (counts, coverage))
+                turned_back = run(**_inputs(*turned, bands[rows]))[:, ::-1, ::-1]
+                probability[rows] = (probability[rows] + turned_back) / 2
         return probability
 
     def check(self, *, keras=False):
         """Raise an error unless the fast path, or ``unet.keras``, passes the self-test."""
         with np.load(self.folder / "probe.npz") as probe:
-            output = self.predict(probe["counts"], probe["coverage"], probe["bands"], keras=keras)
+            output = self.predict(*map(probe.get, _INPUTS), keras=keras)
             difference = float(np.max(np.abs(output - probe["probability"])))
         if not difference <= PROBE_TOLERANCE:
             raise InputError(
@@ -220,15 +191,10 @@ class Model:
             )
 
 
-def _turn(images):
-    """Images (n, ny, nx, ...) turned by 180 deg."""
-    return images[:, ::-1, ::-1]
-
-
 def _inputs(counts, coverage, bands):
     """Inputs of the network as contiguous float32: LiteRT misreads others without an error."""
-    arrays = {"counts": counts, "coverage": coverage, "bands": bands}
-    return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}
+    arrays = zip(_INPUTS, (counts, coverage, bands))
+    return {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays}
 
 
 @contextmanager
@@ -318,40 +284,25 @@ def load_model(name=None):
 
 def _read_card(path):
     """Content of a ``card.json`` with all keys that a model needs."""
-    needed = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in needed if key not in card]
+        missing = [key for key in _KEYS if key not in card]
         missing += [file for file in _FILES if file not in card.get("sha256", {})]
     except (ValueError, AttributeError) as err:
-        raise InputError(
-            f"model card {path}: expected JSON; {err}; install the model again"
-        ) from err
+        raise InputError(f"model card {path}: expected JSON; {err}; install it again") from err
     if missing:
         raise InputError(
-            f"model card {path}: expected the keys {', '.join(needed)}; missing "
+            f"model card {path}: expected the keys {', '.join(_KEYS)}; missing "
             f"{', '.join(missing)}; make the model again"
         )
     return card
 
 
 def save_model(folder, network, card, *, probe):
-    """Write a model folder and return its model.
+    """Write a model folder, which is made if absent, and return its model.
 
-    Parameters
-    ----------
-    folder : str or path
-        Folder to write; made if absent.
-    network : keras.Model
-        The trained network.
-    card : dict
-        The card without its hashes.
-    probe : dict of str to ndarray
-        Inputs "counts", "coverage" and "bands" of a few patches for the self-test.
-
-    Returns
-    -------
-    Model
+    ``card`` is without its hashes; ``probe`` holds the inputs "counts", "coverage" and "bands" of a
+    few patches for the self-test.
     """
     import keras
 
@@ -361,7 +312,7 @@ def save_model(folder, network, card, *, probe):
     plain.set_weights(network.get_weights())
     plain.save(folder / "unet.keras")
     export_litert(folder / "unet.keras", folder / "unet.tflite")
-    inputs = {k: np.asarray(probe[k], dtype=np.float32) for k in ("counts", "coverage", "bands")}
+    inputs = _inputs(*map(probe.get, _INPUTS))
     output = network.predict(inputs, verbose=0)
     np.savez_compressed(folder / "probe.npz", **inputs, probability=output)
     card = {**card, "sha256": {file: _sha256(folder / file) for file in _FILES}}

@@ -24,7 +24,7 @@ def test_map_may_stand_before_or_after_its_options(run, files, write_map, first)
     code, stdout, stderr = run(*([map, *words] if first == "map" else [*words, map]))
     assert (code, stdout) == (0, ""), stderr
     assert files() == ["c.ecsv", "map.fits"]
-    assert "sources with Score >= 0.4 (" in stderr
+    assert "1 source with Score >= 0.4 (" in stderr
     assert "-> c.ecsv" in stderr
 
 
@@ -90,7 +90,7 @@ def test_dash_prints_ecsv_alone_on_stdout(run, files, write_map):
     assert code == 0
     assert files() == ["map.fits"]
     assert stdout.startswith("# %ECSV")
-    assert "sources with Score" in stderr
+    assert "1 source with Score" in stderr
     table = QTable.read(stdout.splitlines(), format="ascii.ecsv")
     assert {"Source_Name", "Score", "Flags"} <= set(table.colnames)
 

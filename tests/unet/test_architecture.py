@@ -1,5 +1,7 @@
+import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,59 +19,49 @@ TINY = {"widths": (4, 6, 8, 8), "head_width": 4, "first_kernel": 3}
 
 @pytest.fixture(scope="module")
 def network():
-    import keras
-
     keras.utils.set_random_seed(1)
     return build_unet(**TINY)
 
 
-def make_inputs(n_pix, n=2, seed=0, nx=None):
-    rng = np.random.default_rng(seed)
+def make_inputs(ny, nx, n=2):
+    rng = np.random.default_rng(0)
     return {
-        "counts": rng.poisson(0.2, (n, n_pix, nx or n_pix, 5)).astype(np.float32),
-        "coverage": np.ones((n, n_pix, nx or n_pix, 1), np.float32),
+        "counts": rng.poisson(0.2, (n, ny, nx, 5)).astype(np.float32),
+        "coverage": np.ones((n, ny, nx, 1), np.float32),
         "bands": rng.random((n, 5, 4)).astype(np.float32),
     }
 
 
 @pytest.mark.parametrize(("ny", "nx"), [(128, 128), (160, 160), (32, 48)])
 def test_probabilities_of_any_size_sum_to_one(network, ny, nx):
-    inputs = make_inputs(ny, nx=nx)
-    probability = network.predict_on_batch(inputs)
+    probability = network.predict_on_batch(make_inputs(ny, nx))
     assert probability.shape == (2, ny, nx, 2)
     assert np.all(probability >= 0)
     np.testing.assert_allclose(probability.sum(axis=-1), 1, atol=1e-6)
 
 
 def test_layers_are_named_by_their_place(network):
-    names = [layer.name for layer in network.layers]
+    names = {layer.name for layer in network.layers}
     for level in (1, 2, 3):
-        assert {f"down{level}_pool", f"down{level}_1_conv", f"down{level}_2_norm"} <= set(names)
+        assert {f"down{level}_pool", f"down{level}_1_conv", f"down{level}_2_norm"} <= names
     for level in (0, 1, 2):
-        assert {f"up{level}_conv", f"up{level}_join", f"up{level}_1_relu"} <= set(names)
-    assert {"counts", "coverage", "bands", "stem_conv", "head_conv", "probability"} <= set(names)
-    automatic = [n for n in names if n.rsplit("_", 1)[0] in {"conv2d", "dense", "activation"}]
-    assert not automatic
+        assert {f"up{level}_conv", f"up{level}_join", f"up{level}_1_relu"} <= names
+    assert {"counts", "coverage", "bands", "stem_conv", "head_conv", "probability"} <= names
+    assert not {"conv2d", "dense", "activation"} & {name.rsplit("_", 1)[0] for name in names}
 
 
 @pytest.mark.parametrize("name", ["counts", "coverage", "bands"])
 def test_output_depends_on_every_input(network, name):
-    inputs = make_inputs(32)
-    changed = inputs | {name: 1.0 - inputs[name]}
-    if name == "counts":
-        changed[name] = inputs[name] + 1
+    inputs = make_inputs(32, 32)
+    changed = inputs | {name: inputs[name] + 1 if name == "counts" else 1 - inputs[name]}
     first, second = (network.predict_on_batch(i) for i in (inputs, changed))
     assert np.abs(first - second).max() > 1e-4
 
 
 def test_other_numbers_of_bands_and_classes_are_built():
     network = build_unet(n_band=3, n_class=3, **TINY)
-    shapes = {i.name: i.shape for i in network.inputs}
-    assert shapes == {
-        "counts": (None, None, None, 3),
-        "coverage": (None, None, None, 1),
-        "bands": (None, 3, 4),
-    }
+    shapes = {"counts": (None, None, None, 3), "coverage": (None, None, None, 1)}
+    assert {i.name: i.shape for i in network.inputs} == shapes | {"bands": (None, 3, 4)}
     assert network.output_shape == (None, None, None, 3)
 
 
@@ -78,14 +70,9 @@ def test_one_level_is_refused():
         build_unet(widths=(4,))
 
 
-def test_same_seed_builds_the_same_weights():
-    import keras
-
-    weights = []
-    for _ in range(2):
-        keras.utils.set_random_seed(3)
-        weights.append(build_unet(**TINY).get_weights())
-    for first, again in zip(*weights):
+def test_same_seed_builds_the_same_weights(network):
+    keras.utils.set_random_seed(1)
+    for first, again in zip(network.get_weights(), build_unet(**TINY).get_weights()):
         np.testing.assert_array_equal(first, again)
 
 
@@ -118,45 +105,49 @@ def test_dice_loss_is_one_minus_the_overlap():
     target = [[1, 0], [1, 0], [1, 0], [0, 1]]
     found = [[1, 0], [1, 0], [0, 1], [1, 0]]
     np.testing.assert_allclose(loss(target, found, dice_loss), [1 - 5 / 7], rtol=1e-6)
-    np.testing.assert_allclose(loss(target, target, dice_loss), [0], atol=1e-6)
-    np.testing.assert_allclose(loss([[0, 1]], [[0, 1]], dice_loss), [0], atol=1e-6)
+    for same in (target, [[0, 1]]):
+        np.testing.assert_allclose(loss(same, same, dice_loss), [0], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_what_was_not_observed_costs_nothing(name):
-    target = [[1, 0], [0, 1], [0, 0]]
-    first = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.1, 0.9]], LOSSES[name])
-    second = loss(target, [[0.7, 0.3], [0.1, 0.9], [0.8, 0.2]], LOSSES[name])
+@pytest.mark.parametrize("function", LOSSES.values())
+def test_what_was_not_observed_costs_nothing(function):
+    target, observed = [[1, 0], [0, 1], [0, 0]], [[0.7, 0.3], [0.1, 0.9]]
+    first, second = (loss(target, [*observed, p], function) for p in ([0.1, 0.9], [0.8, 0.2]))
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
+# LiteRT
+
+
+def run_here(command, *, env, **options):
+    """Stand-in for `subprocess.run`: runs the code of ``python -c`` in this process."""
+    assert env["KERAS_BACKEND"] == "tensorflow"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "tensorflow")
+        patch.setattr(sys, "argv", ["-c", *command[3:]])
+        exec(command[2], {})
+    return SimpleNamespace(returncode=0)
+
+
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_litert_of_a_network_of_another_backend_is_the_same(network, tmp_path, monkeypatch):
-    import keras
+@pytest.mark.parametrize("in_process", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_litert_of_a_network_of_another_backend_is_the_same(tmp_path, monkeypatch, in_process):
     from ai_edge_litert.interpreter import Interpreter
 
-    network.save(tmp_path / "unet.keras")
-    export_litert(tmp_path / "unet.keras", tmp_path / "here.tflite")
+    network, paths = build_unet(widths=(2, 2), head_width=2), ("unet.keras", "unet.tflite")
+    network.save(tmp_path / paths[0])
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    export_litert(str(tmp_path / "unet.keras"), str(tmp_path / "there.tflite"))
-    outputs = []
-    for name in ("here", "there"):
-        run = Interpreter(str(tmp_path / f"{name}.tflite"))
-        rng = np.random.default_rng(0)
-        for inputs in run.get_input_details():
-            shape = [1] + [64 if n < 0 else int(n) for n in inputs["shape_signature"][1:]]
-            run.resize_tensor_input(inputs["index"], shape)
-        run.allocate_tensors()
-        for inputs in run.get_input_details():
-            run.set_tensor(inputs["index"], rng.random(inputs["shape"], dtype=np.float32))
-        run.invoke()
-        outputs.append(run.get_tensor(run.get_output_details()[0]["index"]))
-    np.testing.assert_array_equal(*outputs)
+    if in_process:
+        monkeypatch.setattr("subprocess.run", run_here)
+    export_litert(*(tmp_path / path for path in paths))
+    run = Interpreter(str(tmp_path / paths[1])).get_signature_runner()
+    inputs = make_inputs(32, 32)
+    monkeypatch.undo()
+    expected = network.predict_on_batch(inputs)
+    np.testing.assert_allclose(run(**inputs)["output_0"], expected, atol=1e-6)
 
 
 def test_failed_export_by_another_backend_is_one_line(monkeypatch, tmp_path):
-    import keras
-
     failed = SimpleNamespace(returncode=1, stderr="Traceback\nImportError: no tensorflow\n")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr("subprocess.run", lambda *args, **options: failed)
