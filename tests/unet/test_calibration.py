@@ -20,14 +20,10 @@ FACTORS = ErrorFactors(
 IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
 
 
-def test_terms_are_as_many_as_their_names():
-    assert features(np.array([0.5]), np.array([3.0]), np.array([2.0])).shape == (1, len(FEATURES))
-
-
 def test_terms_of_an_unknown_sqrt_ts_are_zero():
-    terms = features(np.array([0.3]), np.array([np.nan]), np.array([2.0]))[0]
-    zero = [value == 0 for value in terms]
-    assert zero == ["sqrt_ts" in name for name in FEATURES]
+    terms = features(np.array([0.3]), np.array([np.nan]), np.array([2.0]))
+    assert terms.shape == (1, len(FEATURES))
+    assert [value == 0 for value in terms[0]] == ["sqrt_ts" in name for name in FEATURES]
 
 
 @settings(max_examples=50)
@@ -43,10 +39,7 @@ def test_candidates_without_sqrt_ts_have_their_own_coefficients():
     calibration = Calibration((3.0,) + IDENTITY[1:], IDENTITY)
     found = calibration.score(np.full(2, 0.5), np.array([1.0, np.nan]), np.zeros(2))
     np.testing.assert_allclose(found, [1 / (1 + np.exp(-3)), 0.5])
-
-
-def test_no_candidates_have_no_scores():
-    assert Calibration(IDENTITY, IDENTITY).score(*np.zeros((3, 0))).shape == (0,)
+    assert calibration.score(*np.zeros((3, 0))).shape == (0,)
 
 
 def test_shipped_models_are_calibrated():
@@ -57,37 +50,27 @@ def test_shipped_models_are_calibrated():
 
 @pytest.mark.parametrize("latitude", [0.0, 3.0, 60.0])
 def test_scores_of_the_default_model_grow_with_the_evidence(latitude):
-    calibration = load_model().calibration
-    probability = np.linspace(0.02, 0.98, 30)
-    sqrt_ts = np.linspace(2.5, 9.0, 30)
-    lat = np.full(30, latitude)
-    assert np.all(np.diff(calibration.score(probability, sqrt_ts, lat)) > -0.02)
-    assert calibration.score(probability, sqrt_ts, lat)[0] < 0.3
-    assert calibration.score(probability, sqrt_ts, lat)[-1] > 0.95
-    assert np.all(np.diff(calibration.score(probability, np.full(30, np.nan), lat)) > -0.02)
+    probability, sqrt_ts = np.linspace(0.02, 0.98, 30), np.linspace(2.5, 9.0, 30)
+    for known in (sqrt_ts, np.full(30, np.nan)):
+        score = load_model().calibration.score(probability, known, np.full(30, latitude))
+        assert np.all(np.diff(score) > -0.02)
+        if known is sqrt_ts:
+            assert score[0] < 0.3
+            assert score[-1] > 0.95
 
 
-@pytest.fixture(scope="module")
-def benchmark(import_benchmark):
-    return import_benchmark("calibrate")
-
-
-def test_fitted_calibration_is_the_fraction_of_explained_candidates(benchmark):
+def test_fitted_calibration_is_the_fraction_of_explained_candidates(import_benchmark):
     """A fraction p**2 of candidates of probability p is real; as many are near a fainter source."""
-    rng = np.random.default_rng(0)
-    n = 4000
+    benchmark, rng, n = import_benchmark("calibrate"), np.random.default_rng(0), 4000
     lon, lat = np.arange(n) % 100 * 3.0, 20 + np.arange(n) // 100 * 1.5
     probability = rng.uniform(0.1, 0.99, n)
     draw = rng.random(n)
     is_real, is_near = draw < probability**2, draw > 1 - 0.5 * (1 - probability**2)
-    npred = np.where(is_real, 50.0, 10.0)
-    near = is_real | is_near
-    counts = np.full(n, 45.0)
+    npred, near = np.where(is_real, 50.0, 10.0), is_real | is_near
     sqrt_ts = np.where(np.arange(n) % 10, 5.0, np.nan)  # some were not measured
-    counts[np.isnan(sqrt_ts)] = np.nan
-    catalog = make_catalog(
-        lon, lat, probability, Probability=probability, Sqrt_TS=sqrt_ts, Npred=counts
-    )
+    counts = np.where(np.isnan(sqrt_ts), np.nan, 45.0)
+    measured = {"Probability": probability, "Sqrt_TS": sqrt_ts, "Npred": counts}
+    catalog = make_catalog(lon, lat, probability, **measured)
     judged = match_truth(catalog, make_truth(lon[near], lat[near], npred[near]), brightest=True)
     fitted = benchmark.fit(judged, 0.1)
     assert fitted.least_probability == 0.1
@@ -113,9 +96,7 @@ def test_errors_grow_and_what_was_measured_stays():
     sky_map, sources, _ = lonely_sources(30, nside=2)
     before = measure_sources(sources, sky_map, energy_range=RANGE, flux_range=(10.0, 1000.0))
     kinds = {"Unc_Npred": "counts", "Unc_Flux": "counts", "Unc_Spectral_Index": "index"}
-    kinds |= {
-        f"Conf_{n}_Semi{axis}": f"ellipse_{n}" for n in (68, 95) for axis in ("Major", "Minor")
-    }
+    kinds |= {f"Conf_{n}_Semi{a}": f"ellipse_{n}" for n in (68, 95) for a in ("Major", "Minor")}
     after = FACTORS.apply(before)
     assert after.colnames == before.colnames
     for name in before.colnames:
@@ -132,7 +113,7 @@ def test_only_the_model_below_10_gev_has_error_factors():
 
 def test_a_search_applies_error_factors():
     center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
-    sky_map, _ = simulate_sky(center=center, radius=5 * u.deg, rng=1)
+    sky_map, _ = simulate_sky(center=center, radius=3 * u.deg, rng=1)
     model = load_model("lat-10gev")
     plain = find_sources(sky_map, model=model)
     model.card["error_factors"] = {
