@@ -24,17 +24,31 @@ from astro_unetloc.products import (
     probability_image,
     probability_map_bytes,
 )
-from astro_unetloc.sphere import vectors_from_lonlat
+from astro_unetloc.sphere import frame_rotation
+
+SKY_DEG2 = 41252.96
+PATCH_DEG2 = SKY_DEG2 / 768
 
 # Probability maps
 
 
-def read_probability(content):
-    with fits.open(io.BytesIO(content)) as hdus:
+def read(content, number=1):
+    """Header and data of an HDU of a valid file."""
+    with fits.open(io.BytesIO(content), checksum=True) as hdus:
         hdus.verify("exception")
-        header, data = hdus[1].header, hdus[1].data
-        assert (header["ORDERING"], header["COORDSYS"], header["NSIDE"]) == ("NESTED", "G", 1024)
-        return data["PIXEL"].astype(int), data["PROBABILITY"].astype(float)
+        return hdus[number].header, hdus[number].data
+
+
+def read_probability(run):
+    """Pixels and values of the probability map of a run, and directions of the pixels."""
+    header, data = read(probability_map_bytes(run))
+    assert (header["ORDERING"], header["COORDSYS"], header["NSIDE"]) == ("NESTED", "G", 1024)
+    assert (header["PIXTYPE"], header["INDXSCHM"]) == ("HEALPIX", "EXPLICIT")
+    assert (header["TTYPE1"], header["TTYPE2"]) == ("PIXEL", "PROBABILITY")
+    assert (header["MODEL"], header["SEED"]) == ("lat-10gev", 3)  # those of the run
+    pixels = data["PIXEL"].astype(int)
+    vectors = np.stack(healpy.pix2vec(1024, pixels, nest=True), axis=-1)
+    return pixels, data["PROBABILITY"].astype(float), vectors
 
 
 def image_around(patch, n, pixel_deg):
@@ -46,43 +60,28 @@ def image_around(patch, n, pixel_deg):
 
 def test_probability_map_covers_each_direction_once():
     run = make_run([300, 301], [0.25, 0.75])
-    pixels, values = read_probability(probability_map_bytes(run))
+    pixels, values, vectors = read_probability(run)
     assert np.all(np.diff(pixels) > 0)
-    owner = run.patches.grid.owner(np.stack(healpy.pix2vec(1024, pixels, nest=True), axis=-1))
+    owner = run.patches.grid.owner(vectors)
     np.testing.assert_array_equal(values, np.where(owner == 300, 0.25, 0.75))
     area = len(pixels) * healpy.nside2pixarea(1024, degrees=True)
-    assert area == pytest.approx(2 * 41252.96 / 768, rel=0.1)
+    assert area == pytest.approx(2 * PATCH_DEG2, rel=0.1)
 
 
 def test_probability_map_has_the_pixels_of_the_patch():
     run = make_run([400])
     run.probability[0, 90, 70] = 0.9
-    pixels, values = read_probability(probability_map_bytes(run))
-    vectors = np.stack(healpy.pix2vec(1024, pixels[values > 0], nest=True), axis=-1)
-    x, y = run.patches.grid.plane(400).pixel_from_vectors(vectors)
+    _, values, vectors = read_probability(run)
+    x, y = run.patches.grid.plane(400).pixel_from_vectors(vectors[values > 0])
     assert len(x) >= 1
-    np.testing.assert_array_equal(np.rint(x), 70)
-    np.testing.assert_array_equal(np.rint(y), 90)
+    np.testing.assert_array_equal(np.rint([x, y]).T, [[70, 90]] * len(x))
 
 
 def test_unobserved_sky_is_not_in_the_map():
     runs = (make_run([400], covered=rows) for rows in (slice(80, None), slice(None)))
-    half, whole = (len(read_probability(probability_map_bytes(run))[0]) for run in runs)
+    half, whole = (len(read_probability(run)[0]) for run in runs)
     assert 0.3 < half / whole < 0.7
-
-
-def test_no_patches_make_an_empty_map():
-    pixels, values = read_probability(probability_map_bytes(make_run([])))
-    assert len(pixels) == len(values) == 0
-
-
-def test_probability_map_has_the_keywords_of_healpix_and_of_the_run():
-    with fits.open(io.BytesIO(probability_map_bytes(make_run([400]))), checksum=True) as hdus:
-        header = hdus[1].header
-        assert hdus[0].data is None
-        assert (header["PIXTYPE"], header["INDXSCHM"]) == ("HEALPIX", "EXPLICIT")
-        assert (header["TTYPE1"], header["TTYPE2"]) == ("PIXEL", "PROBABILITY")
-        assert (header["MODEL"], header["SEED"]) == ("lat-10gev", 3)
+    assert len(read_probability(make_run([]))[0]) == 0
 
 
 def test_healpy_reads_the_probability_map(tmp_path):
@@ -109,14 +108,13 @@ def test_image_has_the_wcs_of_the_input_and_the_peak_where_it_is(frame, projecti
         wcs.wcs.crval[1] = 0
     run = make_run([400], **with_pixels(wcs_pixels(wcs, (40, 50))))
     run.probability[0, 88:91, 69:72] = 0.9
-    with fits.open(io.BytesIO(probability_map_bytes(run)), checksum=True) as hdus:
-        hdus.verify("exception")
-        image, read = hdus[0].data, WCS(hdus[0].header)
-        assert hdus[0].header["MODEL"] == "lat-10gev"
-        assert len(hdus[1].data) > 1000
+    content = probability_map_bytes(run)
+    assert len(read(content)[1]) > 1000
+    header, image = read(content, 0)
+    assert header["MODEL"] == "lat-10gev"
     assert image.shape == (40, 50)
     y, x = np.nonzero(image > 0.5)
-    found = read.pixel_to_world(x.mean(), y.mean())
+    found = WCS(header).pixel_to_world(x.mean(), y.mean())
     assert found.separation(place) < 0.05 * u.deg
     assert 0.5 < len(x) * 0.05**2 / (9 * 0.078**2) < 1.5
 
@@ -125,28 +123,23 @@ def test_image_is_nan_where_nothing_was_searched():
     run = make_run([400], 0.5, covered=slice(80, None))
     image = probability_image(run.patches, run.probability, image_around(400, 300, 0.1))
     assert set(np.unique(image[np.isfinite(image)])) == {np.float32(0.5)}
-    assert 0.3 < np.isfinite(image).sum() * 0.01 / (41252.96 / 768 / 2) < 1.7
+    assert 0.3 < np.isfinite(image).sum() * 0.01 / (PATCH_DEG2 / 2) < 1.7
     assert np.isnan(image[:100]).all()
 
 
-def test_coarse_pixels_lose_no_source():
+def test_coarse_pixels_lose_no_source_and_may_lie_off_the_sky():
     run = make_run([400])
     run.probability[0, 85, 75] = 0.9
-    image = probability_image(run.patches, run.probability, image_around(400, 8, 1.0))
-    assert (image == np.float32(0.9)).sum() == 1
+    all_sky = wcs_pixels(make_wcs((90, 180), pixel_deg=2.0, projection="AIT"), (90, 180))
+    for pixels in (image_around(400, 8, 1.0), all_sky):
+        image = probability_image(run.patches, run.probability, pixels)
+        assert (image == np.float32(0.9)).sum() == 1
+    assert 3 < np.isfinite(image).sum() < 60
 
 
-def test_all_sky_image_may_have_pixels_off_the_sky():
-    wcs = make_wcs((90, 180), pixel_deg=2.0, projection="AIT")
-    run = make_run([400], 1.0)
-    image = probability_image(run.patches, run.probability, wcs_pixels(wcs, (90, 180)))
-    assert 3 < np.nansum(image) < 60
-
-
-def test_healpix_input_has_no_image():
-    run = make_run([400], **with_pixels(healpix_pixels(64, False, "galactic")))
-    with fits.open(io.BytesIO(probability_map_bytes(run))) as hdus:
-        assert hdus[0].data is None
+@pytest.mark.parametrize("pixels", [None, healpix_pixels(64, False, "galactic")])
+def test_input_without_a_wcs_has_no_image(pixels):
+    assert read(probability_map_bytes(make_run([400], **with_pixels(pixels))), 0)[1] is None
 
 
 # Detection limits
@@ -155,57 +148,49 @@ def test_healpix_input_has_no_image():
 def test_limits_are_a_map_of_the_searched_cells():
     center = PatchGrid().centers[400]
     photons = background_around(center[None], 17.0, np.random.default_rng(1), radius_deg=9.0)
-    sky_map = as_events(photons, exposure=SurveyExposure())
-    model = SimpleNamespace(
-        half_found={0.2: 4.5}.get, flux_range=(10.0, 1000.0), energy_range=RANGE
-    )
+    sky_map, fluxes = as_events(photons, exposure=SurveyExposure()), (10.0, 1000.0)
+    model = SimpleNamespace(half_found={0.2: 4.5}.get, flux_range=fluxes, energy_range=RANGE)
     parts = {"sky_map": sky_map, "model": model, "threshold": 0.2}
-    parts["sources"] = sources_at(np.zeros((0, 3)))
-    run = make_run([400], covered=slice(80, None), **parts)
-    with fits.open(io.BytesIO(limit_map_bytes(run)), checksum=True) as hdus:
-        hdus.verify("exception")
-        header, data = hdus[1].header, hdus[1].data
+    run = make_run([400], covered=slice(80, None), sources=sources_at(np.zeros((0, 3))), **parts)
+    header, data = read(limit_map_bytes(run))
     assert (header["NSIDE"], header["MODEL"], header["SQRT_TS"]) == (64, "lat-10gev", 4.5)
     assert header["TUNIT3"] == "ph cm-2 s-1"
     vectors = np.stack(healpy.pix2vec(64, data["PIXEL"].astype(int), nest=True), axis=-1)
     assert set(run.patches.grid.owner(vectors)) == {400}
     area = len(data) * healpy.nside2pixarea(64, degrees=True)
-    assert area == pytest.approx(41252.96 / 768 / 2, rel=0.15)
-    counts, flux = detection_limits(sky_map, vectors, 4.5, flux_range=(10.0, 1000.0))
+    assert area == pytest.approx(PATCH_DEG2 / 2, rel=0.15)
+    counts, flux = detection_limits(sky_map, vectors, 4.5, flux_range=fluxes)
     np.testing.assert_allclose(data["NPRED_50"], counts, rtol=1e-5)
     np.testing.assert_allclose(data["FLUX_50"], flux, rtol=1e-5)
     run.region = DiscFootprint(center, 2.0)
-    with fits.open(io.BytesIO(limit_map_bytes(run))) as hdus:
-        assert 0 < len(hdus[1].data) < len(data)
+    assert 0 < len(read(limit_map_bytes(run))[1]) < len(data)
 
 
 # The searched area
 
 
 def read_moc(content, order=10):
-    """Order and number of the cells of a MOC, from their NUNIQ numbers."""
-    with fits.open(io.BytesIO(content), checksum=True) as hdus:
-        hdus.verify("exception")
-        header, uniq = hdus[1].header, hdus[1].data["UNIQ"].astype(np.int64)
+    """Order and number of the cells of a MOC, from their NUNIQ numbers, and its area in deg2."""
+    header, data = read(content)
     assert (header["PIXTYPE"], header["ORDERING"], header["COORDSYS"]) == ("HEALPIX", "NUNIQ", "C")
     assert (header["MOCORDER"], header["MOCVERS"], header["MOCDIM"]) == (order, "2.0", "SPACE")
+    uniq = data["UNIQ"].astype(np.int64)
     order = (np.log2(uniq // 4) // 2).astype(int)
-    return order, uniq - 4 * 4**order
+    return order, uniq - 4 * 4**order, np.sum(4.0**-order) * SKY_DEG2 / 12
 
 
 def test_moc_is_the_area_that_the_patches_own():
-    order, cell = read_moc(moc_bytes(make_run([300, 301])))
-    assert np.sum(4.0**-order) * 41252.96 / 12 == pytest.approx(2 * 41252.96 / 768, rel=0.1)
+    order, cell, area = read_moc(moc_bytes(make_run([300, 301])))
+    assert area == pytest.approx(2 * PATCH_DEG2, rel=0.1)
     assert order.min() < 6  # whole cells are merged
     for level in np.unique(order):
         vectors = np.stack(healpy.pix2vec(2**level, cell[order == level], nest=True), axis=-1)
-        place = SkyCoord(*vectors.T, representation_type="cartesian", frame="icrs").galactic
-        owner = PatchGrid().owner(place.cartesian.xyz.value.T)
+        owner = PatchGrid().owner(vectors @ frame_rotation("icrs").T)
         assert set(owner) <= {300, 301}
 
 
 def test_no_cell_of_a_moc_lies_in_another_and_four_sisters_are_one():
-    order, cell = read_moc(moc_bytes(make_run([0, 1, 2, 3])))
+    order, cell, _ = read_moc(moc_bytes(make_run([0, 1, 2, 3])))
     low, high = cell * 4 ** (10 - order), (cell + 1) * 4 ** (10 - order)
     rows = np.argsort(low)
     assert np.all(low[rows][1:] >= high[rows][:-1])
@@ -215,13 +200,13 @@ def test_no_cell_of_a_moc_lies_in_another_and_four_sisters_are_one():
 
 def test_moc_ends_where_the_region_ends():
     region = DiscFootprint(PatchGrid().centers[400], 1.0)
-    order, _ = read_moc(moc_bytes(make_run([400], region=region)))
-    assert np.sum(4.0**-order) * 41252.96 / 12 == pytest.approx(np.pi, rel=0.02)
+    area = read_moc(moc_bytes(make_run([400], region=region)))[2]
+    assert area == pytest.approx(np.pi, rel=0.02)
 
 
 def test_whole_sky_is_twelve_cells_and_nothing_is_none(monkeypatch):
     monkeypatch.setattr(products, "_ORDER", 4)
-    order, cell = read_moc(moc_bytes(make_run(range(768))), order=4)
+    order, cell, _ = read_moc(moc_bytes(make_run(range(768))), order=4)
     np.testing.assert_array_equal(order, 0)
     np.testing.assert_array_equal(cell, np.arange(12))
     assert len(read_moc(moc_bytes(make_run([])), order=4)[0]) == 0
@@ -233,9 +218,9 @@ def test_mocpy_reads_the_same_sky(tmp_path):
     (tmp_path / "m.fits").write_bytes(content)
     moc = mocpy.MOC.from_fits(tmp_path / "m.fits")
     assert moc.max_order == 10
-    order, cell = read_moc(content)
+    order, cell, _ = read_moc(content)
     np.testing.assert_array_equal(np.sort(moc.uniq_hpx), np.sort(4 * 4**order + cell))
     assert moc.sky_fraction == pytest.approx(2 / 768, rel=0.1)
-    inside = vectors_from_lonlat(*healpy.vec2ang(PatchGrid().centers[400], lonlat=True))[0]
-    place = SkyCoord(*inside, representation_type="cartesian", frame="galactic").icrs.spherical
+    place = SkyCoord(*PatchGrid().centers[400], representation_type="cartesian", frame="galactic")
+    place = place.icrs.spherical
     assert moc.contains_lonlat(place.lon, place.lat).all()
