@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import cube_hdus
+from astropy.io import fits
+from made_files import cube_hdus, image_header
 
 from astro_unetloc.cli.main import main
 
@@ -62,9 +63,6 @@ def write_image(run):
     """Function that writes an image without energies."""
 
     def write(pixel_deg=0.1):
-        from astropy.io import fits
-        from made_files import image_header
-
         header = image_header((10, 10), pixel_deg=pixel_deg)
         fits.PrimaryHDU(np.ones((10, 10), int), header).writeto("image.fits")
         return "image.fits"
