@@ -1,11 +1,13 @@
 """Files: FITS files are opened once and checked to be whole; output files are written whole."""
 
+import gzip
 import hashlib
 import os
 import secrets
 import warnings
 import zlib
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 
 from astro_unetloc.exceptions import InputError
@@ -21,31 +23,8 @@ __all__ = [
 ]
 
 
-_BLOCK = 1 << 22
-
-
 def open_fits(path):
-    """Open a FITS file, plain or gzipped, and make sure that it is whole.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The file.
-
-    Returns
-    -------
-    hdus : astropy.io.fits.HDUList
-        All its HDUs, to be closed by the caller.
-    checksum : str
-        sha256 of the file as it lies on disk, hexadecimal.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is a directory, no FITS file, or cut off.
-    """
+    """Open HDUList of a FITS file, plain or gzipped, and sha256 of the file; whole or an error."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise InputError(f"a FITS file was expected; got the directory {path}; name a file in it")
@@ -68,21 +47,14 @@ def open_fits(path):
 
 def _read_bytes(path):
     """Hash of a file, and what its gzip stream holds (None for a plain file)."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        magic = file.read(9)
+        magic, content = file.read(9), None
         file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
         if magic[:2] == b"\x1f\x8b":
-            import gzip
-
-            packed = file.read()
-            digest.update(packed)
-            content = gzip.decompress(packed)
+            file.seek(0)
+            content = gzip.decompress(file.read())
             magic = content[:9]
-        else:
-            content = None
-            while block := file.read(_BLOCK):
-                digest.update(block)
     if magic != b"SIMPLE  =":
         raise InputError(
             f"a FITS file was expected; got {path}, which does not start like one; "
@@ -92,17 +64,13 @@ def _read_bytes(path):
 
 
 def _open_hdus(path, content):
-    from io import BytesIO
-
     from astropy.io import fits
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            if content is None:
-                hdus = fits.open(path, memmap=True)
-            else:
-                hdus = fits.open(BytesIO(content), memmap=False)
+            source = path if content is None else BytesIO(content)
+            hdus = fits.open(source, memmap=content is None)
             len(hdus)  # reads every header
         except Exception as err:  # astropy raises many kinds for damaged headers
             raise InputError(_damaged(path, "a header is cut off or corrupt")) from err
@@ -135,24 +103,7 @@ def find_hdu(hdus, *names):
 
 
 def check_output(path, *, overwrite=False):
-    """Raise an error unless a file can be written at a path.
-
-    Parameters
-    ----------
-    path : str or path-like
-        File to write.
-    overwrite : bool
-        Whether a file that exists may be replaced.
-
-    Raises
-    ------
-    FileExistsError
-        If the path is a folder, or a file exists and may not be replaced.
-    FileNotFoundError
-        If the folder does not exist.
-    PermissionError
-        If the folder cannot be written to.
-    """
+    """Raise an error unless a file can be written at a path."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise FileExistsError(f"output must be a file; got the directory {str(path)!r}; add a name")
@@ -174,23 +125,7 @@ def _exists(path):
 def check_outputs(paths, *, overwrite=False, inputs=(), suffixes=None):
     """Raise an error unless all files can be written; call it before a long computation.
 
-    Parameters
-    ----------
-    paths : iterable of str or path-like
-        Files to write.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    inputs : iterable of str or path-like
-        Files that are read, none of which may be written.
-    suffixes : sequence of str, optional
-        Endings of which each path must have one.
-
-    Raises
-    ------
-    InputError
-        If a path has another ending, is given twice or is also an input.
-    FileExistsError, FileNotFoundError, PermissionError
-        As `check_output`.
+    They must have one of the ``suffixes``, differ, and not be one of the ``inputs`` that are read.
     """
     taken = {os.path.realpath(path): "output must not be the input; got {!r}" for path in inputs}
     for path in paths:
@@ -216,21 +151,9 @@ def suffix_of(path, suffixes):
 def whole_file(path, *, overwrite=False):
     """Temporary path beside a file, which takes the place of the file when the block ends.
 
-    An error inside the block removes the temporary file, so that the file is written whole or not
-    at all. A file that exists is not replaced unless ``overwrite`` is true, even if it appeared
-    after the check of the outputs.
-
-    Parameters
-    ----------
-    path : str or path-like
-        File to write; a symbolic link stays and its target is written.
-    overwrite : bool
-        Whether a file that exists may be replaced.
-
-    Yields
-    ------
-    Path
-        Name that ends with the name of the file; write to it.
+    An error inside the block removes it, so that the file is written whole or not at all. A file
+    that appeared since the check of the outputs is not replaced without ``overwrite``; a symbolic
+    link stays and its target is written.
     """
     target = Path(os.path.realpath(path))
     fresh = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
@@ -246,19 +169,9 @@ def whole_file(path, *, overwrite=False):
 
 
 def write_files(contents, *, overwrite=False):
-    """Write files, each of them whole or not at all, and none if the content of one cannot be made.
+    """Write files, all of them or none, and return their paths.
 
-    Parameters
-    ----------
-    contents : dict of path to bytes or callable
-        Content of each file, or a function that writes it to the path that it is given.
-    overwrite : bool
-        Whether files that exist may be replaced.
-
-    Returns
-    -------
-    list of Path
-        The files.
+    ``contents`` is a dict of path to bytes or to a function that writes to the path it is given.
     """
     with ExitStack() as stack:
         for path, content in contents.items():

@@ -16,8 +16,8 @@ from made_catalogs import META, make_measured, plain
 from made_maps import wcs_pixels
 from made_runs import make_run, with_pixels
 
-from astro_unetloc.catalog.columns import COLUMNS
-from astro_unetloc.catalog.table import with_match_columns
+from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
+from astro_unetloc.catalog.table import with_columns
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.products import moc_bytes, probability_map_bytes
@@ -50,14 +50,9 @@ def run(*words):
 def make_matched(n):
     """A catalogue of n sources with provenance, every second one with a match."""
     odd = np.arange(n) % 2 == 1
-    values = {
-        "ASSOC": np.where(odd, "", "3FHL J0534.5+2201"),
-        "ASSOC_Sep": np.where(odd, np.nan, 0.01),
-        "ASSOC_Sep_Norm": np.where(odd, np.nan, 0.5),
-        "ASSOC_Prob": np.where(odd, np.nan, 0.99),
-        "ASSOC_Catalog": np.where(odd, "", "3FHL"),
-    }
-    return with_match_columns(make_measured(n, meta=PROVENANCE), values)
+    names, catalogs = np.where(odd, "", "3FHL J0534.5+2201"), np.where(odd, "", "3FHL")
+    values = (names, *(np.where(odd, np.nan, value) for value in (0.01, 0.5, 0.99)), catalogs)
+    return with_columns(make_measured(n, meta=PROVENANCE), MATCH_COLUMNS, values)
 
 
 @pytest.mark.parametrize("made", [make_matched, lambda n: make_measured(n, meta=PROVENANCE)])

@@ -6,7 +6,10 @@ error ellipse, as vectors of degrees tangent to the sky, which need no angle nea
 
 from dataclasses import dataclass
 
+import astropy.units as u
 import numpy as np
+from astropy.table import QTable, Table, vstack
+from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import MATCH_COLUMNS
 from astro_unetloc.catalog.read import as_reference, catalog_name
@@ -18,7 +21,7 @@ from astro_unetloc.catalog.table import (
     numbers,
     numbers_of,
     texts,
-    with_match_columns,
+    with_columns,
 )
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import (
@@ -95,26 +98,26 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     >>> match.catalog_index, match.reference_index
     (array([1]), array([0]))
     """
-    from astropy.table import QTable, vstack
-
     radius_deg, reference = _radius_deg(radius), as_reference(reference)
-    found, known = _positions(catalog), _positions(reference)
+    found, known = _positions(catalog), _positions(reference, ~reference["Extended"])
     by_errors = radius is None and bool(found.has_error.any() or known.has_error.any())
-    point = np.flatnonzero(~reference["Extended"])
-    pairs = _candidates(found, known[point], radius_deg, by_errors)
-    around = reference if surroundings is None else as_reference(surroundings)
-    around = _positions(around[~around["Extended"]])
-    reach_deg = _reach(pairs, radius_deg)
-    density, chance = _chance_matches(found, around, radius_deg, reach_deg, by_errors)
+    pairs = _candidates(found, known, radius_deg, by_errors)
+    if surroundings is not None:
+        surroundings = as_reference(surroundings)
+        known = _positions(surroundings, ~surroundings["Extended"])
+    eligible = pairs["separation"][pairs["eligible"]]
+    # Few matches are farther apart; a single source of huge errors does not count.
+    reach_deg = max(radius_deg, np.quantile(eligible, 0.95) if len(eligible) else 0.0)
+    density, chance = _chance_matches(found, known, radius_deg, reach_deg, by_errors)
     pairs["probability"] = _association_probability(pairs, density)
     rank = np.unique(-np.nan_to_num(numbers_of(catalog, "Score")), return_inverse=True)[1]
     pairs["matched"] = _one_to_one(pairs, rank, radius_deg, by_errors)
-    pairs["reference_index"] = point[pairs["reference_index"]]
     pairs["extended"] = False
+    pairs.remove_columns(["offset_density", "eligible"])
     hits = _inside(found.vectors, reference, radius_deg)
     free = np.isin(hits["catalog_index"], pairs["catalog_index"][pairs["matched"]], invert=True)
     hits["matched"] = free & (np.diff(hits["catalog_index"], prepend=-1) > 0)  # the nearest
-    pairs = vstack([pairs["catalog_index", "reference_index", *_PAIR_COLUMNS], hits])
+    pairs = vstack([pairs, hits])
     pairs["separation"].unit = "deg"
     row = pairs["catalog_index"]
     order = (pairs["separation"], -np.nan_to_num(pairs["probability"]), row, rank[row])
@@ -123,18 +126,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
 
 
 def is_known(catalog, references, *, radius=None):
-    """Return which sources (n,) of a catalogue have a source of any reference near, as bool.
-
-    Parameters
-    ----------
-    catalog : QTable
-        Table of n sources.
-    references : list of QTable
-        Tables with positions.
-    radius : Quantity [angle] or float, optional
-        Largest distance; degrees if bare, 0.3 deg by default. The extension of an extended source
-        counts where it is larger.
-    """
+    """Which sources (n,) of a table have a source of any reference near, or around them."""
     radius_deg, vectors = _radius_deg(radius), galactic_vectors(catalog)
     known = np.zeros(len(catalog), bool)
     for reference in references:
@@ -144,18 +136,9 @@ def is_known(catalog, references, *, radius=None):
 
 
 def inside_extended(vectors, reference):
-    """Return which directions (n,) lie inside an extended source, as bool.
-
-    Parameters
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    reference : QTable
-        From `read_catalog`. A source extends to at least 0.3 deg.
-    """
-    inside = np.zeros(len(vectors), bool)
-    inside[_inside(vectors, as_reference(reference), MATCH_RADIUS_DEG)["catalog_index"]] = True
-    return inside
+    """Which Galactic unit vectors (n, 3) lie in an extended source, of at least 0.3 deg."""
+    hits = _inside(vectors, as_reference(reference), MATCH_RADIUS_DEG)
+    return np.isin(np.arange(len(vectors)), hits["catalog_index"])
 
 
 @dataclass(frozen=True)
@@ -178,7 +161,7 @@ class MatchResult:
     radius_deg : float
         Largest distance of a match, where the errors do not decide.
     by_errors : bool
-        Whether the errors of both positions decide where they are known.
+        Whether the errors decide where they are known.
     """
 
     catalog: object
@@ -220,11 +203,6 @@ class MatchResult:
         return np.setdiff1d(np.flatnonzero(~self.reference["Extended"]), self.reference_index)
 
     @property
-    def n_matched(self):
-        """Number of one-to-one matches."""
-        return len(self.matches)
-
-    @property
     def chance_rate(self):
         """Fraction of unrelated detections that would match; NaN without detections."""
         chance = self.chance_probability
@@ -232,18 +210,27 @@ class MatchResult:
 
     def summary(self):
         """Return the numbers of matches, their quality and the chance rate in a few lines (str)."""
+        matches, separation = self.matches, self.matches["separation"].value
         n_extended = int(np.sum(self.reference["Extended"]))
         n_known = len(self.catalog) - len(self.catalog_unmatched)
         rule = f"<= {self.radius_deg:g} deg"
         if self.by_errors:
             rule = f"<= {MAX_SIGMAS:.2f} sigma, or {rule} where an error is unknown"
+        n_point, name = len(self.reference) - n_extended, catalog_name(self.reference)
         lines = [
-            f"{_fraction(self.n_matched, len(self.reference) - n_extended)} point-like "
-            f"{catalog_name(self.reference)} sources found ({rule}).",
+            f"{_fraction(len(matches), n_point)} point-like {name} sources found ({rule}).",
             f"{_fraction(n_known, len(self.catalog))} detections known, {len(self.inside)} of them "
             "in extended sources.",
-            *self._quality(),
         ]
+        if len(matches):
+            norm = matches["separation_norm"][np.isfinite(matches["separation_norm"])]
+            sigma = f", {np.median(norm):.2f} sigma" if len(norm) else ""
+            reliable = _fraction(np.sum(matches["probability"] >= _RELIABLE), len(matches))
+            lines += [
+                f"Median distance of the matches: {np.median(separation):.3f} deg{sigma}.",
+                f"{reliable} matches have an association probability of {_RELIABLE:g} or more; "
+                f"{np.sum(1 - matches['probability']):.1f} of all are expected to be false.",
+            ]
         if len(self.catalog):
             lines.append(
                 f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match "
@@ -261,21 +248,6 @@ class MatchResult:
             lines.append(f"  {low:8.2g} - {high:<8.2g} {_fraction(found, number)}")
         return "\n".join(lines)
 
-    def _quality(self):
-        """Lines on how near the matches are and how likely they are true."""
-        if not self.n_matched:
-            return []
-        matches = self.matches
-        separation, probability = matches["separation"].value, matches["probability"]
-        norm = matches["separation_norm"][np.isfinite(matches["separation_norm"])]
-        sigma = f", {np.median(norm):.2f} sigma" if len(norm) else ""
-        n_reliable = _fraction(np.sum(probability >= _RELIABLE), self.n_matched)
-        return [
-            f"Median distance of the matches: {np.median(separation):.3f} deg{sigma}.",
-            f"{n_reliable} matches have an association probability of {_RELIABLE:g} or more; "
-            f"{np.sum(1 - probability):.1f} of all are expected to be false.",
-        ]
-
     def completeness(self, edges=None):
         """Return how many of the point-like reference sources were found, by their flux.
 
@@ -292,7 +264,6 @@ class MatchResult:
             ``Completeness_High``; without rows if the reference has no fluxes.
         """
         from astropy.stats import binom_conf_interval
-        from astropy.table import QTable
 
         name = flux_column(self.reference)
         flux = numbers(self.reference[name]) if name else np.full(len(self.reference), np.nan)
@@ -300,25 +271,18 @@ class MatchResult:
         if edges is None:
             steps = 2 * np.log10(flux[use]) if use.any() else np.zeros(1)
             edges = 10 ** (np.arange(np.floor(steps.min()), np.floor(steps.max()) + 2) / 2)
-        edges, found = np.asarray(edges), np.zeros(len(flux), bool)
-        found[self.reference_index] = True
+        found = np.isin(np.arange(len(flux)), self.reference_index)
         number, n_found = (np.histogram(flux[w], edges)[0] for w in (use, use & found))
-        filled = number > 0
+        filled = np.flatnonzero(number)
         number, n_found = number[filled], n_found[filled]
-        low, high = np.zeros((2, 0))
+        table = QTable({"Flux_Min": np.take(edges, filled), "Flux_Max": np.take(edges, filled + 1)})
+        table["N"], table["N_Found"] = number, n_found
+        table["Completeness"] = n_found / number
+        interval = np.zeros((2, 0))  # `binom_conf_interval` refuses empty arrays
         if len(number):
-            low, high = binom_conf_interval(n_found, number, interval="wilson")
-        return QTable(
-            {
-                "Flux_Min": edges[:-1][filled],
-                "Flux_Max": edges[1:][filled],
-                "N": number,
-                "N_Found": n_found,
-                "Completeness": n_found / np.maximum(number, 1),
-                "Completeness_Low": low,
-                "Completeness_High": high,
-            }
-        )
+            interval = binom_conf_interval(n_found, number, interval="wilson")
+        table["Completeness_Low"], table["Completeness_High"] = interval
+        return table
 
     def apply(self, catalog=None):
         """Return a copy of the catalogue with the columns ``ASSOC*``, masked without a match.
@@ -326,27 +290,30 @@ class MatchResult:
         Of a detection inside an extended source only name, catalogue and distance are known.
         ``catalog`` (QTable, optional) is the one that was matched, or a copy with more columns.
         """
-        catalog = self._checked(catalog, self.catalog, "catalog")
+        catalog = self.catalog if catalog is None else catalog
+        if len(catalog) != len(self.catalog):
+            raise InputError(
+                f"catalog must have the {len(self.catalog)} rows that were matched; "
+                f"got {len(catalog)}; match it again"
+            )
         best = self.pairs[self.pairs["matched"]]
         row = np.full(len(catalog), -1)
         row[best["catalog_index"]] = np.arange(len(best))
         return self._with_columns(catalog, best, row)
 
-    def candidate_table(self, catalog=None):
+    def candidate_table(self):
         """Return a QTable of all candidates of each detection, the most probable first.
 
         One row for each pair: ``Source_Name``, ``RAJ2000``, ``DEJ2000`` of the detection, the match
         columns, ``Matched`` (1 if chosen) and ``Extended`` (1 for extended reference sources).
-        ``catalog`` is as for `apply`.
         """
-        catalog = self._checked(catalog, self.catalog, "catalog")
         pairs = self.pairs[np.argsort(self.pairs["catalog_index"], kind="stable")]
-        table = as_reference(catalog)["Source_Name", "RAJ2000", "DEJ2000"][pairs["catalog_index"]]
+        detections = as_reference(self.catalog)["Source_Name", "RAJ2000", "DEJ2000"]
+        table = detections[pairs["catalog_index"]]
         table.meta = {}
         table = self._with_columns(table, pairs, np.arange(len(pairs)))
-        table["Matched"], table["Extended"] = (
-            pairs[name].astype("i2") for name in ("matched", "extended")
-        )
+        table["Matched"] = pairs["matched"].astype("i2")
+        table["Extended"] = pairs["extended"].astype("i2")
         return table
 
     def _with_columns(self, table, pairs, row):
@@ -355,23 +322,18 @@ class MatchResult:
         columns = (pairs["separation"].value, pairs["separation_norm"], pairs["probability"])
         origin = np.where(row < 0, "", catalog_name(self.reference))
         values = (names[row], *(np.append(column, np.nan)[row] for column in columns), origin)
-        return with_match_columns(table, dict(zip((spec.name for spec in MATCH_COLUMNS), values)))
+        return with_columns(table, MATCH_COLUMNS, values)
 
-    def not_known(self, catalog=None):
-        """Return the detections (QTable) that match nothing; ``catalog`` is as for `apply`."""
-        return self._checked(catalog, self.catalog, "catalog")[self.catalog_unmatched]
+    def not_known(self):
+        """Return the detections (QTable) that match nothing."""
+        return self.catalog[self.catalog_unmatched]
 
-    def not_found(self, reference=None):
+    def not_found(self):
         """Return a QTable of the point-like reference sources that were not found.
 
-        It has names, positions, 95 % error ellipses and fluxes, where known. ``reference`` (QTable,
-        optional) is the one that was matched.
+        It has names, positions, 95 % error ellipses and fluxes, where known.
         """
-        import astropy.units as u
-        from astropy.utils.masked import Masked
-
-        reference = self._checked(reference, self.reference, "reference")
-        table = as_reference(reference)[self.reference_unmatched]
+        table = self.reference[self.reference_unmatched]
         galactic = table["skycoord"].galactic
         result = table["Source_Name", "RAJ2000", "DEJ2000"]
         result.meta = {"REFNAME": catalog_name(self.reference)}
@@ -382,28 +344,13 @@ class MatchResult:
             result[flux_column(table)] = table[flux_column(table)]
         return result
 
-    @staticmethod
-    def _checked(table, matched, name):
-        """The table that a user gave, or the one that was matched."""
-        if table is None:
-            return matched
-        if len(table) != len(matched):
-            raise InputError(
-                f"{name} must have the {len(matched)} rows that were matched; "
-                f"got {len(table)}; match it again"
-            )
-        return table
-
 
 def _fraction(part, whole):
-    percent = f" ({100 * part / whole:.0f} %)" if whole else ""
-    return f"{part} of {whole}{percent}"
+    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
 
 
 def _radius_deg(radius):
-    from astropy.units import Quantity
-
-    radius_deg = MATCH_RADIUS_DEG if radius is None else float(Quantity(radius, "deg").value)
+    radius_deg = MATCH_RADIUS_DEG if radius is None else float(u.Quantity(radius, "deg").value)
     if not 0 < radius_deg <= 180:
         raise InputError(f"radius must be an angle above 0; got {radius}; give it in degrees")
     return radius_deg
@@ -433,56 +380,46 @@ class _Positions:
         return np.sum(self.axes**2, axis=2)
 
 
-def _positions(table):
+def _positions(table, use=True):
+    """Positions of the rows of a table; unknown where they are not of use."""
     vectors, ellipse = galactic_vectors(table), confidence_ellipses(table)
     east, north = tangent_axes(vectors)
     angle = np.radians(ellipse[:, 2])[:, None]
     major = np.cos(angle) * north + np.sin(angle) * east
     minor = np.cos(angle) * east - np.sin(angle) * north
     sigmas = ellipse[:, :2] / SIGMAS_95
-    return _Positions(vectors, np.stack([major, minor], axis=1) * sigmas[:, :, None])
+    axes = np.stack([major, minor], axis=1) * sigmas[:, :, None]
+    return _Positions(np.where(np.broadcast_to(use, len(table))[:, None], vectors, np.nan), axes)
 
 
 # Pairs
 
-_PAIR_COLUMNS = ("separation", "separation_norm", "probability", "matched", "extended")
-
 
 def _candidates(left, right, radius_deg, by_errors):
     """Table of all pairs within the radius or, if the errors decide, within those of both."""
-    # The normalized separation is that of de Ruiter, Willis & Arp (1977, A&AS 28, 211), for
-    # ellipses: r**2 = d (C1 + C2)**-1 d with the offset d and the covariances C. It exceeds r for
-    # exp(-r**2 / 2) of true counterparts. The density of their offsets is per square degree; where
-    # an error is unknown the radius stands for 95 %.
-    from astropy.table import Table
-
+    # A normalized separation above r occurs for exp(-r**2 / 2) of the true counterparts. The
+    # density of their offsets is per deg2; where an error is unknown, the radius is that of 95 %.
     reach_deg = radius_deg
     if by_errors:
-        largest = [np.nan_to_num(side.variances).max(initial=0.0) for side in (left, right)]
-        reach_deg = max(radius_deg, MAX_SIGMAS * np.sqrt(sum(largest)))
+        largest = sum(np.nan_to_num(s.variances).max(initial=0.0) for s in (left, right))
+        reach_deg = max(radius_deg, MAX_SIGMAS * np.sqrt(largest))
     rows, columns, angle = neighbors(left.vectors, right.vectors, reach_deg)
     norm, area = _normalized(left[rows], right[columns])
-    known = np.isfinite(norm)
-    is_near = angle <= radius_deg + _ROUNDING_DEG
+    known, is_near = np.isfinite(norm), angle <= radius_deg + _ROUNDING_DEG
     eligible = np.where(known, norm <= MAX_SIGMAS, is_near) if by_errors else is_near
     radius_sigma = radius_deg / SIGMAS_95
     distance = np.where(known, norm, angle / radius_sigma)
-    area = np.where(known, area, radius_sigma**2)
-    table = Table(
-        {
-            "catalog_index": rows,
-            "reference_index": columns,
-            "separation": angle,
-            "separation_norm": norm,
-            "offset_density": np.exp(-0.5 * distance**2) / (2 * np.pi * area),
-            "eligible": eligible,
-        }
-    )
+    density = np.exp(-0.5 * distance**2) / (2 * np.pi * np.where(known, area, radius_sigma**2))
+    names = ("catalog_index", "reference_index", "separation", "separation_norm")
+    table = Table([rows, columns, angle, norm], names=names)
+    table["offset_density"], table["eligible"] = density, eligible
     return table[eligible | is_near]
 
 
 def _normalized(left, right):
     """Normalized separations and square roots of the determinants of the covariances (deg2)."""
+    # For ellipses r**2 = d (C1 + C2)**-1 d with the offset d and the covariances C (de Ruiter,
+    # Willis & Arp 1977, A&AS 28, 211, there for errors along the coordinate axes).
     east, north = tangent_axes(left.vectors)
     x, y = tangent_offsets(left.vectors, east, north, right.vectors)
     axes = np.concatenate([left.axes, right.axes], axis=1)
@@ -493,21 +430,14 @@ def _normalized(left, right):
     return np.sqrt(np.maximum(square, 0.0)), np.sqrt(determinant)
 
 
-def _reach(pairs, radius_deg):
-    """Distance that few matches exceed; a single source of huge errors does not count."""
-    eligible = pairs["separation"][pairs["eligible"]]
-    return max(radius_deg, np.quantile(eligible, 0.95) if len(eligible) else 0.0)
-
-
 def _one_to_one(pairs, rank, radius_deg, by_errors):
     """Which pairs (p,) match: the best first, each row and column once."""
     rows, columns = pairs["catalog_index"], pairs["reference_index"]
     separation, norm = pairs["separation"], pairs["separation_norm"]
+    order = np.lexsort((columns, rows, separation, rank[rows]))
     if by_errors:
         distance = np.where(np.isfinite(norm), norm, separation * (MAX_SIGMAS / radius_deg))
         order = np.lexsort((columns, rows, distance))
-    else:
-        order = np.lexsort((columns, rows, separation, rank[rows]))
     matched, taken = np.zeros(len(pairs), bool), set()
     for pair in order[pairs["eligible"][order]]:
         ends = {("row", rows[pair]), ("column", columns[pair])}
@@ -519,11 +449,8 @@ def _one_to_one(pairs, rank, radius_deg, by_errors):
 
 def _inside(vectors, reference, radius_deg, point_like=False):
     """Pairs of a direction and an extended, or any, source that it lies in, nearest first."""
-    from astropy.table import Table
-
     centers = np.flatnonzero(reference["Extended"] | point_like)
-    reach_deg = np.nan_to_num(degrees(reference["Extension"]))[centers]
-    reach_deg = np.maximum(reach_deg, radius_deg)
+    reach_deg = np.fmax(degrees(reference["Extension"])[centers], radius_deg)
     rows, columns, angle = neighbors(
         vectors, galactic_vectors(reference[centers]), reach_deg.max(initial=radius_deg)
     )
@@ -568,22 +495,18 @@ def _chance_matches(left, right, radius_deg, reach_deg, by_errors):
     rho, nearest, apart = _local_density(left.vectors, right.vectors, reach_deg)
     area = np.full(nearest.shape, np.pi * radius_deg**2)
     if by_errors:
-        by_ellipses = _match_area(left.variances[:, None], right.variances[nearest])
-        area = np.where(np.isfinite(by_ellipses), by_ellipses, area)
+        # For ellipses of any orientation the mean determinant of the sum of two covariances is
+        # det C1 + det C2 + tr C1 tr C2 / 2.
+        one, other = left.variances[:, None], right.variances[nearest]
+        determinant = one.prod(axis=-1) + other.prod(axis=-1)
+        determinant = determinant + 0.5 * one.sum(axis=-1) * other.sum(axis=-1)
+        by_errors = np.pi * MAX_SIGMAS**2 * np.sqrt(determinant)
+        area = np.where(np.isfinite(by_errors), by_errors, area)
     # Counterparts are brighter and better known than what is near by chance: they do not count.
     mean = np.where(apart, area, 0.0).sum(axis=1) / np.maximum(apart.sum(axis=1), 1)
     mean = np.where(apart.any(axis=1), mean, np.pi * radius_deg**2)
     density[known], probability[known] = rho, -np.expm1(-rho * mean)
     return density, probability
-
-
-def _match_area(one, other):
-    """Areas in deg2 in which positions of these variances (..., 2) match."""
-    # For ellipses of any orientation the mean determinant of the sum of two covariances is
-    # det C1 + det C2 + tr C1 tr C2 / 2.
-    determinant = one.prod(axis=-1) + other.prod(axis=-1)
-    determinant = determinant + 0.5 * one.sum(axis=-1) * other.sum(axis=-1)
-    return np.pi * MAX_SIGMAS**2 * np.sqrt(determinant)
 
 
 def _local_density(vectors, others, reach_deg):

@@ -2,12 +2,14 @@
 
 from xml.sax.saxutils import quoteattr
 
+import astropy.units as u
 import numpy as np
+from astropy.table import Table
 
 from astro_unetloc.catalog.read import energy_range
 from astro_unetloc.catalog.table import (
-    degrees,
     numbers,
+    numbers_of,
     sky_positions,
     texts_of,
     unique_names,
@@ -24,20 +26,11 @@ __all__ = [
     "to_gammapy_models",
 ]
 
-# Where the index of a source is unknown: that of `astro_unetloc.irf.spectra`.
-_PHOTON_INDEX = 2.4
-
-# Standard deviations of a Gaussian in two dimensions within which 68 % of it lies.
-_GAUSSIAN_68 = 1.5096
-
-# Classes that a source of a library may state, see `astro_unetloc.simulation`.
-_CLASSES = ("AGN", "PSR", "GAL")
-
-# Factor by which the amplitude of a fit may differ from its start.
-_FREEDOM = 1e4
-
-# Largest number of sources that a warning names.
-_MAX_NAMES = 5
+_PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
+_GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimensions lies
+_CLASSES = ("AGN", "PSR", "GAL")  # that a source of a library may state
+_FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
+_MAX_NAMES = 5  # in a warning
 
 
 def to_gammapy_models(catalog):
@@ -79,7 +72,7 @@ def to_gammapy_models(catalog):
 
 
 def gammapy_yaml(catalog):
-    """Return `to_gammapy_models` as YAML (str), made 30 times faster without the `SkyModel`."""
+    """`to_gammapy_models` as YAML (str), made 30 times faster without the `SkyModel`."""
     from gammapy.utils.scripts import to_yaml
 
     components = []
@@ -93,7 +86,6 @@ def gammapy_yaml(catalog):
 
 def _spectrum_and_place(source):
     """Spectral and spatial model of gammapy for one row of `_power_laws`."""
-    import astropy.units as u
     from gammapy.modeling.models import PointSpatialModel, PowerLaw2SpectralModel
 
     spectral = PowerLaw2SpectralModel(
@@ -110,8 +102,6 @@ def _spectrum_and_place(source):
 
 def _power_laws(catalog):
     """Table of the sources that have a flux, in deg, GeV and ph cm-2 s-1; errors may be NaN."""
-    from astropy.table import Table
-
     names = unique_names([name or "source" for name in texts_of(catalog, "Source_Name")])
     known = np.nan_to_num(_numbers(catalog, "Flux", "cm-2 s-1")) > 0
     if len(catalog) and not known.any():
@@ -144,8 +134,6 @@ def _power_laws(catalog):
 
 def _numbers(table, name, unit=""):
     """Plain float64 values of a column in a unit, without photons; NaN where unknown."""
-    import astropy.units as u
-
     if name not in table.colnames:
         return np.full(len(table), np.nan)
     counts_photons = u.ph in getattr(getattr(table[name], "unit", None), "bases", ())
@@ -166,9 +154,7 @@ def _flux_range(catalog):
 def _position_covariance(table, dec):
     """Covariance (n, 2, 2) of right ascension and declination in deg2 from the 68 % ellipses."""
     names = ("Conf_68_SemiMajor", "Conf_68_SemiMinor", "Conf_68_PosAng")
-    if not set(names) <= set(table.colnames):
-        return np.full((len(table), 2, 2), np.nan)
-    major, minor, angle = (degrees(table[name]) for name in names)
+    major, minor, angle = (numbers_of(table, name, "deg") for name in names)
     angle = np.radians(np.where(major == minor, np.nan_to_num(angle), angle))  # a circle has none
     axes = np.array([[np.sin(angle), np.cos(angle)], [np.cos(angle), -np.sin(angle)]])
     # from degrees on the sky towards the east to those of right ascension
@@ -178,11 +164,11 @@ def _position_covariance(table, dec):
 
 
 def fermi_library(catalog):
-    """Return the catalogue as an XML source library of the Fermi tools (bytes, in MeV).
+    """XML source library of the Fermi tools (bytes, in MeV); see `to_gammapy_models`.
 
     The pivot is the energy at which, for a given flux, the amplitude does not depend on the index:
     the mean logarithm of the photon energies in the flux range. There the relative error of the
-    amplitude is that of the flux. For errors and warnings see `to_gammapy_models`.
+    amplitude is that of the flux.
     """
     sources = _power_laws(catalog)
     index, low, high = (sources[name].data for name in ("index", "flux_min", "flux_max"))
@@ -191,21 +177,18 @@ def fermi_library(catalog):
     error = amplitude * sources["flux_err"] / sources["flux"]
     elements = []
     for row, source in enumerate(sources):
+        error_of_index = source["index_err"]
         parameters = [
             library_amplitude("Prefactor", amplitude[row], error=error[row]),
-            library_parameter(
-                "Index", index[row], -1, -5, 10, error=source["index_err"], free=True
-            ),
+            library_parameter("Index", index[row], -1, -5, 10, error=error_of_index, free=True),
             library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
         ]
-        position = {"RA": source["ra"], "DEC": source["dec"]}
+        spectrum, position = ("PowerLaw", parameters), {"RA": source["ra"], "DEC": source["dec"]}
         stated = source["class"] if source["class"] in _CLASSES else ""
-        spectrum = ("PowerLaw", parameters)
-        elements.append(
-            library_source(
-                source["name"], spectrum, "SkyDirFunction", position, source_class=stated
-            )
+        element = library_source(
+            source["name"], spectrum, "SkyDirFunction", position, source_class=stated
         )
+        elements.append(element)
     return library_text("astro_unetloc", elements)
 
 
@@ -236,11 +219,10 @@ def library_text(title, sources):
 
 
 def library_source(name, spectrum, shape, position, *, source_class=""):
-    """XML element of one source.
+    """XML element of a source of one spectrum (type, parameters) and spatial model.
 
-    ``spectrum`` is the type and the list of parameters (`library_parameter`), ``shape`` the type of
-    the spatial model, ``position`` its parameters by name, in degrees. ``source_class`` becomes an
-    attribute ``class``, which the Fermi tools ignore.
+    ``position`` are the parameters of the spatial model by name, in degrees. The Fermi tools ignore
+    the attribute ``class``.
     """
     kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
     stated = f' class="{source_class}"' if source_class else ""

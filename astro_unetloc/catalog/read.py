@@ -5,7 +5,11 @@ import re
 import warnings
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
+from astropy.io import fits
+from astropy.table import QTable
+from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
 from astro_unetloc.catalog.table import _conform, _stripped, _ucd, degrees, sky_positions
@@ -21,14 +25,8 @@ __all__ = [
     "within_sky",
 ]
 
-_FORMATS = {
-    ".fits": "fits",
-    ".fit": "fits",
-    ".ecsv": "ascii.ecsv",
-    ".csv": "ascii.csv",
-    ".vot": "votable",
-    ".xml": "votable",
-}
+_FORMATS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
+_FORMATS |= {".vot": "votable", ".xml": "votable"}
 
 # Columns with the names of sources, in lower case and with _ for a space.
 _NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
@@ -111,12 +109,9 @@ def _named_file(name):
 
 def _read_tables(path, file_format):
     """The table of sources and, from a Fermi catalogue, that of the extended ones (or None)."""
-    from astropy.table import QTable
-    from astropy.units import UnitsWarning
-
     with warnings.catch_warnings():
         # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
-        warnings.simplefilter("ignore", UnitsWarning)
+        warnings.simplefilter("ignore", u.UnitsWarning)
         if file_format == "fits":
             return _read_fits(path)
         if file_format == "votable":
@@ -127,9 +122,6 @@ def _read_tables(path, file_format):
 
 
 def _read_fits(path):
-    from astropy.io import fits
-    from astropy.table import QTable
-
     with fits.open(path) as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
@@ -143,7 +135,6 @@ def _read_fits(path):
 
 def _read_votable(path):
     from astropy.io.votable import parse_single_table
-    from astropy.table import QTable
 
     votable = parse_single_table(path, verify="ignore")
     table = QTable(votable.to_table(use_names_over_ids=True))
@@ -152,10 +143,10 @@ def _read_votable(path):
 
 
 def energy_range(table, kind=""):
-    """Return the energies (pair of float, GeV) in the header of a catalogue; None without.
+    """Energies (pair of float, GeV) in the header of a catalogue; None without.
 
-    ``kind`` is empty for those of the map (``EMIN``, ``EMAX``), "FIT" for those of the photons that
-    were fitted and "FLUX" for those of ``Flux``. No other function reads energies from a header.
+    ``kind`` is empty for those of the map, "FIT" for those of the fitted photons and "FLUX" for
+    those of ``Flux``. No other function reads energies from a header.
     """
     try:
         low, high = (float(table.meta[f"{kind}{key}"]) for key in ("EMIN", "EMAX"))
@@ -177,15 +168,12 @@ def catalog_name(table):
 
 
 def as_reference(table, extended=None):
-    """Return a copy of any catalogue with the columns that matching needs.
+    """Copy of any catalogue with the columns that matching needs.
 
     These are ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius
-    in deg, masked where unknown) and ``skycoord``. ``extended`` (QTable, optional) is the table of
-    extended sources of a Fermi-LAT catalogue.
+    in deg, masked where unknown) and ``skycoord``. ``extended`` is the table of extended sources of
+    a Fermi-LAT catalogue.
     """
-    import astropy.units as u
-    from astropy.utils.masked import Masked
-
     positions, names = sky_positions(table), _source_names(table)
     is_extended, radius = _extensions(table, names, extended)
     table = table.copy(copy_data=False)
@@ -229,10 +217,7 @@ def _extensions(table, names, extended):
 
 
 def read_extended(reference):
-    """Return the extended sources (QTable) of a catalogue, with a warning if it has none.
-
-    ``reference`` is a file or name as for `read_catalog`, or a table with positions.
-    """
+    """Extended sources (QTable) of a catalogue, a file or the name of one; warns without any."""
     table = reference if hasattr(reference, "colnames") else read_catalog(reference)
     table = as_reference(table)
     if not table["Extended"].any():
@@ -241,24 +226,10 @@ def read_extended(reference):
 
 
 def within_sky(table, *, min_latitude_deg=0.0, cone=None, box=None, footprint=None):
-    """Return the rows of a table that lie in a part of the sky.
+    """Rows of a table that lie in a part of the sky.
 
-    Parameters
-    ----------
-    table : QTable
-        Table with positions.
-    min_latitude_deg : float
-        Smallest absolute Galactic latitude.
-    cone : tuple of (SkyCoord, Quantity), optional
-        Centre and radius.
-    box : tuple of float, optional
-        Galactic longitude and latitude of the centre, and full widths in both, in degrees.
-    footprint : SkyMap or the like, optional
-        Only what it covers; has a method ``covers`` of Galactic unit vectors (n, 3).
-
-    Returns
-    -------
-    QTable
+    ``cone`` is a SkyCoord and a radius (Quantity), ``box`` Galactic longitude and latitude of the
+    centre and full widths in both, in degrees. ``footprint`` covers Galactic unit vectors (n, 3).
     """
     position = sky_positions(table).galactic
     lon, lat = position.l.deg, position.b.deg

@@ -1,15 +1,18 @@
 """The table of sources: making it, and plain arrays of the columns of this and other catalogues.
 
-A catalogue is an `astropy.table.QTable` with one row for each source. `COLUMNS` describes its
-columns (see `columns`); the table, every file format and the docs are made from it.
+A catalogue is a `QTable` with one row for each source and the columns of `columns.COLUMNS`.
 """
 
 import re
 from importlib import metadata
 
+import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord, UnitSphericalRepresentation
+from astropy.table import Column, MaskedColumn, QTable
+from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import COLUMNS, LIMIT_COLUMNS, MATCH_COLUMNS
+from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -28,27 +31,20 @@ __all__ = [
     "texts",
     "texts_of",
     "unique_names",
-    "with_limit_columns",
-    "with_match_columns",
+    "with_columns",
 ]
 
 # Names of coordinates, in lower case. `SkyCoord.guess_from_table` knows neither RAJ2000 nor GLON
 # and refuses columns without a unit.
 _POSITION_NAMES = (
-    ("raj2000", "dej2000", "icrs"),
-    ("raj2000", "decj2000", "icrs"),
-    ("ra", "dec", "icrs"),
-    ("_raj2000", "_dej2000", "icrs"),
-    ("ra_icrs", "de_icrs", "icrs"),
-    ("ra_deg", "dec_deg", "icrs"),
-    ("coord_ra", "coord_dec", "icrs"),
-    ("glon", "glat", "galactic"),
-)
+    ("raj2000", "dej2000"), ("raj2000", "decj2000"), ("ra", "dec"), ("_raj2000", "_dej2000"),
+    ("ra_icrs", "de_icrs"), ("ra_deg", "dec_deg"), ("coord_ra", "coord_dec"), ("glon", "glat"),
+)  # fmt: skip
 _POSITION_UCDS = (
-    ("pos.eq.ra;meta.main", "pos.eq.dec;meta.main", "icrs"),
-    ("pos.eq.ra", "pos.eq.dec", "icrs"),
-    ("pos.galactic.lon;meta.main", "pos.galactic.lat;meta.main", "galactic"),
-    ("pos.galactic.lon", "pos.galactic.lat", "galactic"),
+    ("pos.eq.ra;meta.main", "pos.eq.dec;meta.main"),
+    ("pos.eq.ra", "pos.eq.dec"),
+    ("pos.galactic.lon;meta.main", "pos.galactic.lat;meta.main"),
+    ("pos.galactic.lon", "pos.galactic.lat"),
 )
 
 # Names of 95 % ellipses: 1FGL to 4FGL, FL16Y, 1FHL, 3FHL and ours; the reduced 4FGL; 2FHL (circle).
@@ -66,24 +62,9 @@ _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
 
 
 def source_names(ra_deg, dec_deg):
-    """Return unique names ``UNL JHHMM.m+DDMM``, with the position truncated as the IAU asks.
+    """Unique names (n,) ``UNL JHHMM.m+DDMM`` of ICRS positions, truncated as the IAU asks.
 
     Sources that share a name all get a letter, in the order of the list.
-
-    Parameters
-    ----------
-    ra_deg, dec_deg : array_like (n,)
-        ICRS coordinates in degrees.
-
-    Returns
-    -------
-    ndarray (n,) of str
-
-    Examples
-    --------
-    >>> from astro_unetloc.catalog.table import source_names
-    >>> print(*source_names([83.6331, 359.99], [22.0145, -0.51]))
-    UNL J0534.5+2200 UNL J2359.9-0030
     """
     ra, dec = np.atleast_1d(ra_deg).astype(float), np.atleast_1d(dec_deg).astype(float)
     if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
@@ -122,23 +103,11 @@ def _letters(number):
 
 
 def make_catalog(sources, meta=None):
-    """Return the catalogue of a table of sources, by descending ``Score``.
+    """Catalogue of a table of sources with what is known of `COLUMNS`, by descending ``Score``.
 
-    Parameters
-    ----------
-    sources : QTable (n rows)
-        With ``GLON``, ``GLAT``, ``Score``, ``Probability``, ``Patch``, ``Coverage``, ``Flags`` and
-        what else of `COLUMNS` is known; NaN where a value is not known.
-    meta : dict, optional
-        Provenance: FITS keywords and their values.
-
-    Returns
-    -------
-    QTable
-        All of `COLUMNS`, masked where unknown, and ``skycoord`` (ICRS).
+    It has all of `COLUMNS`, masked where not finite, and ``skycoord`` (ICRS); ``meta`` are FITS
+    keywords and their values.
     """
-    from astropy.coordinates import SkyCoord
-
     # Ties are broken by position, so that the order does not depend on the rest of the map.
     keys = (degrees(sources[name]) for name in ("GLAT", "GLON"))
     ordered = sources[np.lexsort((*keys, -np.asarray(sources["Score"], float)))]
@@ -159,8 +128,6 @@ def creator():
 
 def _conform(columns, meta):
     """QTable with all of `COLUMNS` first, then the match columns and others that are there."""
-    from astropy.table import QTable
-
     table = QTable(meta=dict(meta))
     n_rows = len(columns["Source_Name"])
     for spec in COLUMNS + tuple(s for s in MATCH_COLUMNS if s.name in columns):
@@ -174,27 +141,22 @@ def _conform(columns, meta):
 
 def _typed_column(spec, column, n_rows):
     """The column in the type of its spec: always masked where it may be unknown."""
-    import astropy.units as u
-    from astropy.table import Column, MaskedColumn
-    from astropy.utils.masked import Masked
-
     values, mask = _values_and_mask(spec, column, n_rows)
-    about = {"description": spec.description, "meta": {"ucd": spec.ucd}}
-    if not spec.unit:
-        return (
-            Column(values, **about) if spec.required else MaskedColumn(values, mask=mask, **about)
-        )
-    quantity = u.Quantity(values, spec.unit, dtype=values.dtype)
-    quantity = quantity if spec.required else Masked(quantity, mask=mask)
-    quantity.info.description, quantity.info.meta = about["description"], about["meta"]
-    return quantity
+    if spec.unit:
+        column = u.Quantity(values, spec.unit, dtype=values.dtype)
+        column = column if spec.required else Masked(column, mask=mask)
+    else:
+        column = Column(values) if spec.required else MaskedColumn(values, mask=mask)
+    column.info.description, column.info.meta = spec.description, {"ucd": spec.ucd}
+    return column
 
 
 def _values_and_mask(spec, column, n_rows):
     """Plain array in the unit and type of the spec, and where it is unknown."""
+    is_text = spec.dtype.startswith("U")
     if column is None:
-        column = np.full(n_rows, "") if spec.dtype.startswith("U") else np.full(n_rows, np.nan)
-    if spec.dtype.startswith("U"):
+        column = np.full(n_rows, "" if is_text else np.nan)
+    if is_text:
         values = np.array(texts(column).tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
     values = np.ma.getdata(getattr(column, "unmasked", column))
@@ -206,34 +168,16 @@ def _values_and_mask(spec, column, n_rows):
     return values, ~np.isfinite(values)
 
 
-def with_match_columns(catalog, values):
-    """Return a copy of a catalogue of n sources with `MATCH_COLUMNS` after those of `COLUMNS`.
+def with_columns(table, specs, values):
+    """Copy of a table (n rows) with the columns of some specs, values (n,) in the same order.
 
-    ``values`` is a dict of arrays (n,), empty or not finite where there is no match. Columns of a
-    former match are replaced, and ``skycoord`` comes last.
+    They come last; those of a match come after `COLUMNS`. ``skycoord`` stays at the end.
     """
-    table = _with_columns(catalog, MATCH_COLUMNS, values)
-    ours = [spec.name for spec in COLUMNS + MATCH_COLUMNS if spec.name in table.colnames]
-    return _in_order(table, ours)
-
-
-def with_limit_columns(table, values):
-    """Return a copy of a table of n sources with `LIMIT_COLUMNS` at its end, before ``skycoord``.
-
-    ``values`` is a dict of arrays (n,), not finite where there is no limit.
-    """
-    return _in_order(_with_columns(table, LIMIT_COLUMNS, values), [])
-
-
-def _with_columns(table, specs, values):
     table = table.copy()
-    for spec in specs:
-        table[spec.name] = _typed_column(spec, values[spec.name], len(table))
-    return table
-
-
-def _in_order(table, first):
-    """The table with the columns of these names first and ``skycoord`` last."""
+    for spec, column in zip(specs, values):
+        table[spec.name] = _typed_column(spec, column, len(table))
+    first = COLUMNS + MATCH_COLUMNS if specs is MATCH_COLUMNS else ()
+    first = [spec.name for spec in first if spec.name in table.colnames]
     last = [name for name in ("skycoord",) if name in table.colnames]
     return table[first + [n for n in table.colnames if n not in first + last] + last]
 
@@ -253,16 +197,13 @@ def texts_of(table, name):
 
 
 def numbers(column, unit=None):
-    """Return the plain float64 numbers (n,) of a column, or one of its values; NaN where masked.
+    """Plain float64 numbers (n,) of a column, or one of its values; NaN where masked.
 
-    Numbers are converted to ``unit``, that of the column by default; a column without a unit is
-    taken to be in ``unit``.
+    They are converted to ``unit``, in which a column without a unit is taken to be.
     """
-    from astropy.units import Quantity
-
     values = getattr(column, "unmasked", column)
     if unit is not None and getattr(values, "unit", None):
-        values = Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
+        values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
     values = np.ma.getdata(getattr(values, "value", values)).astype(float)
     return np.where(getattr(column, "mask", False), np.nan, values)
 
@@ -284,23 +225,20 @@ def degrees(column):
 
 
 def sky_positions(table):
-    """Return the positions of the rows of a table as `SkyCoord` (ICRS); NaN where unknown.
+    """Positions of the rows of a table as `SkyCoord` (ICRS); NaN where unknown.
 
-    They are ``skycoord``, ``RAJ2000`` and ``DEJ2000``, ``RA`` and ``Dec``, ``GLON`` and ``GLAT`` or
-    a like pair (any case; degrees where they have no unit, hours and degrees where they are
-    sexagesimal text), or columns with the UCDs of coordinates; without them an `InputError`.
+    They are ``skycoord``, or columns of the usual names or UCDs in degrees, hours and degrees where
+    they are sexagesimal text.
     """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
     if "skycoord" in table.colnames:
         return table["skycoord"].icrs
     names = {name.lower(): name for name in table.colnames}
     ucds = {_ucd(table[name]): name for name in reversed(table.colnames)}
     for known, pairs in ((names, _POSITION_NAMES), (ucds, _POSITION_UCDS)):
-        for lon, lat, frame in pairs:
+        for lon, lat in pairs:
             if lon in known and lat in known:
                 columns = table[known[lon]], table[known[lat]]
+                frame = "galactic" if lon.startswith(("glon", "pos.galactic")) else "icrs"
                 if frame == "icrs" and _is_sexagesimal(columns[0]):
                     return _from_text(*columns)
                 return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
@@ -322,9 +260,6 @@ def _is_sexagesimal(column):
 
 def _from_text(ra, dec):
     """Positions from hours and degrees in sexagesimal text; NaN where empty."""
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
     text = np.array([_stripped(ra), _stripped(dec)])
     empty = (text == "").any(axis=0)
     try:
@@ -343,8 +278,6 @@ def _stripped(column):
 
 def galactic_vectors(table):
     """Galactic unit vectors (n, 3) of `sky_positions`; NaN where they are unknown."""
-    from astropy.coordinates import UnitSphericalRepresentation
-
     directions = sky_positions(table).galactic.data.represent_as(UnitSphericalRepresentation)
     return directions.to_cartesian().xyz.value.T
 
@@ -355,9 +288,9 @@ def glon_glat_vectors(table):
 
 
 def confidence_ellipses(table):
-    """Return the 95 % error ellipses (n, 3) of the positions of a table.
+    """95 % error ellipses (n, 3) of a table in degrees; NaN where unknown.
 
-    Semi-major and semi-minor axis and position angle, east of north, in degrees; NaN where unknown.
+    They are semi-major and semi-minor axis and position angle, east of north.
     """
     for major, minor, angle in _ELLIPSE_NAMES:
         if {major, minor, angle} - {None} <= set(table.colnames):

@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
+from astropy.io import fits
+from astropy.table import Column, MaskedColumn, Table
 
 from astro_unetloc import files
 from astro_unetloc.catalog.columns import (
@@ -66,7 +69,7 @@ _UCDS = {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS
 
 
 def output_paths(paths):
-    """Return the paths to write (tuple): a lone ``x.fits`` gets its regions ``x.reg`` beside it."""
+    """Paths to write (tuple): a lone ``x.fits`` gets its regions ``x.reg`` beside it."""
     paths = tuple(Path(path) for path in paths)
     suffix = suffix_of(paths[0], SUFFIXES) if len(paths) == 1 else ""
     if suffix.startswith(".fits"):
@@ -120,27 +123,10 @@ def write_catalog(catalog, path, *, overwrite=False, frame="icrs"):
 
 
 def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):
-    """Write a catalogue to all paths, in the format of each suffix.
+    """Write a catalogue in the format of each suffix, and return the paths; all files or none.
 
-    Parameters
-    ----------
-    catalog : QTable
-        Any table of sources.
-    paths : iterable of str or path-like
-        Files ending in one of `SUFFIXES`.
-    overwrite : bool
-        Whether files that exist may be replaced.
-    frame : str
-        Frame of the regions: "icrs", "fk5" or "galactic".
-    figure : callable, optional
-        ``figure(file)`` writes the picture as PNG to a binary file; needed for .png.
-    others : dict of path to bytes, optional
-        Further files, of any suffix.
-
-    Returns
-    -------
-    tuple of Path
-        The files; as `astro_unetloc.files.write_files`, all of them or none.
+    ``figure(file)`` writes the picture as PNG to a binary file; ``others`` are further files, of
+    any suffix, as a dict of path to bytes.
     """
     paths, others = tuple(Path(path) for path in paths), others or {}
     check_outputs(paths, overwrite=overwrite)
@@ -159,8 +145,6 @@ def table_bytes(table, path):
 def _content(catalog, path, frame, figure):
     """Content of a file by its suffix."""
     suffix = suffix_of(path, SUFFIXES)
-    if suffix == ".png":
-        return _picture(figure, path)
     if suffix == ".reg":
         return format_regions(catalog, frame=frame).encode("ascii")
     if suffix == ".crtf":
@@ -169,10 +153,8 @@ def _content(catalog, path, frame, figure):
         return gammapy_yaml(catalog).encode()
     if suffix == ".xml":
         return fermi_library(catalog)
-    return format_catalog(catalog, suffix)
-
-
-def _picture(figure, path):
+    if suffix != ".png":
+        return format_catalog(catalog, suffix)
     if figure is None:
         raise InputError(f"a picture needs the photons of the map; got {str(path)!r} without them")
     stream = io.BytesIO()
@@ -184,7 +166,7 @@ def _picture(figure, path):
 
 
 def format_catalog(catalog, suffix):
-    """Return the content (bytes) of a file with a table, of one of `TABLE_SUFFIXES`."""
+    """Content (bytes) of a file with a table, of one of `TABLE_SUFFIXES`."""
     table = _plain_table(catalog)
     if suffix == ".fits":
         return _fits_bytes(table)
@@ -192,14 +174,12 @@ def format_catalog(catalog, suffix):
         return gzip.compress(_fits_bytes(table), mtime=0)
     if suffix == ".vot":
         return _votable_bytes(table)
-    if suffix in (".ecsv", ".csv"):
-        stream = io.StringIO()
-        # The shortest digits that read back as the same float32: 0.1, not 0.10000000149011612.
-        single = [name for name in table.colnames if table[name].dtype == np.float32]
-        formats = dict.fromkeys(single, _shortest)
-        table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
-        return stream.getvalue().encode()
-    raise InputError(f"suffix must be one of {' '.join(TABLE_SUFFIXES)}; got {suffix!r}")
+    stream = io.StringIO()
+    # The shortest digits that read back as the same float32: 0.1, not 0.10000000149011612.
+    single = [name for name in table.colnames if table[name].dtype == np.float32]
+    formats = dict.fromkeys(single, _shortest)
+    table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
+    return stream.getvalue().encode()
 
 
 def _shortest(value):
@@ -208,29 +188,23 @@ def _shortest(value):
 
 def _plain_table(catalog):
     """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
-    from astropy.table import Column, MaskedColumn, Table
-    from astropy.units import Quantity
-
     table = Table(meta=dict(catalog.meta))
     for name in catalog.colnames:
         column = catalog[name]
-        if not isinstance(column, Column | Quantity):
+        if not isinstance(column, Column | u.Quantity):
             continue
-        about = {"name": name, "unit": column.unit, "description": column.info.description}
         ucd = _UCDS.get(name, (column.info.meta or {}).get("ucd"))
+        about = {"unit": column.unit, "description": column.info.description}
         about["meta"] = {"ucd": ucd} if ucd else {}
         values = np.ma.getdata(getattr(getattr(column, "unmasked", column), "value", column))
         mask = getattr(column, "mask", None)
-        table[name] = Column(values, **about) if mask is None else (
-            MaskedColumn(values, mask=mask, **about)
-        )  # fmt: skip
+        kind = Column if mask is None else partial(MaskedColumn, mask=mask)
+        table[name] = kind(values, **about)
     return table
 
 
 def _fits_bytes(table):
     """FITS table; `Table.write` would drop UCDs and descriptions."""
-    from astropy.io import fits
-
     bare = table.copy(copy_data=False)
     bare.meta = {}
     for column in bare.itercols():
@@ -257,25 +231,20 @@ def set_cards(header, keywords):
     Names that describe the layout of a file are left out, values that FITS cannot hold become text.
     """
     for keyword, value in keywords.items():
-        _set_card(header, str(keyword), value)
+        keyword = str(keyword)
+        if not keyword or LAYOUT_KEYWORDS.match(keyword.upper()):
+            continue
+        if not re.fullmatch(r"[A-Z0-9_-]{1,8}", keyword):
+            keyword = f"HIERARCH {_ascii(keyword)}"
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None or isinstance(value, float) and not np.isfinite(value):
+            value = ""
+        value = value if isinstance(value, bool | int | float) else _ascii(value)
+        comment = KEYWORDS.get(keyword, "")
+        fits_in_card = len(str(value)) + len(comment) < 64
+        header[keyword] = (value, comment) if comment and fits_in_card else value
     if any(len(card.image) > 80 for card in header.cards):  # fitsverify warns without
         header.set("LONGSTRN", "OGIP 1.0", "values may go on in CONTINUE")
-
-
-def _set_card(header, keyword, value):
-    """Write one keyword of the provenance."""
-    if not keyword or LAYOUT_KEYWORDS.match(keyword.upper()):
-        return
-    if not re.fullmatch(r"[A-Z0-9_-]{1,8}", keyword):
-        keyword = f"HIERARCH {_ascii(keyword)}"
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, float) and not np.isfinite(value):
-        value = ""
-    if not isinstance(value, bool | int | float):
-        value = _ascii(value)
-    comment = KEYWORDS.get(keyword, "")
-    fits_in_card = len(str(value)) + len(comment) < 64
-    header[keyword] = (value, comment) if comment and fits_in_card else value
 
 
 def _ascii(text):
@@ -335,9 +304,7 @@ def _xml_text(text):
 _COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow", "source": "cyan"}
 
 # Flags that question the source itself; the others describe its surroundings or the map.
-_DOUBT = sum(
-    FLAGS[name][0] for name in ("edge", "blended", "wide", "bright_neighbor", "fit_failed")
-)
+_DOUBT = sum(FLAGS[n][0] for n in ("edge", "blended", "wide", "bright_neighbor", "fit_failed"))
 
 _REGION_HEADER = """\
 # Region file format: DS9 version 4.1
@@ -359,18 +326,14 @@ def format_regions(catalog, *, frame="icrs"):
         place, style = f"{lon_deg:.6f},{lat_deg:.6f}", f"color={_COLORS[state]}"
         if not np.isfinite([lon_deg, lat_deg]).all():
             continue
-        label = _label(name)
+        # braces and backslashes would end the label
+        label = " ".join(_ascii(name.translate(str.maketrans("{}\\", "()/"))).split())
         text = f" text={{{label}}}" if label else ""
         lines.append(f"{frame};point({place})# point=cross {style} tag={{{state}}}{text}\n")
         if np.isfinite(ellipse).all():
             shape = ",".join(f"{value:.6f}" for value in ellipse)
             lines.append(f"{frame};ellipse({place},{shape})# {style} tag={{{state}}}\n")
     return "".join(lines)
-
-
-def _label(name):
-    """Name that is safe between the braces of a region file."""
-    return " ".join(_ascii(name.translate(str.maketrans("{}\\", "()/"))).split())
 
 
 def _states(catalog):
@@ -389,8 +352,6 @@ def _positions_and_ellipses(catalog, frame):
 
     The angle is that of DS9 and `regions`: from the longitude axis, so position angle + 90 deg.
     """
-    import astropy.units as u
-
     if frame not in ("icrs", "fk5", "galactic"):
         raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
     icrs = sky_positions(catalog)
@@ -431,7 +392,6 @@ def _casa_regions(catalog, frame):
     """Regions of CASA (str)."""
     # The writer of `regions` writes points as ``point``, which CASA and its own reader refuse, and
     # takes the height of an ellipse for the major axis, whose position angle CASA wants.
-    import astropy.units as u
     from regions import EllipseSkyRegion, PointSkyRegion, Regions
 
     regions = []

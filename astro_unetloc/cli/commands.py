@@ -303,7 +303,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     matched, missing = results[0].apply(), results[0].not_found()
     if counts and "missing" in lists:
         missing = _with_limits(missing, found, area["footprint"])
-    new, candidates = results[0].not_known(matched), results[0].candidate_table()
+    new, candidates = matched[results[0].catalog_unmatched], results[0].candidate_table()
     tables = {"missing": missing, "new": new, "candidates": candidates}
     others = {path: table_bytes(tables[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
@@ -313,12 +313,12 @@ def _with_limits(missing, found, sky_map):
     """Sources that were not found, with upper limits from the map that was searched."""
     from astro_unetloc.catalog.columns import LIMIT_COLUMNS
     from astro_unetloc.catalog.read import energy_range
-    from astro_unetloc.catalog.table import with_limit_columns
+    from astro_unetloc.catalog.table import with_columns
     from astro_unetloc.measurement.limits import upper_limits
 
     flux_range = energy_range(found, "FLUX")
     limits = upper_limits(sky_map, missing, sources=found, flux_range=flux_range)
-    result = with_limit_columns(missing, {spec.name: limits[spec.name] for spec in LIMIT_COLUMNS})
+    result = with_columns(missing, LIMIT_COLUMNS, [limits[s.name] for s in LIMIT_COLUMNS])
     result.meta |= limits.meta
     return result
 

@@ -18,7 +18,8 @@ from functools import cached_property
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_limit_columns
+from astro_unetloc.catalog.columns import LIMIT_COLUMNS
+from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_columns
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.irf.exposure import background_at
 from astro_unetloc.maps.read import read_map
@@ -223,7 +224,7 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
     for rows, group in _test_positions(sky_map, vectors, known, index):
         limit[rows] = group.upper_limit()
         flux[rows] = group.flux(limit[rows], flux_range)
-    table = with_limit_columns(table, {"Npred_UL95": limit, "Flux_UL95": flux})
+    table = with_columns(table, LIMIT_COLUMNS, (limit, flux))
     table.meta |= {"EMIN": float(low), "EMAX": float(high)}
     table.meta |= {"FLUXEMIN": float(flux_range[0]), "FLUXEMAX": float(flux_range[1])}
     return table

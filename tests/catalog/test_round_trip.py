@@ -11,7 +11,7 @@ from made_catalogs import assert_same_catalog, make_catalog, make_sources
 
 from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import with_match_columns
+from astro_unetloc.catalog.table import with_columns
 from astro_unetloc.catalog.write import write_outputs
 
 # Those that `make_catalog` takes from the sources.
@@ -54,8 +54,8 @@ def draw_catalog(seed, n, meta):
     values = {spec.name: draw_column(spec, n, rng) for spec in specs}
     catalog = make_catalog(make_sources(n, seed=seed), values=values, meta=meta)
     if rng.random() < 0.5:
-        matches = {spec.name: draw_column(spec, n, rng) for spec in MATCH_COLUMNS}
-        catalog = with_match_columns(catalog, matches)
+        matches = [draw_column(spec, n, rng) for spec in MATCH_COLUMNS]
+        catalog = with_columns(catalog, MATCH_COLUMNS, matches)
     return catalog
 
 

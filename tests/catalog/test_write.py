@@ -195,11 +195,6 @@ def test_votable_has_ucds_frame_and_provenance(n):
     assert len(table.array) == n
 
 
-def test_unknown_suffix_is_refused():
-    with pytest.raises(ValueError, match=r"suffix must be one of .fits .* got '.doc'"):
-        format_catalog(make_measured(1), ".doc")
-
-
 # Regions
 
 
