@@ -100,7 +100,9 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     """
     radius_deg, reference = _radius_deg(radius), as_reference(reference)
     found, known = _positions(catalog), _positions(reference, ~reference["Extended"])
-    by_errors = radius is None and bool(found.has_error.any() or known.has_error.any())
+    by_errors = radius is None and any(
+        np.isfinite(_variances(side)).all(axis=1).any() for side in (found, known)
+    )
     pairs = _candidates(found, known, radius_deg, by_errors)
     if surroundings is not None:
         surroundings = as_reference(surroundings)
@@ -114,7 +116,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     pairs["matched"] = _one_to_one(pairs, rank, radius_deg, by_errors)
     pairs["extended"] = False
     pairs.remove_columns(["offset_density", "eligible"])
-    hits = _inside(found.vectors, reference, radius_deg)
+    hits = _inside(found["vectors"], reference, radius_deg)
     free = np.isin(hits["catalog_index"], pairs["catalog_index"][pairs["matched"]], invert=True)
     hits["matched"] = free & (np.diff(hits["catalog_index"], prepend=-1) > 0)  # the nearest
     pairs = vstack([pairs, hits])
@@ -359,37 +361,26 @@ def _radius_deg(radius):
 # Positions and their errors
 
 
-@dataclass(frozen=True)
-class _Positions:
-    """Directions (n, 3), and the standard deviations along the axes of their errors (n, 2, 3)."""
-
-    vectors: np.ndarray
-    axes: np.ndarray
-
-    def __getitem__(self, rows):
-        return _Positions(self.vectors[rows], self.axes[rows])
-
-    @property
-    def has_error(self):
-        """Where the errors are known (n,)."""
-        return np.isfinite(self.axes).all(axis=(1, 2))
-
-    @property
-    def variances(self):
-        """Variances (n, 2) along both axes in deg2."""
-        return np.sum(self.axes**2, axis=2)
-
-
 def _positions(table, use=True):
-    """Positions of the rows of a table; unknown where they are not of use."""
+    """Directions (n, 3) and the standard deviations along the axes of their errors (n, 2, 3).
+
+    Both are unknown for rows that are not of use.
+    """
     vectors, ellipse = galactic_vectors(table), confidence_ellipses(table)
     east, north = tangent_axes(vectors)
     angle = np.radians(ellipse[:, 2])[:, None]
     major = np.cos(angle) * north + np.sin(angle) * east
     minor = np.cos(angle) * east - np.sin(angle) * north
     sigmas = ellipse[:, :2] / SIGMAS_95
-    axes = np.stack([major, minor], axis=1) * sigmas[:, :, None]
-    return _Positions(np.where(np.broadcast_to(use, len(table))[:, None], vectors, np.nan), axes)
+    positions = np.zeros(len(table), [("vectors", float, 3), ("axes", float, (2, 3))])
+    positions["vectors"] = np.where(np.broadcast_to(use, len(table))[:, None], vectors, np.nan)
+    positions["axes"] = np.stack([major, minor], axis=1) * sigmas[:, :, None]
+    return positions
+
+
+def _variances(positions):
+    """Variances (n, 2) along both axes of the errors in deg2; NaN where unknown."""
+    return np.sum(positions["axes"] ** 2, axis=2)
 
 
 # Pairs
@@ -401,9 +392,9 @@ def _candidates(left, right, radius_deg, by_errors):
     # density of their offsets is per deg2; where an error is unknown, the radius is that of 95 %.
     reach_deg = radius_deg
     if by_errors:
-        largest = sum(np.nan_to_num(s.variances).max(initial=0.0) for s in (left, right))
+        largest = sum(np.nan_to_num(_variances(s)).max(initial=0.0) for s in (left, right))
         reach_deg = max(radius_deg, MAX_SIGMAS * np.sqrt(largest))
-    rows, columns, angle = neighbors(left.vectors, right.vectors, reach_deg)
+    rows, columns, angle = neighbors(left["vectors"], right["vectors"], reach_deg)
     norm, area = _normalized(left[rows], right[columns])
     known, is_near = np.isfinite(norm), angle <= radius_deg + _ROUNDING_DEG
     eligible = np.where(known, norm <= MAX_SIGMAS, is_near) if by_errors else is_near
@@ -420,9 +411,9 @@ def _normalized(left, right):
     """Normalized separations and square roots of the determinants of the covariances (deg2)."""
     # For ellipses r**2 = d (C1 + C2)**-1 d with the offset d and the covariances C (de Ruiter,
     # Willis & Arp 1977, A&AS 28, 211, there for errors along the coordinate axes).
-    east, north = tangent_axes(left.vectors)
-    x, y = tangent_offsets(left.vectors, east, north, right.vectors)
-    axes = np.concatenate([left.axes, right.axes], axis=1)
+    east, north = tangent_axes(left["vectors"])
+    x, y = tangent_offsets(left["vectors"], east, north, right["vectors"])
+    axes = np.concatenate([left["axes"], right["axes"]], axis=1)
     u, v = np.einsum("pax,px->pa", axes, east), np.einsum("pax,px->pa", axes, north)
     xx, xy, yy = (u * u).sum(axis=1), (u * v).sum(axis=1), (v * v).sum(axis=1)
     determinant = xx * yy - xy**2
@@ -434,10 +425,11 @@ def _one_to_one(pairs, rank, radius_deg, by_errors):
     """Which pairs (p,) match: the best first, each row and column once."""
     rows, columns = pairs["catalog_index"], pairs["reference_index"]
     separation, norm = pairs["separation"], pairs["separation_norm"]
-    order = np.lexsort((columns, rows, separation, rank[rows]))
+    keys = (columns, rows, separation, rank[rows])
     if by_errors:
         distance = np.where(np.isfinite(norm), norm, separation * (MAX_SIGMAS / radius_deg))
-        order = np.lexsort((columns, rows, distance))
+        keys = (columns, rows, distance)
+    order = np.lexsort(keys)
     matched, taken = np.zeros(len(pairs), bool), set()
     for pair in order[pairs["eligible"][order]]:
         ends = {("row", rows[pair]), ("column", columns[pair])}
@@ -486,18 +478,18 @@ def _chance_matches(left, right, radius_deg, reach_deg, by_errors):
     # Chance matches are Poisson distributed: one or more has the probability 1 - exp(-rho A) with
     # the density rho and the area A in which a neighbour would match (Downes et al. 1986, MNRAS
     # 218, 31, for circles). Neighbours within reach_deg may be true counterparts and are left out.
-    right = right[np.isfinite(right.vectors).all(axis=1)]
-    known = np.isfinite(left.vectors).all(axis=1)
-    density, probability = np.zeros((2, len(left.vectors)))
-    if not known.any() or not len(right.vectors):
+    right = right[np.isfinite(right["vectors"]).all(axis=1)]
+    known = np.isfinite(left["vectors"]).all(axis=1)
+    density, probability = np.zeros((2, len(left["vectors"])))
+    if not known.any() or not len(right["vectors"]):
         return density, probability
     left = left[known]
-    rho, nearest, apart = _local_density(left.vectors, right.vectors, reach_deg)
+    rho, nearest, apart = _local_density(left["vectors"], right["vectors"], reach_deg)
     area = np.full(nearest.shape, np.pi * radius_deg**2)
     if by_errors:
         # For ellipses of any orientation the mean determinant of the sum of two covariances is
         # det C1 + det C2 + tr C1 tr C2 / 2.
-        one, other = left.variances[:, None], right.variances[nearest]
+        one, other = _variances(left)[:, None], _variances(right)[nearest]
         determinant = one.prod(axis=-1) + other.prod(axis=-1)
         determinant = determinant + 0.5 * one.sum(axis=-1) * other.sum(axis=-1)
         by_errors = np.pi * MAX_SIGMAS**2 * np.sqrt(determinant)

@@ -17,14 +17,9 @@ from astro_unetloc.catalog.table import (
 from astro_unetloc.exceptions import InputError, warn
 
 __all__ = [
-    "fermi_library",
-    "gammapy_yaml",
-    "library_amplitude",
-    "library_parameter",
-    "library_source",
-    "library_text",
-    "to_gammapy_models",
-]
+    "fermi_library", "gammapy_yaml", "library_amplitude", "library_parameter", "library_source",
+    "library_text", "to_gammapy_models",
+]  # fmt: skip
 
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
 _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimensions lies
@@ -67,8 +62,7 @@ def to_gammapy_models(catalog):
     from gammapy.modeling.models import Models, SkyModel
 
     sources = _power_laws(catalog)
-    parts = (_spectrum_and_place(source) for source in sources)
-    return Models([SkyModel(*part, name=str(name)) for part, name in zip(parts, sources["name"])])
+    return Models([SkyModel(*_spectrum_and_place(s), name=str(s["name"])) for s in sources])
 
 
 def gammapy_yaml(catalog):
@@ -112,9 +106,15 @@ def _power_laws(catalog):
         left = [name for name, is_known in zip(names, known) if not is_known]
         some = ", ".join(left[:_MAX_NAMES] + ["..."] * (len(left) > _MAX_NAMES))
         warn(f"models leave out {len(left)} of {len(names)} sources, whose Flux is unknown: {some}")
+    energies = energy_range(catalog, "FLUX")
+    if energies is None and len(catalog):
+        raise InputError(
+            "models need the energies of Flux, FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose "
+            "header does not state them, as in .csv; read that of .fits, .ecsv or .vot"
+        )
+    low, high = energies or (np.nan, np.nan)
     rows = catalog[known]
     positions, index = sky_positions(rows), _numbers(rows, "Spectral_Index")
-    low, high = _flux_range(catalog)
     return Table(
         {
             "name": np.array(names, str)[known],
@@ -138,17 +138,6 @@ def _numbers(table, name, unit=""):
         return np.full(len(table), np.nan)
     counts_photons = u.ph in getattr(getattr(table[name], "unit", None), "bases", ())
     return numbers(table[name], u.ph * u.Unit(unit) if counts_photons else unit)
-
-
-def _flux_range(catalog):
-    """Energies of ``Flux`` in GeV."""
-    energies = energy_range(catalog, "FLUX")
-    if energies is None and len(catalog):
-        raise InputError(
-            "models need the energies of Flux, FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose "
-            "header does not state them, as in .csv; read that of .fits, .ecsv or .vot"
-        )
-    return energies or (np.nan, np.nan)
 
 
 def _position_covariance(table, dec):

@@ -16,31 +16,17 @@ from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 
 from astro_unetloc import files
-from astro_unetloc.catalog.columns import (
-    COLUMNS,
-    FLAGS,
-    LAYOUT_KEYWORDS,
-    LIMIT_COLUMNS,
-    MATCH_COLUMNS,
-)
+from astro_unetloc.catalog import columns
+from astro_unetloc.catalog.columns import FLAGS, LAYOUT_KEYWORDS
 from astro_unetloc.catalog.models import fermi_library, gammapy_yaml
 from astro_unetloc.catalog.table import confidence_ellipses, sky_positions, texts_of
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output, suffix_of, write_files
 
 __all__ = [
-    "TABLE_SUFFIXES",
-    "check_fluxes",
-    "check_outputs",
-    "format_catalog",
-    "format_regions",
-    "output_paths",
-    "set_cards",
-    "table_bytes",
-    "to_regions",
-    "write_catalog",
-    "write_outputs",
-]
+    "TABLE_SUFFIXES", "check_fluxes", "check_outputs", "file_content", "format_catalog",
+    "format_regions", "output_paths", "set_cards", "to_regions", "write_catalog", "write_outputs",
+]  # fmt: skip
 
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
 _MODEL_SUFFIXES = (".yaml", ".xml")
@@ -65,7 +51,8 @@ KEYWORDS = {
     "FLUXEMAX": "[GeV] upper edge of Flux",
     "THRESH": "smallest Score listed",
 }
-_UCDS = {spec.name: spec.ucd for spec in COLUMNS + MATCH_COLUMNS + LIMIT_COLUMNS}
+_SPECS = columns.COLUMNS + columns.MATCH_COLUMNS + columns.LIMIT_COLUMNS
+_UCDS = {spec.name: spec.ucd for spec in _SPECS}
 
 
 def output_paths(paths):
@@ -132,18 +119,12 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     check_outputs(paths, overwrite=overwrite)
     for path in others:
         check_output(path, overwrite=overwrite)
-    contents = {path: _content(catalog, path, frame, figure) for path in paths}
+    contents = {path: file_content(catalog, path, frame=frame, figure=figure) for path in paths}
     return tuple(write_files(contents | others, overwrite=overwrite))
 
 
-def table_bytes(table, path):
-    """Content of a file with a table, or with the regions of its sources, for ``others``."""
-    check_outputs([path], overwrite=True)
-    return _content(table, path, "icrs", None)
-
-
-def _content(catalog, path, frame, figure):
-    """Content of a file by its suffix."""
+def file_content(catalog, path, *, frame="icrs", figure=None):
+    """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
     suffix = suffix_of(path, SUFFIXES)
     if suffix == ".reg":
         return format_regions(catalog, frame=frame).encode("ascii")
@@ -318,8 +299,15 @@ def format_regions(catalog, *, frame="icrs"):
     """DS9 regions of a catalogue (str): for each source a cross and, if known, a 95 % ellipse."""
     # In the style of the Fermi-LAT region files. The writer of `regions` drops the label of a
     # single region and fails at braces in labels.
-    positions, ellipses = _positions_and_ellipses(catalog, frame)
+    if frame not in ("icrs", "fk5", "galactic"):
+        raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
+    icrs, ellipses = sky_positions(catalog), confidence_ellipses(catalog)
+    positions = icrs.transform_to(frame)
     lon, lat = positions.spherical.lon.deg, positions.spherical.lat.deg
+    # DS9 counts the angle from the longitude axis of the frame: position angle + 90 deg.
+    along = icrs.directional_offset_by(np.nan_to_num(ellipses[:, 2]) * u.deg, 1 * u.arcsec)
+    angle = positions.position_angle(along.transform_to(frame)).deg + 90
+    ellipses[:, 2] = np.where(np.isnan(ellipses[:, 2]), np.nan, angle % 360)
     lines = [_REGION_HEADER]
     rows = zip(lon, lat, ellipses, texts_of(catalog, "Source_Name"), _states(catalog))
     for lon_deg, lat_deg, ellipse, name, state in rows:
@@ -345,22 +333,6 @@ def _states(catalog):
         return np.where(doubtful, "flagged", "source")
     unmatched = np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))
     return np.where(~unmatched, "matched", np.where(doubtful, "flagged", "new"))
-
-
-def _positions_and_ellipses(catalog, frame):
-    """Positions in the frame and (n, 3) of 95 % axes and angle in degrees, NaN where unknown.
-
-    The angle is that of DS9 and `regions`: from the longitude axis, so position angle + 90 deg.
-    """
-    if frame not in ("icrs", "fk5", "galactic"):
-        raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
-    icrs = sky_positions(catalog)
-    positions = icrs.transform_to(frame)
-    ellipse = confidence_ellipses(catalog)
-    along = icrs.directional_offset_by(np.nan_to_num(ellipse[:, 2]) * u.deg, 1 * u.arcsec)
-    angle = positions.position_angle(along.transform_to(frame)).deg + 90
-    ellipse[:, 2] = np.where(np.isnan(ellipse[:, 2]), np.nan, angle % 360)
-    return positions, ellipse
 
 
 def to_regions(catalog, *, frame="icrs"):

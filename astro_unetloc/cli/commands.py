@@ -278,7 +278,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     """
     from astro_unetloc.catalog.match import MATCH_RADIUS_DEG, is_known, match_catalogs
     from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
-    from astro_unetloc.catalog.write import check_outputs, table_bytes, write_outputs
+    from astro_unetloc.catalog.write import check_outputs, file_content, write_outputs
     from astro_unetloc.maps.read import read_map
 
     lists = {name: path for name, path in lists.items() if path}
@@ -305,7 +305,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
         missing = _with_limits(missing, found, area["footprint"])
     new, candidates = matched[results[0].catalog_unmatched], results[0].candidate_table()
     tables = {"missing": missing, "new": new, "candidates": candidates}
-    others = {path: table_bytes(tables[name], path) for name, path in lists.items()}
+    others = {path: file_content(tables[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
 
