@@ -24,12 +24,9 @@ def _positions(lon, lat):
 def make_sky(seed, n=40):
     """A crowded random field: catalogue and truth."""
     rng = np.random.default_rng(seed)
-    truth = make_truth(
-        rng.uniform(-2, 2, n) % 360,
-        rng.uniform(-2, 2, n),
-        npred=rng.choice([1.0, 5.0, 12.0, 80.0], n),
-        radius=np.where(rng.random(n) < 0.1, 0.5, 0.0),
-    )
+    lon, lat = rng.uniform(-2, 2, n) % 360, rng.uniform(-2, 2, n)
+    npred, radius = rng.choice([1.0, 5.0, 12.0, 80.0], n), np.where(rng.random(n) < 0.1, 0.5, 0.0)
+    truth = make_truth(lon, lat, npred, radius)
     n_found = rng.integers(0, 2 * n)
     lon, lat = rng.uniform(-2, 2, (2, n_found))
     return make_catalog(lon % 360, lat, np.round(rng.random(n_found), 2)), truth

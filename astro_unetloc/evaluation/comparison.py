@@ -115,27 +115,19 @@ def _binned_errors(matches, true_rows, values):
 
     sky, low, high = zip(*bins) if bins else ((), (), ())
     columns = {
-        "Sky": np.array(sky, str),
-        "Low": np.array(low, float),
-        "High": np.array(high, float),
-    }
-    columns |= {"N": number("offset"), "Median_Offset": each(np.median, "offset")}
-    columns["N_Ellipse"] = n_ellipse = number("in_68")
+        "Sky": np.array(sky, str), "Low": np.array(low, float), "High": np.array(high, float),
+        "N": number("offset"), "Median_Offset": each(np.median, "offset"),
+        "N_Ellipse": number("in_68"),
+    }  # fmt: skip
     for level in ("68", "95"):
         n_inside = np.nan_to_num(each(lambda v: np.sum(v <= 1), f"in_{level}"))
-        columns |= fraction_columns(f"In_{level}", n_inside, n_ellipse)
+        columns |= fraction_columns(f"In_{level}", n_inside, columns["N_Ellipse"])
     for kind, column in (("Flux", "Flux_Ratio"), ("Index", "Index_Difference")):
         name, pull = kind.lower(), f"{kind.lower()}_pull"
         columns |= {f"N_{kind}": number(pull), column: each(np.median, name)}
-        columns[f"{kind}_Pull_Width"] = each(_half_width, pull)
+        columns[f"{kind}_Pull_Width"] = each(lambda v: np.ptp(np.percentile(v, [16, 84])) / 2, pull)
         columns[f"{kind}_Pull_Median"] = each(np.median, pull)
     return columns
-
-
-def _half_width(pull):
-    """Half of the range from 16 to 84 %."""
-    low, high = np.percentile(pull, [16, 84])
-    return (high - low) / 2
 
 
 def _over(values, by):
@@ -305,13 +297,10 @@ def _tiles_in(matches, names, limits):
     inside, true_inside = matches.in_latitudes(limits)
     score, rows = numbers(matches.catalog["Score"]), np.flatnonzero(matches.is_listed & inside)
     rows = rows[np.argsort(-score[rows], kind="stable")]
-    return _Tiles(
-        score[rows],
-        matches.is_true_positive[rows],
-        degrees(matches.catalog["Offset"])[rows],
-        np.searchsorted(names, np.asarray(matches.catalog["Tile"], str)[rows]),
-        _true_numbers(matches, names, matches.is_class("counted") & true_inside),
-    )
+    tile = np.searchsorted(names, np.asarray(matches.catalog["Tile"], str)[rows])
+    correct, offset = matches.is_true_positive[rows], degrees(matches.catalog["Offset"])[rows]
+    n_true = _true_numbers(matches, names, matches.is_class("counted") & true_inside)
+    return _Tiles(score[rows], correct, offset, tile, n_true)
 
 
 def _true_numbers(matches, names, rows):

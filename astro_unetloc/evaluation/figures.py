@@ -19,7 +19,7 @@ __all__ = ["draw", "draw_example"]
 # with a marker of its own.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"
 _STYLES = {"Completeness": (_BLUE, "o"), "Purity": (_VERMILION, "s")}
-_OTHER_STYLE = (_GREEN, "D")
+_STYLES["Class_Correct"] = _GREEN, "D"
 _MIN_PULLS = 5  # the width of fewer pulls is not drawn
 _UNIT = -0.03, 1.03  # from 0 to 1, with room for the points at the ends
 _GUIDE = {"color": "0.5", "linewidth": 0.9, "linestyle": "--"}
@@ -201,8 +201,7 @@ def _by_class(axes, table):
     (axes,) = axes
     places = _rows_axis(axes, [f"{c} ({n})" for c, n in zip(table["Class"], table["N_True"])])
     for shift, column in _dodged(_fractions(table), 0.16):
-        style = _STYLES.get(column, _OTHER_STYLE)
-        _points(axes, numbers_of(table, column), places - shift, style,
+        _points(axes, numbers_of(table, column), places - shift, _STYLES[column],
                 label=column.replace("_", " "), xerr=_interval(table, column))  # fmt: skip
     axes.set(xlabel="Fraction", xlim=_UNIT)
 
@@ -349,17 +348,14 @@ _DRAWERS = {
 
 # Single patches
 
-
 _TRUTH_LINES = {
-    "counted": ("-", "true source"),
-    "faint": ((0, (3, 2)), "faint true source"),
+    "counted": ("-", "true source"), "faint": ((0, (3, 2)), "faint true source"),
     "extended": (":", "extended true source"),
-}
+}  # fmt: skip
 _STATUS_MARKS = {
-    "true positive": ("+", "#8cff66"),
-    "false positive": ("x", "#ff5b5b"),
+    "true positive": ("+", "#8cff66"), "false positive": ("x", "#ff5b5b"),
     "ignored": ("+", "#ffd24d"),
-}
+}  # fmt: skip
 
 
 def draw_example(example, *, threshold=-np.inf, about=""):

@@ -22,7 +22,7 @@ from astro_unetloc.evaluation.comparison import (
     measurement_errors,
     score_table,
     true_flux,
-)  # fmt: skip
+)
 from astro_unetloc.evaluation.truth import SKIES, combine, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import SKY_DEG2

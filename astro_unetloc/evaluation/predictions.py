@@ -46,14 +46,8 @@ _EXTENDED_DEG = 0.56  # median radius of simulated extended sources, which a pat
 # the centre of the first pixel, degrees, photons and ph cm-2 s-1.
 _POSITION = [("patch", "<i8"), ("x", "<f4"), ("y", "<f4"), ("glon", "<f8"), ("glat", "<f8")]
 _DTYPES = {
-    "image": "<u2",
-    "coverage": "u1",
-    "mask": "u1",
-    "probability": "<f2",
-    "bands": "<f4",
-    "center": "<f8",
-    "sky": "<i8",
-    "code": "S24",
+    "image": "<u2", "coverage": "u1", "mask": "u1", "probability": "<f2", "bands": "<f4",
+    "center": "<f8", "sky": "<i8", "code": "S24",
     "sources": np.dtype(
         [*_POSITION, ("npred", "<f8"), ("flux", "<f8"), ("radius", "<f4"),
          ("truth_class", "S8"), ("score", "<f4")]
@@ -258,10 +252,8 @@ def search_patches(patch_set, rows, model, *, counted=True):
     columns = patch_set.read(rows)
     counts, coverage = (columns[n].astype(np.float32) for n in ("counts", "coverage"))
     pixel_deg, n_pix = patch_set.recipe["pixel_deg"], counts.shape[1]
-    planes = [
-        TangentPlane(*map(float, center[:2]), n_pix, pixel_deg, float(center[2]))
-        for center in columns["center"]
-    ]
+    centers = columns["center"].tolist()
+    planes = [TangentPlane(lon, lat, n_pix, pixel_deg, turn) for lon, lat, turn in centers]
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
     probability, _ = source_probability(patches, model, None)
     candidates = find_clusters(probability, config=clustering_config(model))
@@ -299,24 +291,25 @@ def _set_truth(patch_set, rows):
     sources = sources[number[sources["patch"]] >= 0]
     bright = sources["n_photons"] >= patch_set.recipe["min_photons"]
     bright &= sources["significance"] >= patch_set.recipe["min_significance"]
-    return QTable(
-        {
-            "GLON": Quantity(sources["glon"], "deg"),
-            "GLAT": Quantity(sources["glat"], "deg"),
-            "Flux": Quantity(sources["flux"], FLUX_UNIT),
-            "Class": np.array(patch_set.classes)[sources["source_class"]],
-            "Npred": sources["n_photons"].astype(float),
-            "Radius": Quantity(np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0), "deg"),
-            "Patch": number[sources["patch"]],
-        }
-    )
+    radius = np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0)
+    columns = {
+        "GLON": Quantity(sources["glon"], "deg"), "GLAT": Quantity(sources["glat"], "deg"),
+        "Flux": Quantity(sources["flux"], FLUX_UNIT), "Radius": Quantity(radius, "deg"),
+        "Class": np.array(patch_set.classes)[sources["source_class"]],
+        "Npred": sources["n_photons"].astype(float), "Patch": number[sources["patch"]],
+    }  # fmt: skip
+    return QTable(columns)
 
 
 def _match_patches(catalog, truth, planes, columns, lowest_gev):
     """Matches within each patch, without false positives that may be a source outside of it."""
     margin_pix = MATCH_RADIUS_DEG / planes[0].pixel_deg
-    coverage = columns["coverage"][..., 0]
-    area = sum(_searched_deg2(plane, c, margin_pix) for plane, c in zip(planes, coverage))
+    border = int(np.ceil(margin_pix))
+    middle = slice(border, planes[0].n_pix - border)
+    # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
+    shrinking = (planes[0].pixel_vectors @ planes[0].basis[2]) ** 3
+    observed = (columns["coverage"][..., 0] * shrinking)[:, middle, middle]
+    area = float(observed.sum() * planes[0].pixel_deg ** 2)
     matches = match_truth(
         catalog, truth, brightest=bool(lowest_gev < BRIGHTEST_BELOW_GEV), area_deg2=area,
         groups=[np.asarray(table["Patch"], int) for table in (catalog, truth)],
@@ -325,22 +318,12 @@ def _match_patches(catalog, truth, planes, columns, lowest_gev):
     for table in (matches.catalog, matches.truth):
         table["Tile"] = codes[np.asarray(table["Patch"], int)]
     vectors, patch = glon_glat_vectors(matches.catalog), np.asarray(matches.catalog["Patch"])
-    in_middle = np.zeros(len(vectors), bool)
+    may_be_outside = matches.has_status("false positive")
+    may_be_outside &= ~np.asarray(matches.catalog["Is_Duplicate"])
     for number, plane in enumerate(planes):
         here = patch == number
-        in_middle[here] = _pixels(plane, vectors[here], margin_pix)[2]
-    may_be_outside = matches.has_status("false positive") & ~in_middle
-    may_be_outside &= ~np.asarray(matches.catalog["Is_Duplicate"])
+        may_be_outside[here] &= ~_pixels(plane, vectors[here], margin_pix)[2]
     return matches.take(np.flatnonzero(~may_be_outside))
-
-
-def _searched_deg2(plane, coverage, margin_pix):
-    """Observed area of a patch in which false positives are counted, in square degrees."""
-    border = int(np.ceil(margin_pix))
-    middle = slice(border, plane.n_pix - border)
-    # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
-    shrinking = (plane.pixel_vectors @ plane.basis[2]) ** 3
-    return float((coverage * shrinking)[middle, middle].sum() * plane.pixel_deg**2)
 
 
 # Files of predictions

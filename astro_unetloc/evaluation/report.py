@@ -157,12 +157,11 @@ def _examples(run, codes, n):
     worst = worst_patches(run.predictions, n, threshold=run.threshold)
     for code in dict.fromkeys([*codes, *worst]):
         example = read_example(run.predictions, code)
-        counted = example["sources"][example["sources"]["truth_class"] == b"counted"]
-        found = example["found"][example["found"]["score"] >= run.threshold]
-        about = (
-            f"{np.sum(counted['score'] >= run.threshold)} of {len(counted)} true sources found, "
-            f"{np.sum(found['status'] == b'false positive')} false positives"
-        )
+        sources, found = example["sources"], example["found"]
+        score = sources["score"][sources["truth_class"] == b"counted"]
+        is_false = (found["score"] >= run.threshold) & (found["status"] == b"false positive")
+        about = f"{np.sum(score >= run.threshold)} of {len(score)} true sources found, "
+        about += f"{is_false.sum()} false positives"
         figure = draw_example(example, threshold=run.threshold, about=about)
         examples.append({"code": code, "about": about} | _picture(figure))
     return examples

@@ -16,20 +16,7 @@ from astropy.units import Quantity
 from astro_unetloc import __version__
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import galactic_vectors
-from astro_unetloc.evaluation.predictions import (
-    BRIGHTEST_BELOW_GEV,
-    check_bands,
-    check_codes,
-    chosen_patches,
-    chosen_rows,
-    join_predictions,
-    narrowed,
-    read_matches,
-    read_metadata,
-    search_patches,
-    search_sky,
-    write_predictions,
-)
+from astro_unetloc.evaluation import predictions
 from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.patches import GridConfig
@@ -67,9 +54,9 @@ class EvaluationRun:
 
 
 def run_on_skies(
-    model=None, *, seeds, years=7.0, template=None, variant="P6V11", energy_range=None,
-    threshold=None, n_patches=1000, codes=(), source_free=False, baseline=None, checkpoints=None,
-    overwrite=False, progress=None,
+    model=None, *, baseline=None, seeds, years=7.0, template=None, variant="P6V11",
+    energy_range=None, threshold=None, n_patches=1000, codes=(), source_free=False,
+    checkpoints=None, overwrite=False, progress=None,
 ):  # fmt: skip
     """Matches of a model on whole simulated skies.
 
@@ -103,8 +90,8 @@ def run_on_skies(
     EvaluationRun
     """
     runner, seeds = _Runner(model, baseline, threshold, checkpoints, overwrite), list(seeds)
-    edges = narrowed(runner.model.band_edges, energy_range)
-    check_codes(codes, seeds)
+    edges = predictions.narrowed(runner.model.band_edges, energy_range)
+    predictions.check_codes(codes, seeds)
     per_sky = -(-n_patches // len(seeds))
     options = {"years": float(years), "template": template, "variant": variant}
     options |= {"band_edges": edges, "progress": progress}
@@ -117,11 +104,11 @@ def run_on_skies(
         sky["sky_band_edges_gev"] = edges.tolist()
 
     def search(model, seed, **more):
-        return partial(search_sky, model, seed, **more, **options)
+        return partial(predictions.search_sky, model, seed, **more, **options)
 
     jobs = {}
     for seed in seeds:
-        numbers = chosen_patches(seed, per_sky, codes) if checkpoints else ()
+        numbers = predictions.chosen_patches(seed, per_sky, codes) if checkpoints else ()
         jobs[f"sky{seed:06d}"] = search(runner.model, seed, numbers=numbers)
     about = sky | {"patches_per_sky": per_sky, "codes": list(codes)}
     empty, other, matches = None, None, runner.run(jobs, about, joined=True)
@@ -135,8 +122,8 @@ def run_on_skies(
 
 
 def run_on_set(
-    path, model=None, *, threshold=None, n_patches=1000, codes=(), all_skies=False, baseline=None,
-    checkpoints=None, overwrite=False, progress=None,
+    path, model=None, *, threshold=None, baseline=None, checkpoints=None, overwrite=False,
+    progress=None, n_patches=1000, codes=(), all_skies=False,
 ):  # fmt: skip
     """Matches of a model on the patches of a patch set, each of which is a sky of its own.
 
@@ -163,34 +150,34 @@ def run_on_set(
     runner = _Runner(model, baseline, threshold, checkpoints, overwrite)
     with open_patch_set(path) as patch_set:
         for each in filter(None, (runner.model, runner.baseline)):
-            check_bands(patch_set, each)
-        rows, named = chosen_rows(patch_set, n_patches, codes, all_skies)
+            predictions.check_bands(patch_set, each)
+        rows, named = predictions.chosen_rows(patch_set, n_patches, codes, all_skies)
+        checksum = hashlib.sha256(patch_set.skies.tobytes()).hexdigest()[:12]
         about = {
-            "patch_set": Path(path).name,
-            "patch_set_checksum": hashlib.sha256(patch_set.skies.tobytes()).hexdigest()[:12],
-            "n_patches": len(rows),
-            "all_skies": bool(all_skies),
-            "pixel_deg": float(patch_set.recipe["pixel_deg"]),
+            "patch_set": Path(path).name, "patch_set_checksum": checksum, "n_patches": len(rows),
+            "all_skies": bool(all_skies), "pixel_deg": float(patch_set.recipe["pixel_deg"]),
             "codes": list(codes),
-        }
+        }  # fmt: skip
         chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
         def jobs(model):
             return {
-                f"patches{i:04d}": partial(search_patches, patch_set, chunk, model)
+                f"patches{i:04d}": partial(predictions.search_patches, patch_set, chunk, model)
                 for i, chunk in enumerate(chunks)
             }
 
         own, other = jobs(runner.model), None
         if len(named) and checkpoints:
-            own["named"] = partial(search_patches, patch_set, named, runner.model, counted=False)
+            own["named"] = partial(
+                predictions.search_patches, patch_set, named, runner.model, counted=False
+            )
         matches = runner.run(own, about, joined=True, progress=progress)
         if runner.baseline is not None:
             other = runner.run(jobs(runner.baseline), about, is_baseline=True, progress=progress)
     return runner.finished(matches, {}, about, baseline=other)
 
 
-def run_on_catalog(catalog, truth, *, threshold=None, baseline=None):
+def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     """Matches of a catalogue with the truth of its simulated sky.
 
     Parameters
@@ -210,18 +197,15 @@ def run_on_catalog(catalog, truth, *, threshold=None, baseline=None):
     found, true = (_read_positions(path) for path in (catalog, truth))
     lowest = found.meta.get("FITEMIN", found.meta.get("EMIN", np.inf))
     options = {"tile": grid_tiles(Path(truth).name)}
-    options["brightest"] = float(lowest) < BRIGHTEST_BELOW_GEV
+    options["brightest"] = float(lowest) < predictions.BRIGHTEST_BELOW_GEV
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {name: found.meta[key] for key, name in names.items() if key in found.meta}
+    other = baseline and match_truth(_read_positions(baseline), true, **options)
     return EvaluationRun(
-        match_truth(found, true, **options),
-        threshold,
-        about,
-        baseline=baseline and match_truth(_read_positions(baseline), true, **options),
-        baseline_name=Path(baseline).name if baseline else "",
-        baseline_threshold=threshold,
-    )
+        match_truth(found, true, **options), threshold, about, baseline=other,
+        baseline_name=Path(baseline).name if baseline else "", baseline_threshold=threshold,
+    )  # fmt: skip
 
 
 def _read_positions(path):
@@ -255,12 +239,10 @@ class _Runner:
         """Metadata of checkpoints and report; all of it must agree before a checkpoint is used."""
         card = json.dumps(model.card, sort_keys=True)  # with presets, thresholds and calibration
         values = {
-            "model": model.name,
-            "model_sha256": model.sha256,
+            "model": model.name, "model_sha256": model.sha256,
             "card_sha256": hashlib.sha256(card.encode()).hexdigest()[:12],
-            "band_edges_gev": model.band_edges.tolist(),
-            "version": __version__,
-        }
+            "band_edges_gev": model.band_edges.tolist(), "version": __version__,
+        }  # fmt: skip
         return values | {name: value for name, value in about.items() if value != []}
 
     def run(self, jobs, about, *, is_baseline=False, joined=False, progress=None):
@@ -277,15 +259,15 @@ class _Runner:
         self.files += paths.values()
         for name in names:
             if not paths[name].exists():
-                write_predictions(paths[name], *jobs[name](), metadata)
+                predictions.write_predictions(paths[name], *jobs[name](), metadata)
         if not joined:
-            return join_matches([read_matches(path) for path in paths.values()])
+            return join_matches([predictions.read_matches(path) for path in paths.values()])
         self.files.append(self.folder / "predictions.h5")
-        return join_predictions(paths.values(), self.files[-1], metadata)
+        return predictions.join_predictions(paths.values(), self.files[-1], metadata)
 
     def _check_checkpoint(self, path, metadata):
         """Refuse or remove a checkpoint that was made with other options."""
-        found = read_metadata(path)
+        found = predictions.read_metadata(path)
         differ = [n for n in metadata | found if metadata.get(n) != found.get(n)]
         if differ and not self.overwrite:
             pairs = ", ".join(f"{n} {found.get(n)!r}, not {metadata.get(n)!r}" for n in differ)
@@ -304,13 +286,8 @@ class _Runner:
         if self.threshold is not None:
             thresholds = [float(self.threshold)] * 2
         return EvaluationRun(
-            matches,
-            thresholds[0],
-            metadata,
-            source_free=source_free,
-            baseline=baseline,
+            matches, thresholds[0], metadata, source_free=source_free, baseline=baseline,
             baseline_name=self.baseline.name if self.baseline else "",
-            baseline_threshold=thresholds[1],
+            baseline_threshold=thresholds[1], checkpoints=tuple(self.files),
             predictions=self.folder and self.folder / "predictions.h5",
-            checkpoints=tuple(self.files),
-        )
+        )  # fmt: skip

@@ -34,11 +34,6 @@ _MIN_PHOTONS_BELOW, _BELOW_RADIUS_DEG = 0.3, 0.1
 SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
 
 
-def _between(values, limits):
-    """Which values (n,) are from the lower limit on and below the upper one."""
-    return (values >= limits[0]) & (values < limits[1])
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of one catalogue, from its true and false positives in descending ``Score``."""
@@ -89,26 +84,23 @@ class Evaluation:
         return summary_line(self.n_true, len(self.correct), *fractions, self.median_offset_deg)
 
 
-def summary_line(n_true, n_listed, completeness, purity, average_precision, offset_deg):
+def summary_line(n_true, n_listed, completeness, purity, precision, offset_deg):
     """One line with the main scores."""
     return (
         f"{n_true} true sources, {n_listed} detections: completeness {completeness:.3f}, purity "
-        f"{purity:.3f}, average precision {average_precision:.3f}, median offset {offset_deg:.4f} "
-        "deg"
+        f"{purity:.3f}, average precision {precision:.3f}, median offset {offset_deg:.4f} deg"
     )
 
 
 def combine(evaluations):
     """One `Evaluation` of several catalogues of different skies."""
-    score = np.concatenate([e.score for e in evaluations])
-    order = np.argsort(-score, kind="stable")
-    return Evaluation(
-        n_true=sum(e.n_true for e in evaluations),
-        score=score[order],
-        correct=np.concatenate([e.correct for e in evaluations])[order],
-        n_ignored=sum(e.n_ignored for e in evaluations),
-        offset_deg=np.concatenate([e.offset_deg for e in evaluations]),
+    n_true, n_ignored = (sum(getattr(e, n) for e in evaluations) for n in ("n_true", "n_ignored"))
+    score, correct, offset_deg = (
+        np.concatenate([getattr(e, name) for e in evaluations])
+        for name in ("score", "correct", "offset_deg")
     )
+    order = np.argsort(-score, kind="stable")
+    return Evaluation(n_true, score[order], correct[order], n_ignored, offset_deg)
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,7 @@ class TruthMatch:
     @property
     def is_found(self):
         """Which true sources (n_true,) are matched with a detection."""
-        return self._found_row >= 0
+        return np.asarray(self.truth["Found_Row"]) >= 0
 
     @property
     def is_real(self):
@@ -168,17 +160,14 @@ class TruthMatch:
         """Row of the matched true source (n,), -1 without one."""
         return np.asarray(self.catalog["True_Row"], int)
 
-    @property
-    def _found_row(self):
-        return np.asarray(self.truth["Found_Row"], int)
-
     def of_detection(self, values, missing=np.nan):
         """Value (n_true,) of the detection of each true source, ``missing`` without one."""
-        return np.append(values, missing)[self._found_row]  # -1 is the last one
+        return np.append(values, missing)[np.asarray(self.truth["Found_Row"])]  # -1: the last
 
     def in_latitudes(self, limits):
         """Which detections (n,) and true sources (n_true,) lie in a range of latitude."""
-        return _between(self.latitude, limits), _between(self.true_latitude, limits)
+        low, high = limits
+        return [(b >= low) & (b < high) for b in (self.latitude, self.true_latitude)]
 
     def evaluation(self, *, min_latitude=0.0, max_latitude=np.inf, region=None):
         """Scores of a region of the sky; the parameters are those of `astro_unetloc.evaluate`."""
@@ -190,20 +179,15 @@ class TruthMatch:
         score, correct = numbers(self.catalog["Score"]), self.is_true_positive
         rows = np.flatnonzero(inside & self.is_listed)
         rows = rows[np.argsort(-score[rows], kind="stable")]
-        return Evaluation(
-            n_true=int(np.sum(true_inside & self.is_class("counted"))),
-            score=score[rows],
-            correct=correct[rows],
-            n_ignored=int(np.sum(inside & ~self.is_listed)),
-            offset_deg=degrees(self.catalog["Offset"])[rows[correct[rows]]],
-        )
+        n_true = int(np.sum(true_inside & self.is_class("counted")))
+        n_ignored = int(np.sum(inside & ~self.is_listed))
+        offset_deg = degrees(self.catalog["Offset"])[rows[correct[rows]]]
+        return Evaluation(n_true, score[rows], correct[rows], n_ignored, offset_deg)
 
     def by_sky(self):
         """`Evaluation` of each region of ``SKIES``."""
-        return {
-            sky: self.evaluation(min_latitude=low, max_latitude=high)
-            for sky, (low, high) in SKIES.items()
-        }
+        names = ("min_latitude", "max_latitude")
+        return {sky: self.evaluation(**dict(zip(names, ends))) for sky, ends in SKIES.items()}
 
     def select(self, threshold):
         """Matches of the detections with ``Score >= threshold``; of all if it is None."""

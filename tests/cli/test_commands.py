@@ -13,8 +13,8 @@ from made_skies import made_patches
 
 import astro_unetloc
 from astro_unetloc import find_sources, read_catalog
+from astro_unetloc.evaluation import predictions as evaluation_predictions
 from astro_unetloc.evaluation import report as evaluation_report
-from astro_unetloc.evaluation import runs as evaluation_runs
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.predictions import check_codes
 from astro_unetloc.training import make as training_make
@@ -195,7 +195,7 @@ def searches(monkeypatch):
         patches, judgement = made_predictions(seed)
         return (patches if len(numbers) else None), judgement
 
-    monkeypatch.setattr(evaluation_runs, "search_sky", search_sky)
+    monkeypatch.setattr(evaluation_predictions, "search_sky", search_sky)
     return searched
 
 

@@ -239,26 +239,6 @@ def test_position_errors_by_hand():
     assert table["N_Ellipse"].tolist() == table["N"].tolist()
 
 
-def test_gaussian_ellipses_hold_their_fraction(rng):
-    # 0.05 deg along one axis, 0.02 along the other, turned by 25 deg
-    n, tilt = 4000, np.radians(25.0)
-    lon, lat = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
-    here = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
-    along, across = 0.05 * rng.normal(size=n), 0.02 * rng.normal(size=n)
-    east = along * np.sin(tilt) + across * np.cos(tilt)
-    north = along * np.cos(tilt) - across * np.sin(tilt)
-    angle, away = np.arctan2(east, north) * u.rad, np.hypot(east, north) * u.deg
-    there = here.directional_offset_by(angle, away).galactic
-    scale_68, scale_95 = np.sqrt(-2 * np.log([0.32, 0.05]))
-    errors = ellipses(n, 0.05 * scale_68, 0.02 * scale_68, 25.0)
-    errors |= ellipses(n, 0.05 * scale_95, 0.02 * scale_95, 25.0, 95)
-    catalog, truth = make_catalog(lon, lat, **errors), make_truth(there.l.deg, there.b.deg)
-    (whole,) = measurement_errors(match_truth(catalog, truth))[:1]
-    assert whole["N"] > 3900
-    assert whole["In_68"] == pytest.approx(0.68, abs=0.02)
-    assert whole["In_95"] == pytest.approx(0.95, abs=0.01)
-
-
 def test_detections_without_an_ellipse_have_an_offset():
     table = measurement_errors(match_truth(make_catalog([0], [0.1]), make_truth([0], [0])))
     assert table["Median_Offset"].value == pytest.approx([0.1, 0.1])

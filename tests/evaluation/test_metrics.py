@@ -21,7 +21,7 @@ from astro_unetloc.evaluation.metrics import (
     found_scores,
     reliability,
     summary_table,
-)  # fmt: skip
+)
 from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
 
 FLUX = u.Unit("ph cm-2 s-1")
@@ -387,15 +387,9 @@ def plain_scores(lon, lat, score, true_lon, true_lat, npred, radius):
 
 
 def check_against_plain_script(catalog, truth):
-    names = (
-        (catalog, "GLON"),
-        (catalog, "GLAT"),
-        (catalog, "Score"),
-        (truth, "GLON"),
-        (truth, "GLAT"),
-    )
-    plain = [np.asarray(getattr(table[n], "value", table[n]), float) for table, n in names]
-    expected = plain_scores(*plain, np.asarray(truth["Npred"]), truth["Radius"].to_value("deg"))
+    plain = [catalog["GLON"].value, catalog["GLAT"].value, np.asarray(catalog["Score"], float)]
+    plain += [truth["GLON"].value, truth["GLAT"].value, np.asarray(truth["Npred"])]
+    expected = plain_scores(*plain, truth["Radius"].to_value("deg"))
     matches = match_truth(catalog, truth)
     table = row(summary_table(matches)) | row(false_positives(matches))
     offset = expected.pop("Median_Offset")
@@ -408,12 +402,8 @@ def check_against_plain_script(catalog, truth):
 def test_plain_script_agrees_exactly_on_random_skies(seed):
     rng = np.random.default_rng(seed)
     n = 300
-    truth = make_truth(
-        rng.uniform(-4, 4, n) % 360,
-        rng.uniform(-4, 4, n),
-        npred=10 ** rng.uniform(0, 2, n),
-        radius=np.where(rng.random(n) < 0.05, rng.uniform(0, 0.6, n), 0.0),
-    )
+    place, npred = (rng.uniform(-4, 4, n) % 360, rng.uniform(-4, 4, n)), 10 ** rng.uniform(0, 2, n)
+    truth = make_truth(*place, npred, np.where(rng.random(n) < 0.05, rng.uniform(0, 0.6, n), 0.0))
     # half of them near true sources, some twice
     chosen = rng.integers(0, n, n // 2)
     lon, lat = (truth[name].value[chosen] + rng.normal(0, 0.1, n // 2) for name in ("GLON", "GLAT"))

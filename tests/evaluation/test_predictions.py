@@ -29,7 +29,7 @@ from astro_unetloc.evaluation.predictions import (
     search_sky,
     worst_patches,
     write_predictions,
-)  # fmt: skip
+)
 from astro_unetloc.evaluation.truth import grid_tiles, match_truth
 from astro_unetloc.maps.patches import PatchGrid, TangentPlane
 from astro_unetloc.maps.photons import Photons

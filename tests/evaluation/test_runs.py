@@ -10,6 +10,7 @@ from made_truth import make_catalog, make_truth
 import astro_unetloc
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import sky_positions
+from astro_unetloc.evaluation import predictions as predictions_module
 from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.evaluation import runs as runs_module
 from astro_unetloc.evaluation.metrics import evaluate
@@ -32,7 +33,7 @@ def searches(monkeypatch):
         patches, matches = made_predictions(seed)
         return (patches if len(numbers) else None), matches
 
-    monkeypatch.setattr(runs_module, "search_sky", search_sky)
+    monkeypatch.setattr(predictions_module, "search_sky", search_sky)
     return asked
 
 
@@ -60,7 +61,7 @@ def test_with_checkpoints_the_predictions_are_kept(searches, tmp_path):
 
 def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
     place = tmp_path / "parts"
-    work = runs_module.search_sky
+    work = predictions_module.search_sky
 
     def killed(model, seed, **options):
         if seed == 60:
@@ -68,7 +69,7 @@ def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
         return work(model, seed, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs_module, "search_sky", killed)
+        patch.setattr(predictions_module, "search_sky", killed)
         with pytest.raises(KeyboardInterrupt):
             run_on_skies(seeds=[10, 60], checkpoints=place)
     assert [seed for _, seed, *_ in searches] == [10]
