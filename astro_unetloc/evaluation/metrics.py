@@ -64,11 +64,6 @@ def evaluate(
     -------
     Evaluation
 
-    Raises
-    ------
-    InputError
-        If a table lacks a column, or a detection its ``Score``.
-
     Examples
     --------
     >>> from astropy.table import QTable
@@ -336,12 +331,10 @@ def reliability(matches):
     parts = []
     for sky, scores in regions.items():
         real = of_any_brightness[sky]
-        n, n_correct, n_any, n_real = (
-            np.histogram(score, SCORE_EDGES)[0]
-            for score in (
-                scores.score, scores.score[scores.correct], real.score, real.score[real.correct]
-            )
-        )  # fmt: skip
+        (n, n_correct), (n_any, n_real) = (
+            [np.histogram(score, SCORE_EDGES)[0] for score in (e.score, e.score[e.correct])]
+            for e in (scores, real)
+        )
         total = np.histogram(scores.score, SCORE_EDGES, weights=scores.score)[0]
         n_any_above, n_real_above = (np.cumsum(x[::-1])[::-1] for x in (n_any, n_real))
         parts.append({
