@@ -57,6 +57,19 @@ def matched_candidates(model, seed, template):
     return match_truth(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
 
 
+def options_of(doc, *, seeds=None, check=False):
+    """Parser with the options of the benchmarks of a model, --seeds and --check where given."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--model")
+    parser.add_argument("--template")
+    if seeds:
+        parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    if check:
+        parser.add_argument("--check", type=int, nargs="*", default=[])
+        parser.add_argument("--write", action="store_true")
+    return parser
+
+
 def write_card(model, **entries):
     """Put entries into the card of a model."""
     path = model.folder / "card.json"
@@ -121,13 +134,8 @@ def report(matches, name):
 
 def main():
     """Fit, check and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model")
-    parser.add_argument("--template")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1003, 1004, 1005, 1006])
-    parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser = options_of(__doc__, seeds=[1003, 1004, 1005, 1006], check=True)
     parser.add_argument("--least", type=float, default=0.0)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
     shipped = model.calibration

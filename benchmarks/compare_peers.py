@@ -33,7 +33,6 @@ from astropy.table import QTable
 
 from astro_unetloc.evaluation.comparison import paired_interval
 from astro_unetloc.evaluation.metrics import combine, evaluate
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
@@ -43,7 +42,7 @@ from astro_unetloc.simulation.diffuse import (
     expected_density,
     interstellar,
 )
-from astro_unetloc.simulation.sky import simulate_photons, truth_table
+from astro_unetloc.simulation.sky import WHOLE_SKY, simulate_photons, truth_table
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 from astro_unetloc.unet.model import load_model
 
@@ -54,6 +53,10 @@ LOW_LATITUDE = 10.0
 MARGIN_DEG = 0.5
 SEARCH_DEG = 0.45
 BANDS = {"all sky": (0.0, 91.0), "|b|>10": (10.0, 91.0), "|b|<10": (0.0, 10.0)}
+STATISTICS = {
+    "average precision": lambda scores: scores.average_precision,
+    "completeness": lambda scores: scores.completeness_at(0.95)[0],
+}
 PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
 
 
@@ -124,18 +127,12 @@ def counted_region(patch):
     return inside
 
 
-def field_of(sky, patch):
-    """`peers.Field` of a patch."""
+def run_peer(name, sky, patch, psf, kernel):
+    """Rows (m, 3) of longitude, latitude and score that a peer finds in a patch, and seconds."""
     plane = GRID.plane(patch)
     near = sky.photons.photons.select(sky.photons.near(plane.basis[2], plane.half_diagonal_deg))
     wanted = GRID.border_distance_deg(plane.pixel_vectors, patch) < SEARCH_DEG
-    return peers.make_field(plane, near, sky.exposure, wanted)
-
-
-def run_peer(name, sky, patch, psf, kernel):
-    """Rows (m, 3) of longitude, latitude and score that a peer finds in a patch, and seconds."""
-    field = field_of(sky, patch)
-    plane = field.plane
+    field = peers.make_field(plane, near, sky.exposure, wanted)
     if name in ("ts-true", "ts-fit"):
         density = sky.sky.background if name == "ts-true" else sky.template
         background = peers.expected_photons(density, sky.sky.nside, plane, kernel)
@@ -147,20 +144,15 @@ def run_peer(name, sky, patch, psf, kernel):
     else:
         x, y, score = {"dao": peers.dao_sources, "log": peers.log_sources}[name](field)
     seconds = time.perf_counter() - started
-    return sky_rows(plane, x, y, score), seconds
-
-
-def sky_rows(plane, x, y, score):
-    """Rows (m, 3) of longitude, latitude and score."""
     lon, lat = lonlat_from_vectors(plane.vectors_from_pixel(x, y).reshape(-1, 3))
-    return np.stack([lon, lat, score], axis=1)
+    return np.stack([lon, lat, score], axis=1), seconds
 
 
 def run_network(sky, patches, model):
     """`Found` of the network in patches (n,) of one sky."""
     sky_map = SkyMap(
         events=sky.sky.photons,
-        footprint=DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0),
+        footprint=WHOLE_SKY,
         energy_edges=ENERGY_EDGES[[0, -1]],
         name="simulated sky",
     )
@@ -225,16 +217,6 @@ def score_patches(found, sky_of, chosen):
     return scores
 
 
-def average_precision(scores):
-    """Area under the precision-recall curve."""
-    return scores.average_precision
-
-
-def completeness(scores):
-    """Completeness at a purity of 95 %."""
-    return scores.completeness_at(0.95)[0]
-
-
 def print_table(scores, seconds):
     """Print one row for each finder, then the differences of the network to the TS maps."""
     whole = {name: {b: combine(e) for b, e in bands.items()} for name, bands in scores.items()}
@@ -245,26 +227,23 @@ def print_table(scores, seconds):
     print(f"{'':8} {titles}  listed  offset   s/patch")
     print(f"{'':8}" + (" " + "".join(f"{b:>9}" for b in BANDS)) * 2 + "             deg")
     for name, bands in whole.items():
-        ap = "".join(f"{average_precision(e):9.3f}" for e in bands.values())
-        complete = "".join(f"{completeness(e):9.3f}" for e in bands.values())
+        ap, complete = (
+            "".join(f"{statistic(e):9.3f}" for e in bands.values())
+            for statistic in STATISTICS.values()
+        )
         offsets = bands["all sky"].offset_deg
         offset = np.median(offsets) if len(offsets) else np.nan
         listed = f"{bands['all sky'].completeness:7.3f}  {offset:.4f} {np.mean(seconds[name]):9.3f}"
         print(f"{name:8} {ap} {complete} {listed}")
-    for name in ("ts-true", "ts-fit"):
-        if {"network", name} <= scores.keys():
-            print_differences(scores["network"], scores[name], f"network - {name}")
-
-
-def print_differences(first, second, title):
-    """Differences of the scores of two finders in each of ``BANDS``, with intervals."""
-    print(f"{title}, 95 % interval of 1000 paired bootstraps over patches")
-    for band in (b for b in BANDS if combine(first[b]).n_true):
-        cells = [
-            "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired_interval(first[band], second[band], s))
-            for s in (average_precision, completeness)
-        ]
-        print(f"{band:8} average precision {cells[0]}   completeness {cells[1]}")
+    for name in (n for n in ("ts-true", "ts-fit") if {"network", n} <= scores.keys()):
+        print(f"network - {name}, 95 % interval of 1000 paired bootstraps over patches")
+        for band in (b for b, e in first.items() if e.n_true):
+            pair = scores["network"][band], scores[name][band]
+            cells = [
+                "{} {:+.3f} ({:+.3f} to {:+.3f})".format(title, *paired_interval(*pair, statistic))
+                for title, statistic in STATISTICS.items()
+            ]
+            print(f"{band:8} {'   '.join(cells)}")
 
 
 def draw_curves(scores):
@@ -276,14 +255,11 @@ def draw_curves(scores):
     for axes, band in zip(panels, BANDS):
         for name, parts in scores.items():
             whole = combine(parts[band])
-            right = np.cumsum(whole.correct)
-            purity = right / np.arange(1, len(right) + 1)
-            axes.plot(right / max(whole.n_true, 1), purity, lw=2 if name == "network" else 1,
+            found = np.cumsum(whole.correct)
+            purity = found / np.arange(1, len(found) + 1)
+            axes.plot(found / max(whole.n_true, 1), purity, lw=2 if name == "network" else 1,
                       label=f"{name} {whole.average_precision:.3f}")  # fmt: skip
-        axes.set_title(band)
-        axes.set_xlabel("completeness")
-        axes.set_xlim(0.4, 1)
-        axes.set_ylim(0.4, 1.01)
+        axes.set(title=band, xlabel="completeness", xlim=(0.4, 1), ylim=(0.4, 1.01))
         axes.grid(alpha=0.3)
         axes.legend(title="average precision", loc="lower left")
     panels[0].set_ylabel("purity")
@@ -296,8 +272,7 @@ def compare(options):
     names = ("skies", "patches", "seed", "years", "variant")
     settings = {name: getattr(options, name) for name in names}
     settings["template"] = options.template and Path(options.template).name
-    settings |= {"ts": peers.TS, "images": [peers.DAO, peers.LOG]}
-    settings = json.dumps(settings)
+    settings = json.dumps(settings | {"ts": peers.TS, "images": [peers.DAO, peers.LOG]})
     kept = kept_results(options.save, settings)
 
     @cache

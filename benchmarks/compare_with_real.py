@@ -14,13 +14,15 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+import healpy
 import numpy as np
 from astropy.io import fits
-from fit_diffuse import BRIGHT, LAT_EDGES, N_CELLS, PROFILES, bright_counts, cell_of
+from fit_diffuse import BRIGHT, LAT_EDGES, PROFILES, bright_counts, cell_counts
 from gammapy.maps import HpxGeom
 
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import pixels_of
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar
@@ -45,15 +47,6 @@ class Sky:
     pixels: np.ndarray  # (11,): pixels with so many counts
     radial: np.ndarray  # (7,): fraction of the photons within 1 deg
     n_sources: np.ndarray  # (4,): above FLUXES at |b| > 10 deg, and everywhere
-
-
-def cell_counts(vectors, energy):
-    """Photons in cells and bands, shape (n_cells, n_bands)."""
-    band = np.digitize(energy, ENERGY_EDGES) - 1
-    inside = (band >= 0) & (band < len(ENERGY_EDGES) - 1)
-    counts = np.zeros((N_CELLS, len(ENERGY_EDGES) - 1))
-    np.add.at(counts, (cell_of(vectors[inside]), band[inside]), 1)
-    return counts
 
 
 def pixel_distribution(index):
@@ -87,9 +80,7 @@ def brightest_alone(vectors, flux, usable):
 def source_numbers(flux, latitude):
     """Sources above FLUXES at |b| > 10 deg and on the whole sky."""
     high = np.abs(latitude) > 10
-    return np.array(
-        [np.sum(high & (flux > f)) for f in FLUXES] + [np.sum(flux > f) for f in FLUXES]
-    )
+    return np.array([np.sum(part & (flux > f)) for part in (high, True) for f in FLUXES])
 
 
 def latitude(vectors):
@@ -100,10 +91,8 @@ def latitude(vectors):
 def real_sky(folder, exposure):
     """The sky of 3FHL and, for the radial profile, of 2FHL."""
     sky_map = read_map(folder / "3fhl/fermi_3fhl_counts_cube_hpx.fits.gz")
-    parts = list(sky_map.photons(0))
-    vectors = np.concatenate([p.vectors for p in parts])
-    energy = np.concatenate([p.energy for p in parts])
-    counts = cell_counts(vectors, energy) - bright_counts(folder, exposure)
+    photons = Photons.concatenate(list(sky_map.photons(0)))
+    counts = cell_counts(photons) - bright_counts(folder, exposure)
     with fits.open(folder / "catalogs/gll_psch_v13.fit.gz") as hdus:
         table = hdus[1].data
         numbers = source_numbers(table["Flux"], table["GLAT"])
@@ -115,8 +104,8 @@ def real_sky(folder, exposure):
     events = read_map(folder / "2fhl/fermi_2fhl_events_north.fits.gz").events
     return Sky(
         PROFILES @ counts,
-        np.histogram(energy, SPECTRUM_EDGES)[0],
-        pixel_distribution(PIXELS.index(vectors)),
+        np.histogram(photons.energy, SPECTRUM_EDGES)[0],
+        pixel_distribution(PIXELS.index(photons.vectors)),
         radial_profile(alone, events.vectors),
         numbers,
     )
@@ -134,7 +123,7 @@ def simulated_sky(diffuse, exposure, rng):
     above = sources.spectra.flux(50.0, 2000.0)
     alone = brightest_alone(sources.vectors, above, (lat > 10) & (sources.radius_deg == 0))
     return Sky(
-        PROFILES @ cell_counts(spread, energy[faint]),
+        PROFILES @ cell_counts(Photons(spread, energy[faint])),
         np.histogram(energy, SPECTRUM_EDGES)[0],
         pixel_distribution(index),
         radial_profile(alone, vectors[energy > 50]),
@@ -184,8 +173,6 @@ def low_energy_profile(folder, diffuse):
 
     Sources are those of 4FGL-DR3 where they are; nothing here was fitted to it.
     """
-    import healpy
-
     with fits.open(folder / "diffuse/fermi_counts_2_20gev_ucv_psf3_nside128.fits.gz") as hdus:
         counts, exposure = (np.ravel(hdus[1].data[c]).astype(float) for c in ("COUNTS", "EXPOSURE"))
     expected = np.zeros(len(counts))
@@ -214,15 +201,9 @@ def main():
     parser.add_argument("--skies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    real, found = compare(
-        options.folder,
-        template=options.template,
-        variant=options.variant,
-        n_skies=options.skies,
-        seed=options.seed,
-    )
-    print_comparison(real, found)
-    diffuse = interstellar(options.template, variant=options.variant)
+    model = {"template": options.template, "variant": options.variant}
+    print_comparison(*compare(options.folder, **model, n_skies=options.skies, seed=options.seed))
+    diffuse = interstellar(**model)
     edges, counts, expected, sources = low_energy_profile(options.folder, diffuse)
     print("2-20 GeV, |b| from", *edges[:-1])
     print("  photons    ", *counts.astype(int))

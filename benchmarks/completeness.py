@@ -16,11 +16,10 @@ it prints the flux at which the expected sqrt(TS) of 50 and 90 % of the true sou
 each of them is alone on the diffuse emission, without faint neighbours and blends.
 """
 
-import argparse
 import time
 
 import numpy as np
-from calibrate import template_options
+from calibrate import options_of, template_options
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.evaluation.metrics import combine, evaluate, fit_completeness, found_scores
@@ -122,11 +121,8 @@ def report(skies):
 
 def main():
     """Simulate, search and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001])
+    parser = options_of(__doc__, seeds=[2000, 2001])
     parser.add_argument("--years", type=float, default=8.2)
-    parser.add_argument("--template")
     parser.add_argument("--bound", action="store_true")
     parser.add_argument("--no-measure", dest="measure", action="store_false")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python benchmarks/fit_diffuse.py ../shared/data [--keep-shapes]
 
-Fits the shape parameters of `astro_unetloc.simulation.galaxy.Galaxy` to counts of 10-47.5 GeV in
+Fits the shape parameters of `astro_unetloc.simulation.diffuse.Galaxy` to counts of 10-47.5 GeV in
 cells of 10 deg longitude and growing latitude, then the intensities of
 `astro_unetloc.simulation.diffuse` in every energy bin. The mean of 100 simulated populations (seed
 1) is part of the model, so that the whole simulated sky has the photons of the real one. Sources
@@ -25,8 +25,14 @@ from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import pixels_of
-from astro_unetloc.simulation.diffuse import ENERGY_EDGES, TEMPLATE_SETS, read_template_shapes
-from astro_unetloc.simulation.galaxy import Galaxy, galaxy_shapes, tilt
+from astro_unetloc.simulation.diffuse import (
+    ENERGY_EDGES,
+    TEMPLATE_SETS,
+    Galaxy,
+    galaxy_shapes,
+    read_template_shapes,
+    tilt,
+)
 from astro_unetloc.simulation.population import draw_sources
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
@@ -80,14 +86,12 @@ def solve(parts, data, error):
     return amplitude, target / error - matrix @ amplitude
 
 
-def real_counts(folder):
-    """Photons of 3FHL, shape (n_cells, n_bins)."""
-    sky_map = read_map(folder / "3fhl/fermi_3fhl_counts_cube_hpx.fits.gz")
+def cell_counts(photons):
+    """Photons in cells and energy bins, shape (n_cells, n_bins)."""
+    energy_bin = np.digitize(photons.energy, ENERGY_EDGES) - 1
+    inside = (energy_bin >= 0) & (energy_bin < len(BANDS))
     counts = np.zeros((N_CELLS, len(BANDS)))
-    for photons in sky_map.photons(0):
-        energy_bin = np.digitize(photons.energy, ENERGY_EDGES) - 1
-        inside = (energy_bin >= 0) & (energy_bin < len(BANDS))
-        np.add.at(counts, (cell_of(photons.vectors[inside]), energy_bin[inside]), 1)
+    np.add.at(counts, (cell_of(photons.vectors[inside]), energy_bin[inside]), 1)
     return counts
 
 
@@ -133,8 +137,7 @@ class Cells:
         inside = np.stack(healpy.pix2vec(512, fine), axis=-1)
         pixel, cell = cube.index(inside), cell_of(inside)
         spread = coo_matrix((np.ones(len(fine)), (cell, pixel)), (N_CELLS, cube.n_pixels)).tocsr()
-        self.spread = spread / spread.sum(axis=0)
-        self.spread = csr_matrix(self.spread)
+        self.spread = csr_matrix(spread / spread.sum(axis=0))
         self.pixel, self.n_pixels = cube.index(vectors), cube.n_pixels
 
     def sums(self, values):
@@ -166,8 +169,7 @@ def fit_shapes(counts, population, unsure, exposure):
     rate, cells = exposure.at(vectors, BANDS), Cells(nside)
     data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
     # the spectra of components differ little between these two bins
-    weight = rate[:, 0] + 0.48 * rate[:, 1]
-    weight *= healpy.nside2pixarea(nside)
+    weight = (rate[:, 0] + 0.48 * rate[:, 1]) * healpy.nside2pixarea(nside)
     # clouds and point sources make cells scatter more than photons do
     error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure[:, :2].sum(axis=1) ** 2)
     names = [f.name for f in fields(Galaxy) if f.name not in LINEAR]
@@ -257,7 +259,8 @@ def main():
     cells = Cells(NSIDE)
     rate = exposure.at(vectors, BANDS) * healpy.nside2pixarea(NSIDE)
     bright = bright_counts(options.folder, exposure)
-    counts = real_counts(options.folder)
+    sky_map = read_map(options.folder / "3fhl/fermi_3fhl_counts_cube_hpx.fits.gz")
+    counts = sum(cell_counts(photons) for photons in sky_map.photons(0))
     population = population_counts(exposure)
     print(f"# photons {counts.sum(axis=0)}, bright {bright.sum(axis=0).round()}, populations "
           f"{population.sum(axis=0).round()}")  # fmt: skip

@@ -11,10 +11,8 @@ skies of --check it prints the containment and the pulls of the scaled errors. -
 factors into the card of the model.
 """
 
-import argparse
-
 import numpy as np
-from calibrate import matched_candidates, write_card
+from calibrate import matched_candidates, options_of, write_card
 
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.comparison import normalized_offset, true_index
@@ -60,14 +58,8 @@ def factors(values):
 
 def main():
     """Measure, check and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="lat-500mev")
-    parser.add_argument("--template")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001])
-    parser.add_argument("--check", type=int, nargs="*", default=[])
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    model = load_model(options.model)
+    options = options_of(__doc__, seeds=[1000, 1001], check=True).parse_args()
+    model = load_model(options.model or "lat-500mev")
     model.card.pop("error_factors", None)
     known = np.concatenate([residuals(model, seed, options) for seed in options.seeds], axis=1)
     latitude, found = np.abs(known[0]), []

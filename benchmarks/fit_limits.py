@@ -11,10 +11,8 @@ fraction of found sources at several thresholds of Score by a logistic curve. Fo
 the default threshold: half of them should be. --write puts the curve into the card of the model.
 """
 
-import argparse
-
 import numpy as np
-from calibrate import validation_sky, write_card
+from calibrate import options_of, validation_sky, write_card
 from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
@@ -68,14 +66,9 @@ def half_at(sqrt_ts, score, threshold):
 
 def main():
     """Fit, check and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model")
-    parser.add_argument("--template")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1003, 1004])
-    parser.add_argument("--check", type=int, nargs="*", default=[])
+    parser = options_of(__doc__, seeds=[1003, 1004], check=True)
     parser.add_argument("--photons", type=float, default=3.0)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     model = load_model(options.model)
     skies = [SearchedSky(model, seed, options) for seed in options.seeds]

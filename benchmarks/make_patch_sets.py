@@ -30,7 +30,7 @@ PER_GB = 1e9 if sys.platform == "darwin" else 1e6
 
 
 def make(path, n_skies, patches_per_sky, n_workers):
-    """Make a set in this process; prints seconds and gigabytes as JSON."""
+    """Make a set; prints seconds, those of the processors, GB of parent and worker as JSON."""
     started = time.perf_counter()
     with process_pool(n_workers) if n_workers > 1 else nullcontext() as executor:
         make_patch_set(path, n_skies=n_skies, patches_per_sky=patches_per_sky, executor=executor)
@@ -38,16 +38,8 @@ def make(path, n_skies, patches_per_sky, n_workers):
     own, workers = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "busy": sum(u.ru_utime + u.ru_stime for u in (own, workers)),
-                "parent": own.ru_maxrss / PER_GB,
-                "worker": workers.ru_maxrss / PER_GB,
-            }
-        )
-    )
+    busy = sum(usage.ru_utime + usage.ru_stime for usage in (own, workers))
+    print(json.dumps([seconds, busy, own.ru_maxrss / PER_GB, workers.ru_maxrss / PER_GB]))
 
 
 def read(path):
@@ -59,10 +51,8 @@ def read(path):
     with open_patch_set(path) as found:
         for rows in np.array_split(order, len(order) // 8):
             found.read(rows)
-    return (
-        1e3 * (verified - started) / n_patches,
-        1e3 * (time.perf_counter() - verified) / len(order),
-    )
+    seconds = (verified - started) / n_patches, (time.perf_counter() - verified) / len(order)
+    return 1e3 * np.array(seconds)
 
 
 def main():
@@ -89,14 +79,14 @@ def main():
                 words += ["--patches-per-sky", options.patches_per_sky]
                 command = [sys.executable, __file__, *map(str, words)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(done.stdout)
+                seconds, busy, parent, worker = json.loads(done.stdout)
                 n_patches = n_skies * options.patches_per_sky
                 verify, random_read = read(path)
                 print(
-                    f"{n_skies:6d}{n_patches:9d}{n_workers:9d}{found['seconds']:9.1f}"
-                    f"{found['busy']:8.1f}{found['parent']:11.2f}{found['worker']:11.2f}"
+                    f"{n_skies:6d}{n_patches:9d}{n_workers:9d}{seconds:9.1f}"
+                    f"{busy:8.1f}{parent:11.2f}{worker:11.2f}"
                     f"{path.stat().st_size / n_patches:13.0f}{verify:11.2f}{random_read:9.2f}"
-                    f"{found['seconds'] / n_patches * GOAL / 60:10.1f}"
+                    f"{seconds / n_patches * GOAL / 60:10.1f}"
                 )
 
 

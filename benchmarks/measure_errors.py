@@ -25,14 +25,13 @@ from astro_unetloc.catalog.table import glon_glat_vectors, numbers
 from astro_unetloc.evaluation.comparison import offset_over_ellipse
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import gather_counts, make_regions
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.likelihood import Likelihood, maximize
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
-from astro_unetloc.simulation.sky import expected_photons, simulate_photons
+from astro_unetloc.simulation.sky import WHOLE_SKY, expected_photons, simulate_photons
 from astro_unetloc.sphere import separation_deg, tangent_axes
 
 RANGE = (10.0, 2000.0)
@@ -148,7 +147,7 @@ def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, rng=seed, with_background=True
     )
-    footprint = cone or DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+    footprint = cone or WHOLE_SKY
     inside = footprint.covers(sky.photons.vectors)
     sky_map = SkyMap(
         events=sky.photons.select(inside), footprint=footprint, energy_edges=np.array(RANGE),
@@ -165,9 +164,8 @@ def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
     kept = ~has_flag(result, "fit_failed")[row] & (sky.sources.radius_deg[true] == 0)
     row, true = row[kept], true[kept]
     offsets = oracle_fit(sky, sky_map, exposure, photons, true)
-    return compare(result[row], sky.sources, true, exposure, photons, offsets), (
-        seconds, len(result),
-    )  # fmt: skip
+    matched = compare(result[row], sky.sources, true, exposure, photons, offsets)
+    return matched, (seconds, len(result))
 
 
 def compare(result, sources, true, exposure, photons, offsets):
@@ -225,25 +223,18 @@ def print_table(matched):
 
 
 def real_fields(folder):
-    """Sources of 3FHL found in the public fields: rows (ours, 3FHL) of flux, index and errors."""
+    """Sources of 3FHL found in the public fields: name, offset, then `values_of` ours and 3FHL."""
     reference = read_catalog(folder / "catalogs/gll_psch_v13.fit.gz")
     gc = folder / "gc/fermi-3fhl-gc-"
     files = {name: f"{gc}{name}-cube.fits.gz" for name in ("exposure", "psf")}
-    fields = (
-        (f"{gc}events.fits.gz", files),
-        (folder / "crab/Fermi-LAT-3FHL_datasets.yaml", {}),
-    )
-    for path, parts in fields:
+    crab = folder / "crab/Fermi-LAT-3FHL_datasets.yaml"
+    for path, parts in ((f"{gc}events.fits.gz", files), (crab, {})):
         catalog = detect(path, **parts).catalog
         nearest, away, _ = catalog["skycoord"].match_to_catalog_sky(reference["skycoord"])
         for row, known, off in zip(catalog, reference[nearest], away.deg):
             if off < 0.2 and not known["Extended"]:
-                yield (
-                    known["Source_Name"],
-                    off,
-                    *values_of(row, "Spectral_Index"),
-                    *values_of(known, "PowerLaw_Index"),
-                )
+                ours, theirs = values_of(row, "Spectral_Index"), values_of(known, "PowerLaw_Index")
+                yield known["Source_Name"], off, *ours, *theirs
 
 
 def values_of(row, index):

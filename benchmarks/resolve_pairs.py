@@ -9,22 +9,20 @@ grid: at random distances of 0.1 to 0.7 deg, each member with 30 to 300 expected
 each; and as resolved when each is also nearer to its member than half of their distance.
 """
 
-import argparse
-
 import healpy
 import numpy as np
+from calibrate import options_of
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import power_laws
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import GridConfig
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import TEMPLATE_SETS, interstellar, perturb
-from astro_unetloc.simulation.population import SHAPES, Sources
-from astro_unetloc.simulation.sky import DEFAULT_RANGE, draw_photons
+from astro_unetloc.simulation.population import Sources
+from astro_unetloc.simulation.sky import DEFAULT_RANGE, WHOLE_SKY, draw_photons
 from astro_unetloc.sphere import lonlat_from_vectors, move, separation_deg, tangent_axes
 from astro_unetloc.unet.model import load_model
 
@@ -53,9 +51,8 @@ def draw_pairs(exposure, rng):
     flux = photons / (exposure.sky(vectors) * seen)
     n = len(vectors)
     spectra = power_laws(flux, np.full(n, INDEX), emin=10.0, emax=DEFAULT_RANGE[1])
-    kind = np.zeros(n, dtype=np.int8)
-    point = np.full(n, SHAPES.index("point"), dtype=np.int8)
-    return Sources(vectors, spectra, kind, point, np.zeros(n)), distance
+    codes = np.zeros((2, n), dtype=np.int8)  # AGN, all of them points
+    return Sources(vectors, spectra, *codes, np.zeros(n)), distance
 
 
 def separated(found, true, distance):
@@ -72,11 +69,9 @@ def separated(found, true, distance):
 
 def main():
     """Simulate, search and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__)
     parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--model")
     parser.add_argument("--years", type=float, default=7.0)
-    parser.add_argument("--template")
     parser.add_argument("--variant", choices=list(TEMPLATE_SETS), default="P6V11")
     parser.add_argument("--threshold", type=float)
     options = parser.parse_args()
@@ -85,9 +80,8 @@ def main():
     sources, distance = draw_pairs(exposure, rng)
     diffuse = perturb(interstellar(options.template, variant=options.variant), rng)
     sky = draw_photons(diffuse, sources, exposure=exposure, psf=KingPSF(), rng=rng)
-    whole = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
     edges = np.array(DEFAULT_RANGE)
-    sky_map = SkyMap(events=sky.photons, footprint=whole, energy_edges=edges)
+    sky_map = SkyMap(events=sky.photons, footprint=WHOLE_SKY, energy_edges=edges)
     run = detect(sky_map, model=load_model(options.model), threshold=options.threshold)
     both, near = separated(glon_glat_vectors(run.catalog), sources.vectors, distance)
     latitude = np.abs(lonlat_from_vectors(sources.vectors[::2])[1])

@@ -51,15 +51,7 @@ def write_large_cube(path):
 def run_once(path):
     """Wall seconds and peak memory in GB of one run, and its last line."""
     out = path.with_suffix(".out.fits")
-    command = [
-        sys.executable,
-        "-m",
-        "astro_unetloc.cli.main",
-        str(path),
-        "-o",
-        str(out),
-        "--overwrite",
-    ]
+    command = [sys.executable, "-m", "astro_unetloc.cli.main", path, "-o", out, "--overwrite"]
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     message = process.stderr.read()
@@ -93,9 +85,8 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--network", action="store_true")
     options = parser.parse_args()
-    n_runs = options.runs
     if options.network:
-        print_network_times(n_runs)
+        print_network_times(options.runs)
         return
     cases = {
         "10 x 10 deg cube": write_small_cube,
@@ -106,7 +97,7 @@ def main():
         for number, (name, write) in enumerate(cases.items()):
             path = Path(folder) / f"map{number}.fits"
             write(path)
-            results = [run_once(path) for _ in range(n_runs)]
+            results = [run_once(path) for _ in range(options.runs)]
             seconds = np.median([r[0] for r in results])
             memory = max(r[1] for r in results)
             print(f"{name:<22}{seconds:8.1f} s {memory:6.2f} GB   {results[-1][2]}")

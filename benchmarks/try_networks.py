@@ -53,9 +53,10 @@ def patch_set(folder, radius_pix, options):
     """Path of the patch set with a label radius, made if it is not there."""
     path = folder / f"radius{radius_pix:g}.h5"
     if not path.exists():
-        skies = -(-options.patches // PATCHES_PER_SKY)
+        # the sky of seed 0 validates, so that there must be a second one to train on
+        skies = max(-(-options.patches // PATCHES_PER_SKY), 2)
         make_patch_set(
-            path, n_skies=skies, patches_per_sky=PATCHES_PER_SKY, first_seed=0,
+            path, n_skies=skies, patches_per_sky=-(-options.patches // skies), first_seed=0,
             label_rule=TrainingConfig(mask_radius_pix=radius_pix), template=options.template,
         )  # fmt: skip
     return path

@@ -9,12 +9,11 @@ offset of the true positives. Candidates are not measured: Score is the network'
 Seeds from 1000 are for validation: the skies whose scores are reported have seeds from 2000.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 
 import numpy as np
-from calibrate import template_options
+from calibrate import options_of, template_options
 
 from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.detection.clustering import find_clusters
@@ -49,11 +48,7 @@ def best_f1(scores):
 
 def main():
     """Scan and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1000, 1001])
-    parser.add_argument("--template")
-    options = parser.parse_args()
+    options = options_of(__doc__, seeds=[1000, 1001]).parse_args()
     model = load_model(options.model)
     parts = {}
     for seed in options.seeds:

@@ -71,31 +71,15 @@ class Spectra:
     A power law has beta = a = 0, a log-parabola a = 0, a power law with a cut-off beta = 0: the
     forms of the 4FGL catalogue up to its second release (arXiv:1902.10045, section 3.3).
 
-    Attributes
-    ----------
-    kind : ndarray (n,) of int8
-        Index into ``KINDS``.
-    amplitude : ndarray (n,)
-        K in ph cm-2 s-1 GeV-1.
-    pivot : ndarray (n,)
-        E_0 in GeV.
-    index : ndarray (n,)
-        Photon index Gamma; that of a log-parabola holds at the pivot.
-    beta : ndarray (n,)
-        Curvature of a log-parabola.
-    expfactor : ndarray (n,)
-        a in GeV**-b.
-    exp_index : ndarray (n,)
-        b.
     """
 
-    kind: np.ndarray
-    amplitude: np.ndarray
-    pivot: np.ndarray
-    index: np.ndarray
-    beta: np.ndarray
-    expfactor: np.ndarray
-    exp_index: np.ndarray
+    kind: np.ndarray  # (n,) of int8, index into KINDS
+    amplitude: np.ndarray  # (n,), K in ph cm-2 s-1 GeV-1
+    pivot: np.ndarray  # (n,), E_0 in GeV
+    index: np.ndarray  # (n,), photon index Gamma; that of a log-parabola holds at the pivot
+    beta: np.ndarray  # (n,), curvature of a log-parabola
+    expfactor: np.ndarray  # (n,), a in GeV**-b
+    exp_index: np.ndarray  # (n,), b
 
     def __len__(self):
         return len(self.amplitude)
@@ -129,11 +113,7 @@ class Spectra:
         return self.amplitude[:, None] * np.exp(self._log_density(log_energy))
 
     def flux(self, emin, emax, *, weight=None):
-        """Photon flux (n,) in ph cm-2 s-1 between two energies in GeV.
-
-        ``weight``, a function of energies (m,) in GeV such as a relative exposure, multiplies the
-        spectrum.
-        """
+        """Photon flux (n,) in ph cm-2 s-1 between two energies in GeV, times a weight of energy."""
         nodes, weights = np.polynomial.legendre.leggauss(_N_NODES)
         half = np.log(emax / emin) / 2
         energy = emin * np.exp(half * (nodes + 1))
@@ -196,16 +176,7 @@ def _invert(fraction, slope):
 
 
 def power_laws(flux, index, *, emin=10.0, emax=2000.0):
-    """Power laws of photon fluxes (n,) in ph cm-2 s-1 between ``emin`` and ``emax`` GeV.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from astro_unetloc.irf.spectra import power_laws
-    >>> spectra = power_laws(np.array([1e-10]), np.array([2.0]))
-    >>> print(f"{spectra.flux(10, 100)[0]:.3e}")
-    9.045e-11
-    """
+    """Power laws of photon fluxes (n,) in ph cm-2 s-1 between ``emin`` and ``emax`` GeV."""
     flux, index = np.broadcast_arrays(np.asarray(flux, float), np.asarray(index, float))
     zeros, ones = np.zeros(len(flux)), np.ones(len(flux))
     kind, pivot = np.zeros(len(flux), np.int8), np.full(len(flux), float(emin))
@@ -214,15 +185,10 @@ def power_laws(flux, index, *, emin=10.0, emax=2000.0):
 
 
 class PowerLawFractions:
-    """Distribution of the detected photons of power laws over energy bins.
+    """Distribution of the detected photons of power laws over energy bins (edges in GeV).
 
-    Parameters
-    ----------
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV.
-    exposure : callable
-        Function of energies (m,) in GeV that returns the exposure (m,), or (n, m) of n sources.
-        Its unit cancels in the fractions.
+    ``exposure`` is a function of energies (m,) in GeV that returns (m,), or (n, m) of n sources;
+    its unit cancels in the fractions.
     """
 
     def __init__(self, energy_edges, exposure):
@@ -237,7 +203,7 @@ class PowerLawFractions:
         self._middle = log_edges.mean()
 
     def select(self, rows):
-        """The same object for some of the sources, given by their rows (k,)."""
+        """The same of some of the sources, given by their rows (k,)."""
         selected = copy(self)
         if len(self._weight) > 1:
             selected._weight = self._weight[rows]
@@ -278,15 +244,6 @@ def fitted_index(spectra, emin, emax, *, weight):
     The gradient of the likelihood along the index is zero where the photons of the power law have
     the mean ln E of the detected ones. ``weight`` is the relative exposure, a function of energies
     in GeV.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from astro_unetloc.irf.exposure import SurveyExposure
-    >>> from astro_unetloc.irf.spectra import fitted_index, power_laws
-    >>> spectra = power_laws(np.array([1e-10]), np.array([2.2]))
-    >>> print(fitted_index(spectra, 10, 2000, weight=SurveyExposure().relative).round(3))
-    [2.2]
     """
     seen = spectra.flux(emin, emax, weight=weight)
     logs = spectra.flux(emin, emax, weight=lambda e: weight(e) * np.log(e)) / seen

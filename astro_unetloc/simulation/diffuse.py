@@ -1,12 +1,14 @@
 """Diffuse emission: interstellar shapes or cubes and isotropic, normalized to the LAT's sky.
 
-Templates and spectra are read from files, integrated over energy bins by power laws between the
-energies that are known, and turned into expected densities of photons or into random photons.
+The shapes are built in (gas in a disc and around the Sun, an inverse Compton halo, the two bubbles,
+Loop I) or read from files. Spectra are integrated over energy bins by power laws between the known
+energies, and turned into expected densities of photons or into random photons.
 """
 
 import warnings
 from dataclasses import dataclass, field, replace
 
+import healpy
 import numpy as np
 
 from astro_unetloc.cubes import check_smooth, find_map, is_map, read_sky_map, values_at
@@ -14,19 +16,24 @@ from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.spectra import draw_energy
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
-from astro_unetloc.simulation.galaxy import Galaxy, add_clouds, draw_galaxy, galaxy_shapes, tilt
+from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
 __all__ = [
-    "Diffuse",
     "ENERGY_EDGES",
     "LOW_ENERGY_EDGES",
     "TEMPLATE_SETS",
+    "Diffuse",
+    "Galaxy",
+    "add_clouds",
+    "draw_galaxy",
     "draw_true_photons",
     "energy_bins",
     "expected_density",
+    "galaxy_shapes",
     "interstellar",
     "perturb",
     "read_template_shapes",
+    "tilt",
 ]
 
 # Edges (GeV) of the bins in which intensities are given, and of the bins below them.
@@ -99,35 +106,46 @@ _MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
 # How far a spectrum is extrapolated beyond its ends: the official models end at 0.5-0.9 TeV.
 _MAX_EXTRAPOLATION = 5.0
 
+# Loop I is a shell around this Galactic direction with this outer radius (Berkhuijsen et al. 1971,
+# A&A 14, 252); the bubbles are two ellipses (arXiv:1407.7905) that meet at the centre.
+_LOOP_CENTER_DEG = (329.0, 17.5)
+_LOOP_RADIUS_DEG = 58.0
+_PLANE_HEIGHT = 0.03  # sine of the latitude scale of the molecular gas
+
+
+@dataclass(frozen=True)
+class Galaxy:
+    """Parameters of the built-in shapes; the defaults are fitted by benchmarks/fit_diffuse.py."""
+
+    disc_height: float = 0.0229  # scale of the sine of latitude of the gas of the thin disc
+    # brightness of the gas at equal steps of longitude, from 0 upwards: of the disc, the largest
+    # about 1, and around the Sun, relative to the disc
+    disc_profile: tuple = (
+        0.734, 0.686, 0.936, 0.534, 0.06, 0.436, 0.067, 0.045, 0.028, 0.046, 0.0, 0.0, 0.0, 0.016,
+        0.0, 0.0, 0.0, 0.009, 0.098, 0.193, 0.223, 0.632, 0.638, 1.0,
+    )  # fmt: skip
+    local_profile: tuple = (0.1182, 0.0749, 0.089, 0.0615, 0.0506, 0.0799)
+    local_height: float = 0.2168  # scale of the sine of latitude of the gas around the Sun
+    halo_height_deg: float = 25.6  # half axes of the inverse Compton halo in latitude, longitude
+    halo_width_deg: float = 53.6
+    halo_index: float = 4.96  # power with which the halo falls outside
+    bubble_width_deg: float = 21.7  # half axis of a bubble in longitude
+    bubble_height_deg: float = 56.1  # its full height in latitude
+    loop_thickness: float = 0.142  # of the shell of Loop I, relative to its radius
+
 
 @dataclass(frozen=True)
 class Diffuse:
-    """Interstellar and isotropic emission.
-
-    Attributes
-    ----------
-    nside : int
-        HEALPix resolution of the shapes (RING, Galactic).
-    shapes : dict of str to ndarray (n_pixels,)
-        Shape of each component, mean 1.
-    intensity : dict of str to ndarray (n_bins,)
-        Photon intensity in ph cm-2 s-1 sr-1 in each bin of ``ENERGY_EDGES``.
-    low : dict of str to ndarray (n_low,)
-        The same in each bin of ``LOW_ENERGY_EDGES``; empty if it is not known.
-    cube : tuple or None
-        Energies (m,) in GeV and intensities (m, n_pixels) in ph cm-2 s-1 sr-1 GeV-1 of emission
-        whose shape changes with energy; ``shapes`` then holds it bin by bin for ``ENERGY_EDGES``,
-        under names that begin with "INTERSTELLAR".
-    galaxy : Galaxy or None
-        Parameters of the built-in shapes.
-    """
+    """Interstellar and isotropic emission on HEALPix pixels (RING, Galactic)."""
 
     nside: int
-    shapes: dict
-    intensity: dict
-    low: dict = field(default_factory=dict)
+    shapes: dict  # name to shape (n_pixels,) of mean 1
+    intensity: dict  # name to intensities in the bins of ENERGY_EDGES, ph cm-2 s-1 sr-1
+    low: dict = field(default_factory=dict)  # the same in LOW_ENERGY_EDGES, where it is known
+    # Emission whose shape changes with energy: energies (m,) in GeV and intensities (m, n_pixels)
+    # in ph cm-2 s-1 sr-1 GeV-1. `shapes` holds it bin by bin, as "INTERSTELLAR 1" and so on.
     cube: tuple | None = None
-    galaxy: Galaxy | None = None
+    galaxy: Galaxy | None = None  # parameters of the built-in shapes
 
     def maps(self, energy_edges=ENERGY_EDGES):
         """Components in energy bins (GeV, 0.3 to 2000): name, shape of mean 1, intensity per bin.
@@ -168,16 +186,7 @@ def _bins_of_cube(energy, values, edges):
 
 
 def energy_bins(emin, emax):
-    """Edges (GeV) of the bins in which skies of an energy range (GeV, 0.3 to 2000) are simulated.
-
-    They are the range and those of `LOW_ENERGY_EDGES` and `ENERGY_EDGES` inside of it.
-
-    Examples
-    --------
-    >>> from astro_unetloc.simulation.diffuse import energy_bins
-    >>> energy_bins(5, 30).round(1).tolist()
-    [5.0, 7.0, 10.0, 18.7, 30.0]
-    """
+    """Edges (GeV) of an energy range (GeV, 0.3 to 2000) and the known edges inside of it."""
     low, high = LOW_ENERGY_EDGES[0], ENERGY_EDGES[-1]
     if not low <= emin < emax <= high:
         raise InputError(
@@ -189,25 +198,12 @@ def energy_bins(emin, emax):
 
 
 def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
-    """Diffuse emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT observes.
+    """`Diffuse` emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT observes.
 
-    Parameters
-    ----------
-    template : str or path, optional
-        HEALPix FITS table with one column per template, or a cube over energy such as the official
-        ``gll_iem`` (WCS or HEALPix); without it built-in gas, inverse Compton halo, bubbles and
-        Loop I.
-    variant : str
-        One of ``TEMPLATE_SETS``: the columns of ``template``, if it is a table.
-    nside : int
-        HEALPix resolution of the result.
-    isotropic : str or path, optional
-        Isotropic spectrum in the official text format; the built-in one without it, which leaves
-        out the emission of simulated sources that are too faint to be detected.
-
-    Returns
-    -------
-    Diffuse
+    ``template`` is a HEALPix FITS table with the columns ``variant`` of ``TEMPLATE_SETS``, or a
+    cube over energy such as the official ``gll_iem`` (WCS or HEALPix); without it the shapes are
+    built in. ``isotropic`` is a spectrum in the official text format; the built-in one leaves out
+    the emission of simulated sources that are too faint to be detected.
     """
     if variant not in TEMPLATE_SETS:
         raise InputError(
@@ -242,29 +238,12 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
 
 
 def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
-    """Another sky of the same kind: normalizations scattered, gas made lumpy at small scales.
+    """Another sky of the same kind, so that no two skies have the same model.
 
-    The parameters of the built-in shapes are scattered and a fraction of the gas is moved into
-    clouds, so that no two skies have the same model.
-
-    Parameters
-    ----------
-    diffuse : Diffuse
-        Emission to change.
-    rng : numpy.random.Generator
-        Source of randomness.
-    scatter : float
-        Standard deviation of the logarithm of each component's normalization, and of each
-        parameter of the built-in shapes.
-    small_scale : float
-        Standard deviation of the log-normal field on the interstellar components, and the largest
-        fraction of built-in gas in clouds.
-    slope : float
-        The angular power spectrum of the field is ``l ** -slope`` from l = 20 to the resolution.
-
-    Returns
-    -------
-    Diffuse
+    ``scatter`` is the standard deviation of the logarithm of each normalization and of each
+    parameter of the built-in shapes; ``small_scale`` that of a log-normal field on the interstellar
+    components (angular power spectrum ``l ** -slope`` from l = 20), and the largest fraction of
+    built-in gas that is moved into clouds.
     """
     lumps = np.exp(_gaussian_field(diffuse.nside, small_scale, slope, rng) - small_scale**2 / 2)
     factor = {n: np.exp(rng.normal(0, scatter)) for n in diffuse.intensity}
@@ -286,8 +265,6 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
 
 def _gaussian_field(nside, sigma, slope, rng):
     """Random field (n_pixels,) (RING) of power spectrum ``l ** -slope`` above l = 20."""
-    import healpy
-
     degree = np.arange(2 * nside + 1)
     power = np.where(degree >= min(20, nside), np.maximum(degree, 1.0) ** -slope, 0.0)
     power *= 4 * np.pi * sigma**2 / np.sum((2 * degree + 1) * power)
@@ -303,8 +280,6 @@ def expected_density(diffuse, exposure, psf, energy_edges):
 
     The resolution is that of ``diffuse``; where the PSF is wider than a pixel the map is blurred.
     """
-    import healpy
-
     density = np.zeros((12 * diffuse.nside**2, len(energy_edges) - 1), dtype=np.float32)
     for spatial, per_bin in _rates(diffuse, exposure, energy_edges):
         density += spatial[:, None] * per_bin
@@ -338,8 +313,6 @@ def draw_true_photons(diffuse, exposure, energy_edges, rng, *, wanted=None):
 
 def _rates(diffuse, exposure, energy_edges):
     """Expected photons of each component: of a pixel (n_pixels,), and a factor per bin."""
-    import healpy
-
     centers = np.stack(healpy.pix2vec(diffuse.nside, np.arange(12 * diffuse.nside**2)), axis=-1)
     area = healpy.nside2pixarea(diffuse.nside)
     relative = exposure.relative(np.sqrt(energy_edges[1:] * energy_edges[:-1]))
@@ -359,8 +332,6 @@ def _window(psf, energy, lmax):
 
 def _points_inside(nside, pixels, rng):
     """Random direction inside each HEALPix pixel (RING), unit vectors (n, 3)."""
-    import healpy
-
     # A random one of 4^10 sub-pixels is a random point in an equal-area pixel.
     fine = healpy.ring2nest(nside, pixels).astype(np.int64) * 4**10
     fine += rng.integers(0, 4**10, len(pixels))
@@ -377,8 +348,6 @@ def _integrate_intensity(energy, intensity, edges):
     Between two energies, and beyond the ends, the intensity is a power law; where one of two is
     zero, energy times intensity is a straight line in log energy.
     """
-    if len(energy) < 2:
-        raise InputError(f"a spectrum needs two or more energies; got {len(energy)}; add others")
     low, high = energy[0] / _MAX_EXTRAPOLATION, energy[-1] * _MAX_EXTRAPOLATION
     if edges[0] < low or edges[-1] > high:
         raise InputError(
@@ -421,24 +390,107 @@ def _rebin_intensity(intensity, edges, new_edges):
     Inside a bin the spectrum is the power law between the neighbours; the integral of a bin stays
     the same, so that bins with common edges are summed exactly.
     """
-    edges, new_edges = np.asarray(edges, dtype=float), np.asarray(new_edges, dtype=float)
     low, high = edges[[0, -1]]
     if new_edges[0] < low * (1 - 1e-6) or new_edges[-1] > high * (1 + 1e-6):
         raise InputError(
             f"the spectrum is known from {low:g} to {high:g} GeV; got bins from {new_edges[0]:g} "
             f"to {new_edges[-1]:g} GeV; choose bins inside"
         )
-    intensity = np.asarray(intensity, dtype=float)
     center = (np.log(edges[1:]) + np.log(edges[:-1])) / 2
     density = np.log(np.maximum(intensity, 1e-300) / np.diff(edges))
-    slope = np.gradient(density, center) if len(center) > 1 else np.array([-2.4])
-    slope = 1 + np.clip(slope, -6, 2)  # of the integral
+    slope = 1 + np.clip(np.gradient(density, center), -6, 2)  # of the integral
     slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
     number = np.clip(np.searchsorted(edges, new_edges, side="right") - 1, 0, len(intensity) - 1)
     start, stop, power = edges[number], edges[number + 1], slope[number]
     part = ((new_edges / start) ** power - 1) / ((stop / start) ** power - 1)
     total = np.concatenate([[0.0], np.cumsum(intensity)])
     return np.diff(total[number] + np.clip(part, 0, 1) * intensity[number])
+
+
+# Built-in shapes
+
+
+def galaxy_shapes(galaxy, nside, *, normalized=True):
+    """Maps (n_pixels,) (RING) of "GAS", "IC", "BUBBLES" and "LOOP", of mean 1 if ``normalized``."""
+    lon, lat = _pixel_lonlat(nside)
+    lon = (lon + 180) % 360 - 180
+    halo = np.hypot(lat / galaxy.halo_height_deg, lon / galaxy.halo_width_deg)
+    middle = galaxy.bubble_height_deg / 2
+    ellipse = (lon / galaxy.bubble_width_deg) ** 2 + ((np.abs(lat) - middle) / middle) ** 2
+    shapes = {
+        "GAS": _gas(galaxy, lon, np.abs(np.sin(np.radians(lat)))),
+        "IC": (1 + halo) ** -galaxy.halo_index,
+        "BUBBLES": (ellipse < 1).astype(float),
+        "LOOP": _loop(galaxy, lon, lat),
+    }
+    return {n: s / s.mean() if normalized else s for n, s in shapes.items()}
+
+
+def _pixel_lonlat(nside):
+    """Galactic longitude and latitude in degrees of all HEALPix pixels (RING)."""
+    return healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False, lonlat=True)
+
+
+def _gas(galaxy, lon, sin_lat):
+    """Brightness of the gas of the thin disc and around the Sun."""
+    disc, local = (
+        np.interp(lon, np.arange(len(profile)) * 360 / len(profile), profile, period=360)
+        for profile in (galaxy.disc_profile, galaxy.local_profile)
+    )
+    disc = disc * np.exp(-sin_lat / galaxy.disc_height)
+    return disc + local / (1 + sin_lat / galaxy.local_height) ** 2
+
+
+def _loop(galaxy, lon, lat):
+    """Depth of a shell along the line of sight, observed from a point inside its far distance."""
+    center = vectors_from_lonlat(*_LOOP_CENTER_DEG)
+    distance = separation_deg(vectors_from_lonlat(lon, lat), center) / _LOOP_RADIUS_DEG
+    outer = np.sqrt(np.clip(1 - distance**2, 0, None))
+    inner = np.sqrt(np.clip((1 - galaxy.loop_thickness) ** 2 - distance**2, 0, None))
+    return outer - inner
+
+
+def tilt(shape, weights):
+    """Shape (n_pixels,) (RING) times a sum of weighted windows: centre, two sides, plane.
+
+    The first three weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of
+    Galactic longitude, which add up to one: the density of cosmic rays varies over the Galaxy. The
+    fourth, if there is one, adds the first window times exp(-abs(sin b) / 0.03).
+    """
+    nside = int(np.sqrt(len(shape) / 12))
+    lon, lat = np.radians(_pixel_lonlat(nside))
+    cos, sin = np.cos(lon), np.sin(lon)
+    windows = [(1 + cos) / 2, (1 - cos) * (1 + sin) / 4, (1 - cos) * (1 - sin) / 4]
+    windows.append(windows[0] * np.exp(-np.abs(np.sin(lat)) / _PLANE_HEIGHT))
+    return shape * sum(weight * window for weight, window in zip(weights, windows))
+
+
+def draw_galaxy(galaxy, rng, *, scatter):
+    """Galaxy each of whose parameters is scattered; ``scatter`` is the sigma of its logarithm."""
+    drawn = {}
+    for name, value in vars(galaxy).items():
+        value = np.array(value) * np.exp(rng.normal(0, scatter, np.shape(value)))
+        drawn[name] = tuple(value) if value.shape else float(value)
+    return Galaxy(**drawn)
+
+
+def add_clouds(shape, nside, rng, *, fraction, n_clouds=400):
+    """Gas (n_pixels,) (RING) of which a fraction is moved into clouds; its mean stays the same.
+
+    Clouds are drawn where the gas is; their sizes are log-normal around 1.5 deg.
+    """
+    cumulative = np.cumsum(shape)
+    centers = np.searchsorted(cumulative, rng.random(n_clouds) * cumulative[-1])
+    size_deg = np.clip(rng.lognormal(np.log(1.5), 0.6, n_clouds), 0.3, 6.0)
+    brightness = rng.lognormal(0.0, 0.8, n_clouds)
+    clouds = np.zeros(len(shape))
+    for center, size, total in zip(centers, np.radians(size_deg), brightness):
+        vector = np.array(healpy.pix2vec(nside, center, nest=False))
+        near = healpy.query_disc(nside, vector, 3 * size, inclusive=True)
+        away = np.stack(healpy.pix2vec(nside, near, nest=False), axis=-1) - vector
+        profile = np.exp(-np.sum(away**2, axis=1) / (2 * size**2))
+        clouds[near] += total * profile / profile.sum()
+    return (1 - fraction) * shape + fraction * clouds * (shape.sum() / clouds.sum())
 
 
 # Files
@@ -455,15 +507,7 @@ def _is_template_cube(path):
 
 
 def read_template_shapes(path, names, nside):
-    """Shapes (n_pixels,) of mean 1 (RING) of named columns of a Galactic HEALPix FITS table.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or the table is not Galactic, not of the whole sky or negative.
-    """
-    import healpy
-
+    """Shapes (n_pixels,) of mean 1 (RING) of named columns of a Galactic HEALPix FITS table."""
     hdus, _ = open_fits(path)
     with hdus:
         table = hdus[1] if len(hdus) > 1 else hdus[0]
@@ -493,11 +537,13 @@ def read_template_shapes(path, names, nside):
                 f"values in {name}; correct it"
             )
     theta, phi = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False)
-    nest = order.startswith("NEST")
-    shapes = {n: healpy.get_interp_val(c, theta, phi, nest=nest) for n, c in columns.items()}
-    # interpolation rounds zeros to a little below zero, which no probability can be
-    shapes = {name: np.maximum(shape, 0.0) for name, shape in shapes.items()}
-    return {name: shape / shape.mean() for name, shape in shapes.items()}
+    shapes = {}
+    for name, column in columns.items():
+        shape = healpy.get_interp_val(column, theta, phi, nest=order.startswith("NEST"))
+        # interpolation rounds zeros to a little below zero, which no probability can be
+        shape = np.maximum(shape, 0.0)
+        shapes[name] = shape / shape.mean()
+    return shapes
 
 
 def _read_template_cube(path, nside):
@@ -506,8 +552,6 @@ def _read_template_cube(path, nside):
     Energies (m,) in GeV and intensities (m, n_pixels) of float32 in ph cm-2 s-1 sr-1 GeV-1 (RING,
     Galactic). A file without a unit is in ph cm-2 s-1 sr-1 MeV-1; sky outside of it does not emit.
     """
-    import healpy
-
     what = "interstellar emission"
     hdus, _ = open_fits(path)
     with hdus:

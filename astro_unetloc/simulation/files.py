@@ -28,7 +28,12 @@ from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
+import astropy.units as u
+import healpy
 import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.models import (
     library_amplitude,
@@ -100,35 +105,21 @@ _MEV = 1e3  # in a GeV
 _RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
 
 
-# Counts cubes and events
-
-
 def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=False):
-    """FITS file (bytes) of a counts cube (n_energy, ny, nx) as gtbin writes it, EBOUNDS in keV.
-
-    ``energy_edges`` are in GeV; ``keywords`` are added to the header.
-    """
-    from astropy.io import fits
-
+    """FITS file (bytes) of a counts cube (n_energy, ny, nx) as gtbin writes it; edges in GeV."""
     primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
     primary.header["WCSAXES"] = 3
     primary.header.update(
         CTYPE3="Energy", CRPIX3=1.0, CUNIT3="MeV", CRVAL3=energy_edges[0] * _MEV,
         CDELT3=np.diff(energy_edges)[0] * _MEV, BUNIT="count",
     )  # fmt: skip
-    primary.header.update(_energy_keywords(energy_edges) | (keywords or {}))
-    content = _fits_bytes(primary, _energy_bounds(energy_edges))
+    content = _fits_bytes(primary, energy_edges, keywords, _energy_bounds(energy_edges))
     # no time in the header of the archive: the same cube is the same file
     return gzip.compress(content, mtime=0) if compress else content
 
 
 def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
-    """FITS file (bytes) of whole-sky HEALPix counts (n_energy, n_pixels) (RING, Galactic).
-
-    It is in the format of gtbin; ``energy_edges`` are in GeV; ``keywords`` are added to the header.
-    """
-    from astropy.io import fits
-
+    """FITS file (bytes) of whole-sky counts (n_energy, n_pixels) (RING, Galactic); edges in GeV."""
     code = "I" if counts.max(initial=0) < 2**15 else "J"
     columns = [
         fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
@@ -136,23 +127,17 @@ def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
     table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
     n_pixels = counts.shape[1]
     table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=int(np.sqrt(n_pixels / 12)),
+        PIXTYPE="HEALPIX", ORDERING="RING", COORDSYS="GAL", NSIDE=healpy.npix2nside(n_pixels),
         INDXSCHM="IMPLICIT", FIRSTPIX=0, LASTPIX=n_pixels - 1, HPX_CONV="FGST-CCUBE",
     )  # fmt: skip
-    table.header.update(_energy_keywords(energy_edges) | (keywords or {}))
-    return _fits_bytes(fits.PrimaryHDU(), table, _energy_bounds(energy_edges))
+    return _fits_bytes(table, energy_edges, keywords, _energy_bounds(energy_edges))
 
 
 def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
     """FITS file (bytes) of events with the columns of FT1 files for direction and energy.
 
-    ``energy_edges`` (GeV) enter the DSS keywords, and ``source_id`` (n_photons,) is written as a
-    column ``MC_SRC_ID`` like that of gtobssim.
+    ``source_id`` (n_photons,) is written as a column ``MC_SRC_ID`` like that of gtobssim.
     """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-    from astropy.io import fits
-
     lon, lat = lonlat_from_vectors(photons.vectors)
     icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
     values = {"RA": icrs.ra.deg, "DEC": icrs.dec.deg, "L": lon, "B": lat}
@@ -162,20 +147,22 @@ def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
         columns.append(fits.Column("MC_SRC_ID", "J", array=source_id))
     table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
     table.header.update(TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5")
-    table.header.update(_energy_keywords(energy_edges) | (keywords or {}))
-    return _fits_bytes(fits.PrimaryHDU(), table)
+    return _fits_bytes(table, energy_edges, keywords)
 
 
-def _energy_keywords(energy_edges):
-    """DSS keywords of an energy range in GeV."""
+def _fits_bytes(hdu, energy_edges, keywords, *others):
+    """Content of a file of an HDU, whose header gets keywords and its energies, and of others."""
     low, high = (energy * _MEV for energy in (energy_edges[0], energy_edges[-1]))
-    return {"DSTYP1": "ENERGY", "DSUNI1": "MeV", "DSVAL1": f"{low:g}:{high:g}"}
+    hdu.header.update(DSTYP1="ENERGY", DSUNI1="MeV", DSVAL1=f"{low:g}:{high:g}")
+    hdu.header.update(keywords or {})
+    primary = [] if isinstance(hdu, fits.PrimaryHDU) else [fits.PrimaryHDU()]
+    stream = BytesIO()
+    fits.HDUList([*primary, hdu, *others]).writeto(stream)
+    return stream.getvalue()
 
 
 def _energy_bounds(energy_edges):
     """Table of energy bins in keV, as gtbin writes it."""
-    from astropy.io import fits
-
     edges = np.asarray(energy_edges, dtype=np.float32) * 1e6
     columns = [
         fits.Column("CHANNEL", "I", array=np.arange(1, len(edges))),
@@ -185,24 +172,11 @@ def _energy_bounds(energy_edges):
     return fits.BinTableHDU.from_columns(columns, name="EBOUNDS")
 
 
-def _fits_bytes(*hdus):
-    """Content of a FITS file."""
-    from astropy.io import fits
-
-    stream = BytesIO()
-    fits.HDUList(list(hdus)).writeto(stream)
-    return stream.getvalue()
-
-
 # Libraries of sources
 
 
-def format_source_library(sources, names, *, title="simulated sky"):
-    """XML source library (bytes) of n sources and their names, with spectra in MeV.
-
-    Each source states its class in an attribute ``class``, which the Fermi tools ignore. An
-    extended source is a ``RadialDisk`` or a ``RadialGaussian``.
-    """
+def format_source_library(sources, names):
+    """XML source library (bytes) of n sources and their names, with spectra in MeV."""
     lon, lat = lonlat_from_vectors(sources.vectors.reshape(-1, 3) @ frame_rotation("icrs"))
     elements = []
     for row, name in enumerate(names):
@@ -211,7 +185,7 @@ def format_source_library(sources, names, *, title="simulated sky"):
         spectrum = (KINDS[sources.spectra.kind[row]], _spectrum_parameters(sources.spectra, row))
         stated = CLASSES[sources.source_class[row]]
         elements.append(library_source(name, spectrum, shape, place, source_class=stated))
-    return library_text(title, elements)
+    return library_text("simulated sky", elements)
 
 
 def _spectrum_parameters(spectra, row):
@@ -248,14 +222,6 @@ def read_source_library(path, *, source_class=None):
     Returns
     -------
     astro_unetloc.simulation.population.Sources
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no source library, a spectrum or shape is of another type, or a parameter is
-        missing or has no usable value.
     """
     path = Path(path)
     if source_class not in (None, *CLASSES):
@@ -269,20 +235,11 @@ def read_source_library(path, *, source_class=None):
     if root.tag != "source_library":
         raise InputError(f"{path}: expected a <source_library>; got a <{root.tag}>; give another")
     elements = root.findall("source")
-    with np.errstate(over="ignore", under="ignore"):  # refused below
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # refused below
         rows = [_read_source(element, path, source_class) for element in elements]
-    columns = np.array(rows, dtype=float).reshape(-1, 12).T
-    ra, dec, size, *codes = columns[:5]
-    shape, class_index = (code.astype(np.int8) for code in codes)
-    spectra = Spectra(columns[5].astype(np.int8), *columns[6:])
-    _check_fluxes(spectra, elements, path)
-    vectors = vectors_from_lonlat(ra, dec) @ frame_rotation("icrs").T
-    return Sources(vectors, spectra, class_index, shape, size)
-
-
-def _check_fluxes(spectra, elements, path):
-    """Raise for a spectrum whose flux in the simulated energies is infinite or vanishes."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        ra, dec, size, *columns = np.array(rows, dtype=float).reshape(-1, 12).T
+        shape, class_index, kind = (code.astype(np.int8) for code in columns[:3])
+        spectra = Spectra(kind, *columns[3:])
         flux = spectra.flux(*_RANGE)
     bad = np.flatnonzero(~(np.isfinite(flux) & (flux > 0)))
     if len(bad):
@@ -291,6 +248,8 @@ def _check_fluxes(spectra, elements, path):
             f"{path}: source {name!r}: expected a finite, positive flux in {_RANGE[0]:g}-"
             f"{_RANGE[1]:g} GeV; got {flux[bad[0]]:g}; correct its parameters"
         )
+    vectors = vectors_from_lonlat(ra, dec) @ frame_rotation("icrs").T
+    return Sources(vectors, spectra, class_index, shape, size)
 
 
 def _read_source(element, path, source_class):
@@ -375,21 +334,11 @@ def _number(parameter, where):
 
 @dataclass(frozen=True)
 class SkyComponents:
-    """A sky whose components are known.
+    """A sky whose components are known."""
 
-    Attributes
-    ----------
-    maps : dict of str to SkyMap
-        Counts of those of ``COMPONENTS`` that there are.
-    sources : Sources
-        The true sources.
-    psf : KingPSF or TablePSF
-        Point-spread function of the photons.
-    """
-
-    maps: dict
+    maps: dict  # SkyMap of the counts of those of `COMPONENTS` that there are
     sources: Sources
-    psf: object
+    psf: object  # of the photons: KingPSF or TablePSF
 
 
 def simulate_components(
@@ -406,27 +355,9 @@ def simulate_components(
 ):
     """Number of photons and of true sources of a sky that is simulated and written into a folder.
 
-    Parameters
-    ----------
-    folder : str or path-like
-        Folder to write; made if it does not exist.
-    center : pair of float
-        Galactic longitude and latitude in degrees of a square image.
-    width_deg, pixel_deg : float
-        Size of the image and of a pixel.
-    nside : int, optional
-        HEALPix resolution of cubes of the whole sky, instead of an image.
-    years, rng
-        As `astro_unetloc.simulation.sky.simulate_photons`.
-    overwrite : bool
-        Whether files of the folder may be replaced.
-    **options
-        As `astro_unetloc.simulation.sky.simulate_photons`.
-
-    Returns
-    -------
-    n_photons, n_sources : int
-        In the files.
+    The cubes are square images around ``center`` (Galactic longitude and latitude in degrees), or,
+    with an ``nside``, HEALPix cubes of the whole sky. The other options are those of
+    `astro_unetloc.simulation.sky.simulate_photons`.
     """
     folder = Path(folder)
     if nside is None:
@@ -436,13 +367,10 @@ def simulate_components(
     psf = _psf_file(options.get("psf"))
     for path in [folder / name for name in (*_FILES, *psf)] if folder.is_dir() else [folder]:
         check_output(path, overwrite=overwrite)
-    cone = None
-    if nside is None:
-        cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg)
+    cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg) if nside is None else None
     sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
     keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
-    if options.get("exposure") is None:
-        keywords["YEARS"] = float(years)
+    keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
     keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
     edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
     image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
@@ -452,12 +380,18 @@ def simulate_components(
     row = np.append(np.where(kept, np.cumsum(kept) - 1, _OUTSIDE), _DIFFUSE)[sky.origin[seen]]
     truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]))
     truth.meta |= keywords
-    contents = cubes | psf
-    contents["events.fits"] = events_bytes(
-        photons, edges[[0, -1]], source_id=row, keywords=keywords
-    )
-    contents["sources.xml"] = format_source_library(sources, truth["Source_Name"])
-    _write(folder, truth, contents, overwrite)
+    events = events_bytes(photons, edges[[0, -1]], source_id=row, keywords=keywords)
+    library = format_source_library(sources, truth["Source_Name"])
+    contents = cubes | psf | {"events.fits": events, "sources.xml": library}
+    fresh = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        others = {folder / name: content for name, content in contents.items()}
+        write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
+    except BaseException:
+        if fresh:
+            folder.rmdir()
+        raise
     return len(photons), len(sources)
 
 
@@ -478,28 +412,13 @@ def _component_cubes(sky, edges, nside, image, keywords):
         cubes = [counts_cube(part, edges, **image) for part in parts]
         contents = [counts_cube_bytes(*cube, edges, keywords=keywords) for cube in cubes]
         counts, wcs = cubes[0]
-        inside = [
-            inside_image(wcs, counts.shape[1:], vectors)
-            for vectors in (sky.photons.vectors, sky.sources.vectors)
-        ]
+        places = sky.photons.vectors, sky.sources.vectors
+        inside = [inside_image(wcs, counts.shape[1:], vectors) for vectors in places]
     else:
         counts = (healpix_cube(part, edges, nside) for part in parts)
         contents = [healpix_cube_bytes(c, edges, keywords=keywords) for c in counts]
         inside = [np.ones(len(items), dtype=bool) for items in (sky.photons, sky.sources)]
     return {f"{name}.fits": c for name, c in zip(COMPONENTS, contents)}, *inside
-
-
-def _write(folder, truth, contents, overwrite):
-    """Write the files of a folder; a new folder is removed if that fails."""
-    fresh = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        others = {folder / name: content for name, content in contents.items()}
-        write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
-    except BaseException:
-        if fresh:
-            folder.rmdir()
-        raise
 
 
 def read_components(folder):
@@ -513,13 +432,6 @@ def read_components(folder):
     Returns
     -------
     SkyComponents
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a file that it needs is missing.
-    ValueError
-        If a file cannot be read or cubes differ in their energies.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -537,22 +449,6 @@ def read_components(folder):
             f"and sources.xml or a library for each class; got {', '.join(found) or 'nothing'}; "
             "complete the folder"
         )
-    _check_energies(folder, maps)
-    classes = {path: None if path.stem == "sources" else path.stem.upper() for path in libraries}
-    parts = [read_source_library(path, source_class=name) for path, name in classes.items()]
-    psf = _find(folder, "psf")
-    psf = psf_of(read_psf(psf))
-    return SkyComponents(maps, Sources.concatenate(parts), psf)
-
-
-def _find(folder, name):
-    """Path of a FITS file of a folder, gzipped or not; None without it."""
-    paths = (folder / f"{name}{suffix}" for suffix in (".fits", ".fits.gz"))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _check_energies(folder, maps):
-    """Raise unless all cubes have the energies of the background."""
     edges = maps["background"].energy_edges
     for name, sky_map in maps.items():
         other = sky_map.energy_edges
@@ -562,27 +458,24 @@ def _check_energies(folder, maps):
                 f"{edges[0]:g}-{edges[-1]:g} GeV in background.fits and {len(other) - 1} of "
                 f"{other[0]:g}-{other[-1]:g} GeV in {name}.fits; bin them alike"
             )
+    classes = {path: None if path.stem == "sources" else path.stem.upper() for path in libraries}
+    parts = [read_source_library(path, source_class=name) for path, name in classes.items()]
+    psf = psf_of(read_psf(_find(folder, "psf")))
+    return SkyComponents(maps, Sources.concatenate(parts), psf)
+
+
+def _find(folder, name):
+    """Path of a FITS file of a folder, gzipped or not; None without it."""
+    paths = (folder / f"{name}{suffix}" for suffix in (".fits", ".fits.gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def sky_of(components, *, psf=None, rng=0):
-    """Simulated sky with the photons of a folder, from which training patches can be observed.
+    """`SimulatedSky` with the photons of a folder, from which training patches can be observed.
 
     Counts are placed inside their pixels. A photon of a class comes from one of the sources of that
     class around it, drawn in proportion to their flux and closeness; the expected background is the
-    smoothed background cube.
-
-    Parameters
-    ----------
-    components : SkyComponents
-        From `read_components`.
-    psf : KingPSF or TablePSF, optional
-        Point-spread function of the photons instead of that of the components.
-    rng : int
-        Seed of the placement and of the origins.
-
-    Returns
-    -------
-    SimulatedSky
+    smoothed background cube. ``psf`` replaces that of the components.
     """
     generator = np.random.default_rng(rng)
     photons, origins = [], []
@@ -590,7 +483,8 @@ def sky_of(components, *, psf=None, rng=0):
         for part in sky_map.photons(rng):
             photons.append(part)
             origins.append(_draw_origin(name, part, components.sources, generator))
-    low, high = components.maps["background"].energy_edges[[0, -1]]
+    counted = components.maps["background"]
+    low, high = counted.energy_edges[[0, -1]]
     edges = energy_bins(max(low, LOW_ENERGY_EDGES[0]), min(high, ENERGY_EDGES[-1]))
     return SimulatedSky(
         photons=Photons.concatenate(photons),
@@ -599,15 +493,13 @@ def sky_of(components, *, psf=None, rng=0):
         nside=_BACKGROUND_NSIDE,
         energy_edges=edges,
         psf=components.psf if psf is None else psf,
-        background=_smooth_background(components.maps["background"], edges, rng),
-        footprint=components.maps["background"],
+        background=_smooth_background(counted, edges, rng),
+        footprint=counted,
     )
 
 
 def _draw_origin(name, photons, sources, rng):
     """Source of each photon of a component, -1 for diffuse emission."""
-    from scipy.spatial import KDTree
-
     rows = np.flatnonzero(sources.source_class == COMPONENTS.index(name) - 1)
     if name == "background" or not len(rows):
         return np.full(len(photons), _DIFFUSE)
@@ -624,8 +516,6 @@ def _draw_origin(name, photons, sources, rng):
 
 def _smooth_background(sky_map, energy_edges, seed):
     """Photons per square degree in energy bins (GeV), (n_pixels, n_bins) of float32."""
-    import healpy
-
     nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
     cubes = (healpix_cube(part, energy_edges, nside) for part in sky_map.photons(seed))
     counts = sum(cubes, np.zeros((len(energy_edges) - 1, 12 * nside**2)))

@@ -105,27 +105,13 @@ def _draw_unselected(population, n, rng):
 
 @dataclass(frozen=True)
 class Sources:
-    """True sources, n of them.
+    """True sources, n of them."""
 
-    Attributes
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    spectra : Spectra
-        Their spectra.
-    source_class : ndarray (n,) of int8
-        Index into ``CLASSES``.
-    shape : ndarray (n,) of int8
-        Index into ``SHAPES``.
-    size_deg : ndarray (n,)
-        Radius of a disc, standard deviation of a Gaussian on each axis; 0 for a point source.
-    """
-
-    vectors: np.ndarray
+    vectors: np.ndarray  # (n, 3), Galactic unit vectors
     spectra: Spectra
-    source_class: np.ndarray
-    shape: np.ndarray
-    size_deg: np.ndarray
+    source_class: np.ndarray  # (n,) of int8, index into CLASSES
+    shape: np.ndarray  # (n,) of int8, index into SHAPES
+    size_deg: np.ndarray  # (n,): radius of a disc, sigma of a Gaussian, 0 for a point source
 
     def __len__(self):
         return len(self.spectra)
@@ -161,13 +147,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Source counts: a mean number above ``minimum``, and two slopes of N(>S) around a knee.
+    """Source counts: N(>S) falls as ``S**-faint`` below and ``S**-bright`` above the knee."""
 
-    Fluxes are in ph cm-2 s-1; N(>S) falls as ``S**-faint`` below and ``S**-bright`` above the knee.
-    """
-
-    number: float
-    minimum: float
+    number: float  # mean number above `minimum`
+    minimum: float  # fluxes are in ph cm-2 s-1
     knee: float
     faint: float
     bright: float
@@ -217,24 +200,11 @@ def counted_band(energy_range):
 
 
 def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0, extended=1.0):
-    """Random population: AGN all over the sky, pulsars and other sources along the plane.
+    """Random `Sources`: AGN all over the sky, pulsars and other sources along the plane.
 
     Positions, fluxes, spectra and sizes are drawn, never those of real sources. The mean numbers in
-    either band are those of the catalogues: 3FHL above 10 GeV, 4FGL in 1-100 GeV.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    band : pair of float
-        Band in GeV in which the sources are counted: (10, 2000) or (1, 100).
-    agn, pulsars, galactic, extended : float
-        Factors on the mean numbers of AGN, of pulsars (millisecond pulsars included), of other
-        point-like and of extended Galactic sources.
-
-    Returns
-    -------
-    Sources
+    the ``band`` (GeV), (10, 2000) or (1, 100), are those of 3FHL and 4FGL, times the factors on
+    AGN, pulsars (millisecond pulsars included), other point-like and extended Galactic sources.
     """
     counts = _COUNTS.get(tuple(band))
     if counts is None:
@@ -242,39 +212,29 @@ def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0
         raise InputError(f"band must be {known} GeV; got {band}; choose one of them")
     factors = {"AGN": agn, "PSR": pulsars, "MSP": pulsars, "GAL": galactic, "SGU": galactic}
     factors["EXT"] = extended
-    clumps = _draw_clumps(rng)
+    weight = rng.exponential(size=_N_CLUMPS)
+    clump_lat = rng.laplace(0, 0.4, _N_CLUMPS)
+    clumps = _draw_longitude(_N_CLUMPS, rng), clump_lat, weight / weight.sum()
     parts = []
     for name, distribution in counts.items():
         n = rng.poisson(distribution.number * factors[name])
         shapes = draw_shapes("GAL" if name == "EXT" else name, n, rng, band=band)
         spectra = shapes.scaled(distribution.draw(n, rng), *band)
         shape, size = np.zeros(n, dtype=np.int8), np.zeros(n)
-        if name == "EXT":
-            shape, size = _draw_extension(n, rng)
+        if name == "EXT":  # as many discs as Gaussians
+            shape = rng.integers(1, 3, n).astype(np.int8)
+            radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
+            size = radius / np.where(shape == SHAPES.index("gaussian"), _GAUSSIAN_68, 1.0)
         vectors = _draw_positions(name, n, rng, clumps)
         class_index = np.full(n, CLASSES.index(_CLASS_OF[name]), dtype=np.int8)
         parts.append(Sources(vectors, spectra, class_index, shape, size))
     return Sources.concatenate(parts)
 
 
-def _draw_extension(n, rng):
-    """Shapes and sizes in degrees: as many discs as Gaussians."""
-    shape = rng.integers(1, 3, n).astype(np.int8)
-    radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
-    return shape, np.where(shape == SHAPES.index("gaussian"), radius / _GAUSSIAN_68, radius)
-
-
 def _draw_longitude(n, rng):
     """Galactic longitudes: 60 % in a broad hump around the centre, the others uniform."""
     hump = rng.random(n) < 0.6
     return np.where(hump, rng.normal(0, 45, n), rng.uniform(-180, 180, n))
-
-
-def _draw_clumps(rng):
-    """Longitudes, latitudes and weights of the complexes of one Galaxy."""
-    weight = rng.exponential(size=_N_CLUMPS)
-    lat = rng.laplace(0, 0.4, _N_CLUMPS)
-    return _draw_longitude(_N_CLUMPS, rng), lat, weight / weight.sum()
 
 
 def _draw_positions(name, n, rng, clumps):

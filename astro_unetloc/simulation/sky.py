@@ -6,7 +6,12 @@ no noise is drawn on an image. `simulate_sky` returns the photons with the table
 
 from dataclasses import dataclass
 
+import astropy.units as u
+import healpy
 import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable
+from astropy.wcs import WCS
 
 from astro_unetloc.catalog.table import source_names
 from astro_unetloc.exceptions import InputError
@@ -28,6 +33,7 @@ from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_fr
 
 __all__ = [
     "DEFAULT_RANGE",
+    "WHOLE_SKY",
     "SimulatedSky",
     "check_image",
     "counts_cube",
@@ -44,7 +50,7 @@ __all__ = [
 # Energies (GeV) that are simulated by default: those of 3FHL.
 DEFAULT_RANGE = (10.0, 2000.0)
 
-_WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
+WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
 _NO_SOURCES = dict.fromkeys(("agn", "pulsars", "galactic", "extended"), 0.0)
 _N_CUBE_BINS = 16
 # The corners of an image on a tangent plane must stay well within 90 deg of its centre.
@@ -53,39 +59,18 @@ _MAX_WIDTH_DEG = 80.0
 
 @dataclass(frozen=True)
 class SimulatedSky:
-    """A realization: photons with their origin, and the true sources.
+    """A realization: photons with their origin, and the true sources."""
 
-    Attributes
-    ----------
-    photons : Photons
-        All photons, in no order.
-    origin : ndarray (n_photons,) of int32
-        Index of the source that emitted each photon; -1 for diffuse emission.
-    sources : Sources
-        The true sources, those without photons included.
-    nside : int
-        HEALPix resolution of ``background`` (RING, Galactic).
-    energy_edges : ndarray (n_bins + 1,)
-        Edges of the bins of ``background`` in GeV; photons lie between the ends.
-    psf : KingPSF or TablePSF
-        Point-spread function of the photons.
-    background : ndarray (n_pixels, n_bins) of float32 or None
-        Expected diffuse photons per square degree and bin.
-    diffuse_drawn : bool
-        Whether ``photons`` includes those of diffuse emission.
-    footprint : SkyMap, optional
-        Sky area of the photons; the whole sky without it.
-    """
-
-    photons: Photons
-    origin: np.ndarray
-    sources: Sources
-    nside: int
-    energy_edges: np.ndarray
-    psf: object
+    photons: Photons  # in no order
+    origin: np.ndarray  # (n_photons,) of int32: row of the source, -1 for diffuse emission
+    sources: Sources  # those without photons included
+    nside: int  # HEALPix resolution of `background` (RING, Galactic)
+    energy_edges: np.ndarray  # (n_bins + 1,) in GeV; the photons lie between the ends
+    psf: object  # of the photons: KingPSF or TablePSF
+    # Expected diffuse photons per square degree (n_pixels, n_bins) of float32, if computed.
     background: np.ndarray | None = None
-    diffuse_drawn: bool = True
-    footprint: object = None
+    diffuse_drawn: bool = True  # whether `photons` includes those of diffuse emission
+    footprint: object = None  # SkyMap of the sky area of the photons; None is the whole sky
 
 
 def simulate_sky(
@@ -145,12 +130,6 @@ def simulate_sky(
         ``Npred`` (the expected number of detected photons), ``Shape``, ``Radius`` (0 for point
         sources) and spectrum.
 
-    Raises
-    ------
-    ValueError
-        If the variant is unknown, a number is not positive, the energies are not covered, or only
-        one of ``center`` and ``radius`` is given.
-
     Examples
     --------
     >>> from astro_unetloc import simulate_sky
@@ -158,7 +137,14 @@ def simulate_sky(
     >>> sky_map.n_photons > 5_000
     True
     """
-    cone = _cone(center, radius)
+    if (center is None) != (radius is None):
+        raise InputError(
+            f"center and radius belong together; got center {center} and radius {radius}; "
+            "give both, or neither for the whole sky"
+        )
+    cone = None
+    if center is not None:
+        cone = DiscFootprint(center.galactic.cartesian.xyz.value, float(radius.to_value("deg")))
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, isotropic=isotropic, exposure=exposure,
         psf=psf, psf_scale=psf_scale, energy_range=energy_range, with_sources=with_sources,
@@ -167,24 +153,12 @@ def simulate_sky(
     edges = sky.energy_edges[[0, -1]]
     sky_map = SkyMap(
         events=sky.photons,
-        footprint=_WHOLE_SKY if cone is None else cone,
+        footprint=WHOLE_SKY if cone is None else cone,
         energy_edges=edges,
         name="simulated sky",
     )
     sources = sky.sources if cone is None else sky.sources.select(cone.covers(sky.sources.vectors))
     return sky_map, truth_table(sources, exposure, band=tuple(edges))
-
-
-def _cone(center, radius):
-    """Part of the sky to keep; None for all of it."""
-    if (center is None) != (radius is None):
-        raise InputError(
-            f"center and radius belong together; got center {center} and radius {radius}; "
-            "give both, or neither for the whole sky"
-        )
-    if center is None:
-        return None
-    return DiscFootprint(center.galactic.cartesian.xyz.value, float(radius.to_value("deg")))
 
 
 def simulate_photons(
@@ -207,7 +181,9 @@ def simulate_photons(
     ``cone`` is the `DiscFootprint` of the photons that are kept; ``with_background`` also computes
     the expected diffuse photons.
     """
-    _check_positive(years=years, psf_scale=psf_scale)
+    for name, value in (("years", years), ("psf_scale", psf_scale)):
+        if not 0 < value < np.inf:
+            raise InputError(f"{name} must be a positive number; got {value:g}; give another")
     rng = np.random.default_rng(rng)
     diffuse = interstellar(template, variant=variant, isotropic=isotropic)
     exposure = SurveyExposure(years) if exposure is None else read_exposure(exposure)
@@ -223,13 +199,6 @@ def simulate_photons(
     return sky, exposure
 
 
-def _check_positive(**values):
-    """Raise unless all values are positive and finite."""
-    for name, value in values.items():
-        if not 0 < value < np.inf:
-            raise InputError(f"{name} must be a positive number; got {value:g}; give another")
-
-
 def draw_photons(
     diffuse,
     sources,
@@ -242,52 +211,33 @@ def draw_photons(
     with_diffuse=True,
     with_background=False,
 ):
-    """Realization of given emission and sources.
+    """`SimulatedSky` of given emission and sources, in the response ``exposure`` and ``psf``.
 
-    Parameters
-    ----------
-    diffuse : Diffuse
-        Interstellar and isotropic emission.
-    sources : Sources
-        True sources.
-    exposure, psf : SurveyExposure or MapExposure, KingPSF or TablePSF
-        Response of the telescope.
-    rng : numpy.random.Generator
-        Source of randomness.
-    energy_range : pair of float
-        In GeV.
-    cone : DiscFootprint, optional
-        Part of the sky whose photons are kept; the whole sky without it.
-    with_diffuse, with_background : bool
-        Whether photons of diffuse emission are drawn, and whether the expected ones are computed.
-
-    Returns
-    -------
-    SimulatedSky
+    ``cone`` is the `DiscFootprint` of the photons that are kept; ``with_diffuse`` draws photons of
+    diffuse emission, ``with_background`` computes the expected ones.
     """
     edges = energy_bins(*energy_range)
     parts = list(_draw_source_photons(sources, exposure, psf, edges[[0, -1]], cone, rng))
     if with_diffuse:
-        wanted = None if cone is None else _pixels_around(cone, psf.max_offset_deg, diffuse.nside)
+        wanted = None
+        if cone is not None:  # photons of pixels around it may be displaced into the cone
+            reach = np.radians(min(cone.radius_deg + psf.max_offset_deg, 180.0))
+            wanted = np.zeros(12 * diffuse.nside**2, dtype=bool)
+            wanted[healpy.query_disc(diffuse.nside, cone.center, reach, inclusive=True)] = True
         for true in draw_true_photons(diffuse, exposure, edges, rng, wanted=wanted):
             photons = _blur(true, psf, rng)
             photons = photons if cone is None else photons.select(cone.covers(photons.vectors))
             parts.append((photons, np.full(len(photons), -1, dtype=np.int32)))
     background = expected_density(diffuse, exposure, psf, edges) if with_background else None
+    photons = Photons.concatenate([part for part, _ in parts])
+    origin = np.concatenate([origin for _, origin in parts])
     return SimulatedSky(
-        photons=Photons.concatenate([part for part, _ in parts]),
-        origin=np.concatenate([origin for _, origin in parts]),
-        sources=sources,
-        nside=diffuse.nside,
-        energy_edges=edges,
-        psf=psf,
-        background=background,
-        diffuse_drawn=with_diffuse,
+        photons, origin, sources, diffuse.nside, edges, psf, background, with_diffuse
     )
 
 
 def _draw_source_photons(sources, exposure, psf, band, cone, rng):
-    """Photons of sources and the index of their source, (Photons, (n,)), a chunk at a time."""
+    """Photons of sources and the row of their source, (Photons, (n,)), a chunk at a time."""
     rows = np.arange(len(sources))
     if cone is not None:
         distance = separation_deg(sources.vectors, cone.center)
@@ -298,22 +248,16 @@ def _draw_source_photons(sources, exposure, psf, band, cone, rng):
     for number in range(chunk.max(initial=0) + 1):
         here = np.flatnonzero(chunk == number)
         part = chosen.select(here)
-        origin, true = _draw_true_photons_of(part, expected[here], exposure, band, rng)
+        origin = np.repeat(np.arange(len(part), dtype=np.int32), rng.poisson(expected[here]))
+        energy = part.spectra.draw_energy(origin, rng, emin=band[0], emax=band[1])
+        detected = rng.random(len(origin)) < exposure.relative(energy)
+        origin, energy = origin[detected], energy[detected]
+        true = Photons(_draw_directions(part, origin, rng), energy)
         photons, origin = _blur(true, psf, rng), rows[here][origin]
         if cone is not None:
             inside = cone.covers(photons.vectors)
             photons, origin = photons.select(inside), origin[inside]
         yield photons, origin.astype(np.int32)
-
-
-def _draw_true_photons_of(sources, expected, exposure, band, rng):
-    """Source index (n,) and true `Photons` of the expected photons that the exposure detects."""
-    emin, emax = band
-    origin = np.repeat(np.arange(len(sources), dtype=np.int32), rng.poisson(expected))
-    energy = sources.spectra.draw_energy(origin, rng, emin=emin, emax=emax)
-    detected = rng.random(len(origin)) < exposure.relative(energy)
-    origin, energy = origin[detected], energy[detected]
-    return origin, Photons(_draw_directions(sources, origin, rng), energy)
 
 
 def _draw_directions(sources, origin, rng):
@@ -344,25 +288,11 @@ def _displace(vectors, offset_deg, rng):
     east_x, east_y = np.where(polar, [[1.0], [0.0]], [-y, x] / np.where(polar, 1.0, rho))
     along, east, north = np.cos(offset), np.sin(offset) * np.cos(angle), np.sin(offset)
     north = north * np.sin(angle)
-    moved = np.stack(
-        [
-            along * x + east * east_x - north * z * east_y,
-            along * y + east * east_y + north * z * east_x,
-            along * z + north * (x * east_y - y * east_x),
-        ],
-        axis=-1,
-    )
+    x_moved = along * x + east * east_x - north * z * east_y
+    y_moved = along * y + east * east_y + north * z * east_x
+    z_moved = along * z + north * (x * east_y - y * east_x)
+    moved = np.stack([x_moved, y_moved, z_moved], axis=-1)
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
-
-
-def _pixels_around(cone, reach_deg, nside):
-    """Mask (n_pixels,) of HEALPix pixels (RING) whose photons may be displaced into a cone."""
-    import healpy
-
-    radius = min(cone.radius_deg + reach_deg, 180.0)
-    wanted = np.zeros(12 * nside**2, dtype=bool)
-    wanted[healpy.query_disc(nside, cone.center, np.radians(radius), inclusive=True)] = True
-    return wanted
 
 
 # True sources
@@ -376,15 +306,10 @@ def expected_photons(sources, exposure, band):
 def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
     """Table of the true sources in the columns of the catalogue, with their spectra and shapes.
 
-    ``Npred`` is the mean number of detected photons in ``band`` (GeV). ``Flux`` and
-    ``Spectral_Index`` (the mean over the photons) are of the same band if it begins at 10 GeV or
-    above, else of 1-100 GeV as in the 4FGL catalogue. ``Radius`` is 0 for a point source and holds
-    68 % of a Gaussian. The spectrum has the parameters of `astro_unetloc.irf.spectra.Spectra`.
+    ``Npred`` is the mean number of detected photons in ``band`` (GeV). ``Flux`` and the mean
+    ``Spectral_Index`` are of the same band if it begins at 10 GeV or above, else of 1-100 GeV as in
+    4FGL. ``Radius`` is 0 for a point source and holds 68 % of a Gaussian.
     """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-    from astropy.table import QTable
-
     lon, lat = lonlat_from_vectors(sources.vectors.reshape(-1, 3))
     icrs = SkyCoord(lon, lat, unit="deg", frame="galactic").icrs
     spectra = sources.spectra
@@ -438,8 +363,6 @@ def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
     ``energy_edges`` are in GeV, ``center`` is a Galactic longitude and latitude in degrees. Photons
     outside are left out.
     """
-    from astropy.wcs import WCS
-
     n_pix = int(round(width_deg / pixel_deg))
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
@@ -472,8 +395,6 @@ def healpix_cube(photons, energy_edges, nside):
 
     Photons outside the ``energy_edges`` (n_energy + 1,) in GeV are left out.
     """
-    import healpy
-
     pixel = healpy.vec2pix(nside, *photons.vectors.T, nest=False)
     energy_bin = np.searchsorted(energy_edges, photons.energy, side="right") - 1
     n_bins, n_pixels = len(energy_edges) - 1, 12 * nside**2
@@ -485,23 +406,10 @@ def healpix_cube(photons, energy_edges, nside):
 def simulate_cube(*, center, width_deg, pixel_deg, **options):
     """Square counts cube of a simulated sky in sixteen logarithmic energy bins.
 
-    Parameters
-    ----------
-    center : pair of float
-        Galactic longitude and latitude in degrees.
-    width_deg, pixel_deg : float
-        Size of the image and of a pixel.
-    **options
-        As `simulate_sky`.
-
-    Returns
-    -------
-    counts, wcs, energy_edges, truth : ndarray (16, ny, nx), WCS, ndarray (17,), QTable
-        Photons, coordinates of the image, energies in GeV, true sources inside the image.
+    ``center`` is a Galactic longitude and latitude in degrees, ``options`` are those of
+    `simulate_sky`. Returns counts (16, ny, nx), the WCS, the edges (17,) in GeV and the table of
+    the true sources inside the image.
     """
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
     check_image(center, width_deg, pixel_deg)
     sky_map, truth = simulate_sky(
         **options,

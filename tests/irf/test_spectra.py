@@ -1,9 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro_unetloc.irf.spectra import KINDS, Spectra, power_laws
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index, power_laws
 
 PARAMETERS = {
     "PowerLaw": st.tuples(st.floats(0.5, 5.5), st.just(0.0), st.just(0.0), st.just(1.0)),
@@ -29,8 +32,8 @@ def any_spectrum(draw_from=KINDS):
 def test_power_law_has_its_flux_and_density():
     spectra = power_laws(np.array([1e-10, 4e-10]), np.array([2.0, 3.0]))
     np.testing.assert_allclose(spectra.flux(10, 2000), [1e-10, 4e-10])
-    share = (1 / 10 - 1 / 100) / (1 / 10 - 1 / 2000)
-    np.testing.assert_allclose(spectra.flux(10, 100)[0], 1e-10 * share)
+    fraction = (1 / 10 - 1 / 100) / (1 / 10 - 1 / 2000)
+    np.testing.assert_allclose(spectra.flux(10, 100)[0], 1e-10 * fraction)
     ratio = spectra.density(10)[:, 0] / spectra.density(100)[:, 0]
     np.testing.assert_allclose(ratio, [100, 1000])
 
@@ -81,9 +84,9 @@ def test_drawn_energies_follow_the_spectrum(spectra, band):
     assert energy[-1] < band[1]
     at = energy[[n // 20, n // 4, n // 2, 3 * n // 4, 19 * n // 20]]
     total = spectra.flux(*band)[0]
-    share = [spectra.flux(band[0], e)[0] / total for e in at]
+    fraction = [spectra.flux(band[0], e)[0] / total for e in at]
     # 4.5 sigma of a binomial; the grid itself is good to 0.1 %
-    np.testing.assert_allclose(share, [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.017)
+    np.testing.assert_allclose(fraction, [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.017)
 
 
 def test_each_photon_has_the_spectrum_of_its_own_source():
@@ -91,8 +94,8 @@ def test_each_photon_has_the_spectrum_of_its_own_source():
     which = np.random.default_rng(1).integers(0, 3, 300_000)
     energy = spectra.draw_energy(which, np.random.default_rng(2), emin=10.0, emax=2000.0)
     for source in range(3):
-        share = spectra.flux(10, 20)[source] / 1e-10
-        assert np.mean(energy[which == source] < 20) == pytest.approx(share, abs=0.006)
+        fraction = spectra.flux(10, 20)[source] / 1e-10
+        assert np.mean(energy[which == source] < 20) == pytest.approx(fraction, abs=0.006)
 
 
 def test_sources_without_photons_do_not_matter():
@@ -105,8 +108,7 @@ def test_sources_without_photons_do_not_matter():
 
 
 def test_no_photons_draw_no_energies():
-    rng = np.random.default_rng(0)
-    nothing = power_laws(np.zeros(0), np.zeros(0))
+    nothing, rng = power_laws(np.zeros(0), np.zeros(0)), np.random.default_rng(0)
     assert len(nothing) == 0
     assert nothing.draw_energy(np.zeros(0, int), rng, emin=1, emax=2).shape == (0,)
     assert nothing.flux(1, 10).shape == (0,)
@@ -126,6 +128,8 @@ def test_mean_index_of_a_power_law_is_its_index_and_of_a_parabola_that_of_its_ph
 def test_weighted_flux_is_that_of_the_photons_seen():
     spectra = power_laws(np.array([1e-10]), np.array([2.2]))
     np.testing.assert_allclose(spectra.flux(10, 2000, weight=lambda e: 0.5 + 0 * e), 5e-11)
+    weight = SurveyExposure().relative
+    np.testing.assert_allclose(fitted_index(spectra, 10, 2000, weight=weight), 2.2, atol=2e-3)
 
 
 def test_concatenated_spectra_keep_their_order():
@@ -136,8 +140,6 @@ def test_concatenated_spectra_keep_their_order():
 
 
 def test_all_sources_of_a_sky_draw_their_photons_in_seconds():
-    import time
-
     rng = np.random.default_rng(0)
     spectra = power_laws(np.full(20_000, 1e-10), rng.normal(2.5, 0.3, 20_000))
     which = rng.integers(0, 20_000, 500_000)

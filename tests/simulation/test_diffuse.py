@@ -1,7 +1,8 @@
 """Diffuse emission: built-in shapes, templates and cubes, other energies, photons."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import healpy
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -16,13 +17,18 @@ from astro_unetloc.simulation.diffuse import (
     LOW_ENERGY_EDGES,
     TEMPLATE_SETS,
     Diffuse,
+    Galaxy,
     _rebin_intensity,
     _window,
+    add_clouds,
+    draw_galaxy,
     draw_true_photons,
     energy_bins,
     expected_density,
+    galaxy_shapes,
     interstellar,
     perturb,
+    tilt,
 )
 
 BUILT_IN = {"GAS", "IC", "BUBBLES", "LOOP", "ISOTROPIC"}
@@ -40,23 +46,25 @@ def write_templates(path, nside=4, *, names=("P6V11", "BUBBLES"), **keywords):
     return path
 
 
-@pytest.mark.parametrize("nside", [16, 64])
-def test_builtin_shapes_have_mean_one_and_need_no_file(nside):
-    diffuse = interstellar(nside=nside)
-    assert set(diffuse.shapes) == set(diffuse.intensity) == BUILT_IN
+@pytest.mark.parametrize("variant", [None, *TEMPLATE_SETS])
+def test_shapes_have_mean_one_and_intensities_fall_with_energy(real_data, variant):
+    template = None if variant is None else real_data / TEMPLATES
+    diffuse = interstellar(template, variant=variant or "P6V11", nside=64)
+    expected = TEMPLATE_SETS.get(variant, BUILT_IN)
+    assert set(diffuse.shapes) == set(diffuse.intensity) == set(expected)
     for name, shape in diffuse.shapes.items():
-        assert shape.shape == (12 * nside**2,)
+        assert shape.shape == (12 * 64**2,)
         assert shape.min() >= 0
         assert shape.mean() == pytest.approx(1), name
-
-
-@pytest.mark.parametrize("variant", TEMPLATE_SETS)
-def test_templates_have_mean_one(real_data, variant):
-    diffuse = interstellar(real_data / TEMPLATES, variant=variant, nside=64)
-    assert list(diffuse.intensity) == list(TEMPLATE_SETS[variant])
-    for shape in diffuse.shapes.values():
-        assert shape.mean() == pytest.approx(1)
-        assert shape.min() >= 0
+    found = {name: (shape, per_bin) for name, shape, per_bin in diffuse.maps()}
+    assert set(found) == set(expected)
+    for name, values in diffuse.intensity.items():
+        assert len(values) == len(ENERGY_EDGES) - 1
+        assert np.all(np.diff(values) < 0)
+        assert np.all(values > 0)
+        # the bins of the table are the table
+        np.testing.assert_array_equal(found[name][0], diffuse.shapes[name])
+        np.testing.assert_allclose(found[name][1], values, rtol=1e-10)
 
 
 def test_builtin_shapes_resemble_the_templates(real_data):
@@ -67,17 +75,7 @@ def test_builtin_shapes_resemble_the_templates(real_data):
     assert np.corrcoef(diffuse.shapes["BUBBLES"], template.shapes["BUBBLES"])[0, 1] > 0.84
 
 
-@pytest.mark.parametrize("parts", [None, *TEMPLATE_SETS.values()])
-def test_intensities_fall_with_energy(parts):
-    for values in (parts or interstellar(nside=16).intensity).values():
-        assert len(values) == len(ENERGY_EDGES) - 1
-        assert np.all(np.diff(values) < 0)
-        assert np.all(np.array(values) > 0)
-
-
 def test_nested_templates_are_read_as_nested(tmp_path):
-    import healpy
-
     path = write_templates(tmp_path / "nest.fits", ORDERING="NESTED")
     shape = interstellar(path, nside=4).shapes["BUBBLES"]
     bright = healpy.ring2nest(4, np.arange(192)) < 96
@@ -105,18 +103,80 @@ def test_file_that_is_no_template_is_refused(tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / "image.fits")
     with pytest.raises(ValueError, match="got no table"):
         interstellar(tmp_path / "image.fits")
+    for template in (None, "nothing.fits"):
+        with pytest.raises(ValueError, match=r"variant must be one of PIBREM\+ICS.*; got 'P7'"):
+            interstellar(template, variant="P7")
 
 
-@pytest.mark.parametrize("template", [None, "nothing.fits"])
-def test_unknown_variant_is_never_ignored(template):
-    with pytest.raises(ValueError, match=r"variant must be one of PIBREM\+ICS.*; got 'P7'"):
-        interstellar(template, variant="P7")
+# Built-in shapes
+
+
+def sky(nside):
+    """Longitude within 180 deg and latitude of the pixels."""
+    lon, lat = healpy.pix2ang(nside, np.arange(12 * nside**2), lonlat=True)
+    return (lon + 180) % 360 - 180, lat
+
+
+def test_gas_lies_in_the_plane_and_the_loop_north_of_it():
+    shapes = galaxy_shapes(Galaxy(), 32)
+    lon, lat = sky(32)
+    assert shapes["GAS"][np.abs(lat) < 3].mean() > 5 * shapes["GAS"][np.abs(lat) > 30].mean()
+    assert shapes["IC"][np.abs(lat) < 10].mean() > shapes["IC"][np.abs(lat) > 60].mean()
+    assert np.all(np.abs(lon[shapes["BUBBLES"] > 0]) < 25)
+    assert shapes["LOOP"][(lat > 30) & (np.abs(lon) < 60)].mean() > 1
+    assert shapes["LOOP"][(np.abs(lon) > 120) & (lat < 0)].max() == 0
+
+
+def test_profile_has_no_seam_at_the_centre_or_behind():
+    gas = galaxy_shapes(Galaxy(), 64)["GAS"]
+    lon, lat = sky(64)
+    for edge in (0.0, 180.0):
+        near = (np.abs(lat) < 2) & (np.abs(np.abs(lon) - edge) < 2)
+        left, right = gas[near & (lon > 0)], gas[near & (lon < 0)]
+        assert left.mean() == pytest.approx(right.mean(), rel=0.05)
+
+
+def test_drawn_galaxies_differ_and_stay_valid():
+    rng = np.random.default_rng(0)
+    drawn = [draw_galaxy(Galaxy(), rng, scatter=0.2) for _ in range(5)]
+    assert len({g.disc_height for g in drawn}) == 5
+    for galaxy in drawn:
+        assert len(galaxy.disc_profile) == len(Galaxy().disc_profile)
+        for shape in galaxy_shapes(galaxy, 8).values():
+            assert np.all(np.isfinite(shape))
+            assert shape.min() >= 0
+    assert draw_galaxy(Galaxy(), rng, scatter=0.0) == Galaxy()
+    assert {type(getattr(drawn[0], f.name)) for f in fields(Galaxy)} == {tuple, float}
+
+
+def test_clouds_move_emission_but_keep_it():
+    gas = galaxy_shapes(Galaxy(), 64)["GAS"]
+    cloudy = [add_clouds(gas, 64, np.random.default_rng(s), fraction=0.2) for s in (1, 1, 2)]
+    np.testing.assert_array_equal(cloudy[0], cloudy[1])
+    assert not np.array_equal(cloudy[0], cloudy[2])
+    assert cloudy[0].mean() == pytest.approx(gas.mean())
+    assert cloudy[0].min() >= 0
+    np.testing.assert_allclose(add_clouds(gas, 64, np.random.default_rng(1), fraction=0.0), gas)
+
+
+def test_equal_weights_do_not_tilt():
+    shape = np.random.default_rng(0).random(768)
+    np.testing.assert_allclose(tilt(shape, (2, 2, 2)), 2 * shape)
+    lon, lat = sky(8)
+    plane = tilt(np.ones(768), (1, 1, 1, 2))
+    assert plane.min() >= 1 - 1e-12
+    assert np.abs(lat[plane.argmax()]) < 3
+    inner = tilt(np.ones(768), (1, 0, 0))
+    assert inner[np.abs(lon) < 10].mean() > 0.95
+    assert inner[np.abs(lon) > 170].mean() < 0.05
 
 
 # Other skies of the same kind
 
 
 def test_perturbed_sky_depends_on_the_seed_alone():
+    np.random.seed(5)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     diffuse = interstellar(nside=16)
     first, again, other = (perturb(diffuse, np.random.default_rng(s)) for s in (1, 1, 2))
     for name in BUILT_IN - {"ISOTROPIC"}:
@@ -124,12 +184,6 @@ def test_perturbed_sky_depends_on_the_seed_alone():
         assert not np.array_equal(first.shapes[name], other.shapes[name])
         assert first.shapes[name].mean() == pytest.approx(1, abs=0.2)
     assert first.intensity["ISOTROPIC"][0] != other.intensity["ISOTROPIC"][0]
-
-
-def test_perturbing_leaves_the_global_random_state_alone():
-    np.random.seed(5)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    perturb(interstellar(nside=8), np.random.default_rng(0))
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
@@ -154,17 +208,6 @@ def test_no_scatter_changes_nothing_but_rounding():
 # Any energies
 
 
-@pytest.mark.parametrize("variant", [None, *TEMPLATE_SETS])
-def test_maps_in_the_bins_of_the_table_are_the_table(real_data, variant):
-    template = None if variant is None else real_data / TEMPLATES
-    diffuse = interstellar(template, variant=variant or "P6V11", nside=16)
-    found = {name: (shape, per_bin) for name, shape, per_bin in diffuse.maps()}
-    assert set(found) == set(diffuse.shapes)
-    for name, (shape, per_bin) in found.items():
-        np.testing.assert_array_equal(shape, diffuse.shapes[name])
-        np.testing.assert_allclose(per_bin, diffuse.intensity[name], rtol=1e-10)
-
-
 def test_maps_reach_down_to_low_energies_without_a_step():
     diffuse = interstellar(nside=4)
     for name, _, per_bin in diffuse.maps(np.geomspace(0.3, 2000, 60)):
@@ -173,12 +216,6 @@ def test_maps_reach_down_to_low_energies_without_a_step():
     for name, total in whole.items():
         expected = diffuse.intensity[name].sum() + diffuse.low[name].sum()
         assert total == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("edges", [[0.1, 1.0], [100.0, 3000.0]])
-def test_energies_beyond_the_model_are_refused(edges):
-    with pytest.raises(ValueError, match="the spectrum is known from"):
-        list(interstellar(nside=4).maps(edges))
 
 
 def in_bins(values, edges):
@@ -228,9 +265,11 @@ def test_index_of_one_is_a_logarithm_and_zero_emits_nothing():
 
 
 @pytest.mark.parametrize("edges", [[0.1, 5.0], [5.0, 60.0]])
-def test_bins_far_beyond_the_energies_of_a_cube_are_refused(edges):
+def test_bins_beyond_the_model_are_refused(edges):
     with pytest.raises(ValueError, match="cannot be continued"):
         of_cube([1.0, 10.0], np.ones(2), edges)
+    with pytest.raises(ValueError, match="the spectrum is known from"):
+        list(interstellar(nside=4).maps(np.array(edges) * [1, 100]))
 
 
 def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
@@ -290,8 +329,6 @@ def test_fine_pixels_of_a_cube_are_all_averaged(tmp_path):
 
 
 def test_cut_out_of_the_official_model_emits_there_alone(real_data):
-    import healpy
-
     with pytest.warns(match="covers 0.24 % of the sky; nothing else of the sky emits"):
         diffuse = interstellar(real_data / "diffuse/gll_iem_v07_gc.fits.gz", nside=128)
     lon, lat = healpy.pix2ang(128, np.arange(12 * 128**2), lonlat=True)
@@ -308,18 +345,19 @@ def test_cut_out_of_the_official_model_emits_there_alone(real_data):
     np.testing.assert_allclose(built_in, found, rtol=0.3)
 
 
-@pytest.mark.parametrize(("value", "match"), [(-1.0, "nowhere negative"), (np.nan, "be finite")])
-def test_emission_that_cannot_be_is_refused(tmp_path, value, match):
+@pytest.mark.parametrize(
+    ("value", "unit", "match"),
+    [
+        (-1.0, None, "interstellar emission must be finite and nowhere negative"),
+        (np.nan, None, "interstellar emission must be finite and nowhere negative"),
+        (1.0, "cm2 s", "interstellar emission must be in cm-2 s-1 sr-1 MeV-1"),
+    ],
+)
+def test_emission_that_cannot_be_is_refused(tmp_path, value, unit, match):
     planes = np.ones((3, 8, 8))
     planes[0, 1, 1] = value
-    with pytest.raises(ValueError, match=f"interstellar emission must .*{match}|{match}"):
-        interstellar(write_image_cube(tmp_path / "c.fits", planes), nside=64)
-
-
-def test_exposure_is_no_emission(tmp_path):
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit="cm2 s")
-    with pytest.raises(ValueError, match="interstellar emission must be in cm-2 s-1 sr-1 MeV-1"):
-        interstellar(path)
+    with pytest.raises(ValueError, match=match):
+        interstellar(write_image_cube(tmp_path / "c.fits", planes, unit=unit), nside=64)
 
 
 def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
@@ -385,8 +423,6 @@ def emission(shape=None, nside=NSIDE):
 
 
 def drawn_pixels(diffuse, seed, **options):
-    import healpy
-
     rng = np.random.default_rng(seed)
     parts = draw_true_photons(diffuse, SurveyExposure(5.0), EDGES, rng, **options)
     return np.concatenate([healpy.vec2pix(NSIDE, *part.vectors.T) for part in parts])
@@ -415,8 +451,6 @@ def test_photons_follow_the_shape():
 
 def test_expected_photons_are_blurred_but_none_are_lost():
     """A bright spot of 1 deg: at 0.7 GeV it spreads, at 70 GeV it stays."""
-    import healpy
-
     nside = 128
     shape = np.zeros(12 * nside**2)
     shape[healpy.query_disc(nside, [0.6, 0.0, 0.8], np.radians(1.0))] = 1.0
