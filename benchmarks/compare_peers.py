@@ -26,6 +26,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import peers
@@ -71,8 +72,7 @@ class Sky:
     truth: QTable
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Detections of a finder in n patches."""
 
     rows: np.ndarray  # (m, 4): number of the patch, Galactic longitude, latitude, score
@@ -148,26 +148,27 @@ def run_peer(name, sky, patch, psf, kernel):
     return np.stack([lon, lat, score], axis=1), seconds
 
 
-def run_network(sky, patches, model):
-    """`Found` of the network in patches (n,) of one sky."""
-    sky_map = SkyMap(
-        events=sky.sky.photons,
-        footprint=WHOLE_SKY,
-        energy_edges=ENERGY_EDGES[[0, -1]],
-        name="simulated sky",
-    )
-    started = time.perf_counter()
-    run = detect(sky_map, model=model, threshold=0.0)
-    seconds = (time.perf_counter() - started) / len(run.patches)
-    lon, lat = (np.asarray(run.catalog[n].value, float) for n in ("GLON", "GLAT"))
-    vectors, score = vectors_from_lonlat(lon, lat), np.asarray(run.catalog["Score"], float)
-    rows = []
-    for number, patch in enumerate(patches):
-        plane = GRID.plane(patch)
-        near = separation_deg(vectors, plane.basis[2]) < plane.half_diagonal_deg
-        columns = (np.full(near.sum(), number), lon[near], lat[near], score[near])
-        rows.append(np.stack(columns, axis=1))
-    return Found(np.concatenate(rows), np.full(len(patches), seconds))
+def run_network(model, sky_of, chosen):
+    """`Found` of the network, which searches whole skies, in the patches of all skies."""
+    model, rows, seconds = load_model(model), [], []
+    for sky in np.unique(chosen[:, 0]):
+        sky_map = SkyMap(
+            events=sky_of(sky).sky.photons, footprint=WHOLE_SKY, energy_edges=ENERGY_EDGES[[0, -1]],
+            name="simulated sky",
+        )  # fmt: skip
+        started = time.perf_counter()
+        run = detect(sky_map, model=model, threshold=0.0)
+        spent = (time.perf_counter() - started) / len(run.patches)
+        lon, lat = (np.asarray(run.catalog[n].value, float) for n in ("GLON", "GLAT"))
+        vectors, score = vectors_from_lonlat(lon, lat), np.asarray(run.catalog["Score"], float)
+        for number in np.flatnonzero(chosen[:, 0] == sky):
+            plane = GRID.plane(chosen[number, 1])
+            near = separation_deg(vectors, plane.basis[2]) < plane.half_diagonal_deg
+            columns = (np.full(near.sum(), number), lon[near], lat[near], score[near])
+            rows.append(np.stack(columns, axis=1))
+            seconds.append(spent)
+        progress(f"network: sky {sky}, {spent:.3f} s a patch")
+    return Found(np.concatenate(rows), np.array(seconds))
 
 
 def run_peer_everywhere(name, sky_of, chosen):
@@ -223,8 +224,8 @@ def print_table(scores, seconds):
     first = next(iter(whole.values()))
     print("true sources with 8 or more expected photons:", end=" ")
     print(", ".join(f"{band} {e.n_true}" for band, e in first.items()))
-    titles = f"{'average precision':^27} {'completeness at purity 0.95':^28}"
-    print(f"{'':8} {titles}  listed  offset   s/patch")
+    print(f"{'':8} {'average precision':^27} {'completeness at purity 0.95':^28}  listed  offset"
+          "   s/patch")  # fmt: skip
     print(f"{'':8}" + (" " + "".join(f"{b:>9}" for b in BANDS)) * 2 + "             deg")
     for name, bands in whole.items():
         ap, complete = (
@@ -289,7 +290,7 @@ def compare(options):
             progress("dao: photutils is not installed, the row is left out; pip install photutils")
             continue
         if name == "network":
-            found = all_network(options.model, sky_of, chosen)
+            found = run_network(options.model, sky_of, chosen)
         elif f"{name} rows" in kept:
             found = Found(kept[f"{name} rows"], kept[f"{name} seconds"])
         else:
@@ -300,19 +301,6 @@ def compare(options):
         scores[name] = score_patches(found, sky_of, chosen)
         seconds[name] = found.seconds
     return scores, seconds
-
-
-def all_network(model, sky_of, chosen):
-    """`Found` of the network in the patches of all skies."""
-    model, parts = load_model(model), []
-    for sky in np.unique(chosen[:, 0]):
-        here = np.flatnonzero(chosen[:, 0] == sky)
-        found = run_network(sky_of(sky), chosen[here, 1], model)
-        rows = found.rows.copy()
-        rows[:, 0] = here[rows[:, 0].astype(int)]
-        parts.append(Found(rows, found.seconds))
-        progress(f"network: sky {sky}, {found.seconds[0]:.3f} s a patch")
-    return Found(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("rows", "seconds")))
 
 
 def peer_names(text):

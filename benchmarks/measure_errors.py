@@ -57,11 +57,6 @@ class Matched:
     index_pull: np.ndarray
 
 
-def best_index(spectra, exposure):
-    """Index (n,) of the power law that a fit to the photons of each spectrum finds."""
-    return fitted_index(spectra, *RANGE, weight=exposure.relative)
-
-
 def diffuse_at(sky, vectors, edges):
     """Expected diffuse photons per square degree (n, n_energy) at vectors (n, 3)."""
     import healpy
@@ -114,7 +109,8 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     pairs = regions.pairs
     density = diffuse_at(sky, counts.vectors[pairs.bin], counts.energy_edges)
     background = KnownBackground(density[np.arange(len(pairs)), pairs.energy_bin])
-    zero, index = np.zeros(len(used)), best_index(sky.sources.spectra.select(used), exposure)
+    zero, spectra = np.zeros(len(used)), sky.sources.spectra.select(used)
+    index = fitted_index(spectra, *RANGE, weight=exposure.relative)
     parameters = np.stack([zero, zero, photons[used], index], axis=1)
     options = {"colors": np.zeros(len(used), int), "free": [0, 1]}
     state = maximize(likelihood, background, parameters, n_rounds=12, **options)[0]
@@ -134,12 +130,6 @@ def match(found, true):
     order = order[distance[order] < np.radians(MATCH_DEG)]
     _, first = np.unique(row[order], return_index=True)
     return order[first], row[order[first]]
-
-
-def held(result, percent, x, y):
-    """Whether the ellipses of a table hold offsets east and north in degrees."""
-    names = ("SemiMajor", "SemiMinor", "PosAng")
-    return offset_over_ellipse(x, y, *(numbers(result[f"Conf_{percent}_{n}"]) for n in names)) < 1
 
 
 def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
@@ -174,7 +164,15 @@ def compare(result, sources, true, exposure, photons, offsets):
     found = glon_glat_vectors(result)
     axes = tangent_axes(found)
     x, y = (np.degrees(np.einsum("ni,ni->n", axis, vectors)) for axis in axes)
-    flux = spectra.flux(*FLUX_RANGE)
+    names = ("SemiMajor", "SemiMinor", "PosAng")
+    held = [
+        offset_over_ellipse(x, y, *(numbers(result[f"Conf_{level}_{n}"]) for n in names)) < 1
+        for level in (68, 95)
+    ]
+    flux, true_index = (
+        spectra.flux(*FLUX_RANGE),
+        fitted_index(spectra, *RANGE, weight=exposure.relative),
+    )
     measured, flux_err, index, index_err = (
         numbers(result[name])
         for name in ("Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index")
@@ -184,11 +182,10 @@ def compare(result, sources, true, exposure, photons, offsets):
         np.degrees(np.arcsin(np.abs(vectors[:, 2]))),
         separation_deg(found, vectors),
         *offsets,
-        held(result, 68, x, y),
-        held(result, 95, x, y),
+        *held,
         measured / flux,
         (measured - flux) / flux_err,
-        (index - best_index(spectra, exposure)) / index_err,
+        (index - true_index) / index_err,
     )
 
 

@@ -74,17 +74,11 @@ def band_energies(index=PHOTON_INDEX, n_energies=8):
 def psf_map():
     """`PSFMap` of the simulation, averaged over each band."""
     edges = np.append(0, np.geomspace(1e-3, PSF_RADIUS_DEG, 120))
-    inside = np.array(
-        [
-            fraction @ [KingPSF().containment(edges, e) for e in energy]
-            for energy, fraction in zip(*band_energies())
-        ]
-    )
+    psf, bands = KingPSF(), zip(*band_energies())
+    inside = np.array([f @ [psf.containment(edges, e) for e in energy] for energy, f in bands])
     density = np.diff(inside, axis=1) / (np.pi * np.diff(np.radians(edges) ** 2))
-    axes = [
-        MapAxis.from_edges(edges, unit="deg", name="rad"),
-        MapAxis.from_energy_edges(EDGES * u.GeV, name="energy_true"),
-    ]
+    rad = MapAxis.from_edges(edges, unit="deg", name="rad")
+    axes = [rad, MapAxis.from_energy_edges(EDGES * u.GeV, name="energy_true")]
     image = WcsGeom.create(npix=(2, 1), proj="CAR", binsz=180, frame="galactic")
     values = Map.from_geom(image.to_cube(axes), unit="sr-1")
     values.data += density[:, :, None, None]
@@ -159,8 +153,9 @@ def ts_sources(field, background, psf):
     spectrum = PowerLawSpectralModel(
         index=TS["index"], amplitude="1e-13 cm-2 s-1 GeV-1", reference="20 GeV"
     )
+    point = PointSpatialModel(frame="galactic")
     estimator = CellEstimator(
-        SkyModel(spatial_model=PointSpatialModel(frame="galactic"), spectral_model=spectrum),
+        SkyModel(spatial_model=point, spectral_model=spectrum),
         kernel_width=TS["kernel_deg"] * u.deg,
         energy_edges=EDGES[[0, -1]] * u.GeV,
     )

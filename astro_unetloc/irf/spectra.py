@@ -70,7 +70,6 @@ class Spectra:
 
     A power law has beta = a = 0, a log-parabola a = 0, a power law with a cut-off beta = 0: the
     forms of the 4FGL catalogue up to its second release (arXiv:1902.10045, section 3.3).
-
     """
 
     kind: np.ndarray  # (n,) of int8, index into KINDS

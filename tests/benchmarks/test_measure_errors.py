@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from astropy.table import Table
 
-from astro_unetloc.irf.exposure import SurveyExposure
-from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -15,25 +12,12 @@ def benchmark(import_benchmark):
     return import_benchmark("measure_errors")
 
 
-def test_the_best_index_of_a_power_law_is_its_own(benchmark):
-    index = np.array([1.2, 2.3, 4.0, 6.0])
-    found = benchmark.best_index(power_laws(np.full(4, 1e-10), index), SurveyExposure())
-    np.testing.assert_allclose(found, index, atol=2e-3)
-
-
 def test_matches_are_one_to_one(benchmark):
     true = vectors_from_lonlat(np.array([0.0, 5.0]), np.zeros(2))
     found = vectors_from_lonlat(np.array([0.1, 0.05, 4.0, 5.2]), np.zeros(4))
     row, source = benchmark.match(found, true)
     np.testing.assert_array_equal(row, [1, 3])
     np.testing.assert_array_equal(source, [0, 1])
-
-
-def test_an_ellipse_holds_what_lies_along_it(benchmark):
-    axes = {"SemiMajor": [2.0] * 4, "SemiMinor": [1.0] * 4, "PosAng": [90.0, 90.0, 0.0, 0.0]}
-    ellipse = Table({f"Conf_68_{name}": values for name, values in axes.items()})
-    x, y = np.array([1.9, 0.0, 1.9, 0.0]), np.array([0.0, 1.9, 0.0, 1.9])
-    np.testing.assert_array_equal(benchmark.held(ellipse, 68, x, y), [True, False, False, True])
 
 
 def test_a_part_of_a_sky_is_measured_and_printed(benchmark, capsys):

@@ -138,13 +138,10 @@ def test_values_stay_in_their_ranges(populations):
         assert lengths == {len(sources)}
 
 
-def test_agn_are_isotropic():
-    sources = draw_sources(np.random.default_rng(2), **NONE | {"agn": 3})
-    assert np.all(np.abs(sources.vectors.mean(axis=0)) < 4 * np.sqrt(1 / 3 / len(sources)))
-
-
-def test_galactic_sources_lie_along_the_plane_and_millisecond_pulsars_beyond():
+def test_agn_are_isotropic_and_others_lie_along_the_plane_millisecond_pulsars_beyond():
     rng = np.random.default_rng(2)
+    agn = draw_sources(rng, **NONE | {"agn": 3})
+    assert np.all(np.abs(agn.vectors.mean(axis=0)) < 4 * np.sqrt(1 / 3 / len(agn)))
     galactic = draw_sources(rng, **NONE | {"galactic": 20, "extended": 1})
     assert np.mean(latitude(galactic) < 10) > 0.9
     pulsars = draw_sources(rng, **NONE | {"pulsars": 20})
@@ -180,14 +177,11 @@ def test_the_same_seed_draws_the_same_sources(populations):
     np.testing.assert_array_equal(again.flux, populations[3].flux)
 
 
-def test_no_sources_make_an_empty_population():
+def test_no_sources_make_an_empty_population_and_an_unknown_band_is_refused():
     none = draw_sources(np.random.default_rng(0), **NONE)
     assert len(none) == 0
     assert none.vectors.shape == (0, 3)
     assert none.flux.shape == none.radius_deg.shape == (0,)
-
-
-def test_unknown_band_is_refused():
     with pytest.raises(ValueError, match="band must be 10-2000 or 1-100 GeV; got"):
         draw_sources(np.random.default_rng(0), band=(3.0, 300.0))
 
@@ -195,14 +189,10 @@ def test_unknown_band_is_refused():
 # Spectra
 
 
-def read_4fgl(path):
-    """Table of spectral parameters of 4FGL sources (MeV)."""
-    return Table.read(path, format="ascii.csv")
-
-
 @pytest.fixture(scope="module")
 def agn(real_data):
-    return read_4fgl(real_data / "population/AGN_LP_FS.csv")
+    """Spectral parameters of the AGN of 4FGL (MeV)."""
+    return Table.read(real_data / "population/AGN_LP_FS.csv")
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +206,7 @@ def parameters(agn, real_data):
     values = [agn["LP_Index"], agn["LP_beta"], agn["Pivot_Energy"] / 1e3]
     index, beta, pivot = np.array(values)[:, rows]
     found = {"AGN": np.array([index, np.log(beta), np.log(pivot)])}
-    table = read_4fgl(real_data / "population/PSR_PLEC_FS.csv")
+    table = Table.read(real_data / "population/PSR_PLEC_FS.csv")
     cut = np.char.strip(np.array(table["SpectrumType"])) == "PLSuperExpCutoff"
     table = table[cut & (table["PLEC_Expfactor"] > 0.001)]
     factor = table["PLEC_Expfactor"] * 1e3 ** table["PLEC_Exp_Index"]
@@ -260,14 +250,6 @@ def test_indices_and_cut_offs_of_pulsars_are_those_of_4fgl(parameters, populatio
         assert distance(found, real) < 0.13
 
 
-def test_correlations_are_those_of_4fgl(parameters):
-    agn, pulsars = drawn_shapes("AGN"), drawn_shapes("PSR")
-    pairs = (agn.index, np.log(agn.pivot)), (pulsars.index, np.log(pulsars.expfactor))
-    real = parameters["AGN"][[0, 2]], parameters["PSR"][[0, 1]]
-    for found, expected in zip(pairs, real):
-        assert np.corrcoef(*found)[0, 1] == pytest.approx(np.corrcoef(expected)[0, 1], abs=0.03)
-
-
 @pytest.mark.parametrize(
     ("population", "of_3fhl", "tolerance"),
     [
@@ -282,15 +264,6 @@ def test_indices_above_10_gev_are_those_of_3fhl(catalog_3fhl, population, of_3fh
     real = np.median(index[(flux > 4e-11) & of_3fhl(classes, lat)])
     drawn = drawn_shapes(population, 4000, band=(10.0, 2000.0))
     assert np.median(drawn.mean_index(10, 2000)) == pytest.approx(real, abs=tolerance)
-
-
-@pytest.mark.parametrize("population", ["AGN", "PSR", "MSP", "GAL"])
-def test_sources_selected_above_10_gev_are_harder(population):
-    soft, hard = (
-        np.median(drawn_shapes(population, 2000, band=band).mean_index(1, 100))
-        for band in ((1.0, 100.0), (10.0, 2000.0))
-    )
-    assert hard < soft - 0.1
 
 
 def test_selection_in_another_band_is_that_of_a_flux_limited_sample():

@@ -26,7 +26,7 @@ from astro_unetloc.simulation.sky import (
     simulate_sky,
     truth_table,
 )
-from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 
 LATITUDES = [0, 5, 10, 20, 30, 45, 60, 90]
 CONE = {"center": SkyCoord(120, 40, unit="deg", frame="galactic"), "radius": 10 * u.deg}
@@ -106,17 +106,13 @@ def observed(psf_scale=1e-3, seed=0, **source):
     return sky, separation_deg(sky.photons.vectors, sources.vectors[0])
 
 
-def test_photons_of_a_source_scatter_as_the_psf():
-    sky, offset = observed(psf_scale=1.0)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_photons_of_a_source_scatter_as_the_psf(scale):
+    sky, offset = observed(psf_scale=scale)
     assert np.all(sky.origin == 0)
     inside = sky.psf.containment(offset, sky.photons.energy)  # uniform if the offsets are right
     found = np.histogram(inside, np.linspace(0, 1, 11))[0]
     np.testing.assert_allclose(found, len(inside) / 10, atol=4.5 * np.sqrt(len(inside) / 10))
-
-
-def test_wider_psf_moves_photons_of_sources():
-    narrow, wide = (np.median(observed(psf_scale=scale)[1]) for scale in (1.0, 3.0))
-    assert wide == pytest.approx(3 * narrow, rel=0.2)
 
 
 @pytest.mark.parametrize("index", [1.8, 2.5])
@@ -220,12 +216,8 @@ def test_response_files_are_used(real_data):
     )
     assert from_files.n_photons == pytest.approx(built_in.n_photons, rel=0.25)
     assert truth["Npred"].max() > 1
-
-
-def test_energies_that_a_response_does_not_cover_are_refused(real_data):
-    psf = real_data / "2fhl" / "fermi_2fhl_psf_gc.fits.gz"
-    with pytest.raises(ValueError, match="PSF table covers"):
-        simulate_sky(psf=psf, **SMALL)
+    with pytest.raises(ValueError, match="PSF table covers 50"):
+        simulate_sky(psf=real_data / "2fhl/fermi_2fhl_psf_gc.fits.gz", **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -276,17 +268,6 @@ def test_truth_has_the_columns_of_the_catalogue_and_one_row_for_each_source(sour
     assert set(truth["Class"]) == {"AGN", "PSR", "GAL"}
     assert set(truth["Shape"]) == {"point", "disc", "gaussian"}
     np.testing.assert_array_equal(truth["Radius"].value == 0, truth["Shape"] == "point")
-
-
-def test_photons_are_those_of_flux_and_exposure():
-    sources = make_sources([0.0, 120.0], [0.0, 60.0], flux=[1e-10, 3e-10], index=2.0)
-    exposure = SurveyExposure(7.0)
-    found = expected_photons(sources, exposure, (10.0, 2000.0))
-    energy = np.geomspace(10, 2000, 4001)
-    seen = np.trapezoid(exposure.relative(energy) / energy, np.log(energy))
-    seen /= np.trapezoid(1 / energy, np.log(energy))
-    expected = np.array([1e-10, 3e-10]) * exposure.sky(sources.vectors) * seen
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_another_band_has_other_fluxes(sources):
@@ -362,5 +343,4 @@ def test_cube_holds_the_photons_and_truth_of_its_image():
     assert np.all(inside(truth["GLON"].value, truth["GLAT"].value))
     center = SkyCoord(300, -30, unit="deg", frame="galactic")
     sky_map, _ = simulate_sky(years=1.0, rng=2, center=center, radius=6 * u.deg)
-    x, y, z = sky_map.events.vectors.T
-    assert counts.sum() == np.sum(inside(np.degrees(np.arctan2(y, x)), np.degrees(np.arcsin(z))))
+    assert counts.sum() == np.sum(inside(*lonlat_from_vectors(sky_map.events.vectors)))
