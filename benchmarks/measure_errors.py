@@ -26,7 +26,7 @@ from astro_unetloc.evaluation.comparison import offset_over_ellipse
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
 from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.measurement.data import gather_counts, make_regions
+from astro_unetloc.measurement.data import Regions, gather_counts
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.likelihood import Likelihood, maximize
 from astro_unetloc.pipeline import detect
@@ -103,7 +103,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     profiles = make_profiles(KingPSF(), counts.energy_edges)
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
     vectors = sky.sources.vectors[used]
-    regions = make_regions(counts, vectors, 2.0, core, np.full(len(used), 2.0))
+    regions = Regions(counts, vectors, 2.0, core, np.full(len(used), 2.0))
     spectrum = PowerLawFractions(counts.energy_edges, exposure.relative)
     likelihood = Likelihood(regions, profiles, spectrum)
     pairs = regions.pairs

@@ -12,7 +12,7 @@ from astro_unetloc.irf.spectra import draw_energy, power_laws
 from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.measurement.data import gather_counts, make_regions
+from astro_unetloc.measurement.data import Regions, gather_counts
 
 RANGE = (10.0, 2000.0)
 
@@ -97,7 +97,7 @@ def regions_of(sky_map, vectors, *, radius_deg=2.0, core_deg=0.5, reach_deg=None
     counts = gather_counts(sky_map, *RANGE)
     core_deg = np.broadcast_to(core_deg, counts.n_energy)
     reach_deg = np.full(len(vectors), radius_deg) if reach_deg is None else reach_deg
-    regions = make_regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
+    regions = Regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
     return counts, regions
 
 

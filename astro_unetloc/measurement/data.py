@@ -1,6 +1,6 @@
 """Data of the fit: the counts of a map, and the regions of interest around its sources."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,6 @@ __all__ = [
     "fitted_energies",
     "gather_counts",
     "graph_colors",
-    "make_regions",
     "neighbor_pairs",
     "sum_groups",
 ]
@@ -190,7 +189,8 @@ class Pairs:
     def select(self, mask):
         """The pairs of a mask or index array."""
         rows = np.arange(len(self))[mask]
-        selected = (getattr(self, name)[rows] for name in _OF_EACH_PAIR)
+        columns = self.source, self.bin, self.energy_bin, self.number, self.x, self.y
+        selected = (column[rows] for column in columns)
         if self.first is None:
             return Pairs(*selected)
         sub, _ = ragged_ranges(self.first[rows], self.first[rows + 1])
@@ -213,142 +213,107 @@ class Pairs:
         return np.add.reduceat(values, self.first[:-1], axis=0) / n_sub
 
 
-_OF_EACH_PAIR = [field.name for field in fields(Pairs)][:6]
-
-
-@dataclass(frozen=True, eq=False)
 class Regions:
-    """Regions of interest of n sources.
+    """Regions of interest of n sources at Galactic unit vectors (n, 3).
 
-    Counts of the core constrain the sources; the tail are the other counts that photons of the
-    sources may reach, also beyond the region. Core and tail in the region constrain the background.
+    Counts of the core, within ``core_deg`` (n_energy,), constrain the sources; its pixels have
+    ``n_split`` (n_energy,) sub-pixels along a side. The tail are the other counts that photons of
+    the sources may reach, within ``reach_deg`` (n,). Core and tail in the region, within
+    ``radius_deg``, constrain the background.
     """
 
-    counts: Counts
-    vectors: np.ndarray  # (n, 3), Galactic unit vectors of the sources
-    east: np.ndarray  # (n, 3), axes of their tangent planes (ICRS)
-    north: np.ndarray
-    radius_deg: float
-    core_deg: np.ndarray  # (n_energy,), radius of the core
-    core: Pairs  # with sub-pixels
-    tail: Pairs
-    in_region: np.ndarray  # which pairs of the tail lie in the region
-    sample_x: np.ndarray  # (n, q), offsets in degrees of points that sample each region
-    sample_y: np.ndarray
-    sample_area: np.ndarray  # (n, q), observed area in deg2 that each of them represents
-    ring_edges: np.ndarray  # (k + 1,), radii in degrees of rings around each source
-    ring_coverage: np.ndarray  # (n, k), their observed fraction
+    def __init__(self, counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
+        self.counts, self.vectors = counts, vectors
+        self.radius_deg, self.core_deg = radius_deg, core_deg
+        self.east, self.north = tangent_axes(vectors)  # (n, 3), of the tangent planes (ICRS)
+        pairs = self._find_pairs(reach_deg)
+        offset_deg = np.hypot(pairs.x, pairs.y)
+        close = offset_deg < core_deg[pairs.energy_bin]
+        core, outside = np.flatnonzero(close), np.flatnonzero(~close)
+        self.core, self.tail = pairs.select(core), pairs.select(outside)
+        self.in_region = offset_deg[outside] < radius_deg  # of the pairs of the tail
+        # all pairs in the regions: those of the core, then the others; not divided
+        self.pairs = pairs.select(np.concatenate([core, outside[self.in_region]]))
+        if counts.pixel is not None and np.any(np.asarray(n_split) > 1):
+            self.core = self._divide(np.broadcast_to(n_split, counts.n_energy))
+        # offsets in degrees of points that sample each region, and the observed area in deg2 that
+        # each of them represents, all (n, q)
+        sky_map = counts.sky_map
+        coarse = sky_map.pixel_size_deg > radius_deg * _MAX_PIXEL_FRACTION  # 0 for events
+        samples = self._pixel_samples() if coarse else self._spiral_samples()
+        self.sample_x, self.sample_y, self.sample_area = samples
+        # rings around each source: radii (k + 1,) in degrees, and observed fraction (n, k)
+        self._ring_edges = radius_deg * np.append(0.0, np.geomspace(_FIRST_RING, 1.0, _N_RINGS))
+        self._ring_coverage = np.ones((len(vectors), _N_RINGS))
+        radius = ((self._ring_edges[1:] + self._ring_edges[:-1]) / 2)[:, None]
+        angle = (np.arange(_N_ANGLES) + 0.5) * (2 * np.pi / _N_ANGLES)
+        x, y = radius * np.cos(angle), radius * np.sin(angle)
+        observed_deg2 = self.sample_area.sum(axis=1)
+        for row in np.flatnonzero(observed_deg2 < _FULL_COVERAGE * np.pi * radius_deg**2):
+            points = move(vectors[row], self.east[row], self.north[row], x, y)
+            self._ring_coverage[row] = sky_map.covers(points).mean(axis=1)
 
     def __len__(self):
         return len(self.vectors)
-
-    @cached_property
-    def pairs(self):
-        """All pairs in the regions: those of the core, then the others; not divided."""
-        outer = self.tail.select(self.in_region)
-        each = ((getattr(self.core, name), getattr(outer, name)) for name in _OF_EACH_PAIR)
-        return Pairs(*map(np.concatenate, each))
 
     def contained(self, profiles, radius_deg):
         """Fraction (n, n_energy) of the photons on observed sky within a radius.
 
         The radius in degrees is one for all energy bins, or one for each (n_energy,).
         """
-        edges = np.minimum(self.ring_edges[:, None], radius_deg)
+        edges = np.minimum(self._ring_edges[:, None], radius_deg)
         in_rings = np.diff(profiles.containment(edges), axis=0)
-        return np.maximum(self.ring_coverage @ in_rings, _MIN_CONTAINED)
+        return np.maximum(self._ring_coverage @ in_rings, _MIN_CONTAINED)
 
+    def _offsets(self, rows, vectors):
+        """Offsets east and north in degrees of vectors from the sources of rows."""
+        return tangent_offsets(self.vectors[rows], self.east[rows], self.north[rows], vectors)
 
-def make_regions(counts, vectors, radius_deg, core_deg, reach_deg, *, n_split=1):
-    """`Regions` of sources at vectors (n, 3).
+    def _find_pairs(self, reach_deg):
+        """Pairs of the sources and the counts bins within a radius (n,) of each."""
+        counts = self.counts
+        found = counts.tree.query_ball_point(self.vectors, chord(reach_deg), return_sorted=True)
+        source = np.repeat(np.arange(len(found)), [len(near) for near in found])
+        position = np.concatenate([np.zeros(0, int), *(np.asarray(near, int) for near in found)])
+        x, y = self._offsets(source, counts.vectors[position])
+        bins, row = ragged_ranges(counts.first[position], counts.first[position + 1])
+        number = counts.number[bins]
+        return Pairs(source[row], bins, counts.energy_bin[bins], number, x[row], y[row])
 
-    The core has the radius ``core_deg`` (n_energy,) and ``n_split`` (n_energy,) sub-pixels along
-    a side of its pixels; photons of the sources are followed to ``reach_deg`` (n,).
-    """
-    axes = vectors, *tangent_axes(vectors)
-    pairs = _find_pairs(counts, *axes, reach_deg)
-    offset_deg = np.hypot(pairs.x, pairs.y)
-    close = offset_deg < core_deg[pairs.energy_bin]
-    core, tail = pairs.select(close), pairs.select(~close)
-    if counts.pixel is not None and np.any(np.asarray(n_split) > 1):
-        core = _divide(core, counts, *axes, np.broadcast_to(n_split, counts.n_energy))
-    sky_map = counts.sky_map
-    if sky_map.pixels is not None and sky_map.pixel_size_deg > radius_deg * _MAX_PIXEL_FRACTION:
-        samples = _pixel_samples(counts, *axes, radius_deg)
-    else:
-        samples = _spiral_samples(sky_map, *axes, radius_deg)
-    at_edge = np.flatnonzero(samples[2].sum(axis=1) < _FULL_COVERAGE * np.pi * radius_deg**2)
-    ring_edges = radius_deg * np.append(0.0, np.geomspace(_FIRST_RING, 1.0, _N_RINGS))
-    coverage = np.ones((len(vectors), _N_RINGS))
-    coverage[at_edge] = _ring_coverage(sky_map, *(axis[at_edge] for axis in axes), ring_edges)
-    in_region = offset_deg[~close] < radius_deg
-    return Regions(
-        counts, *axes, radius_deg, core_deg, core, tail, in_region, *samples, ring_edges, coverage
-    )
+    def _divide(self, n_split):
+        """The core with n_split**2 sub-pixels, n_split (n_energy,) by the energy bin."""
+        core, counts = self.core, self.counts
+        position, n_split = counts.position[core.bin], n_split[core.energy_bin]
+        first = np.append(0, np.cumsum(n_split**2))
+        x, y = np.empty((2, first[-1]))
+        for n in np.unique(n_split):
+            rows = np.flatnonzero(n_split == n)
+            used, inverse = np.unique(position[rows], return_inverse=True)
+            for number, centers in enumerate(counts.sky_map.pixels.parts(counts.pixel[used], n)):
+                sub = first[rows] + number
+                x[sub], y[sub] = self._offsets(core.source[rows], centers[inverse])
+        return replace(core, first=first, sub_x=x, sub_y=y)
 
+    def _spiral_samples(self):
+        """Points on a Fibonacci spiral, even on a disc; unobserved ones have no area."""
+        number = np.arange(_SAMPLES_PER_REGION) + 0.5
+        radius = self.radius_deg * np.sqrt(number / _SAMPLES_PER_REGION)
+        x, y = radius * np.cos(number * _GOLDEN_ANGLE), radius * np.sin(number * _GOLDEN_ANGLE)
+        axes = (axis[:, None] for axis in (self.vectors, self.east, self.north))
+        observed = self.counts.sky_map.covers(move(*axes, x, y))
+        area = observed * (np.pi * self.radius_deg**2 / _SAMPLES_PER_REGION)
+        return np.broadcast_to(x, area.shape), np.broadcast_to(y, area.shape), area
 
-def _find_pairs(counts, vectors, east, north, radius_deg):
-    """Pairs of the sources and the counts bins within a radius (n,) of each."""
-    found = counts.tree.query_ball_point(vectors, chord(radius_deg), return_sorted=True)
-    source = np.repeat(np.arange(len(found)), [len(near) for near in found])
-    position = np.concatenate([np.zeros(0, int), *(np.asarray(near, int) for near in found)])
-    x, y = tangent_offsets(vectors[source], east[source], north[source], counts.vectors[position])
-    bins, row = ragged_ranges(counts.first[position], counts.first[position + 1])
-    return Pairs(source[row], bins, counts.energy_bin[bins], counts.number[bins], x[row], y[row])
-
-
-def _divide(pairs, counts, vectors, east, north, n_split):
-    """The pairs with n_split**2 sub-pixels, n_split (n_energy,) by the energy bin."""
-    position = counts.position[pairs.bin]
-    n_split = n_split[pairs.energy_bin]
-    first = np.append(0, np.cumsum(n_split**2))
-    x, y = np.empty((2, first[-1]))
-    for n in np.unique(n_split):
-        rows = np.flatnonzero(n_split == n)
-        used, inverse = np.unique(position[rows], return_inverse=True)
-        axes = [axis[pairs.source[rows]] for axis in (vectors, east, north)]
-        for number, centers in enumerate(counts.sky_map.pixels.parts(counts.pixel[used], n)):
-            sub = first[rows] + number
-            x[sub], y[sub] = tangent_offsets(*axes, centers[inverse])
-    return replace(pairs, first=first, sub_x=x, sub_y=y)
-
-
-def _spiral_samples(sky_map, vectors, east, north, radius_deg):
-    """Points on a Fibonacci spiral, even on a disc; unobserved ones have no area."""
-    number = np.arange(_SAMPLES_PER_REGION) + 0.5
-    radius = radius_deg * np.sqrt(number / _SAMPLES_PER_REGION)
-    x, y = radius * np.cos(number * _GOLDEN_ANGLE), radius * np.sin(number * _GOLDEN_ANGLE)
-    area = np.empty((len(vectors), _SAMPLES_PER_REGION))
-    for start in range(0, len(vectors), 256):
-        rows = slice(start, start + 256)
-        axes = (axis[rows, None] for axis in (vectors, east, north))
-        area[rows] = sky_map.covers(move(*axes, x, y))
-    area *= np.pi * radius_deg**2 / _SAMPLES_PER_REGION
-    return np.broadcast_to(x, area.shape), np.broadcast_to(y, area.shape), area
-
-
-def _pixel_samples(counts, vectors, east, north, radius_deg):
-    """The observed pixels with their centre in each region, padded with points of no area."""
-    centers, areas, tree = counts.observed_pixels
-    found = tree.query_ball_point(vectors, chord(radius_deg)) if len(centers) else []
-    x, y, area = np.zeros((3, len(vectors), max([1, *map(len, found)])))
-    for row, near in enumerate(found):
-        near, n = np.asarray(near, int), len(near)
-        axes = vectors[row], east[row], north[row]
-        x[row, :n], y[row, :n] = tangent_offsets(*axes, centers[near])
-        area[row, :n] = areas[near]
-    return x, y, area
-
-
-def _ring_coverage(sky_map, vectors, east, north, edges_deg):
-    """Observed fraction (n, k) of rings between radii (k + 1,)."""
-    radius = ((edges_deg[1:] + edges_deg[:-1]) / 2)[:, None]
-    angle = (np.arange(_N_ANGLES) + 0.5) * (2 * np.pi / _N_ANGLES)
-    x, y = radius * np.cos(angle), radius * np.sin(angle)
-    coverage = np.empty((len(vectors), len(radius)))
-    for row, axes in enumerate(zip(vectors, east, north)):
-        coverage[row] = sky_map.covers(move(*axes, x, y)).mean(axis=1)
-    return coverage
+    def _pixel_samples(self):
+        """The observed pixels with their centre in each region, padded with points of no area."""
+        centers, areas, tree = self.counts.observed_pixels
+        found = tree.query_ball_point(self.vectors, chord(self.radius_deg)) if len(centers) else []
+        x, y, area = np.zeros((3, len(self), max([1, *map(len, found)])))
+        for row, near in enumerate(found):
+            near, n = np.asarray(near, int), len(near)
+            x[row, :n], y[row, :n] = self._offsets(row, centers[near])
+            area[row, :n] = areas[near]
+        return x, y, area
 
 
 def neighbor_pairs(vectors, radius_deg):

@@ -8,9 +8,11 @@ positions.
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from scipy.spatial import KDTree
+from threadpoolctl import threadpool_limits
 
 from astro_unetloc.catalog.columns import set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
@@ -21,10 +23,10 @@ from astro_unetloc.irf.spectra import PowerLawFractions, power_laws
 from astro_unetloc.measurement.background import LocalBackground, model_background
 from astro_unetloc.measurement.data import (
     MeasurementConfig,
+    Regions,
     fitted_energies,
     gather_counts,
     graph_colors,
-    make_regions,
     neighbor_pairs,
     sum_groups,
 )
@@ -37,15 +39,7 @@ from astro_unetloc.measurement.likelihood import (
 )
 from astro_unetloc.sphere import chord, lonlat_from_vectors, move
 
-__all__ = [
-    "FieldFit",
-    "FieldSetup",
-    "ellipse_columns",
-    "fit_groups",
-    "measure_sources",
-    "neighbor_margin_deg",
-    "systematic_weights",
-]
+__all__ = ["FieldFit", "FieldSetup", "fit_groups", "measure_sources", "neighbor_margin_deg"]
 
 log = logging.getLogger(__name__)
 
@@ -72,26 +66,22 @@ class FieldSetup:
         psf = psf_of(sky_map.psf, vectors)
         _, exposure = exposure_of(sky_map.exposure, vectors)
 
-        def profiles(disc_deg):
-            """PSF profiles averaged over a disc."""
-            return make_profiles(
-                psf, counts.energy_edges, disc_deg=disc_deg,
-                exposure=lambda energy: np.atleast_2d(exposure(energy)).mean(axis=0),
-            )  # fmt: skip
+        def mean_exposure(energy):
+            """Exposure (m,) of all sources."""
+            return np.atleast_2d(exposure(energy)).mean(axis=0)
 
-        pixel_deg, of_points = sky_map.pixel_size_deg, profiles(0.0)
+        profiles = partial(make_profiles, psf, counts.energy_edges, exposure=mean_exposure)
+        pixel_deg, of_points = sky_map.pixel_size_deg, profiles()
         # sub-pixels along a side in each energy bin, a power of two
         fine_deg = config.part_psf * of_points.containment_radius(0.68)
         width_deg = np.maximum(config.part_deg, fine_deg)
         halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
         halvings = np.maximum(halvings, pixel_deg > fine_deg)
         self.n_split = np.minimum(2**halvings, config.max_split)
-        self.subpixel_radius_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
-        self.profiles = profiles(self.subpixel_radius_deg) if pixel_deg else of_points
-        self.wide_profiles = [  # of discs instead of points
-            profiles(np.hypot(radius_deg, self.subpixel_radius_deg))
-            for radius_deg in config.wide_radii_deg
-        ]
+        disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
+        self.profiles = profiles(disc_deg=disc_deg) if pixel_deg else of_points
+        wide_deg = [np.hypot(radius_deg, disc_deg) for radius_deg in config.wide_radii_deg]
+        self.wide_profiles = [profiles(disc_deg=radius_deg) for radius_deg in wide_deg]
         min_core_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)
         psf_deg = self.profiles.containment_radius(0.68).max()
         # of the regions of interest, and of the core in each energy bin
@@ -122,10 +112,8 @@ class FieldFit:
         self.vectors, self.n, counts = vectors, len(vectors), setup.counts
         self.exposed, exposure = exposure_of(setup.sky_map.exposure, vectors)
         self.spectrum = PowerLawFractions(counts.energy_edges, exposure)
-        self.regions = make_regions(
-            counts, vectors, setup.radius_deg, setup.core_deg, setup.reach_deg(vectors),
-            n_split=setup.n_split,
-        )  # fmt: skip
+        radii_deg = setup.radius_deg, setup.core_deg, setup.reach_deg(vectors)
+        self.regions = Regions(counts, vectors, *radii_deg, n_split=setup.n_split)
         area_deg2 = setup.profiles.effective_area()
         self.weight = systematic_weights(self.regions, area_deg2, self.config.systematic)
         self.likelihood = Likelihood(self.regions, setup.profiles, self.spectrum, self.weight)
@@ -153,6 +141,8 @@ class FieldFit:
         best = self._maximize(parameters, best[1], 4, _COUNTS_AND_INDEX)
         x, y, counts, _ = best[0].parameters.T
         vectors = move(self.vectors, self.regions.east, self.regions.north, x, y)
+        source, other = neighbor_pairs(vectors, self.config.bright_radius_deg).T
+        outshone = source[counts[other] > self.config.bright_ratio * counts[source]]
         return {
             "vectors": vectors[members],
             **{name: np.where(failed, np.nan, values) for name, values in ellipses.items()},
@@ -160,7 +150,7 @@ class FieldFit:
             **self._spectra(*best, flux_range),
             "fit_failed": failed,
             "wide": self._wide(*best),
-            "bright_neighbor": _near_brighter(vectors, counts, self.config)[members],
+            "bright_neighbor": np.isin(members, outshone),
         }
 
     def fit_spectra(self):
@@ -329,13 +319,6 @@ def systematic_weights(regions, area_deg2, systematic):
     return 1 / (1 + systematic**2 * above)
 
 
-def _near_brighter(vectors, counts, config):
-    """Whether (n,) a much brighter source is near."""
-    source, other = neighbor_pairs(vectors, config.bright_radius_deg).T
-    brighter = counts[other] > config.bright_ratio * counts[source]
-    return np.bincount(source[brighter], minlength=len(vectors)) > 0
-
-
 def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     """Return the table of sources with what a likelihood fit of the map's own counts measures.
 
@@ -392,19 +375,16 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
     setup = FieldSetup(sky_map, counts, vectors, config)
     groups = list(fit_groups(vectors, setup))
 
-    def fit(group):
+    def fit(members, everyone):
         """The members of a group, fitted with their neighbours."""
-        members, everyone = group
         field = FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members))
         return field.run(flux_range)
-
-    from threadpoolctl import threadpool_limits
 
     # Array operations leave the interpreter to other threads meanwhile; those of linear algebra
     # are too small to be shared between threads of their own.
     n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
     with threadpool_limits(limits=1), ThreadPoolExecutor(max_workers=n_threads) as pool:
-        parts = list(pool.map(fit, groups))
+        parts = list(pool.map(fit, *zip(*groups)))
     order = np.argsort(np.concatenate([members for members, _ in groups]))
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 

@@ -226,8 +226,7 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
             before, bins = state.select(rows, pairs), part.core.bin
             npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
             npred_other = background.npred[pairs] + npred_neighbors  # core pairs come first
-            step = _newton_step(part, before, npred_other, damping[rows], np.array(free))
-            trial = part.evaluate(_limited(before.parameters, step))
+            trial = _newton_step(part, before, npred_other, damping[rows], np.array(free))
             better = part.gain(before, trial, npred_other) > -1e-9
             damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 5.0), 1e-6, 1e4)
             changed = np.flatnonzero(better[part.core.source])
@@ -247,7 +246,7 @@ def _fit_background(likelihood, background, state):
 
 
 def _newton_step(likelihood, state, npred_other, damping, free):
-    """A damped step (n, 4) that goes uphill also where the Hessian is not positive."""
+    """`SourceState` after a damped step, uphill also where the Hessian is not positive."""
     gradient, hessian, information, _ = likelihood.gradient_and_hessian(state, npred_other)
     gradient = gradient[:, free]
     hessian, information = (m[:, free[:, None], free] for m in (hessian, information))
@@ -257,19 +256,15 @@ def _newton_step(likelihood, state, npred_other, damping, free):
     change = np.einsum("nab,na->nb", vector, scale * gradient) / value
     step = np.zeros((likelihood.n, 4))
     step[:, free] = scale * np.einsum("nab,nb->na", vector, change)
-    return step
-
-
-def _limited(parameters, step):
-    """Parameters (n, 4) after a step, shortened where it is too long."""
+    # shortened where it is too long
     shift_deg = np.hypot(step[:, 0], step[:, 1])
-    scale = np.minimum(1.0, _MAX_SHIFT_DEG / np.maximum(shift_deg, 1e-12))
-    counts, index = parameters[:, 2], parameters[:, 3]
-    counts = np.clip(counts + step[:, 2], counts / 4, counts * 4)
-    index = index + np.clip(step[:, 3], -_MAX_INDEX_STEP, _MAX_INDEX_STEP)
-    position = parameters[:, :2] + step[:, :2] * scale[:, None]
-    limited = np.maximum(counts, _MIN_COUNTS), np.clip(index, *_INDEX_BOUNDS)
-    return np.column_stack([position, *limited])
+    step[:, :2] *= np.minimum(1.0, _MAX_SHIFT_DEG / np.maximum(shift_deg, 1e-12))[:, None]
+    step[:, 3] = np.clip(step[:, 3], -_MAX_INDEX_STEP, _MAX_INDEX_STEP)
+    parameters, counts = state.parameters + step, state.counts
+    least = np.maximum(counts / 4, _MIN_COUNTS)
+    parameters[:, 2] = np.clip(parameters[:, 2], least, counts * 4)
+    parameters[:, 3] = np.clip(parameters[:, 3], *_INDEX_BOUNDS)
+    return likelihood.evaluate(parameters)
 
 
 def joint_covariances(derivatives, core, hessian, neighbors, members):
@@ -280,36 +275,26 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
     from `neighbor_pairs`.
     """
     covariances = np.array([np.linalg.inv(hessian[members])] * 2)
-    if not len(neighbors):
-        return covariances
-    overlapping = np.zeros(len(hessian), dtype=bool)
-    overlapping[neighbors[:, 0]] = True
-    information = _information(derivatives, core, overlapping)
+    overlapping = np.isin(np.arange(len(hessian)), neighbors[:, 0])
+    used = np.flatnonzero(overlapping[core.source])
+    columns = (4 * core.source[used, None] + np.arange(4)).ravel()
+    shape = core.bin.max(initial=0) + 1, 4 * len(hessian)
+    where = np.repeat(core.bin[used], 4), columns
+    design = csr_array((derivatives[used].ravel(), where), shape=shape)
+    information = (design.T @ design).tocsr()
     first = np.searchsorted(neighbors[:, 0], np.arange(len(hessian) + 1))
     for row in np.flatnonzero(overlapping[members]):
         one = members[row]
         group = np.append(one, neighbors[first[one] : first[one + 1], 1][:_MAX_NEIGHBORS])
-        rows = (4 * group[:, None] + np.arange(4)).ravel()
+        rows, each = (4 * group[:, None] + np.arange(4)).ravel(), np.arange(len(group))
         matrix = information[rows][:, rows].toarray()
-        for number, source in enumerate(group):
-            block = slice(4 * number, 4 * number + 4)
-            matrix[block, block] = hessian[source]
+        matrix.reshape(len(group), 4, -1, 4)[each, :, each] = hessian[group]
         scale = 1 / np.sqrt(np.diag(matrix))
         value, vector = np.linalg.eigh(matrix * scale[:, None] * scale)
         value = np.maximum(value, 1e-2)  # directions that the data do not constrain
         inverse = (vector / value) @ vector.T * scale[:, None] * scale
         covariances[1, row] = inverse[:4, :4]
     return covariances
-
-
-def _information(derivatives, core, overlapping):
-    """Sparse information matrix (4 n, 4 n) of the overlapping sources (n,)."""
-    used = np.flatnonzero(overlapping[core.source])
-    columns = 4 * core.source[used, None] + np.arange(4)
-    rows = np.repeat(core.bin[used], 4)
-    shape = core.bin.max(initial=0) + 1, 4 * len(overlapping)
-    matrix = csr_array((derivatives[used].ravel(), (rows, columns.ravel())), shape=shape)
-    return (matrix.T @ matrix).tocsr()
 
 
 # Position posterior
@@ -348,7 +333,12 @@ def position_posterior(likelihood, state, npred_other, covariance):
         root, step = np.linalg.cholesky(covariance), np.linspace(-_REACH, _REACH, n_grid)
         grid = np.stack(np.meshgrid(step, step, indexing="ij")).reshape(2, -1)
         log_posterior = _log_posterior(likelihood, state, npred_other, center, root, grid)
-        mean, spread = _moments(log_posterior, grid)
+        weight = np.exp(log_posterior)
+        weight /= weight.sum(axis=1, keepdims=True)
+        # mean and covariance in units of the grid
+        mean = weight @ grid.T
+        spread = np.einsum("ng,ag,bg->nab", weight, grid, grid, optimize=True)
+        spread += 1e-6 * np.eye(2) - mean[:, :, None] * mean[:, None, :]
         center = center + np.einsum("nab,nb->na", root, mean)
         covariance = root @ (spread + variance * np.eye(2)) @ np.swapaxes(root, 1, 2)
     return center, covariance, _credible_scales(log_posterior, mean, spread)
@@ -406,15 +396,6 @@ def _chunks(sizes, largest):
     number = (total - sizes) // max(largest, 1)
     first = np.append(np.flatnonzero(np.diff(number, prepend=-1)), len(sizes))
     return [slice(a, b) for a, b in zip(first[:-1], first[1:])]
-
-
-def _moments(log_posterior, grid):
-    """Mean (n, 2) and covariance (n, 2, 2) on the grid, in its units."""
-    weight = np.exp(log_posterior)
-    weight /= weight.sum(axis=1, keepdims=True)
-    mean = weight @ grid.T
-    second = np.einsum("ng,ag,bg->nab", weight, grid, grid, optimize=True)
-    return mean, second - mean[:, :, None] * mean[:, None, :] + 1e-6 * np.eye(2)
 
 
 def _credible_scales(log_posterior, mean, covariance, n_bins=400, largest=5.0):

@@ -55,7 +55,7 @@ class _TestPositions:
 
     def __init__(self, field, known, index):
         self.field, self.index, self.profiles = field, index, field.setup.profiles
-        regions, pairs = field.regions, field.regions.pairs
+        regions = field.regions
         one_count = np.column_stack([np.zeros((field.n, 2)), np.ones(field.n), index])
         state = field.likelihood.evaluate(one_count)
         self.fraction = state.fraction[0]
@@ -63,18 +63,16 @@ class _TestPositions:
         self.density = field.likelihood.npred_in_regions(state)[0]
         contained = regions.contained(self.profiles, regions.radius_deg)
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
-        self.npred_known = np.zeros(len(pairs))
         near = neighbors(field.vectors, known, 2 * regions.radius_deg)[1]
-        self.known = known[np.unique(near)]
-        if len(self.known):
-            fit = FieldFit(self.known, field.setup)
-            state = fit.fit_spectra()
-            self._known_counts = state.counts[:, None] * state.fraction[0]
-            self._npred_by_known = fit.likelihood.npred_by_source(state).tocsr()
-            self.npred_known = np.asarray(self._npred_by_known.sum(axis=1)).ravel()[pairs.bin]
-            contained = fit.regions.contained(self.profiles, regions.radius_deg)
-            self._known_observed = contained / self.profiles.containment(regions.radius_deg)
-            self._separation_deg = separation_deg(field.vectors[:, None], self.known[None])
+        known = known[np.unique(near)]
+        fit = FieldFit(known, field.setup)
+        state = fit.fit_spectra()
+        self._known_counts = state.counts[:, None] * state.fraction[0]
+        self._npred_by_known = fit.likelihood.npred_by_source(state)
+        self.npred_known = self._npred_by_known.sum(axis=1)[regions.pairs.bin]
+        contained = fit.regions.contained(self.profiles, regions.radius_deg)
+        self._known_observed = contained / self.profiles.containment(regions.radius_deg)
+        self._separation_deg = separation_deg(field.vectors[:, None], known[None])
         self.background = self._fit_background()
 
     def _fit_background(self):
@@ -98,11 +96,10 @@ class _TestPositions:
         if setup.sky_map.background is not None:  # the level is a factor on it
             args = setup.sky_map.background, self.field.vectors, setup.counts.energy_edges
             density = density * background_at(*args).T
-        if len(self.known):
-            offset2, known = self._separation_deg**2, enumerate(self._known_counts.T)
-            psf = [self.profiles.density(number, offset2)[0] @ counts for number, counts in known]
-            density = density + np.stack(psf, axis=1)
-        return density
+        psf = self.profiles.density(
+            np.arange(density.shape[1]), self._separation_deg[..., None] ** 2
+        )
+        return density + np.einsum("nke,ke->ne", psf[0], self._known_counts)
 
     def sqrt_ts(self, counts):
         """Expected sqrt(TS) of counts (n,)."""
@@ -133,16 +130,14 @@ class _TestPositions:
     def _nearest_known(self):
         """Counts of the nearest known sources: (m, j) at pairs, (n, j) weighted in the regions."""
         field, pairs = self.field, self.field.regions.pairs
-        if not len(self.known):
-            return np.zeros((len(pairs), 0)), np.zeros((field.n, 0))
         rows = np.argsort(self._separation_deg, axis=1, kind="stable")[:, :_MAX_NEIGHBORS]
         distance_deg = np.take_along_axis(self._separation_deg, rows, axis=1)
         close = distance_deg < 2 * field.setup.core_deg.max()
-        npred = [self._npred_by_known[pairs.bin, row[pairs.source]] for row in rows.T]
+        npred = self._npred_by_known[pairs.bin[:, None], rows[pairs.source]].toarray()
         inside = self.profiles.containment_off(distance_deg.ravel(), field.regions.radius_deg)
-        inside = inside.reshape(*rows.shape, -1) * field.weight[:, None]
+        inside = inside.reshape(*rows.shape, self.fraction.shape[1]) * field.weight[:, None]
         in_region = ((self._known_counts * self._known_observed)[rows] * inside).sum(axis=2)
-        return np.stack(npred, axis=1) * close[pairs.source], in_region * close
+        return npred * close[pairs.source], in_region * close
 
     def flux(self, counts, flux_range):
         """Photon fluxes (n,) of detected counts; NaN where the exposure is unknown."""
