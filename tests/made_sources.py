@@ -73,6 +73,12 @@ def join(*parts):
     return Photons(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("vectors", "energy")))
 
 
+def with_background(vectors, photons_each, rng, *, density=17.0, **options):
+    """Photons of sources at vectors (n, 3) and of a flat background around them."""
+    photons = photons_of(vectors, photons_each, rng, **options)
+    return join(photons, background_around(vectors, density, rng))
+
+
 def as_events(photons, **parts):
     """A sky map of photons, the whole sky observed."""
     sky = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
@@ -85,20 +91,17 @@ def lonely_sources(photons_each, *, nside=4, density=17.0, seed=0, off_deg=0.02,
 
     rng = np.random.default_rng(seed)
     true = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
-    photons = join(
-        photons_of(true, photons_each, rng, **options), background_around(true, density, rng)
-    )
+    photons = with_background(true, photons_each, rng, density=density, **options)
     found = scatter(true, np.abs(rng.normal(0, off_deg, len(true))), rng)
     return as_events(photons, exposure=SurveyExposure()), sources_at(found), true
 
 
 def regions_of(sky_map, vectors, *, radius_deg=2.0, core_deg=0.5, reach_deg=None, n_split=1):
-    """Counts of a map, and regions of interest around vectors (n, 3)."""
+    """Regions of interest around vectors (n, 3)."""
     counts = gather_counts(sky_map, *RANGE)
     core_deg = np.broadcast_to(core_deg, counts.n_energy)
     reach_deg = np.full(len(vectors), radius_deg) if reach_deg is None else reach_deg
-    regions = Regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
-    return counts, regions
+    return Regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)
 
 
 def as_counts(photons, pixels, energy_edges, **parts):

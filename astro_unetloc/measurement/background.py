@@ -155,11 +155,11 @@ class LocalBackground:
         """Information (n, k, k) on k parameters lost because the background is fitted as well.
 
         The second term of a Schur complement. ``fraction`` (m,) is that of the background in the
-        expected counts, ``derivatives`` (m_core, k) are those of their logarithm.
+        expected counts, ``derivatives`` (k, m_core) are those of their logarithm.
         """
         number, core = self.weighted * fraction, slice(self.n_core)
         source, cell = self.pairs.source[core], self._cell[core]
-        mixed = derivatives.T * number[core]
+        mixed = derivatives * number[core]
 
         def sums(values, group, n_groups):
             """Sums (n_groups, k) of values (k, m_core)."""

@@ -196,10 +196,10 @@ class FieldFit:
         )
         npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
         npred = background.npred + npred_neighbors + npred_source
-        loss = background.information_loss(background.npred / npred, derivatives.T)
+        loss = background.information_loss(background.npred / npred, derivatives)
         hessian = _positive(hessian - loss, information - loss)
         core = self.likelihood.core
-        derivatives = derivatives.T * np.sqrt(core.number)[:, None]
+        derivatives = (derivatives * np.sqrt(core.number)).T
         return joint_covariances(derivatives, core, hessian, self._neighbors, self.members)
 
     def _sqrt_ts(self, state, background):

@@ -4,6 +4,11 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from gammapy.datasets import MapDataset
+from gammapy.irf import PSFMap
+from gammapy.maps import Map, MapAxis, WcsGeom
+from gammapy.modeling import Fit
+from gammapy.modeling.models import PointSpatialModel, PowerLawSpectralModel, SkyModel
 from made_sources import RANGE, background_around, join, photons_of, sources_at
 
 from astro_unetloc import read_map
@@ -18,10 +23,6 @@ DENSITY, INDEX = 17.0, 2.45  # of the background, per square degree
 
 def dataset_of(photons):
     """Counts of photons as a gammapy dataset that knows background, exposure and PSF."""
-    from gammapy.datasets import MapDataset
-    from gammapy.irf import PSFMap
-    from gammapy.maps import Map, MapAxis, WcsGeom
-
     energy = MapAxis.from_energy_bounds(*RANGE, nbin=8, unit="GeV")
     true = MapAxis.from_energy_bounds(*RANGE, nbin=16, unit="GeV", name="energy_true")
     place = {"skydir": CENTER, "frame": "galactic", "proj": "TAN"}
@@ -29,9 +30,9 @@ def dataset_of(photons):
     counts = Map.from_geom(image.to_cube([energy]))
     where = SkyCoord(*lonlat_from_vectors(photons.vectors), unit="deg", frame="galactic")
     counts.fill_by_coord({"skycoord": where, "energy": photons.energy * u.GeV})
-    share = -np.diff(energy.edges.value ** (1 - INDEX))
-    area = image.solid_angle().to_value("deg2")
-    background = DENSITY * (share / share.sum())[:, None, None] * area
+    fraction = -np.diff(energy.edges.value ** (1 - INDEX))
+    fraction = DENSITY * (fraction / fraction.sum())[:, None, None]
+    background = fraction * image.solid_angle().to_value("deg2")
     values = SurveyExposure()(vectors_from_lonlat(CENTER.l.deg, CENTER.b.deg), true.center.value)
     exposure = Map.from_geom(image.to_cube([true]), unit="cm2 s")
     exposure.data += np.reshape(values, (-1, 1, 1))
@@ -44,7 +45,7 @@ def dataset_of(photons):
     seen = Map.from_geom(coarse.squash("rad"), unit="cm2 s", data=1.0)
     return MapDataset(
         counts=counts,
-        background=Map.from_geom(image.to_cube([energy]), data=background),
+        background=Map.from_geom(counts.geom, data=background),
         exposure=exposure,
         psf=PSFMap(psf, exposure_map=seen),
     )
@@ -52,14 +53,10 @@ def dataset_of(photons):
 
 def fitted_by_gammapy(dataset, vector, index):
     """Root of the test statistic, counts and flux; only the amplitude of the source is free."""
-    from gammapy.modeling import Fit
-    from gammapy.modeling.models import PointSpatialModel, PowerLawSpectralModel, SkyModel
-
-    lon, lat = lonlat_from_vectors(vector)
-    point = PointSpatialModel(lon_0=lon * u.deg, lat_0=lat * u.deg, frame="galactic")
-    law = PowerLawSpectralModel(
-        index=index, amplitude=1e-13 / u.Unit("cm2 s GeV"), reference=20 * u.GeV
-    )
+    lon, lat = lonlat_from_vectors(vector) * u.deg
+    point = PointSpatialModel(lon_0=lon, lat_0=lat, frame="galactic")
+    amplitude = 1e-13 / u.Unit("cm2 s GeV")
+    law = PowerLawSpectralModel(index=index, amplitude=amplitude, reference=20 * u.GeV)
     for parameter in (point.lon_0, point.lat_0, law.index):
         parameter.frozen = True
     without = dataset.stat_sum()
@@ -72,15 +69,11 @@ def fitted_by_gammapy(dataset, vector, index):
 @pytest.mark.parametrize("photons_each", [15, 100])
 def test_significance_counts_and_flux_are_those_of_gammapy(photons_each):
     rng = np.random.default_rng(photons_each)
-    vectors = vectors_from_lonlat(np.array([CENTER.l.deg]), np.array([CENTER.b.deg]))
-    photons = join(
-        photons_of(vectors, photons_each, rng),
-        background_around(vectors, DENSITY, rng, radius_deg=4.0),
-    )
-    dataset = dataset_of(photons)
-    ours = measure_sources(
-        sources_at(vectors), read_map(dataset), energy_range=RANGE, flux_range=(10.0, 1000.0)
-    )
+    vectors = vectors_from_lonlat([CENTER.l.deg], CENTER.b.deg)
+    source = photons_of(vectors, photons_each, rng)
+    dataset = dataset_of(join(source, background_around(vectors, DENSITY, rng, radius_deg=4.0)))
+    ranges = {"energy_range": RANGE, "flux_range": (10.0, 1000.0)}
+    ours = measure_sources(sources_at(vectors), read_map(dataset), **ranges)
     index, flux_here = (ours[name].value[0] for name in ("Spectral_Index", "Flux"))
     index = index if np.isfinite(index) else 2.3
     sqrt_ts, counts, flux = fitted_by_gammapy(dataset, ours.vectors[0], index)

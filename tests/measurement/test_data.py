@@ -15,9 +15,16 @@ from astro_unetloc.measurement.data import (
     graph_colors,
     neighbor_pairs,
 )
-from astro_unetloc.sphere import move, separation_deg, tangent_axes, vectors_from_lonlat
+from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
 CORE = 0.5
+
+
+@pytest.fixture(scope="module")
+def lonely():
+    """A sky map, and the vectors of its sources."""
+    sky_map, sources, _ = lonely_sources(20, seed=3)
+    return sky_map, sources.vectors
 
 
 def test_events_are_sorted_into_fine_bins():
@@ -49,8 +56,7 @@ def test_counts_of_a_map_are_its_filled_pixels_and_bins():
     cube = np.zeros((4, 400), dtype=np.int32)
     cube[0] = 4  # below the range
     cube[1, 5], cube[3, 5], cube[2, 210], cube[1, 7] = 3, 1, 2, 9
-    edges = [1.0, 10.0, 20.0, 50.0, 100.0]
-    counts = gather_counts(binned_map(cube, image_pixels(20), edges), 10, 2000)
+    counts = gather_counts(binned_map(cube, image_pixels(20), [1, 10, 20, 50, 100]), 10, 2000)
     np.testing.assert_array_equal(counts.energy_edges, [10, 20, 50, 100])
     np.testing.assert_array_equal(counts.pixel, [5, 7, 210])
     np.testing.assert_array_equal(counts.first, [0, 2, 3, 4])
@@ -58,52 +64,49 @@ def test_counts_of_a_map_are_its_filled_pixels_and_bins():
     np.testing.assert_array_equal(counts.position, [0, 0, 1, 2])
 
 
-def test_regions_hold_every_photon_near_every_source_once():
-    sky_map, sources, _ = lonely_sources(20, seed=3)
-    vectors = sources.vectors[:7]
-    counts, regions = regions_of(sky_map, vectors)
+def test_regions_hold_every_photon_near_every_source_once(lonely):
+    sky_map, vectors = lonely[0], lonely[1][:7]
+    regions = regions_of(sky_map, vectors)
     for row, vector in enumerate(vectors):
-        away = separation_deg(counts.vectors, vector)
-        core = np.sort(regions.core.bin[regions.core.source == row])
+        away = separation_deg(regions.counts.vectors, vector)
+        core, tail = (np.sort(p.bin[p.source == row]) for p in (regions.core, regions.tail))
         np.testing.assert_array_equal(core, np.flatnonzero(away < CORE))
-        tail = np.sort(regions.tail.bin[regions.tail.source == row])
         inside = np.flatnonzero((away >= CORE) & (away < 2.0))
         assert len(np.setxor1d(tail, inside)) <= 1  # the plane stretches by 0.04 % at 2 deg
     assert regions.in_region.mean() > 0.99
 
 
-def test_photons_beyond_the_region_are_followed_but_are_not_in_it():
-    sky_map, sources, _ = lonely_sources(20, seed=3)
-    counts, regions = regions_of(sky_map, sources.vectors[:2], reach_deg=np.array([2.0, 3.0]))
+def test_photons_beyond_the_region_are_followed_but_are_not_in_it(lonely):
+    sky_map, vectors = lonely[0], lonely[1][:2]
+    regions = regions_of(sky_map, vectors, reach_deg=np.array([2.0, 3.0]))
     assert np.all(regions.in_region[regions.tail.source == 0])
     assert not np.all(regions.in_region[regions.tail.source == 1])
     pairs, n_core = regions.pairs, len(regions.core)
     np.testing.assert_array_equal(pairs.bin[:n_core], regions.core.bin)
-    away = separation_deg(counts.vectors[pairs.bin], sources.vectors[pairs.source])
+    away = separation_deg(regions.counts.vectors[pairs.bin], vectors[pairs.source])
     assert n_core < len(pairs) < n_core + len(regions.tail)
     assert np.all(away < 2.0)
     assert np.all(away[n_core:] > 0.999 * CORE)
 
 
-def test_samples_represent_the_observed_part_of_the_region():
-    sky_map, sources, _ = lonely_sources(20, seed=3)
-    vector = sources.vectors[:1]
-    beside = move(vector, *tangent_axes(vector), np.array([90.0]), np.zeros(1))[0]
-    areas = []
-    for footprint in (DiscFootprint(vector[0], 1.0), sky_map.footprint, DiscFootprint(beside, 45)):
-        _, regions = regions_of(replace(sky_map, footprint=footprint), vector)
-        areas.append(regions.sample_area.sum())
-    assert areas[0] == pytest.approx(np.pi, rel=0.02)
-    assert areas[1] == pytest.approx(4 * np.pi, rel=0.02)
-    assert areas[2] < 2.3 * np.pi
+def test_samples_represent_the_observed_part_of_the_region(lonely):
+    sky_map, vector = lonely[0], lonely[1][:1]
+    beside = np.cross(vector[0], [0.0, 0.0, 1.0])
+    beside = vector[0] + beside / np.linalg.norm(beside) * np.radians(90.0)
+    half = DiscFootprint(beside / np.linalg.norm(beside), 45)
+    whole, disc, cut = (
+        regions_of(replace(sky_map, footprint=footprint), vector).sample_area.sum()
+        for footprint in (sky_map.footprint, DiscFootprint(vector[0], 1.0), half)
+    )
+    assert whole == pytest.approx(4 * np.pi, rel=0.02)
+    assert disc == pytest.approx(np.pi, rel=0.02)
+    assert cut < 2.3 * np.pi
 
 
 def test_coarse_pixels_are_samples_of_their_own():
     pixels = healpix_pixels(64, False, "galactic")
-    counts = np.ones((1, pixels.n_pixels), dtype=np.int32)
-    sky_map = binned_map(counts, pixels, [10.0, 2000.0])
-    vectors = vectors_from_lonlat(np.array([10.0]), np.array([50.0]))
-    _, regions = regions_of(sky_map, vectors, radius_deg=3.0)
+    sky_map = binned_map(np.ones((1, pixels.n_pixels), dtype=np.int32), pixels, [10, 2000])
+    regions = regions_of(sky_map, vectors_from_lonlat([10.0], 50.0), radius_deg=3.0)
     assert np.sum(regions.sample_area > 0) == len(regions.pairs)
     assert regions.sample_area.sum() == pytest.approx(9 * np.pi, rel=0.1)
 
@@ -111,15 +114,13 @@ def test_coarse_pixels_are_samples_of_their_own():
 @pytest.mark.parametrize("n_split", [2, 4])
 @pytest.mark.parametrize("pixels", [image_pixels(21), healpix_pixels(512, True, "galactic")])
 def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
-    center = vectors_from_lonlat(np.array([0.0]), np.array([0.0]))
-    counts = np.zeros((1, pixels.n_pixels), dtype=np.int32)
+    center, counts = np.array([[1.0, 0, 0]]), np.zeros((1, pixels.n_pixels), dtype=np.int32)
     counts[0, pixels.index(center)] = 1
-    sky_map = binned_map(counts, pixels, [10.0, 20.0])
-    whole = regions_of(sky_map, center)[1].core
-    core = regions_of(sky_map, center, n_split=n_split)[1].core
+    sky_map = binned_map(counts, pixels, [10, 20])
+    whole = regions_of(sky_map, center).core
+    core = regions_of(sky_map, center, n_split=n_split).core
     assert core.n_sub == n_split**2
-    size = pixels.pixel_size_deg
-    means = core.sub_x.mean(), core.sub_y.mean()
+    size, means = pixels.pixel_size_deg, (core.sub_x.mean(), core.sub_y.mean())
     assert means == pytest.approx((whole.x[0], whole.y[0]), abs=0.02 * size)
     # of one axis, a square of side 1 has a variance of 1/12
     expected = size**2 / 12 * (1 - n_split**-2.0)
@@ -127,9 +128,8 @@ def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
 
 
 def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
-    counts = np.ones((1, 1600), dtype=np.int32)
-    pixels = image_pixels(40, lat=0.0, pixel_deg=0.5, projection="CAR")
-    sky_map = binned_map(counts, pixels, [10.0, 2000.0])
+    pixels = image_pixels(40, pixel_deg=0.5, projection="CAR")
+    sky_map = binned_map(np.ones((1, 1600), dtype=np.int32), pixels, [10, 2000])
     centers, area, _ = gather_counts(sky_map, 10, 2000).observed_pixels
     np.testing.assert_allclose(area, 0.25 * np.hypot(centers[:, 0], centers[:, 1]), rtol=1e-3)
 
@@ -147,6 +147,6 @@ def test_no_two_neighbors_have_the_same_color(n, seed):
 
 
 def test_neighbors_are_sorted_by_distance():
-    pairs = neighbor_pairs(vectors_from_lonlat(np.array([0.0, 0.5, 0.2, 40.0]), np.zeros(4)), 1.0)
+    pairs = neighbor_pairs(vectors_from_lonlat([0.0, 0.5, 0.2, 40.0], 0.0), 1.0)
     np.testing.assert_array_equal(pairs[pairs[:, 0] == 0, 1], [2, 1])
     assert 3 not in pairs
