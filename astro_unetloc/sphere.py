@@ -14,7 +14,6 @@ __all__ = [
     "vectors_from_lonlat",
 ]  # fmt: skip
 
-
 # Area of the whole sky in square degrees.
 SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
 
@@ -66,22 +65,7 @@ def neighbors(left, right, radius_deg):
 
 
 def circle_in_disc(offset, radius, disc):
-    """Fraction of the circumference of a circle that lies inside a disc at the origin.
-
-    Parameters
-    ----------
-    offset : float or ndarray
-        Distance of the centre of the circle from the origin of the plane.
-    radius : float or ndarray
-        Radius of the circle, in the same unit.
-    disc : float or ndarray
-        Radius of the disc, in the same unit.
-
-    Returns
-    -------
-    ndarray
-        Between 0 and 1; the arguments are broadcast against each other.
-    """
+    """Fraction of the circumference of circles at an offset from the origin inside a disc there."""
     with np.errstate(divide="ignore", invalid="ignore"):
         cosine = (offset**2 + radius**2 - disc**2) / (2 * offset * radius)
     cosine = np.where(offset * radius > 0, cosine, np.where(offset + radius < disc, -1.0, 1.0))
@@ -90,13 +74,7 @@ def circle_in_disc(offset, radius, disc):
 
 @lru_cache(maxsize=8)
 def frame_rotation(frame):
-    """Matrix R of shape (3, 3) with ``v_galactic = v_frame @ R.T``; read-only.
-
-    Parameters
-    ----------
-    frame : str
-        Name of an astropy frame without time dependence: "galactic", "icrs", "fk5".
-    """
+    """Matrix R (3, 3), read-only, with ``v_galactic = v_frame @ R.T`` for icrs, fk5 or galactic."""
     matrix = np.eye(3)
     if frame != "galactic":
         import astropy.units as u

@@ -59,8 +59,8 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
 
     By default the errors decide. Where both positions have a 95 % error ellipse, a detection and a
     point-like reference source may match up to a normalized separation of 3.72, which contains
-    99.9 % of the true pairs; where an ellipse is unknown, up to 0.3 deg. Pairs are taken in
-    ascending normalized separation, where 0.3 deg counts as 3.72.
+    99.9 % of the true pairs; elsewhere up to 0.3 deg, which counts as 3.72. Pairs are taken in
+    ascending normalized separation.
 
     With a ``radius``, or if neither table has ellipses, each detection takes the nearest source
     within the radius that is still free, in descending ``Score``.
@@ -311,11 +311,10 @@ class MatchResult:
         """
         pairs = self.pairs[np.argsort(self.pairs["catalog_index"], kind="stable")]
         detections = as_reference(self.catalog)["Source_Name", "RAJ2000", "DEJ2000"]
-        table = detections[pairs["catalog_index"]]
-        table.meta = {}
-        table = self._with_columns(table, pairs, np.arange(len(pairs)))
+        table = self._with_columns(detections[pairs["catalog_index"]], pairs, np.arange(len(pairs)))
         table["Matched"] = pairs["matched"].astype("i2")
         table["Extended"] = pairs["extended"].astype("i2")
+        table.meta = {}
         return table
 
     def _with_columns(self, table, pairs, row):

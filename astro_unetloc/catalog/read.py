@@ -93,8 +93,7 @@ def _named_file(name):
             f"catalogue must be a file or one of {', '.join(sorted(known))}; got {name!r}; "
             "check the path"
         )
-    default = inspect.signature(known[name.lower()]).parameters["filename"].default
-    path = make_path(default)
+    path = make_path(inspect.signature(known[name.lower()]).parameters["filename"].default)
     if not path.is_file():
         raise FileNotFoundError(
             f"catalogue {name!r} must be in {str(path)!r}; got no such file; set $GAMMAPY_DATA to "
@@ -105,13 +104,18 @@ def _named_file(name):
 
 def _read_tables(path, file_format):
     """The table of sources and, from a Fermi catalogue, that of the extended ones (or None)."""
+    from astropy.io.votable import parse_single_table
+
     with warnings.catch_warnings():
         # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
         warnings.simplefilter("ignore", u.UnitsWarning)
         if file_format == "fits":
             return _read_fits(path)
         if file_format == "votable":
-            return _read_votable(path), None
+            votable = parse_single_table(path, verify="ignore")
+            table = QTable(votable.to_table(use_names_over_ids=True))
+            table.meta = {param.name: param.value for param in votable.params}
+            return table, None
         texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype.startswith("U")}
         options = {"converters": texts} if file_format == "ascii.csv" else {}
         return QTable.read(path, format=file_format, **options), None
@@ -122,20 +126,11 @@ def _read_fits(path):
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError("a FITS file without a table")
-        names = [hdu.name.replace(" ", "").upper() for hdu in tables]
-        extended = None
-        if "EXTENDEDSOURCES" in names[1:]:
-            extended = QTable.read(tables[names.index("EXTENDEDSOURCES", 1)])
-        return QTable.read(tables[0]), extended
-
-
-def _read_votable(path):
-    from astropy.io.votable import parse_single_table
-
-    votable = parse_single_table(path, verify="ignore")
-    table = QTable(votable.to_table(use_names_over_ids=True))
-    table.meta = {param.name: param.value for param in votable.params}
-    return table
+        others = (
+            hdu for hdu in tables[1:] if hdu.name.replace(" ", "").upper() == "EXTENDEDSOURCES"
+        )
+        extended = next(others, None)
+        return QTable.read(tables[0]), None if extended is None else QTable.read(extended)
 
 
 def energy_range(table, kind=""):
@@ -187,7 +182,7 @@ def _source_names(table):
     found += [name for name in table.colnames if _ucd(table[name]) == "meta.id;meta.main"]
     if found:
         return _stripped(table[found[0]])
-    return np.array([str(i + 1) for i in range(len(table))], "U8")
+    return np.arange(1, len(table) + 1).astype("U8")
 
 
 def _extensions(table, names, extended):

@@ -155,10 +155,9 @@ def format_catalog(catalog, suffix):
         return gzip.compress(_fits_bytes(table), mtime=0)
     if suffix == ".vot":
         return _votable_bytes(table)
-    stream = io.StringIO()
     # The shortest digits that read back as the same float32: 0.1, not 0.10000000149011612.
-    single = [name for name in table.colnames if table[name].dtype == np.float32]
-    formats = dict.fromkeys(single, _shortest)
+    formats = {name: _shortest for name in table.colnames if table[name].dtype == np.float32}
+    stream = io.StringIO()
     table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
     return stream.getvalue().encode()
 
@@ -175,12 +174,11 @@ def _plain_table(catalog):
         if not isinstance(column, Column | u.Quantity):
             continue
         ucd = _UCDS.get(name, (column.info.meta or {}).get("ucd"))
-        about = {"unit": column.unit, "description": column.info.description}
-        about["meta"] = {"ucd": ucd} if ucd else {}
         values = np.ma.getdata(getattr(getattr(column, "unmasked", column), "value", column))
         mask = getattr(column, "mask", None)
-        kind = Column if mask is None else partial(MaskedColumn, mask=mask)
-        table[name] = kind(values, **about)
+        table[name] = Column(values) if mask is None else MaskedColumn(values, mask=mask)
+        table[name].unit, table[name].description = column.unit, column.info.description
+        table[name].meta = {"ucd": ucd} if ucd else {}
     return table
 
 
@@ -311,24 +309,23 @@ def format_regions(catalog, *, frame="icrs"):
     lines = [_REGION_HEADER]
     rows = zip(lon, lat, ellipses, texts_of(catalog, "Source_Name"), _states(catalog))
     for lon_deg, lat_deg, ellipse, name, state in rows:
-        place, style = f"{lon_deg:.6f},{lat_deg:.6f}", f"color={_COLORS[state]}"
         if not np.isfinite([lon_deg, lat_deg]).all():
             continue
+        place, style = f"{lon_deg:.6f},{lat_deg:.6f}", f"color={_COLORS[state]} tag={{{state}}}"
         # braces and backslashes would end the label
         label = " ".join(_ascii(name.translate(str.maketrans("{}\\", "()/"))).split())
         text = f" text={{{label}}}" if label else ""
-        lines.append(f"{frame};point({place})# point=cross {style} tag={{{state}}}{text}\n")
+        lines.append(f"{frame};point({place})# point=cross {style}{text}\n")
         if np.isfinite(ellipse).all():
             shape = ",".join(f"{value:.6f}" for value in ellipse)
-            lines.append(f"{frame};ellipse({place},{shape})# {style} tag={{{state}}}\n")
+            lines.append(f"{frame};ellipse({place},{shape})# {style}\n")
     return "".join(lines)
 
 
 def _states(catalog):
     """State of each source: matched or new after a match, flagged, or source."""
-    doubtful = np.zeros(len(catalog), bool)
-    if "Flags" in catalog.colnames:
-        doubtful = (np.asarray(catalog["Flags"]).astype(int) & _DOUBT) > 0
+    flags = np.asarray(catalog["Flags"] if "Flags" in catalog.colnames else np.zeros(len(catalog)))
+    doubtful = (flags.astype(int) & _DOUBT) > 0
     if "ASSOC" not in catalog.colnames:
         return np.where(doubtful, "flagged", "source")
     unmatched = np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))

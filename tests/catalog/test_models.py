@@ -25,21 +25,18 @@ RANGE = {"FLUXEMIN": 10.0, "FLUXEMAX": 1000.0}
 def make_fluxes(n=4, **columns):
     """A catalogue of n sources with fluxes and indices, the second of them of unknown index."""
     rows = np.arange(n)
+    unknown = np.where(rows == 1, np.nan, 1.0)
     values = {
         "Conf_68_SemiMajor": np.full(n, 0.06),
         "Conf_68_SemiMinor": np.full(n, 0.03),
         "Conf_68_PosAng": np.full(n, 30.0),
         "Flux": 1e-10 * (rows + 1),
         "Unc_Flux": 1e-11 * (rows + 1),
-        "Spectral_Index": np.where(rows == 1, np.nan, 2.0 + 0.5 * (rows % 5)),
-        "Unc_Spectral_Index": np.where(rows == 1, np.nan, 0.25),
+        "Spectral_Index": unknown * (2.0 + 0.5 * (rows % 5)),
+        "Unc_Spectral_Index": unknown * 0.25,
         "Class": np.where(rows == 0, "PSR", ""),
     }
     return make_catalog(make_sources(n), values=values | columns, meta=META | RANGE)
-
-
-def flux_of(spectral):
-    return spectral.integral(10 * u.GeV, 1000 * u.GeV).to_value("cm-2 s-1")
 
 
 # gammapy
@@ -55,7 +52,8 @@ def test_gammapy_reads_every_source_as_it_is_in_the_catalog(tmp_path, n):
         assert model.position.separation(row["skycoord"]) < 1e-6 * u.arcsec
         assert model.frame == "icrs"
         spectral = model.spectral_model
-        assert flux_of(spectral) == pytest.approx(row["Flux"].value, rel=1e-6)
+        flux = spectral.integral(10 * u.GeV, 1000 * u.GeV).to_value("cm-2 s-1")
+        assert flux == pytest.approx(row["Flux"].value, rel=1e-6)
         assert spectral.amplitude.error == pytest.approx(row["Unc_Flux"].value)
         known = np.isfinite(np.ma.filled(row["Spectral_Index"], np.nan))
         assert spectral.index.value == (row["Spectral_Index"] if known else PHOTON_INDEX)
@@ -93,14 +91,10 @@ def test_circle_of_confidence_needs_no_angle():
     np.testing.assert_allclose(errors * [cosine, 1], 0.06 / 1.5096, rtol=1e-5)
 
 
-def test_unknown_errors_are_left_out():
-    nothing = np.full(2, np.nan)
+def test_unknown_errors_and_sources_without_a_flux_are_left_out():
     names = ("Conf_68_SemiMajor", "Unc_Flux", "Unc_Spectral_Index")
-    models = to_gammapy_models(make_fluxes(2, **dict.fromkeys(names, nothing)))
+    models = to_gammapy_models(make_fluxes(2, **dict.fromkeys(names, np.full(2, np.nan))))
     assert [parameter.error for parameter in models.parameters] == [0] * 12
-
-
-def test_sources_without_a_flux_are_left_out_and_named():
     catalog = make_fluxes(3, Flux=np.array([1e-10, np.nan, 3e-10]))
     without = str(catalog["Source_Name"][np.flatnonzero(catalog["Flux"].mask)[0]])
     with pytest.warns(UnetlocWarning, match=f"leave out 1 of 3 sources, .*: {re.escape(without)}$"):

@@ -56,22 +56,13 @@ def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path, name):
 # Writing
 
 
-@pytest.mark.parametrize("n", [0, 1, 6])
-def test_every_format_gives_back_what_was_written(tmp_path, n):
-    catalog = make_measured(n)
+def test_every_format_gives_back_what_was_written_and_nothing_else_changes(tmp_path):
+    catalog, before = make_measured(6), make_measured(6)
     paths = [tmp_path / f"c{suffix}" for suffix in SUFFIXES]
     assert write_outputs(catalog, paths) == tuple(paths)
     assert names_in(tmp_path) == sorted(path.name for path in paths)
     for path in paths[:-1]:
-        table = read_catalog(path)
-        assert_same_catalog(table, catalog)
-        assert table.meta == (catalog.meta if path.suffix != ".csv" else {})
-
-
-def test_catalog_is_not_changed_by_writing(tmp_path):
-    catalog = make_measured(4)
-    before = catalog.copy()
-    write_outputs(catalog, [tmp_path / f"c{suffix}" for suffix in SUFFIXES])
+        assert_same_catalog(read_catalog(path), catalog)
     assert_same_catalog(catalog, before)
     assert catalog.meta == before.meta
 
@@ -87,26 +78,19 @@ def test_overwriting_replaces_the_content(tmp_path):
     assert names_in(tmp_path) == ["c.ecsv"]
 
 
-def test_no_file_is_left_when_one_cannot_be_made(tmp_path):
+def test_picture_comes_from_the_callable_and_no_file_is_left_without_one(tmp_path):
     def fail(stream):
         stream.write(b"half")
         raise RuntimeError("no picture")
 
+    catalog, paths = make_measured(2), [tmp_path / "c.fits", tmp_path / "c.png"]
     with pytest.raises(RuntimeError, match="no picture"):
-        write_outputs(make_measured(2), [tmp_path / "c.fits", tmp_path / "c.png"], figure=fail)
-    assert names_in(tmp_path) == []
-
-
-def test_picture_comes_from_the_callable(tmp_path):
-    path = tmp_path / "c.png"
-    write_outputs(make_measured(1), [path], figure=lambda stream: stream.write(b"PNG"))
-    assert path.read_bytes() == b"PNG"
-
-
-def test_picture_without_callable_is_refused(tmp_path):
+        write_outputs(catalog, paths, figure=fail)
     with pytest.raises(ValueError, match="a picture needs the photons of the map"):
-        write_outputs(make_measured(1), [tmp_path / "c.fits", tmp_path / "c.png"])
+        write_outputs(catalog, paths)
     assert names_in(tmp_path) == []
+    write_outputs(catalog, paths[1:], figure=lambda stream: stream.write(b"PNG"))
+    assert paths[1].read_bytes() == b"PNG"
 
 
 # Tables
@@ -118,26 +102,20 @@ def read_fits(content):
     return hdus
 
 
-def test_fits_carries_units_ucds_and_descriptions_of_every_column():
+def test_fits_describes_its_columns_and_carries_provenance_and_checksums():
     header = read_fits(format_catalog(make_measured(2), ".fits"))[1].header
     for number, spec in enumerate(COLUMNS, 1):
         assert header[f"TTYPE{number}"] == spec.name
         assert header[f"TUCD{number}"] == spec.ucd
         assert header[f"TCOMM{number}"] == spec.description
         assert (f"TUNIT{number}" in header) == bool(spec.unit)
-    assert header["TUNIT2"] == "deg"
+    assert (header["TUNIT2"], header["RADESYS"]) == ("deg", "ICRS")
     assert header["EXTNAME"] == "UNETLOC_CATALOG"
-    assert header["RADESYS"] == "ICRS"
-
-
-def test_fits_carries_provenance_with_comments_and_checksums():
-    header = read_fits(format_catalog(make_measured(2), ".fits"))[1].header
     for keyword, value in META.items():
         assert header[keyword] == value
     assert header.comments["SEED"] == "seed of the photon placement"
     assert header["CREATOR"].startswith("astro_unetloc ")
-    assert "DATASUM" in header
-    assert "CHECKSUM" in header
+    assert {"DATASUM", "CHECKSUM"} <= set(header)
     assert header["DATE"].startswith("20")
 
 
@@ -198,18 +176,27 @@ def test_votable_has_ucds_frame_and_provenance(n):
 # Regions
 
 
-@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
-@pytest.mark.parametrize("n", [0, 1, 7])
-def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(n, frame):
-    catalog = make_measured(n)
-    regions = to_regions(catalog, frame=frame)
-    assert isinstance(regions, Regions)
+def split(regions):
+    """Points and ellipses of regions that hold nothing else."""
     points = [region for region in regions if isinstance(region, PointSkyRegion)]
     ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
-    assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
     assert len(points) + len(ellipses) == len(regions)
+    return points, ellipses
+
+
+@pytest.mark.parametrize(("kind", "label"), [("reg", "text"), ("crtf", "label")])
+@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(
+    tmp_path, n, frame, kind, label
+):
+    catalog, path = make_measured(n), tmp_path / f"c.{kind}"
+    write_outputs(catalog, [path], frame=frame)
+    points, ellipses = split(Regions.read(path, format="ds9" if kind == "reg" else kind))
+    assert [point.meta[label] for point in points] == list(catalog["Source_Name"])
+    assert {point.visual["color"] for point in points} <= {"cyan"}
     assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
-    for point, position in zip(points, catalog["skycoord"]):
+    for point, position in zip(points, catalog["skycoord"], strict=True):
         assert point.center.frame.name == frame
         assert point.center.icrs.separation(position) < 0.01 * u.arcsec
 
@@ -227,20 +214,19 @@ def test_ellipse_points_along_the_position_angle_in_any_frame(frame):
 
 
 def test_regions_are_in_the_style_of_fermi():
-    lines = format_regions(make_measured(1), frame="fk5").splitlines()
+    catalog = make_measured(1)
+    lines = format_regions(catalog, frame="fk5").splitlines()
     assert lines[0] == "# Region file format: DS9 version 4.1"
     assert lines[-2].startswith("fk5;point(")
     assert "# point=cross " in lines[-2]
     assert lines[-2].endswith("text={UNL J0534.8-2538}")
     assert lines[-1].startswith("fk5;ellipse(")
     assert ",0.100000,0.050000,120.0" in lines[-1]
-
-
-def test_circle_of_confidence_needs_no_angle():
-    catalog = make_measured(1)
     catalog["Conf_95_SemiMinor"] = catalog["Conf_95_SemiMajor"]
-    catalog["Conf_95_PosAng"].mask[:] = True
+    catalog["Conf_95_PosAng"].mask[:] = True  # a circle needs none
     assert len(to_regions(catalog)) == 2
+    with pytest.raises(ValueError, match="frame must be icrs, fk5 or galactic; got 'moon'"):
+        format_regions(catalog, frame="moon")
 
 
 @pytest.mark.parametrize(
@@ -260,31 +246,27 @@ def test_odd_characters_in_names_stay_safe(name, label, n):
     catalog = make_measured(n)
     catalog["Source_Name"] = [name] * n
     regions = to_regions(catalog)
-    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    points, _ = split(regions)
     assert [point.meta["text"] for point in points] == [label] * n
     assert len(regions) == n + 1
 
 
 def test_color_tells_the_state_of_a_source():
+    def colors():
+        return [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
+
     catalog = make_measured(4)
     catalog["Flags"] = np.array([0, 2, 0, 16 + 32 + 128], "i2")
-    colors = [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
-    assert colors == ["cyan", "yellow", "cyan", "cyan"]
+    assert colors() == ["cyan", "yellow", "cyan", "cyan"]
     catalog["ASSOC"] = np.ma.MaskedArray(["A", "B", "", ""], mask=[0, 0, 1, 1])
     catalog["Flags"] = np.array([0, 2, 2, 0], "i2")
-    colors = [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
-    assert colors == ["green", "green", "yellow", "magenta"]
-
-
-def test_unknown_frame_of_regions_is_refused():
-    with pytest.raises(ValueError, match="frame must be icrs, fk5 or galactic; got 'moon'"):
-        format_regions(make_measured(1), frame="moon")
+    assert colors() == ["green", "green", "yellow", "magenta"]
 
 
 def test_regions_of_a_fermi_catalog_have_its_names(real_data):
     reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")[:200]
     regions = to_regions(reference)
-    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    points, _ = split(regions)
     assert [point.meta["text"] for point in points] == list(reference["Source_Name"])
     centers = SkyCoord([point.center for point in points])
     assert centers.separation(reference["skycoord"]).max() < 0.01 * u.arcsec
@@ -293,29 +275,10 @@ def test_regions_of_a_fermi_catalog_have_its_names(real_data):
 # Regions of CASA
 
 
-def read_crtf(path):
-    regions = Regions.read(path, format="crtf")
-    points = [region for region in regions if isinstance(region, PointSkyRegion)]
-    return points, [region for region in regions if isinstance(region, EllipseSkyRegion)]
-
-
-@pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
-@pytest.mark.parametrize("n", [0, 1, 7])
-def test_casa_regions_hold_every_source_and_the_known_ellipses(tmp_path, n, frame):
-    catalog = make_measured(n)
-    write_outputs(catalog, [tmp_path / "c.crtf"], frame=frame)
-    assert (tmp_path / "c.crtf").read_text().startswith("#CRTFv0\n")
-    points, ellipses = read_crtf(tmp_path / "c.crtf")
-    assert [point.meta["label"] for point in points] == list(catalog["Source_Name"])
-    assert {point.visual["color"] for point in points} <= {"cyan"}
-    for point, position in zip(points, catalog["skycoord"], strict=True):
-        assert point.center.icrs.separation(position) < 0.01 * u.arcsec
-    assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
-
-
 def test_casa_ellipse_has_the_major_axis_first_and_its_position_angle(tmp_path):
     write_outputs(make_measured(1), [tmp_path / "c.crtf"])
-    line = (tmp_path / "c.crtf").read_text().splitlines()[-1]
+    first, *_, line = (tmp_path / "c.crtf").read_text().splitlines()
+    assert first == "#CRTFv0"
     assert "[0.100000deg, 0.050000deg], 30.0" in line
     assert line.endswith("color=cyan")
 
@@ -324,6 +287,6 @@ def test_odd_characters_stay_safe_in_casa_regions(tmp_path):
     catalog = make_measured(2)
     catalog["Source_Name"] = ["a'b\", [c]=#{d}\n\u03b3", ""]
     write_outputs(catalog, [tmp_path / "c.crtf"])
-    points, ellipses = read_crtf(tmp_path / "c.crtf")
+    points, ellipses = split(Regions.read(tmp_path / "c.crtf", format="crtf"))
     assert [point.meta.get("label", "") for point in points] == ["a_b__ _c___(d) _", ""]
     assert len(ellipses) == 1
