@@ -1,6 +1,7 @@
 """Small catalogues to test on."""
 
 import numpy as np
+from regions import EllipseSkyRegion, PointSkyRegion
 
 from astro_unetloc.catalog import table
 from astro_unetloc.catalog.columns import set_column
@@ -78,3 +79,11 @@ def assert_same_catalog(table, other):
         (values, mask), (expected, expected_mask) = plain(table[name]), plain(other[name])
         np.testing.assert_array_equal(mask, expected_mask, err_msg=name)
         np.testing.assert_array_equal(values[~mask], expected[~mask], err_msg=name)
+
+
+def split_regions(regions):
+    """Points and ellipses of regions that hold nothing else."""
+    points = [region for region in regions if isinstance(region, PointSkyRegion)]
+    ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
+    assert len(points) + len(ellipses) == len(regions)
+    return points, ellipses

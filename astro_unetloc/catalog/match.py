@@ -43,8 +43,7 @@ MAX_SIGMAS = np.sqrt(-2 * np.log(0.001))
 
 _ROUNDING_DEG = 1e-10  # keeps a pair at exactly the radius
 
-# Associations of the Fermi-LAT catalogues have this probability or a higher one (arXiv:1902.10045).
-_RELIABLE = 0.8
+_RELIABLE = 0.8  # the smallest probability in the Fermi-LAT catalogues (arXiv:1902.10045)
 
 # The density at a position is that of this number of nearest sources, in an ellipse so many times
 # longer along Galactic longitude than along latitude: the sources of the plane lie in a band of

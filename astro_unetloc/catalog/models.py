@@ -166,17 +166,17 @@ def fermi_library(catalog):
     error = amplitude * sources["flux_err"] / sources["flux"]
     elements = []
     for row, source in enumerate(sources):
-        name, stated, error_of_index = source["name", "class", "index_err"]
         parameters = [
             library_amplitude("Prefactor", amplitude[row], error=error[row]),
-            library_parameter("Index", index[row], -1, -5, 10, error=error_of_index, free=True),
+            library_parameter(
+                "Index", index[row], -1, -5, 10, error=source["index_err"], free=True
+            ),
             library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
         ]
-        spectrum, position = ("PowerLaw", parameters), {"RA": source["ra"], "DEC": source["dec"]}
-        stated = stated if stated in _CLASSES else ""
-        elements.append(
-            library_source(name, spectrum, "SkyDirFunction", position, source_class=stated)
-        )
+        position = {"RA": source["ra"], "DEC": source["dec"]}
+        model = (("PowerLaw", parameters), "SkyDirFunction", position)
+        stated = source["class"] if source["class"] in _CLASSES else ""
+        elements.append(library_source(source["name"], *model, source_class=stated))
     return library_text("astro_unetloc", elements)
 
 

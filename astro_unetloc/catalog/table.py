@@ -4,6 +4,7 @@ A catalogue is a `QTable` with one row for each source and the columns of `colum
 """
 
 import re
+from collections import Counter
 from importlib import metadata
 
 import astropy.units as u
@@ -69,15 +70,12 @@ def source_names(ra_deg, dec_deg):
 
 def unique_names(names):
     """List of the names, with a, b, ..., z, aa, ... appended where one occurs more than once."""
-    unique, inverse, count = np.unique(
-        np.array(names, str), return_inverse=True, return_counts=True
-    )
-    if len(unique) == len(names):
+    count, seen, result = Counter(names), Counter(), []
+    if len(count) == len(names):
         return list(names)
-    seen, result = np.zeros(len(unique), int), []
-    for name, group in zip(names, inverse):
-        seen[group] += 1
-        result.append(name + _letters(seen[group]) if count[group] > 1 else name)
+    for name in names:
+        seen[name] += 1
+        result.append(name + _letters(seen[name]) if count[name] > 1 else name)
     return unique_names(result)  # a name with its letter may have been there before
 
 
@@ -101,8 +99,8 @@ def make_catalog(sources, meta=None):
     ordered = sources[np.lexsort((*keys, -np.asarray(sources["Score"], float)))]
     icrs = SkyCoord(ordered["GLON"], ordered["GLAT"], frame="galactic").icrs
     columns = {name: ordered[name] for name in ordered.colnames}
-    columns |= {"Source_Name": source_names(icrs.ra.deg, icrs.dec.deg)}
-    columns |= {"RAJ2000": icrs.ra, "DEJ2000": icrs.dec}
+    columns["Source_Name"] = source_names(icrs.ra.deg, icrs.dec.deg)
+    columns["RAJ2000"], columns["DEJ2000"] = icrs.ra, icrs.dec
     return _conform(columns, {"CREATOR": creator(), **(meta or {})})
 
 

@@ -10,7 +10,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from conftest import make_wcs, skip_unless_in_ci
-from made_catalogs import make_catalog, make_sources
+from made_catalogs import make_catalog, make_sources, split_regions
+from regions import Regions
 
 from astro_unetloc.catalog.write import format_regions, write_outputs
 
@@ -79,16 +80,6 @@ def field(tmp_path_factory):
     return folder, catalog
 
 
-def saved_regions(path):
-    from regions import EllipseSkyRegion, PointSkyRegion, Regions
-
-    regions = Regions.read(path, format="ds9")
-    points = [region for region in regions if isinstance(region, PointSkyRegion)]
-    ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
-    assert len(points) + len(ellipses) == len(regions)
-    return points, ellipses
-
-
 SAVE = ("-regions", "system", "wcs", "-regions", "sky", "icrs", "-regions", "skyformat", "degrees")
 
 
@@ -96,7 +87,7 @@ def load_and_save(run_ds9, folder, name):
     """Regions that DS9 holds after it loaded a file: points and ellipses."""
     save = [*SAVE, "-regions", "save", f"saved_{name}", "-exit"]
     run_ds9(folder, "map.fits", "-regions", "load", name, *save)
-    return saved_regions(folder / f"saved_{name}")
+    return split_regions(Regions.read(folder / f"saved_{name}", format="ds9"))
 
 
 def test_ds9_holds_every_source_with_its_name_and_color(run_ds9, field):

@@ -8,8 +8,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.votable import parse
-from made_catalogs import META, assert_same_catalog, make_measured
-from regions import EllipseSkyRegion, PointSkyRegion, Regions
+from made_catalogs import META, assert_same_catalog, make_measured, split_regions
+from regions import Regions
 
 from astro_unetloc.catalog.columns import COLUMNS
 from astro_unetloc.catalog.read import read_catalog
@@ -176,14 +176,6 @@ def test_votable_has_ucds_frame_and_provenance(n):
 # Regions
 
 
-def split(regions):
-    """Points and ellipses of regions that hold nothing else."""
-    points = [region for region in regions if isinstance(region, PointSkyRegion)]
-    ellipses = [region for region in regions if isinstance(region, EllipseSkyRegion)]
-    assert len(points) + len(ellipses) == len(regions)
-    return points, ellipses
-
-
 @pytest.mark.parametrize(("kind", "label"), [("reg", "text"), ("crtf", "label")])
 @pytest.mark.parametrize("frame", ["icrs", "fk5", "galactic"])
 @pytest.mark.parametrize("n", [0, 1, 7])
@@ -192,7 +184,7 @@ def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(
 ):
     catalog, path = make_measured(n), tmp_path / f"c.{kind}"
     write_outputs(catalog, [path], frame=frame)
-    points, ellipses = split(Regions.read(path, format="ds9" if kind == "reg" else kind))
+    points, ellipses = split_regions(Regions.read(path, format="ds9" if kind == "reg" else kind))
     assert [point.meta[label] for point in points] == list(catalog["Source_Name"])
     assert {point.visual["color"] for point in points} <= {"cyan"}
     assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
@@ -246,7 +238,7 @@ def test_odd_characters_in_names_stay_safe(name, label, n):
     catalog = make_measured(n)
     catalog["Source_Name"] = [name] * n
     regions = to_regions(catalog)
-    points, _ = split(regions)
+    points, _ = split_regions(regions)
     assert [point.meta["text"] for point in points] == [label] * n
     assert len(regions) == n + 1
 
@@ -266,7 +258,7 @@ def test_color_tells_the_state_of_a_source():
 def test_regions_of_a_fermi_catalog_have_its_names(real_data):
     reference = read_catalog(real_data / "catalogs" / "gll_psch_v13.fit.gz")[:200]
     regions = to_regions(reference)
-    points, _ = split(regions)
+    points, _ = split_regions(regions)
     assert [point.meta["text"] for point in points] == list(reference["Source_Name"])
     centers = SkyCoord([point.center for point in points])
     assert centers.separation(reference["skycoord"]).max() < 0.01 * u.arcsec
@@ -287,6 +279,6 @@ def test_odd_characters_stay_safe_in_casa_regions(tmp_path):
     catalog = make_measured(2)
     catalog["Source_Name"] = ["a'b\", [c]=#{d}\n\u03b3", ""]
     write_outputs(catalog, [tmp_path / "c.crtf"])
-    points, ellipses = split(Regions.read(tmp_path / "c.crtf", format="crtf"))
+    points, ellipses = split_regions(Regions.read(tmp_path / "c.crtf", format="crtf"))
     assert [point.meta.get("label", "") for point in points] == ["a_b__ _c___(d) _", ""]
     assert len(ellipses) == 1
