@@ -155,8 +155,8 @@ def _draw_field(plane, vectors, weights, catalog, title):
     """Picture of a field in a tangent plane, in Galactic coordinates."""
     image = _field_image(plane, vectors, weights)
     box = _bounding_box(image)
-    sizes = np.array([high - low for low, high in box]) * _LONGEST_INCH
-    width, height = sizes / max(high - low for low, high in box)
+    sizes = np.diff(box)[:, 0]
+    width, height = sizes / sizes.max() * _LONGEST_INCH
     figure = canvas(max(width, 4.0) + 1.8, max(height, 3.2) + 0.9)
     axes = figure.add_subplot(projection=plane.wcs)
     picture = axes.imshow(image, origin="lower", cmap=_COLOR_MAP, norm=stretch(image))
@@ -171,9 +171,8 @@ def _draw_field(plane, vectors, weights, catalog, title):
     radius = _CIRCLE_DEG / plane.pixel_deg
     size = np.full(len(x), 2 * radius)
     circles = EllipseCollection(
-        size, size, np.zeros(len(x)), units="xy", offsets=np.column_stack([x, y]),
+        size, size, 0 * x, units="xy", offsets=np.column_stack([x, y]), linewidths=1.2,
         offset_transform=axes.transData, facecolors="none", edgecolors=_SOURCE_COLOR,
-        linewidths=1.2,
     )  # fmt: skip
     axes.add_collection(circles, autolim=False)
     style = {"ha": "center", "va": "center", "fontsize": _LABEL_POINTS, "color": _LABEL_COLOR}
@@ -239,9 +238,8 @@ def _draw_sky(vectors, weights, catalog, title):
     for label in axes.get_xticklabels():
         label.set_path_effects(_OUTLINE)
     axes.grid(color="white", alpha=0.2, linewidth=0.5)
-    bar = figure.colorbar(
-        picture, ax=axes, orientation="horizontal", shrink=0.55, aspect=40, pad=0.03
-    )
+    style = {"orientation": "horizontal", "shrink": 0.55, "aspect": 40, "pad": 0.03}
+    bar = figure.colorbar(picture, ax=axes, **style)
     bar.set_label("Counts per square degree")
     bar.ax.xaxis.set_major_formatter("{x:g}")
     return figure
@@ -249,8 +247,7 @@ def _draw_sky(vectors, weights, catalog, title):
 
 def _sky_image(vectors, weights):
     """Smoothed counts per square degree on a grid of longitude (from 180 to -180) and latitude."""
-    no_pixels = np.zeros(0, int)
-    index = healpy.vec2pix(_SKY_NSIDE, *vectors.T, nest=False) if len(vectors) else no_pixels
+    index = healpy.vec2pix(_SKY_NSIDE, *vectors.T, nest=False)
     counts = np.bincount(index, weights, minlength=healpy.nside2npix(_SKY_NSIDE))
     counts = counts / healpy.nside2pixarea(_SKY_NSIDE, degrees=True)
     lon = np.linspace(180, -180, _SKY_SHAPE[1] + 1)

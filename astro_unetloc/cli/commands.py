@@ -10,7 +10,6 @@ import click
 
 from astro_unetloc.cli.options import (
     check_kind,
-    check_variant,
     given_options,
     number_option,
     options,
@@ -162,7 +161,6 @@ def simulate(context, output, overwrite, quiet, seed, template, **options):
 def _check_simulation(context, kind):
     """Refuse options that do not go with the kind of output or with each other."""
     check_kind(context, kind, _SIMULATE_OPTIONS)
-    check_variant(context)
     given = given_options(context)
     if {"years", "exposure"} <= given:
         raise click.UsageError("--exposure stands instead of --years; got both; drop one")
@@ -388,7 +386,6 @@ def _check_evaluation(context, way):
     """Refuse options that do not go with the way to evaluate."""
     values, given = context.params, given_options(context)
     check_kind(context, way, _EVALUATE_OPTIONS)
-    check_variant(context)
     if way == _ON_CATALOG and not values["truth"]:
         raise click.UsageError("--catalog goes with --truth TABLE; give the true sources")
     if values["codes"] and not values["folder"]:

@@ -109,24 +109,19 @@ def given_options(context):
 
 def check_kind(context, kind, options_of):
     """Refuse options of other kinds of run; ``options_of`` maps each kind to its parameters."""
-    wrong = given_options(context) & set().union(*options_of.values()) - options_of[kind]
-    if not wrong:
-        return
-    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
-    first = min(wrong)
-    kinds = " or ".join(other for other, names in options_of.items() if first in names)
-    raise click.UsageError(
-        f"{', '.join(flags[name] for name in sorted(wrong))} cannot go with {kind}; "
-        f"{flags[first]} goes with {kinds}"
-    )
-
-
-def check_variant(context):
-    """Refuse --variant without --template."""
-    if "variant" in given_options(context) and not context.params["template"]:
+    given, values = given_options(context), context.params
+    if "variant" in given and not values["template"]:
         raise click.UsageError(
             "--variant chooses among the templates of --template FILE; got "
-            f"{context.params['variant']!r} without a file; give the file too"
+            f"{values['variant']!r} without a file; give the file too"
+        )
+    wrong = sorted(given & set().union(*options_of.values()) - options_of[kind])
+    if wrong:
+        flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+        kinds = " or ".join(other for other, names in options_of.items() if wrong[0] in names)
+        raise click.UsageError(
+            f"{', '.join(flags[name] for name in wrong)} cannot go with {kind}; "
+            f"{flags[wrong[0]]} goes with {kinds}"
         )
 
 

@@ -201,14 +201,14 @@ def _inputs(counts, coverage, bands):
 def _silent_stderr():
     """Hide the greeting of LiteRT, which C++ writes past the streams of Python."""
     sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(sink)
 
 
 def _sha256(path):

@@ -25,6 +25,18 @@ def run(tmp_path, monkeypatch, capfd):
 
 
 @pytest.fixture
+def passes(run):
+    """Function of words that expects exit code 0 and returns what was printed: (stdout, stderr)."""
+
+    def call(*words):
+        code, *printed = run(*words)
+        assert code == 0, printed
+        return printed
+
+    return call
+
+
+@pytest.fixture
 def refused(run):
     """Function of a message and words that expects exit code 2 and the message on one line."""
 
