@@ -1,19 +1,11 @@
-"""Small patch sets to test on, and a disk that is full."""
-
-import resource
-from contextlib import contextmanager
+"""Small patch sets to test on."""
 
 import numpy as np
 from made_skies import BAND_EDGES, made_patches
 
-from astro_unetloc.training.patch_set import (
-    join_patch_sets,
-    read_patch_set,
-    sky_file_bytes,
-    write_whole,
-)
+from astro_unetloc.training.patch_set import join_patch_sets, read_patch_set, sky_file_bytes
 
-RECIPE = {
+METADATA = {
     "band_edges_gev": BAND_EDGES,
     "pixel_deg": 0.1,
     "seed": 0,
@@ -22,29 +14,24 @@ RECIPE = {
 }
 
 
-def write_made_set(path, seeds, *, recipe=RECIPE, **options):
-    """A patch set of skies as `made_patches` makes them."""
+def write_made_set(path, seeds, *, metadata=METADATA, n_patches=2, n_pix=16):
+    """Write a patch set of skies as `made_patches` makes them; returns its path."""
     parts = [path.with_name(f"{path.name}.{seed}") for seed in seeds]
     for seed, part in zip(seeds, parts):
-        write_whole(part, sky_file_bytes(*made_patches(seed, **options), recipe=recipe))
+        columns, sources = made_patches(seed, n_patches=n_patches, n_pix=n_pix)
+        part.write_bytes(sky_file_bytes(columns, sources, metadata=metadata))
     join_patch_sets(parts, path)
     for part in parts:
         part.unlink()
+    return path
 
 
-def assert_same_set(path, other):
+def assert_same_set(path, other, *, rtol=0.0):
+    """Sets hold the same arrays and metadata; fields of sources may differ by ``rtol``."""
     first, second = read_patch_set(path), read_patch_set(other)
     assert list(first) == list(second)
+    sources, expected = first.pop("sources"), second.pop("sources")
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-
-
-@contextmanager
-def full_disk(n_bytes):
-    """No file may grow beyond so many bytes: writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for name in sources.dtype.names:
+        np.testing.assert_allclose(sources[name], expected[name], rtol=rtol, err_msg=name)

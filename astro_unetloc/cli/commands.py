@@ -215,7 +215,7 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
             output, first_seed=seed, classes=classes, label_rule=rule, executor=executor, **options
         )
     with open_patch_set(output) as made:
-        return f"{made.n_patches} patches of {len(made.skies)} skies -> {output}"
+        return f"{made.n_patches} patches of {len(made.seeds)} skies -> {output}"
 
 
 @click.command()

@@ -211,7 +211,7 @@ def _pixels(plane, vectors, border_pix):
 
 def check_bands(patch_set, model):
     """Raise an error unless a set was made in the bands of a model."""
-    found = np.asarray(patch_set.recipe["band_edges_gev"], dtype=float)
+    found = np.asarray(patch_set.metadata["band_edges_gev"], dtype=float)
     if len(found) != len(model.band_edges) or not np.allclose(found, model.band_edges):
         raise InputError(
             f"{patch_set.path}: expected patches in the bands {model.band_edges.tolist()} GeV of "
@@ -251,7 +251,7 @@ def search_patches(patch_set, rows, model, *, counted=True):
     """Predictions and matches of some patches of a set; without matches unless they are counted."""
     columns = patch_set.read(rows)
     counts, coverage = (columns[n].astype(np.float32) for n in ("counts", "coverage"))
-    pixel_deg, n_pix = patch_set.recipe["pixel_deg"], counts.shape[1]
+    pixel_deg, n_pix = patch_set.metadata["pixel_deg"], counts.shape[1]
     centers = columns["center"].tolist()
     planes = [TangentPlane(lon, lat, n_pix, pixel_deg, turn) for lon, lat, turn in centers]
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
@@ -289,8 +289,8 @@ def _set_truth(patch_set, rows):
     number = np.full(patch_set.n_patches, -1)
     number[rows] = np.arange(len(rows))
     sources = sources[number[sources["patch"]] >= 0]
-    bright = sources["n_photons"] >= patch_set.recipe["min_photons"]
-    bright &= sources["significance"] >= patch_set.recipe["min_significance"]
+    bright = sources["n_photons"] >= patch_set.metadata["min_photons"]
+    bright &= sources["significance"] >= patch_set.metadata["min_significance"]
     radius = np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0)
     columns = {
         "GLON": Quantity(sources["glon"], "deg"), "GLAT": Quantity(sources["glat"], "deg"),

@@ -152,10 +152,10 @@ def run_on_set(
         for each in filter(None, (runner.model, runner.baseline)):
             predictions.check_bands(patch_set, each)
         rows, named = predictions.chosen_rows(patch_set, n_patches, codes, all_skies)
-        checksum = hashlib.sha256(patch_set.skies.tobytes()).hexdigest()[:12]
+        checksum = hashlib.sha256(patch_set.sources().tobytes()).hexdigest()[:12]
         about = {
             "patch_set": Path(path).name, "patch_set_checksum": checksum, "n_patches": len(rows),
-            "all_skies": bool(all_skies), "pixel_deg": float(patch_set.recipe["pixel_deg"]),
+            "all_skies": bool(all_skies), "pixel_deg": float(patch_set.metadata["pixel_deg"]),
             "codes": list(codes),
         }  # fmt: skip
         chunks = np.array_split(rows, -(-len(rows) // _CHUNK))

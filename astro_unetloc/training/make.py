@@ -1,4 +1,4 @@
-"""Training sets: simulated skies, each observed under many conditions, written to HDF5.
+"""Patch sets made of simulated skies, each observed under many conditions.
 
 Skies are simulated, or read from folders of components, by any executor.
 """
@@ -12,12 +12,15 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+import healpy
 import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import check_output, write_files
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.patches import GridConfig, TangentPlane
@@ -33,55 +36,32 @@ from astro_unetloc.training.observation import (
     source_mask,
 )
 from astro_unetloc.training.patch_set import (
-    SCHEMA,
     SOURCE_DTYPE,
+    differences,
     join_patch_sets,
     open_patch_set,
     sky_file_bytes,
-    write_whole,
 )
 
-__all__ = [
-    "BAND_EDGES",
-    "YEARS",
-    "check_template",
-    "components_within",
-    "file_digest",
-    "folder_digest",
-    "make_patch_set",
-    "observed_directions",
-    "patches_of_sky",
-    "process_pool",
-    "random_plane",
-    "run_shards",
-    "simulated_sky",
-    "sky_of_folder",
-]
+__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky", "process_pool", "run_shards"]
+
+# Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
+BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
+
+# Exposure of a simulated sky; an observation takes a part of it.
+_YEARS = 16.0
+
+# Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
+_CENTER_NSIDE = 256
+
+_N_SKIES = 60
 
 
 def run_shards(job, keys, *, executor=None, n_pending=16):
-    """Yield the result of a function for every key, in order of completion.
+    """Yield each key with the result of a function of it, in order of completion.
 
-    Parameters
-    ----------
-    job : callable
-        Takes one key; its result depends on nothing else.
-    keys : iterable
-        Arguments of the calls.
-    executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        Runs the calls; by default they run in this process.
-    n_pending : int
-        Largest number of calls submitted and not yet yielded; at least the number of workers.
-
-    Yields
-    ------
-    tuple
-        Key and result.
-
-    Raises
-    ------
-    ChildProcessError
-        If a process of the pool died; dask restarts one instead.
+    At most ``n_pending`` calls are submitted to the executor (of `concurrent.futures`, or a client
+    of dask, which restarts a process that died) and not yet yielded. Without one they run here.
     """
     if executor is None:
         for key in keys:
@@ -112,27 +92,15 @@ def run_shards(job, keys, *, executor=None, n_pending=16):
 
 
 def process_pool(n_workers):
-    """Return a pool of processes that end with this one, even if it is killed.
+    """Pool of processes that end with this one, even if it is killed.
 
     Processes are spawned, because OpenMP (in healpy) hangs after a fork.
-
-    Parameters
-    ----------
-    n_workers : int
-        Number of processes.
-
-    Returns
-    -------
-    concurrent.futures.ProcessPoolExecutor
     """
-    from multiprocessing import get_context
-
     return ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_follow_parent)
 
 
 def _follow_parent():
     """End this process when its parent ends; it would wait for work for ever."""
-    from multiprocessing import parent_process
 
     def follow():
         parent_process().join()
@@ -141,49 +109,26 @@ def _follow_parent():
     threading.Thread(target=follow, daemon=True).start()
 
 
-# Exposure of a simulated sky; an observation takes a part of it.
-YEARS = 16.0
-
-
-# Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
-_CENTER_NSIDE = 256
-
-
-def simulated_sky(rng, template, energy_range):
-    """Return a sky with random interstellar model, populations and PSF."""
+def _simulated_sky(rng, template, energy_range):
+    """A sky with random interstellar model, populations and PSF."""
     variant = str(rng.choice([*TEMPLATE_SETS, "built-in"]))
     builtin = template is None or variant == "built-in"
     diffuse = interstellar(None if builtin else template, variant="P6V11" if builtin else variant)
-    diffuse = perturb(
-        diffuse,
-        rng,
-        scatter=0.2,
-        small_scale=rng.uniform(0.1, 0.45),
-        slope=rng.uniform(2.2, 3.2),
-    )
+    shape = {"small_scale": rng.uniform(0.1, 0.45), "slope": rng.uniform(2.2, 3.2)}
+    diffuse = perturb(diffuse, rng, scatter=0.2, **shape)
     sources = draw_sources(
-        rng,
-        band=counted_band(energy_range),
-        agn=rng.uniform(0.6, 1.4),
-        pulsars=rng.uniform(0.6, 2.5),
-        galactic=rng.uniform(0.6, 2.5),
+        rng, band=counted_band(energy_range), agn=rng.uniform(0.6, 1.4),
+        pulsars=rng.uniform(0.6, 2.5), galactic=rng.uniform(0.6, 2.5),
         extended=rng.uniform(0.5, 1.5),
-    )
-    psf = KingPSF(rng.uniform(0.92, 1.1))
+    )  # fmt: skip
     return draw_photons(
-        diffuse,
-        sources,
-        exposure=SurveyExposure(YEARS),
-        psf=psf,
-        rng=rng,
-        energy_range=energy_range,
-        with_diffuse=False,
-        with_background=True,
-    )
+        diffuse, sources, exposure=SurveyExposure(_YEARS), psf=KingPSF(rng.uniform(0.92, 1.1)),
+        rng=rng, energy_range=energy_range, with_diffuse=False, with_background=True,
+    )  # fmt: skip
 
 
-def components_within(folder, energy_range):
-    """Return the components of a folder; its cubes must cover an energy range (GeV)."""
+def _components_within(folder, energy_range):
+    """Components of a folder; its cubes must cover an energy range (GeV)."""
     components = read_components(folder)
     (low, high), found = energy_range, components.maps["background"].energy_edges[[0, -1]]
     if low < found[0] * 0.999 or high > found[1] * 1.001:
@@ -194,38 +139,36 @@ def components_within(folder, energy_range):
     return components
 
 
-def sky_of_folder(folder, energy_range, seed):
-    """Return the sky of a folder of components, limited to an energy range (GeV)."""
-    sky = sky_of(components_within(folder, energy_range), rng=seed)
+def _sky_of_folder(folder, energy_range, seed):
+    """Sky of a folder of components, limited to an energy range (GeV)."""
+    sky = sky_of(_components_within(folder, energy_range), rng=seed)
     low, high = energy_range
     inside = (sky.photons.energy >= low) & (sky.photons.energy < high)
     return replace(sky, photons=sky.photons.select(inside), origin=sky.origin[inside])
 
 
-def check_template(template):
+def _check_template(template):
     """Read all templates of a file, so that errors are raised here and not in a worker."""
     for variant in TEMPLATE_SETS if template else ():
         interstellar(template, variant=variant)
 
 
-def file_digest(path):
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _sha256(path):
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_digest(folder):
-    """Return the SHA-256 of the names and contents of all files in a folder."""
+def _folder_sha256(folder):
+    """SHA-256 of the names and contents of all files in a folder."""
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
-    listing = "\n".join(f"{path.name} {file_digest(path)}" for path in files)
+    listing = "\n".join(f"{path.name} {_sha256(path)}" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def observed_directions(sky):
-    """Return the observed directions (n, 3), 0.2 deg apart; None for the whole sky."""
+def _observed_directions(sky):
+    """Observed directions (n, 3), 0.2 deg apart; None for the whole sky."""
     if sky.footprint is None:
         return None
-    import healpy
-
     pixels = np.arange(12 * _CENTER_NSIDE**2)
     centers = np.stack(healpy.pix2vec(_CENTER_NSIDE, pixels, nest=False), axis=-1)
     seen = sky.footprint.covers(centers)
@@ -234,8 +177,8 @@ def observed_directions(sky):
     return None if seen.all() else centers[seen]
 
 
-def random_plane(rng, config, directions=None):
-    """Return a random tangent plane: half anywhere, half near the Galactic plane or centre."""
+def _random_plane(rng, config, directions=None):
+    """A random tangent plane: half anywhere, half near the Galactic plane or centre."""
     lon, lat = rng.uniform(0, 360), np.degrees(np.arcsin(rng.uniform(-1, 1)))
     place = rng.random()
     if directions is not None:
@@ -244,24 +187,12 @@ def random_plane(rng, config, directions=None):
         lat = rng.normal(0, 5)
     elif place < 0.5:  # around the Galactic centre
         lon, lat = rng.normal(0, 25) % 360, rng.normal(0, 3)
-    return TangentPlane(
-        lon,
-        float(np.clip(lat, -90, 90)),
-        config.patch_pixels,
-        config.pixel_deg,
-        rng.uniform(0, 360),
-    )
-
-
-# Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
-BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
-
-
-_N_SKIES = 60
+    lat = float(np.clip(lat, -90, 90))
+    return TangentPlane(lon, lat, config.patch_pixels, config.pixel_deg, rng.uniform(0, 360))
 
 
 def _source_rows(patch, number, sky, source_class):
-    """Return the detected or labelled true sources of a patch, of `SOURCE_DTYPE`."""
+    """Detected or labelled true sources of a patch, of `SOURCE_DTYPE`."""
     rows = np.zeros(len(patch.source), dtype=SOURCE_DTYPE)
     for name in ("x", "y", "n_photons", "background", "significance", "labelled"):
         rows[name] = getattr(patch, name)
@@ -294,78 +225,56 @@ def _class_masks(rows, n_class, radius_pix, n_pix):
 
 
 def patches_of_sky(
-    seed,
-    *,
-    n_patches,
-    template=None,
-    folder=None,
-    band_edges=BAND_EDGES,
-    classes=("source",),
+    seed, *, n_patches, template=None, folder=None, band_edges=BAND_EDGES, classes=("source",),
     label_rule=None,
-):
-    """Return columns and sources of random patches of one sky; they depend on its seed alone."""
+):  # fmt: skip
+    """Columns and true sources of random patches of one sky, which depend on its seed alone."""
     rng = np.random.default_rng([20190, seed])
     config, grid = label_rule or TrainingConfig(), GridConfig()
     energy_range = (band_edges[0], band_edges[-1])
     if folder is None:
-        sky = simulated_sky(rng, template, energy_range)
+        sky = _simulated_sky(rng, template, energy_range)
     else:
-        sky = sky_of_folder(folder, energy_range, seed)
+        sky = _sky_of_folder(folder, energy_range, seed)
     observer = PatchObserver(sky, band_edges, config=config)
-    sky, directions = observer.sky, observed_directions(sky)
+    sky, directions = observer.sky, _observed_directions(sky)
     source_class = _classes_of(sky.sources, classes)
     patches, sources = [], []
     for number in range(n_patches):
-        observation = draw_observation(rng, band_edges=np.array(band_edges), years=YEARS)
-        patch = observer.observe(random_plane(rng, grid, directions), observation, rng)
+        observation = draw_observation(rng, band_edges=np.array(band_edges), years=_YEARS)
+        patch = observer.observe(_random_plane(rng, grid, directions), observation, rng)
         patches.append(patch)
         sources.append(_source_rows(patch, number, sky, source_class))
+    planes = [patch.plane for patch in patches]
     shape = (len(classes), config.mask_radius_pix, grid.patch_pixels)
+    brightest = max(patch.counts.max() for patch in patches)
+    if brightest > np.iinfo(np.uint16).max:
+        raise InputError(
+            f"expected at most 65535 photons in a pixel; got {brightest:g}; raise the energies"
+        )
     columns = {
-        "counts": np.stack([_small_integers(p.counts) for p in patches]),
+        "counts": np.stack([patch.counts.astype(np.uint16) for patch in patches]),
         "coverage": np.stack([p.coverage for p in patches]),
         "mask": np.stack([_class_masks(rows, *shape) for rows in sources]),
         "bands": np.stack([p.bands for p in patches]),
-        "center": np.array(
-            [(p.plane.lon_deg, p.plane.lat_deg, p.plane.rotation_deg) for p in patches]
-        ),
+        "center": np.array([(p.lon_deg, p.lat_deg, p.rotation_deg) for p in planes]),
         "sky": np.full(n_patches, seed),
         "code": np.array([f"sky{seed:06d}-{i:04d}" for i in range(n_patches)], dtype="S24"),
     }
     return columns, np.concatenate(sources)
 
 
-def _small_integers(counts):
-    if counts.max(initial=0) > np.iinfo(np.uint16).max:
-        raise InputError(
-            f"expected at most 65535 photons in a pixel; got {counts.max():g}; raise the energies"
-        )
-    return counts.astype(np.uint16)
-
-
-def _sky_file(seed, *, recipe, folders, **options):
-    """Return the patch set of one sky, bytes; compressed in the worker."""
-    columns = patches_of_sky(seed, folder=folders.get(seed), **options)
-    return sky_file_bytes(*columns, recipe=recipe)
+def _sky_file(seed, *, metadata, folders, **options):
+    """The patch set of one sky, bytes; compressed in the worker."""
+    columns, sources = patches_of_sky(seed, folder=folders.get(seed), **options)
+    return sky_file_bytes(columns, sources, metadata=metadata)
 
 
 def make_patch_set(
-    path,
-    *,
-    n_skies=None,
-    patches_per_sky=400,
-    first_seed=0,
-    template=None,
-    folders=(),
-    band_edges=BAND_EDGES,
-    classes=("source",),
-    label_rule=None,
-    append=False,
-    overwrite=False,
-    executor=None,
-    n_pending=16,
-    progress=None,
-):
+    path, *, n_skies=None, patches_per_sky=400, first_seed=0, template=None, folders=(),
+    band_edges=BAND_EDGES, classes=("source",), label_rule=None, append=False, overwrite=False,
+    executor=None, n_pending=16, progress=None,
+):  # fmt: skip
     """Simulate skies and write observed patches of them to an HDF5 set.
 
     Finished skies are kept in the folder ``<path>.parts`` and joined at the end. An interrupted run
@@ -398,7 +307,7 @@ def make_patch_set(
     overwrite : bool
         Whether a finished set may be replaced once the new one is complete.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        Runs the skies in parallel; for processes see `astro_unetloc.training.make.process_pool`.
+        Runs the skies in parallel; see `astro_unetloc.training.make.process_pool`.
     n_pending : int
         Largest number of skies submitted at once; at least the number of workers.
     progress : callable, optional
@@ -417,35 +326,28 @@ def make_patch_set(
     n_skies = _number_of_skies(n_skies, folders, template)
     _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
     path, parts = Path(path), Path(f"{path}.parts")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"output directory must exist; got {str(path.parent)!r}; create it first"
-        )
+    check_output(path, overwrite=True)
     for folder in folders:
-        components_within(folder, (band_edges[0], band_edges[-1]))
-    recipe = _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule)
-    n_done = 0 if overwrite else _skies_to_keep(path, parts, recipe, n_skies, append)
-    _check_parts(parts, recipe, overwrite)
-    check_template(template)
+        _components_within(folder, (band_edges[0], band_edges[-1]))
+    metadata = _metadata(patches_per_sky, first_seed, template, folders, band_edges, classes, rule)
+    n_done = 0 if overwrite else _skies_to_keep(path, parts, metadata, n_skies, append)
+    _check_parts(parts, metadata, overwrite)
+    _check_template(template)
     seeds = range(first_seed + n_done, first_seed + n_skies)
     files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
     missing = [seed for seed in seeds if not files[seed].exists()]
     job = partial(
-        _sky_file,
-        recipe=recipe,
-        n_patches=patches_per_sky,
-        template=template,
+        _sky_file, metadata=metadata, n_patches=patches_per_sky, template=template,
         folders=dict(enumerate(map(str, folders), start=first_seed)),
-        band_edges=tuple(band_edges),
-        classes=tuple(classes),
-        label_rule=rule,
-    )
+        band_edges=tuple(band_edges), classes=tuple(classes), label_rule=rule,
+    )  # fmt: skip
     with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
         for seed, content in progress(results, total=len(missing)) if progress else results:
             parts.mkdir(exist_ok=True)
-            write_whole(files[seed], content)
+            write_files({files[seed]: content}, overwrite=True)
     # in the folder of the parts, so that a killed run leaves no other file
-    join_patch_sets([path] * bool(n_done) + list(files.values()), parts / "joined.h5")
+    joined = [path] * bool(n_done) + list(files.values())
+    join_patch_sets(joined, parts / "joined.h5", overwrite=True)
     os.replace(parts / "joined.h5", path)
     shutil.rmtree(parts)
 
@@ -477,18 +379,18 @@ def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, ru
         raise InputError(f"band_edges must be at least two that increase; got {edges.tolist()}")
 
 
-def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
-    """Return the metadata of a set, which do not depend on the number of skies."""
+def _metadata(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
+    """Metadata of a set, which do not depend on the number of skies."""
     if folders:
         origin = {
             "folders": [Path(folder).name for folder in folders],
-            "folders_sha256": [folder_digest(folder) for folder in folders],
+            "folders_sha256": [_folder_sha256(folder) for folder in folders],
         }
     else:
         origin = {
-            "years": YEARS,
+            "years": _YEARS,
             "template": Path(template).name if template else "",
-            "template_sha256": file_digest(template) if template else "",
+            "template_sha256": _sha256(template) if template else "",
         }
     return {
         "band_edges_gev": [float(edge) for edge in band_edges],
@@ -502,26 +404,19 @@ def _recipe(patches_per_sky, first_seed, template, folders, band_edges, classes,
     }
 
 
-def _differences(found, recipe):
-    """Return the differences between the metadata of a set and those wanted, as text."""
-    asked = recipe | {"schema": SCHEMA}
-    names = [name for name in asked | found if asked.get(name) != found.get(name)]
-    return ", ".join(f"{name} {found.get(name)!r}, not {asked.get(name)!r}" for name in names)
-
-
-def _skies_to_keep(path, parts, recipe, n_skies, append):
-    """Return how many skies of a finished set are kept, 0 without one."""
+def _skies_to_keep(path, parts, metadata, n_skies, append):
+    """Number of skies of a finished set that are kept, 0 without one."""
     if not path.exists():
         return 0
     with open_patch_set(path) as found:
-        n_found, differences = len(found.skies), _differences(found.recipe, recipe)
-    if append and differences:
+        n_found, other = len(found.seeds), differences(found.metadata, metadata)
+    if append and other:
         raise InputError(
-            f"patch set {path}: expected one made with the same options; got {differences}; "
+            f"patch set {path}: expected one made with the same options; got {other}; "
             "choose another name"
         )
     if not append or n_skies <= n_found:
-        if not differences and n_skies <= n_found:
+        if not other and n_skies <= n_found:
             shutil.rmtree(parts, ignore_errors=True)  # of a run killed after its last step
         raise FileExistsError(
             f"patch set must be unfinished or new; got the whole set {str(path)!r} of {n_found} "
@@ -530,15 +425,15 @@ def _skies_to_keep(path, parts, recipe, n_skies, append):
     return n_found
 
 
-def _check_parts(parts, recipe, overwrite):
+def _check_parts(parts, metadata, overwrite):
     """Refuse unfinished skies made with other options, or delete them with ``overwrite``."""
     for part in sorted(parts.glob("sky*.h5")):
         with open_patch_set(part) as found:
-            differences = _differences(found.recipe, recipe)
-        if differences and not overwrite:
+            other = differences(found.metadata, metadata)
+        if other and not overwrite:
             raise InputError(
                 f"unfinished patch set {parts}: expected one made with the same options; got "
-                f"{differences}; give the same options, choose another name or allow overwriting"
+                f"{other}; give the same options, choose another name or allow overwriting"
             )
-        if differences:
+        if other:
             part.unlink()

@@ -1,7 +1,7 @@
 """Observed patches of simulated skies, under random conditions, and the significance of sources.
 
 An observation thins the photons to a shorter exposure, limits the energy range, blurs positions by
-input pixels, bins energies and hides a part of the image, as real maps do.
+input pixels, bins energies and hides a part of the image.
 
 The photons of diffuse emission, if the sky does not contain them, are drawn as counts in the pixels
 of the image. Thinned, displaced and binned photons follow Poisson statistics, so the result is the
@@ -11,23 +11,16 @@ blurring by input pixels is omitted: diffuse emission hardly changes over 0.25 d
 
 from dataclasses import dataclass, replace
 
+import healpy
 import numpy as np
+from scipy.spatial import KDTree
 
 from astro_unetloc.irf.spectra import bin_fractions, draw_energy
 from astro_unetloc.maps.patches import SortedPhotons, TangentPlane, band_inputs, bin_photons
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.sphere import chord, circle_in_disc, lonlat_from_vectors, separation_deg
 
-__all__ = [
-    "Detectability",
-    "Observation",
-    "ObservedPatch",
-    "PatchObserver",
-    "TrainingConfig",
-    "draw_observation",
-    "significance",
-    "source_mask",
-]
+__all__ = ["Observation", "PatchObserver", "TrainingConfig", "draw_observation", "source_mask"]
 
 
 @dataclass(frozen=True)
@@ -54,37 +47,22 @@ _NEIGHBOUR_RADII = 4.0
 
 
 def significance(n_photons, background):
-    """Return the significance of sources above a known background, in standard deviations.
+    """Significance (n,) in standard deviations of sources above a known background.
 
-    Parameters
-    ----------
-    n_photons : ndarray (n,) or (n, n_bins)
-        Photons of the source, if need be in energy bins whose test statistics are added.
-    background : ndarray of the same shape
-        Photons expected of everything else; below a hundredth it counts as a hundredth.
-
-    Returns
-    -------
-    ndarray (n,)
-        ``sqrt(2 sum((s + b) ln(1 + s / b) - s))``: Cowan et al. 2011 (arXiv:1007.1727),
-        equation 97.
-
-    Examples
-    --------
-    >>> significance(np.array([0.0, 10.0]), np.array([1.0, 1.0])).round(2)
-    array([0.  , 5.72])
+    Both are photons, (n,) or (n, n_bins); the test statistics of energy bins are added:
+    ``sqrt(2 sum((s + b) ln(1 + s / b) - s))``, Cowan et al. 2011 (arXiv:1007.1727), equation 97.
+    A background below a hundredth counts as a hundredth.
     """
     s, b = np.asarray(n_photons, dtype=float), np.maximum(background, 0.01)
     ts = np.maximum((s + b) * np.log1p(s / b) - s, 0.0)
     return np.sqrt(2 * (ts.sum(axis=-1) if ts.ndim > 1 else ts))
 
 
-def _photons_of_sources(sky):
-    """Return the photons of each source in each energy bin, (n_sources, n_bins)."""
-    rows = np.flatnonzero(sky.origin >= 0)
+def _photons_by_source(sky, origin, energy):
+    """Number of photons of each source in each energy bin, (n_sources, n_bins)."""
+    energy_bin = np.digitize(energy, sky.energy_edges[1:-1])
     shape = (len(sky.sources), len(sky.energy_edges) - 1)
-    energy_bin = np.digitize(sky.photons.energy[rows], sky.energy_edges[1:-1])
-    place = sky.origin[rows].astype(np.int64) * shape[1] + energy_bin
+    place = origin.astype(np.int64) * shape[1] + energy_bin
     return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
 
 
@@ -92,36 +70,33 @@ class Detectability:
     """Counts the photons near the true sources of a sky."""
 
     def __init__(self, sky):
-        from scipy.spatial import KDTree
-
         self.sky = sky
-        self._tree = KDTree(sky.sources.vectors)
+        self.tree = KDTree(sky.sources.vectors)
         centers = np.sqrt(sky.energy_edges[1:] * sky.energy_edges[:-1])
         self._radius_deg = np.array([sky.psf.containment_radius(0.68, e) for e in centers])
         self._offset_deg = np.concatenate([[0.0], np.geomspace(1e-3, 20.0, 150)])
         self._contained = [sky.psf.containment(self._offset_deg, e) for e in centers]
-        self._photons_of = _photons_of_sources(sky)
+        mine = np.flatnonzero(sky.origin >= 0)
+        self._photons_of = _photons_by_source(sky, sky.origin[mine], sky.photons.energy[mine])
 
     def near(self, source, photons, origin, *, radius_deg=0.0):
-        """Return own photons and expected background in the 68 % radius, each (n, n_bins)."""
+        """Own photons and expected background in the 68 % radius, each (n, n_bins)."""
         radius = np.hypot(self._radius_deg, radius_deg)
         mine = np.flatnonzero(np.isin(origin, source))
         origin, energy = origin[mine], photons.energy[mine]
         energy_bin = np.digitize(energy, self.sky.energy_edges[1:-1])
         offset = separation_deg(photons.vectors[mine], self.sky.sources.vectors[origin])
         near = offset < radius[energy_bin]
-        shape = (len(self.sky.sources), len(radius))
-        place = origin[near].astype(np.int64) * shape[1] + energy_bin[near]
-        own = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+        own = _photons_by_source(self.sky, origin[near], energy[near])
         background = self._diffuse_density(source) * np.pi * radius**2
         background += self._from_neighbours(source, radius)
         return own[source], background
 
     def _from_neighbours(self, source, radius_deg):
-        """Return the photons of other sources within a radius, (n, n_bins)."""
+        """Photons of other sources within a radius, (n, n_bins)."""
         vectors = self.sky.sources.vectors
         reach_deg = _NEIGHBOUR_RADII * radius_deg.max()
-        pairs = self._tree.query_ball_point(vectors[source], chord(reach_deg))
+        pairs = self.tree.query_ball_point(vectors[source], chord(reach_deg))
         row = np.repeat(np.arange(len(source)), [len(p) for p in pairs])
         other = np.concatenate([*pairs, np.zeros(0)]).astype(int)
         row, other = row[other != source[row]], other[other != source[row]]
@@ -137,9 +112,7 @@ class Detectability:
         return found
 
     def _diffuse_density(self, source):
-        """Return the expected diffuse photons per square degree at sources, (n, n_bins)."""
-        import healpy
-
+        """Expected diffuse photons per square degree at sources, (n, n_bins)."""
         lon, lat = lonlat_from_vectors(self.sky.sources.vectors[source].reshape(-1, 3))
         pixel = healpy.ang2pix(self.sky.nside, lon, lat, nest=False, lonlat=True)
         return self.sky.background[pixel]
@@ -151,87 +124,35 @@ _MARGIN_DEG = 0.5
 
 @dataclass(frozen=True)
 class Observation:
-    """Conditions of one observation.
+    """Conditions of one observation."""
 
-    Attributes
-    ----------
-    exposure_fraction : float
-        Fraction of the simulated exposure.
-    energy_edges : ndarray (n_energy + 1,)
-        Energy bins of the input map in GeV; for events the range.
-    events : bool
-        Whether photons keep their own energies.
-    pixel_deg : float
-        Input pixel size; 0 where photons keep their positions.
-    hidden : tuple of float or None
-        ``(angle_deg, offset_pix, half_width_pix)`` of the band of the image that was observed;
-        None for all of it.
-    """
-
-    exposure_fraction: float
-    energy_edges: np.ndarray
-    events: bool
-    pixel_deg: float
+    exposure_fraction: float  # of the simulated exposure
+    energy_edges: np.ndarray  # bins of the input map in GeV; for events the range
+    events: bool  # whether photons keep their own energies
+    pixel_deg: float  # size of input pixels; 0 where photons keep their positions
+    # (angle_deg, offset_pix, half_width_pix) of the observed strip of the image; None for all of it
     hidden: tuple | None
 
 
 @dataclass(frozen=True)
 class ObservedPatch:
-    """A patch with its truth; the n sources are those inside the image, faint ones included.
-
-    Attributes
-    ----------
-    plane : TangentPlane
-        Where on the sky.
-    counts : ndarray (ny, nx, n_band)
-        Photons.
-    coverage : ndarray (ny, nx, 1)
-        1 where observed.
-    bands : ndarray (n_band, 4)
-        See `astro_unetloc.maps.patches.band_inputs`.
-    source : ndarray (n,) of int
-        Index into the sky's sources.
-    x, y : ndarray (n,)
-        True pixel positions.
-    n_photons : ndarray (n,) of int
-        Photons of the source in the image.
-    background : ndarray (n,)
-        Photons of everything else expected where the PSF of their energy holds 68 %.
-    significance : ndarray (n,)
-        How far its photons stand out, in standard deviations, see `significance`.
-    labelled : ndarray (n,) of bool
-        Whether the network is asked to find it.
-    """
+    """A patch with its truth; the n sources are those inside the image, faint ones included."""
 
     plane: TangentPlane
-    counts: np.ndarray
-    coverage: np.ndarray
-    bands: np.ndarray
-    source: np.ndarray
-    x: np.ndarray
+    counts: np.ndarray  # (ny, nx, n_band) photons
+    coverage: np.ndarray  # (ny, nx, 1), 1 where observed
+    bands: np.ndarray  # (n_band, 4), see `astro_unetloc.maps.patches.band_inputs`
+    source: np.ndarray  # (n,) index into the sources of the sky
+    x: np.ndarray  # (n,) true pixel position
     y: np.ndarray
-    n_photons: np.ndarray
-    background: np.ndarray
-    significance: np.ndarray
-    labelled: np.ndarray
+    n_photons: np.ndarray  # (n,) photons of the source in the image
+    background: np.ndarray  # (n,) expected other photons in the 68 % radii of the PSF
+    significance: np.ndarray  # (n,) see `significance`
+    labelled: np.ndarray  # (n,) whether the network must find it
 
 
 def draw_observation(rng, *, band_edges, years=16.0):
-    """Return random conditions: half a year to ``years``, any binning, pixels up to 0.25 deg.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    band_edges : ndarray (n_band + 1,)
-        Edges of the model's bands in GeV.
-    years : float
-        Exposure of the simulated sky.
-
-    Returns
-    -------
-    Observation
-    """
+    """Random conditions: half a year to ``years``, any binning, pixels up to 0.25 deg."""
     low, high = float(band_edges[0]), float(band_edges[-1])
     if rng.random() < 0.75:
         fraction = rng.uniform(5.0 / years, 1.0)
@@ -251,9 +172,8 @@ def draw_observation(rng, *, band_edges, years=16.0):
         edges = np.array(band_edges)[(band_edges >= low * 0.99) & (band_edges <= high * 1.01)]
     if len(edges) < 2 or np.any(np.diff(edges) < 1e-3 * edges[:-1]):
         edges = np.array([low, high])
-    pixel = (
-        0.0 if events and rng.random() < 0.8 else np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
-    )
+    exact = events and rng.random() < 0.8
+    pixel = 0.0 if exact else np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
     hidden = None
     if rng.random() < 0.25:
         hidden = (rng.uniform(0, 360), rng.uniform(-40, 40), rng.uniform(15, 60))
@@ -261,21 +181,14 @@ def draw_observation(rng, *, band_edges, years=16.0):
 
 
 def source_mask(x, y, radius_pix, n_pix):
-    """Return a uint8 image (n_pix, n_pix), 1 within ``radius_pix`` of a source."""
-    reach = int(np.ceil(radius_pix))
-    step = np.arange(-reach, reach + 1)
-    iy = np.floor(np.asarray(y) + 0.5).astype(int)[:, None, None] + step[None, :, None]
-    ix = np.floor(np.asarray(x) + 0.5).astype(int)[:, None, None] + step[None, None, :]
-    iy, ix = np.broadcast_arrays(iy, ix)
-    distance = np.hypot(iy - np.reshape(y, (-1, 1, 1)), ix - np.reshape(x, (-1, 1, 1)))
-    keep = (distance <= radius_pix) & (iy >= 0) & (iy < n_pix) & (ix >= 0) & (ix < n_pix)
-    mask = np.zeros((n_pix, n_pix), dtype=np.uint8)
-    mask[iy[keep], ix[keep]] = 1
-    return mask
+    """A uint8 image (n_pix, n_pix), 1 within ``radius_pix`` of a source."""
+    pixels = np.arange(n_pix)
+    dx2, dy2 = (np.subtract.outer(np.asarray(c, float), pixels) ** 2 for c in (x, y))
+    return np.any(dy2[:, :, None] + dx2[:, None, :] <= radius_pix**2, axis=0).astype(np.uint8)
 
 
 def _coverage(n_pix, hidden):
-    """Return the observed pixels (n_pix, n_pix), all or a band across the image."""
+    """Observed pixels (n_pix, n_pix), all or a band across the image."""
     if hidden is None:
         return np.ones((n_pix, n_pix), dtype=bool)
     angle, offset, half_width = np.radians(hidden[0]), hidden[1], hidden[2]
@@ -284,7 +197,7 @@ def _coverage(n_pix, hidden):
 
 
 def _pixelize(plane, vectors, pixel_deg, rng):
-    """Return directions placed at random in input pixels of random phase and orientation."""
+    """Directions placed at random in input pixels of random phase and orientation."""
     angle, scale = rng.uniform(0, np.pi / 2), plane.pixel_deg / pixel_deg
     x, y = plane.pixel_from_vectors(vectors)
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -295,7 +208,7 @@ def _pixelize(plane, vectors, pixel_deg, rng):
 
 
 def _rebin_energy(energy, edges, rng):
-    """Return energies drawn again inside their bins."""
+    """Energies drawn again inside their bins."""
     bin_index = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
     return draw_energy(rng.random(len(energy)), edges[bin_index], edges[bin_index + 1])
 
@@ -304,19 +217,16 @@ class PatchObserver:
     """Cuts patches out of one simulated sky under given conditions."""
 
     def __init__(self, sky, band_edges, *, config=None):
-        from scipy.spatial import KDTree
-
         self.band_edges = np.asarray(band_edges, dtype=float)
         self.config = TrainingConfig() if config is None else config
         self._sorted = SortedPhotons(sky.photons)
         self._origin = sky.origin[self._sorted.order]
         # only the sorted photons are kept: below 10 GeV they fill most of the memory
         self.sky = replace(sky, photons=self._sorted.photons, origin=self._origin)
-        self._sources = KDTree(sky.sources.vectors)
         self._detectability = Detectability(self.sky)
 
     def observe(self, plane, observation, rng):
-        """Return the `ObservedPatch` of a plane under the conditions of an observation."""
+        """The `ObservedPatch` of a plane under the conditions of an observation."""
         photons, origin = self._photons(plane, observation, rng)
         coverage = _coverage(plane.n_pix, observation.hidden)
         if self.sky.footprint is not None:
@@ -331,25 +241,17 @@ class PatchObserver:
         near, background = self._detectability.near(
             source, photons, origin, radius_deg=observation.pixel_deg / 2
         )
-        share = bin_fractions(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
-        background *= share * observation.exposure_fraction
+        fraction = bin_fractions(self.sky.energy_edges, observation.energy_edges[[0, -1]])[:, 0]
+        background *= fraction * observation.exposure_fraction
         stands_out = significance(near, background)
-        labelled = (n_photons >= self.config.min_photons) & (
-            stands_out >= self.config.min_significance
-        )
+        labelled = n_photons >= self.config.min_photons
+        labelled &= stands_out >= self.config.min_significance
+        labelled &= self.sky.sources.radius_deg[source] == 0
+        bands = band_inputs(self.band_edges, observation.energy_edges, events=observation.events)
         return ObservedPatch(
-            plane=plane,
-            counts=counts,
-            coverage=coverage[..., None].astype(np.uint8),
-            bands=band_inputs(self.band_edges, observation.energy_edges, events=observation.events),
-            source=source,
-            x=x,
-            y=y,
-            n_photons=n_photons,
-            background=background.sum(axis=1),
-            significance=stands_out,
-            labelled=labelled & (self.sky.sources.radius_deg[source] == 0),
-        )
+            plane, counts, coverage[..., None].astype(np.uint8), bands, source, x, y, n_photons,
+            background.sum(axis=1), stands_out, labelled,
+        )  # fmt: skip
 
     def _photons(self, plane, observation, rng):
         rows = self._sorted.near(plane.basis[2], plane.half_diagonal_deg + _MARGIN_DEG)
@@ -366,22 +268,19 @@ class PatchObserver:
         return Photons(vectors, energy), self._origin[rows]
 
     def _diffuse_counts(self, plane, observation, rng):
-        """Return random diffuse counts, (n_pix, n_pix, n_band)."""
-        import healpy
-
-        y, x = np.mgrid[: plane.n_pix, : plane.n_pix]
-        vectors = plane.vectors_from_pixel(x.ravel(), y.ravel())
+        """Random diffuse counts, (n_pix, n_pix, n_band)."""
+        vectors = plane.pixel_vectors.reshape(-1, 3)
         theta, phi = healpy.vec2ang(vectors)
         pixels, weights = healpy.get_interp_weights(self.sky.nside, theta, phi, nest=False)
-        shares = self._band_shares(observation) * observation.exposure_fraction
-        density = np.einsum("kn,knb->nb", weights, self.sky.background[pixels] @ shares)
+        fractions = self._band_fractions(observation) * observation.exposure_fraction
+        density = np.einsum("kn,knb->nb", weights, self.sky.background[pixels] @ fractions)
         # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
         area = plane.pixel_deg**2 * (vectors @ plane.basis[2]) ** 3
         counts = rng.poisson(density * area[:, None])
         return counts.reshape(plane.n_pix, plane.n_pix, -1)
 
-    def _band_shares(self, observation):
-        """Share of the photons of each bin of the sky that an observation puts in each band."""
+    def _band_fractions(self, observation):
+        """Fraction of the photons of each bin of the sky that an observation puts in each band."""
         edges = observation.energy_edges
         if observation.events:
             bands = np.clip(self.band_edges, edges[0], edges[-1])
@@ -390,7 +289,9 @@ class PatchObserver:
 
     def _sources_inside(self, plane):
         reach = chord(0.75 * plane.pixel_deg * plane.n_pix)
-        near = np.array(sorted(self._sources.query_ball_point(plane.basis[2], reach)), dtype=int)
+        near = np.array(
+            sorted(self._detectability.tree.query_ball_point(plane.basis[2], reach)), dtype=int
+        )
         x, y = plane.pixel_from_vectors(self.sky.sources.vectors[near].reshape(-1, 3))
         n = plane.n_pix
         inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)

@@ -1,21 +1,29 @@
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import skip_unless_in_ci
-from made_sets import assert_same_set, full_disk
+from made_sets import assert_same_set
 from made_skies import made_patches, make_sky
 
-from astro_unetloc.training import make as training_sets
+from astro_unetloc.maps.patches import TangentPlane
+from astro_unetloc.sphere import vectors_from_lonlat
+from astro_unetloc.training import make as training_make
 from astro_unetloc.training.make import make_patch_set, patches_of_sky, process_pool, run_shards
 from astro_unetloc.training.observation import TrainingConfig, source_mask
-from astro_unetloc.training.patch_set import open_patch_set, read_patch_set, verify_patch_set
+from astro_unetloc.training.patch_set import open_patch_set, read_patch_set
+
+# Subprocesses import what this process does.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,6 @@ def test_patch_set_is_whole_and_consistent(small_set):
     absent = ~found["bands"][:, :, 0].astype(bool)
     assert found["counts"].sum(axis=(1, 2))[absent].sum() == 0
     assert os.listdir(small_set.parent) == ["set.h5"]
-    verify_patch_set(small_set)
 
 
 def test_masks_are_discs_around_the_labelled_sources(small_set):
@@ -53,9 +60,6 @@ def test_masks_are_discs_around_the_labelled_sources(small_set):
 
 
 def test_sources_lie_on_the_sky_where_they_lie_in_the_image(small_set):
-    from astro_unetloc.maps.patches import TangentPlane
-    from astro_unetloc.sphere import vectors_from_lonlat
-
     found = read_patch_set(small_set)
     sources = found["sources"]
     for patch, (lon, lat, rotation) in enumerate(found["center"]):
@@ -67,65 +71,56 @@ def test_sources_lie_on_the_sky_where_they_lie_in_the_image(small_set):
     assert sources["significance"][sources["labelled"]].min() >= TrainingConfig().min_significance
 
 
-def test_recipe_says_how_a_set_was_made(small_set):
+def test_metadata_are_the_options_of_a_set(small_set):
     with open_patch_set(small_set) as found:
-        recipe = found.recipe
-    assert {name: recipe[name] for name in vars(TrainingConfig())} == vars(TrainingConfig())
-    assert recipe["seed"] == 900
-    assert recipe["patches_per_sky"] == 4
-    assert recipe["classes"] == ["source"]
-    assert recipe["template"] == recipe["template_sha256"] == ""
-    assert recipe["version"]
+        metadata = found.metadata
+    expected = vars(TrainingConfig()) | {"seed": 900, "patches_per_sky": 4, "classes": ["source"]}
+    expected |= {"template": "", "template_sha256": ""}
+    assert {name: metadata[name] for name in expected} == expected
+    assert metadata["version"]
 
 
-def test_recipe_knows_a_template_by_its_content(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_sets, "check_template", lambda template: None)
+def test_template_is_known_by_its_content(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_make, "_check_template", lambda template: None)
     for name, content in {"a.fits": b"1", "b.fits": b"2"}.items():
         (tmp_path / name).write_bytes(content)
     options = {"n_skies": 1, "patches_per_sky": 2, "append": True}
     make_patch_set(tmp_path / "set.h5", template=tmp_path / "a.fits", **options)
     with open_patch_set(tmp_path / "set.h5") as found:
-        assert found.recipe["template"] == "a.fits"
-        assert found.recipe["template_sha256"].startswith("6b86b273")
+        assert found.metadata["template"] == "a.fits"
+        assert found.metadata["template_sha256"].startswith("6b86b273")
     with pytest.raises(ValueError, match="got template 'a.fits', not 'b.fits', template_sha256"):
         make_patch_set(tmp_path / "set.h5", template=tmp_path / "b.fits", **options)
 
 
 def test_real_templates_are_accepted(real_data):
-    training_sets.check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
+    training_make._check_template(real_data / "diffuse" / "diffuse_shapes_nside128.fits.gz")
 
 
 def test_label_rule_is_an_option(monkeypatch):
     sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=20)
-    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
-    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
+    monkeypatch.setattr(training_make, "_simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_make, "_random_plane", centred_plane)
     n_mask = {}
-    for name, rule in {
-        "default": TrainingConfig(),
-        "wide": TrainingConfig(mask_radius_pix=4.0),
-        "strict": TrainingConfig(min_photons=1000.0),
-    }.items():
-        columns, sources = patches_of_sky(1, n_patches=20, label_rule=rule)
+    rules = {"default": {}, "wide": {"mask_radius_pix": 4.0}, "strict": {"min_photons": 1000.0}}
+    for name, rule in rules.items():
+        columns, sources = patches_of_sky(1, n_patches=20, label_rule=TrainingConfig(**rule))
         n_mask[name] = columns["mask"].sum()
         assert sources["labelled"].any() == (name != "strict")
     assert n_mask["strict"] == 0 < n_mask["default"] < n_mask["wide"] / 3
 
 
 def centred_plane(rng, config, directions):
-    from astro_unetloc.maps.patches import TangentPlane
-
     return TangentPlane(0.0, 0.0, config.patch_pixels, config.pixel_deg)
 
 
 @pytest.fixture
 def two_classes(monkeypatch):
     """A sky of an AGN and a pulsar."""
-    from dataclasses import replace
-
     sky = make_sky([0.0, 2.0], [0.0, 0.0], photons_each=400)
     sky = replace(sky, sources=replace(sky.sources, source_class=np.array([0, 1])))
-    monkeypatch.setattr(training_sets, "simulated_sky", lambda *_: sky)
-    monkeypatch.setattr(training_sets, "random_plane", centred_plane)
+    monkeypatch.setattr(training_make, "_simulated_sky", lambda *_: sky)
+    monkeypatch.setattr(training_make, "_random_plane", centred_plane)
 
 
 def test_each_class_has_its_mask(two_classes):
@@ -156,11 +151,12 @@ def test_source_of_a_class_without_a_name_is_refused(two_classes):
 
 
 def test_two_processes_make_the_same_set_as_one(small_set, tmp_path):
+    """To 1e-12: BLAS sums the fluxes in an order that depends on its threads and on alignment."""
     with process_pool(2) as executor:
         make_patch_set(
             tmp_path / "set.h5", n_skies=2, patches_per_sky=4, first_seed=900, executor=executor
         )
-    assert_same_set(tmp_path / "set.h5", small_set)
+    assert_same_set(tmp_path / "set.h5", small_set, rtol=1e-12)
 
 
 def test_patches_of_a_sky_depend_on_its_seed_alone(small_set):
@@ -173,11 +169,11 @@ def test_patches_of_a_sky_depend_on_its_seed_alone(small_set):
 @pytest.fixture
 def quick(monkeypatch):
     """Make small patches without simulating a sky."""
-    monkeypatch.setattr(training_sets, "patches_of_sky", small_patches)
+    monkeypatch.setattr(training_make, "patches_of_sky", small_patches)
 
 
-def small_patches(seed, **options):
-    return made_patches(seed, **options | {"n_pix": 16})
+def small_patches(seed, *, n_patches, **options):
+    return made_patches(seed, n_patches=n_patches, n_pix=16)
 
 
 def test_order_in_which_skies_come_does_not_matter(quick, tmp_path, monkeypatch):
@@ -187,7 +183,7 @@ def test_order_in_which_skies_come_does_not_matter(quick, tmp_path, monkeypatch)
         time.sleep(0.2 / (1 + seed))
         return small_patches(seed, **options)
 
-    monkeypatch.setattr(training_sets, "patches_of_sky", late_first)
+    monkeypatch.setattr(training_make, "patches_of_sky", late_first)
     with ThreadPoolExecutor(5) as executor:
         make_patch_set(tmp_path / "set.h5", n_skies=5, patches_per_sky=3, executor=executor)
     assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
@@ -202,17 +198,16 @@ def test_appended_set_is_the_one_that_is_made_at_once(quick, tmp_path):
 
 def test_killed_at_any_step_the_set_is_the_same_when_made_again(tmp_path):
     code = [sys.executable, str(Path(__file__).parents[1] / "killed_sets.py"), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(code, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(code, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     n_steps, n_append = map(int, done.stdout.split())
-    assert n_steps > 8
-    assert n_append > 6
-    for number in range(1, n_steps + 1):
+    assert min(n_steps, n_append) > 8
+    made, appended = range(1, n_steps + 1), range(1, n_append + 1, 2)
+    for number in made:
         assert_same_set(tmp_path / f"made{number}.h5", tmp_path / "whole.h5")
-    for number in range(1, n_append + 1):
+    for number in appended:
         assert_same_set(tmp_path / f"appended{number}.h5", tmp_path / "longer.h5")
-    assert len(os.listdir(tmp_path)) == n_steps + n_append + 2  # and nothing beside them
+    assert len(os.listdir(tmp_path)) == len(made) + len(appended) + 2  # and nothing beside them
 
 
 @pytest.mark.slow
@@ -224,46 +219,16 @@ if __name__ == "__main__":
     with process_pool(2) as pool:
         make_patch_set(sys.argv[1], n_skies=6, patches_per_sky=5, executor=pool)
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     for name, patience in {"whole.h5": [None], "set.h5": [4.0, 7.0, 9.0, None]}.items():
         for seconds in patience:
             (tmp_path / "make.py").write_text(code)
-            process = subprocess.Popen(
-                [sys.executable, tmp_path / "make.py", tmp_path / name], env=environment
-            )
-            try:
-                assert process.wait(seconds) == 0
+            command = [sys.executable, tmp_path / "make.py", tmp_path / name]
+            try:  # kills the process when its time is over
+                subprocess.run(command, env=ENVIRONMENT, timeout=seconds, check=True)
                 break
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_dask_cluster_that_loses_a_worker_makes_the_same_set(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    options = {"n_skies": 6, "patches_per_sky": 5, "first_seed": 3}
-    make_patch_set(tmp_path / "whole.h5", **options)
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        killed = []
-
-        def kill_one(results, total):
-            for result in results:
-                if not killed:  # after the first sky, when both are at work
-                    killed.append(next(iter(client.run(os.getpid).values())))
-                    os.kill(killed[0], signal.SIGKILL)
-                yield result
-
-        make_patch_set(tmp_path / "set.h5", **options, executor=client, progress=kill_one)
-    assert killed
-    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
+                pass
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5", rtol=1e-12)
 
 
 # Refusals
@@ -304,7 +269,7 @@ def interrupt(tmp_path, monkeypatch, **options):
         return small_patches(seed, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_sets, "patches_of_sky", fails)
+        patch.setattr(training_make, "patches_of_sky", fails)
         with pytest.raises(KeyboardInterrupt):
             make_patch_set(tmp_path / "set.h5", **options)
 
@@ -324,7 +289,7 @@ def test_unfinished_set_keeps_its_whole_skies_as_sets(quick, tmp_path, monkeypat
     interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2)
     assert os.listdir(tmp_path) == ["set.h5.parts"]
     assert os.listdir(tmp_path / "set.h5.parts") == ["sky000000.h5"]
-    verify_patch_set(tmp_path / "set.h5.parts" / "sky000000.h5")
+    assert len(read_patch_set(tmp_path / "set.h5.parts" / "sky000000.h5")["sky"]) == 2
 
 
 def test_old_set_stays_until_the_new_one_is_whole(quick, tmp_path, monkeypatch):
@@ -333,7 +298,7 @@ def test_old_set_stays_until_the_new_one_is_whole(quick, tmp_path, monkeypatch):
     interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2, overwrite=True)
     assert (tmp_path / "set.h5").read_bytes() == before
     make_patch_set(tmp_path / "set.h5", n_skies=3, patches_per_sky=2, overwrite=True)
-    assert len(read_patch_set(tmp_path / "set.h5")["skies"]) == 3
+    assert len(read_patch_set(tmp_path / "set.h5")["sky"]) == 6
 
 
 def test_file_that_is_no_patch_set_is_refused(tmp_path):
@@ -369,16 +334,16 @@ def test_wrong_template_is_refused_before_anything_is_made(tmp_path):
     assert os.listdir(tmp_path) == ["not.fits"]
 
 
-@pytest.mark.parametrize(("share", "n_kept"), [(0.1, 0), (0.9, 4)])
-def test_set_is_finished_when_there_is_room_again(quick, tmp_path, share, n_kept):
+def test_set_is_finished_when_there_is_room_again(quick, tmp_path, monkeypatch):
     options = {"n_skies": 4, "patches_per_sky": 4}
-    make_patch_set(tmp_path / "whole.h5", **options)
-    n_bytes = int((tmp_path / "whole.h5").stat().st_size * share)
-    with full_disk(n_bytes), pytest.raises(OSError, match="make room and run the same again"):
-        make_patch_set(tmp_path / "set.h5", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+        with pytest.raises(OSError, match="make room and run the same again"):
+            make_patch_set(tmp_path / "set.h5", **options)
     left = [path.name for path in (tmp_path / "set.h5.parts").iterdir()]
-    assert sorted(left) == [f"sky00000{n}.h5" for n in range(n_kept)]
+    assert sorted(left) == [f"sky00000{n}.h5" for n in range(4)]
     make_patch_set(tmp_path / "set.h5", **options)
+    make_patch_set(tmp_path / "whole.h5", **options)
     assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
 
 
@@ -398,18 +363,6 @@ def test_set_below_10_gev_has_the_photons_of_its_bands():
 
 
 # Executors
-
-
-def square(number):
-    return number**2
-
-
-def process_id(number):
-    return os.getpid()
-
-
-def die(number):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_once(marker):
@@ -436,28 +389,24 @@ class Counting:
 
 
 def test_results_come_for_every_key():
-    assert list(run_shards(square, [3, 1, 2])) == [(3, 9), (1, 1), (2, 4)]
-    assert list(run_shards(square, [])) == []
+    assert list(run_shards(math.sqrt, [9, 1, 4])) == [(9, 3), (1, 1), (4, 2)]
+    assert list(run_shards(math.sqrt, [])) == []
 
 
 @pytest.mark.parametrize("n_pending", [1, 2, 100])
 def test_executor_gives_the_same_results_in_any_order(n_pending):
     with ThreadPoolExecutor(3) as executor:
-        found = dict(run_shards(square, range(20), executor=executor, n_pending=n_pending))
-    assert found == {n: n**2 for n in range(20)}
+        found = dict(run_shards(math.sqrt, range(20), executor=executor, n_pending=n_pending))
+    assert found == {n: n**0.5 for n in range(20)}
 
 
 def test_no_more_is_submitted_than_may_be_pending():
     executor = Counting()
-    for taken, _ in enumerate(run_shards(square, iter(range(50)), executor=executor, n_pending=4)):
+    shards = run_shards(math.sqrt, iter(range(50)), executor=executor, n_pending=4)
+    assert executor.submitted == 0
+    for taken, _ in enumerate(shards):
         assert executor.submitted <= taken + 4
     assert executor.submitted == 50
-
-
-def test_nothing_is_run_before_it_is_asked_for():
-    executor = Counting()
-    run_shards(square, range(50), executor=executor)
-    assert executor.submitted == 0
 
 
 def test_error_of_a_shard_is_raised_and_the_rest_is_not_run():
@@ -475,67 +424,63 @@ def test_error_of_a_shard_is_raised_and_the_rest_is_not_run():
 
 def test_dead_process_is_one_error_that_says_what_to_do():
     with process_pool(1) as pool, pytest.raises(ChildProcessError, match="run the same again"):
-        list(run_shards(die, range(3), executor=pool))
+        list(run_shards(os._exit, range(3), executor=pool))
 
 
 def test_processes_end_with_their_parent():
     code = """
-import os, signal, time
-from test_make import process_id
+import os, signal
 from astro_unetloc.training.make import process_pool
-if __name__ == "__main__":
-    print(process_pool(1).submit(process_id, 0).result(), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+print(process_pool(1).submit(os.getpid).result(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    environment = os.environ | {"PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    worker = int(done.stdout)
     for _ in range(100):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        stat = subprocess.run(["ps", "-o", "stat=", "-p", str(worker)], capture_output=True)
-        if b"Z" in stat.stdout:  # ended, not yet collected
+        stat = subprocess.run(["ps", "-o", "stat=", "-p", done.stdout.strip()], capture_output=True)
+        if stat.stdout.strip() in (b"", b"Z"):  # ended, perhaps not yet collected
             return
         time.sleep(0.1)
     pytest.fail("the worker outlived its parent")
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A dask cluster of two processes on this machine."""
+@pytest.fixture
+def client():
+    """A client of a dask cluster of two processes on this machine."""
     try:
-        from distributed import LocalCluster
+        from distributed import Client, LocalCluster
     except ImportError:
         skip_unless_in_ci("dask.distributed is not installed")
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp://"
-    ) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def client(cluster):
-    """A client of the cluster."""
-    from distributed import Client
-
-    with Client(cluster) as client:
-        yield client
+    options = {"dashboard_address": None, "protocol": "tcp://"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        with Client(cluster) as client:
+            yield client
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_dask_client_or_its_executor_runs_shards(client):
+def test_dask_runs_shards_and_goes_on_when_a_worker_dies(client, tmp_path):
     for executor in (client, client.get_executor()):
-        found = dict(run_shards(square, range(8), executor=executor, n_pending=3))
-        assert found == {n: n**2 for n in range(8)}
-
-
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_dask_goes_on_when_a_worker_dies(client, tmp_path):
+        found = dict(run_shards(math.sqrt, range(8), executor=executor, n_pending=3))
+        assert found == {n: n**0.5 for n in range(8)}
     keys = [str(tmp_path / name) for name in "ab"]
     assert dict(run_shards(die_once, keys, executor=client)) == {key: key for key in keys}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_dask_cluster_that_loses_a_worker_makes_the_same_set(client, tmp_path):
+    options = {"n_skies": 6, "patches_per_sky": 5, "first_seed": 3}
+    make_patch_set(tmp_path / "whole.h5", **options)
+    killed = []
+
+    def kill_one(results, total):
+        for result in results:
+            if not killed:  # after the first sky, when both are at work
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+            yield result
+
+    make_patch_set(tmp_path / "set.h5", **options, executor=client, progress=kill_one)
+    assert killed
+    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5", rtol=1e-12)
