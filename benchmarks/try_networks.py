@@ -6,7 +6,8 @@
 Makes patch sets of training skies (seeds from 0) in FOLDER, one for each label radius, trains every
 variant from scratch on the same patches in the same order, lets it search the same validation sky
 without the measurement, and prints average precision above and below 10 deg of latitude. A variant
-in FOLDER is not trained again.
+in FOLDER is not trained again. After fewer than about 100 steps most pixels are above the cut, and
+their clustering takes very long.
 """
 
 import argparse
@@ -87,9 +88,7 @@ def main():
     options.folder.mkdir(parents=True, exist_ok=True)
     sky_map, truth = simulate_sky(rng=options.seed)
     print(f"{'variant':<20} parameters  AP |b|>10  |b|<10   minutes", flush=True)
-    for variant in VARIANTS:
-        if options.only and variant.name not in options.only:
-            continue
+    for variant in (v for v in VARIANTS if not options.only or v.name in options.only):
         started = time.perf_counter()
         model = trained(options.folder, variant, options)
         minutes = (time.perf_counter() - started) / 60

@@ -52,6 +52,7 @@ from astro_unetloc.maps.read import read_map
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, LOW_ENERGY_EDGES, energy_bins
 from astro_unetloc.simulation.population import CLASSES, Sources
 from astro_unetloc.simulation.sky import (
+    N_CUBE_BINS,
     SimulatedSky,
     check_image,
     counts_cube,
@@ -77,7 +78,6 @@ __all__ = [
 
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
-_N_BINS = 16
 _DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
 
 # To find the origin of photons of a counts cube: how many sources are considered for each photon,
@@ -372,7 +372,7 @@ def simulate_components(
     keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
     keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
     keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
-    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], _N_BINS + 1)
+    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], N_CUBE_BINS + 1)
     image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
     cubes, seen, kept = _component_cubes(sky, edges, nside, image, keywords)
     sources, photons = sky.sources.select(kept), sky.photons.select(seen)

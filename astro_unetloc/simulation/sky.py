@@ -33,6 +33,7 @@ from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_fr
 
 __all__ = [
     "DEFAULT_RANGE",
+    "N_CUBE_BINS",
     "WHOLE_SKY",
     "SimulatedSky",
     "check_image",
@@ -52,7 +53,7 @@ DEFAULT_RANGE = (10.0, 2000.0)
 
 WHOLE_SKY = DiscFootprint(np.array([0.0, 0.0, 1.0]), 180.0)
 _NO_SOURCES = dict.fromkeys(("agn", "pulsars", "galactic", "extended"), 0.0)
-_N_CUBE_BINS = 16
+N_CUBE_BINS = 16
 # The corners of an image on a tangent plane must stay well within 90 deg of its centre.
 _MAX_WIDTH_DEG = 80.0
 
@@ -164,9 +165,6 @@ def simulate_sky(
 def simulate_photons(
     *,
     years=7.0,
-    template=None,
-    variant="P6V11",
-    isotropic=None,
     exposure=None,
     psf=None,
     psf_scale=1.0,
@@ -175,6 +173,7 @@ def simulate_photons(
     with_background=False,
     cone=None,
     rng=0,
+    **emission,
 ):
     """`SimulatedSky` of the options of `simulate_sky`, and the exposure that detected its photons.
 
@@ -185,7 +184,7 @@ def simulate_photons(
         if not 0 < value < np.inf:
             raise InputError(f"{name} must be a positive number; got {value:g}; give another")
     rng = np.random.default_rng(rng)
-    diffuse = interstellar(template, variant=variant, isotropic=isotropic)
+    diffuse = interstellar(**emission)
     exposure = SurveyExposure(years) if exposure is None else read_exposure(exposure)
     psf = KingPSF(psf_scale) if psf is None else psf_of(read_psf(psf))
     energy_range = tuple(float(energy) for energy in energy_range)
@@ -416,7 +415,7 @@ def simulate_cube(*, center, width_deg, pixel_deg, **options):
         center=SkyCoord(*center, unit="deg", frame="galactic"),
         radius=0.75 * width_deg * u.deg,
     )
-    edges = np.geomspace(*sky_map.energy_edges, _N_CUBE_BINS + 1)
+    edges = np.geomspace(*sky_map.energy_edges, N_CUBE_BINS + 1)
     counts, wcs = counts_cube(
         sky_map.events, edges, center=center, width_deg=width_deg, pixel_deg=pixel_deg
     )
