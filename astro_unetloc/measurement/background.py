@@ -78,8 +78,9 @@ class LocalBackground:
         return changed
 
     def _by_cell(self, values):
-        """Sums (n, n_energy) of values (m,) at the pairs."""
-        return sum_groups(self._cell, values, self.n * self.n_energy).reshape(self.level.shape)
+        """Sums (..., n, n_energy) of values (..., m) at the pairs."""
+        sums = sum_groups(self._cell, values, self.n * self.n_energy)
+        return sums.reshape(*sums.shape[:-1], self.n, self.n_energy)
 
     @cached_property
     def npred(self):
@@ -117,14 +118,14 @@ class LocalBackground:
 
     def _surface_step(self, number, total):
         """Coefficients of the surface (n, 5) after one Newton step."""
-        source, n, terms = self.pairs.source, self.n, self._sample_terms
+        terms = self._sample_terms
         # mean and covariance of the terms, weighted by the surface
         weight, integral = self._at_samples(self.surface)
         weight = weight / integral[:, None]
         mean = np.einsum("nq,nqk->nk", weight, terms)
         covariance = np.einsum("nqk,nql->nkl", weight[..., None] * terms, terms)
         covariance -= mean[:, :, None] * mean[:, None, :]
-        found = np.stack([sum_groups(source, number * t, n) for t in self._terms], axis=1)
+        found = self.pairs.sum(number * self._terms, self.n).T
         prior = np.diag(np.array(self._config.surface_sigma) ** -2.0)
         gradient = found - total[:, None] * mean - self.surface @ prior
         hessian = total[:, None, None] * covariance + prior
@@ -157,38 +158,29 @@ class LocalBackground:
         The second term of a Schur complement. ``fraction`` (m,) is that of the background in the
         expected counts, ``derivatives`` (k, m_core) are those of their logarithm.
         """
-        number, core = self.weighted * fraction, slice(self.n_core)
-        source, cell = self.pairs.source[core], self._cell[core]
-        mixed = derivatives * number[core]
-
-        def sums(values, group, n_groups):
-            """Sums (n_groups, k) of values (k, m_core)."""
-            return np.stack([sum_groups(group, v, n_groups) for v in values], axis=1)
-
+        number = self.weighted * fraction
+        mixed = np.zeros((len(derivatives), len(self.pairs)))
+        mixed[:, : self.n_core] = derivatives * number[: self.n_core]
         if self._model is not None:
-            inner = 1.0 + sum_groups(self.pairs.source, number * fraction, self.n)[:, None, None]
-            cross = sums(mixed, source, self.n)[..., None]
+            inner = 1.0 + self.pairs.sum(number * fraction, self.n)[:, None, None]
+            cross = self.pairs.sum(mixed, self.n).T[..., None]
         else:
             inner = self._information(number * fraction)
-            by_level = sums(mixed, cell, self.n * self.n_energy)
-            by_level = by_level.reshape(self.n, self.n_energy, -1).transpose(0, 2, 1)
-            by_term = [sums(mixed * t[core], source, self.n) for t in self._terms]
-            cross = np.concatenate([by_level, np.stack(by_term, axis=2)], axis=2)
+            by_term = [self.pairs.sum(mixed * term, self.n) for term in self._terms]
+            cross = np.concatenate([self._by_cell(mixed), np.stack(by_term, axis=2)], axis=2)
+            cross = np.swapaxes(cross, 0, 1)
         return cross @ np.linalg.solve(inner, np.swapaxes(cross, 1, 2))
 
     def _information(self, number):
         """Information (n, n_energy + 5, n_energy + 5) on levels and surface, with their priors."""
-        n, n_energy, source = self.n, self.n_energy, self.pairs.source
-        matrix = np.zeros((n, n_energy + 5, n_energy + 5))
-        each = np.arange(n_energy)
+        n_energy, each = self.n_energy, np.arange(self.n_energy)
+        matrix = np.zeros((self.n, n_energy + 5, n_energy + 5))
         matrix[:, each, each] = self._by_cell(number)
-        for a, term in enumerate(self._terms):
-            row = n_energy + a
+        weighted = number * self._terms
+        for row, term in enumerate(self._terms, n_energy):
             mixed = self._by_cell(number * term)
             matrix[:, row, :n_energy] = matrix[:, :n_energy, row] = mixed
-            for b in range(a, 5):
-                value = sum_groups(source, number * term * self._terms[b], n)
-                matrix[:, row, n_energy + b] = matrix[:, n_energy + b, row] = value
+            matrix[:, row, n_energy:] = self.pairs.sum(weighted * term, self.n).T
         # levels are free along a power law; the prior holds them to it otherwise
         trend = np.stack([np.ones(n_energy), each - each.mean()], axis=1)[:, : min(n_energy, 2)]
         off_trend = np.eye(n_energy) - trend @ np.linalg.pinv(trend)

@@ -71,7 +71,9 @@ class MeasurementConfig:
 
 
 def sum_groups(group, values, n_groups):
-    """Sums (n_groups,) of values by group, always as floats."""
+    """Sums (..., n_groups) of values (..., m) by group (m,), always as floats."""
+    if np.ndim(values) > 1:
+        return np.stack([sum_groups(group, row, n_groups) for row in values])
     return np.bincount(group, values, minlength=n_groups).astype(float, copy=False)
 
 
@@ -198,7 +200,7 @@ class Pairs:
         return Pairs(*selected, first, self.sub_x[sub], self.sub_y[sub])
 
     def sum(self, values, n):
-        """Sums (n,) of values (m,) over the pairs of each of n sources."""
+        """Sums (..., n) of values (..., m) over the pairs of each of n sources."""
         return sum_groups(self.source, values, n)
 
     def at_subpixels(self, values):

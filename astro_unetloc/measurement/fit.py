@@ -66,11 +66,10 @@ class FieldSetup:
         psf = psf_of(sky_map.psf, vectors)
         _, exposure = exposure_of(sky_map.exposure, vectors)
 
-        def mean_exposure(energy):
-            """Exposure (m,) of all sources."""
-            return np.atleast_2d(exposure(energy)).mean(axis=0)
-
-        profiles = partial(make_profiles, psf, counts.energy_edges, exposure=mean_exposure)
+        profiles = partial(
+            make_profiles, psf, counts.energy_edges,
+            exposure=lambda energy: np.atleast_2d(exposure(energy)).mean(axis=0),
+        )  # fmt: skip
         pixel_deg, of_points = sky_map.pixel_size_deg, profiles()
         # sub-pixels along a side in each energy bin, a power of two
         fine_deg = config.part_psf * of_points.containment_radius(0.68)
@@ -269,11 +268,8 @@ def ellipse_columns(covariance, scales):
     value, vector = np.linalg.eigh(covariance)
     minor, major = np.sqrt(np.maximum(value, 0.0)).T
     angle = np.degrees(np.arctan2(vector[:, 0, 1], vector[:, 1, 1])) % 180.0
-    columns = {}
-    for name, scale in zip(("Conf_68", "Conf_95"), scales):
-        columns |= {f"{name}_SemiMajor": scale * major, f"{name}_SemiMinor": scale * minor}
-        columns[f"{name}_PosAng"] = angle
-    return columns
+    columns = [column for s in scales for column in (s * major, s * minor, angle)]
+    return dict(zip(_COLUMNS, columns))
 
 
 def _best_log_likelihood(likelihood, state, npred_other):
@@ -294,8 +290,7 @@ def _best_log_likelihood(likelihood, state, npred_other):
 def _positive(hessian, information):
     """Hessians (n, 4, 4) that are those of a maximum, else the expected information.
 
-    Directions that the data do not constrain get a thousandth of the best constrained one, in the
-    units of each parameter's own error, so that their errors are large but finite.
+    Directions without information get a little, so that their errors are large but finite.
     """
     size = np.sqrt(np.maximum(np.einsum("naa->na", information), 1e-12))
     unit = size[:, :, None] * size[:, None, :]
@@ -307,9 +302,8 @@ def _positive(hessian, information):
 def systematic_weights(regions, area_deg2, systematic):
     """Weights (n, n_energy) of counts for a relative systematic error of the background.
 
-    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B). B are the counts in the effective
-    area of the PSF, ``area_deg2`` (n_energy,), at this energy and above: the error is taken as
-    fully correlated between energies.
+    ``1 / (1 + systematic**2 B)`` (arXiv:1902.10045, appendix B) for B counts in the effective area
+    of the PSF, (n_energy,), at this energy and above: energies are taken as fully correlated.
     """
     pairs, shape = regions.pairs, (len(regions), len(area_deg2))
     cell = pairs.cell(shape[1])

@@ -128,10 +128,10 @@ class _CoreLikelihood:
         return gain
 
     def gradient_and_hessian(self, state, npred_other):
-        """Gradient (n, 4) and Hessian (n, 4, 4) of the negative log posterior; information; terms.
+        """Gradient (n, 4) of the log posterior, Hessian (n, 4, 4) of its negative, information.
 
-        The information (n, 4, 4) is the part of the Hessian that is never negative, a sum of
-        products of the terms: derivatives (4, m) of the logarithm of the expected counts.
+        The information (n, 4, 4) is the part of the Hessian that is never negative: sums of
+        products of the last result, derivatives (4, m) of the logarithm of the expected counts.
         """
         npred, core, n = state.npred + npred_other, self.core, self.n
         counts = state.counts[core.source] / npred
@@ -146,7 +146,7 @@ class _CoreLikelihood:
             (0, 3): counts * by_index * by_x, (1, 3): counts * by_index * by_y,
             (2, 3): by_index * psf / npred, (3, 3): counts * by_index2 * psf,
         }  # fmt: skip
-        gradient = np.stack([core.sum(core.number * d, n) for d in first], axis=1)
+        gradient = core.sum(core.number * first, n).T
         information, hessian = np.zeros((2, n, 4, 4))
         for a in range(4):
             weighted = core.number * first[a]

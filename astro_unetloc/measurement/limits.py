@@ -243,7 +243,7 @@ class _ProfileLikelihood:
     """Likelihood of the counts of n sources, maximized over the factors of k components."""
 
     source: np.ndarray  # (m,), source of each pair
-    weighted: np.ndarray  # (m,), weighted counts of each pair
+    weighted: np.ndarray  # (m,), weighted counts
     density: np.ndarray  # (m,), expected counts at the pairs for one count of the source
     expected: np.ndarray  # (n,), the same in total
     components: np.ndarray  # (m, k), expected counts of components, such as the background
@@ -262,7 +262,13 @@ class _ProfileLikelihood:
         largest = 2 * (close + 10) / self.expected
         counts = largest[:, None] * np.append(0.0, np.geomspace(1e-3, 1.0, _N_COUNTS[0] - 1))
         for n_counts in _N_COUNTS[1:]:
-            low, high = _bracket(counts, self.log_likelihood(counts))
+            logs = self.log_likelihood(counts)
+            # the range of counts with a likelihood that matters
+            kept = logs > logs.max(axis=1, keepdims=True) - _MAX_FALL
+            last = counts.shape[1] - 1
+            low = np.maximum(kept.argmax(axis=1) - 1, 0)
+            high = np.minimum(last - kept[:, ::-1].argmax(axis=1) + 1, last)
+            low, high = (counts[np.arange(len(counts)), column] for column in (low, high))
             counts = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, n_counts)
         return _quantile(counts, self.log_likelihood(counts))
 
@@ -286,26 +292,12 @@ class _ProfileLikelihood:
         """Logarithms (n, k) of the factors after one step."""
         npred, components = self._npred(logs, counts)
         components /= npred[:, None]
-        gradient = np.stack([self._sums(part) for part in components.T], axis=1)
-        gradient -= np.exp(logs) * self.total
-        n, k = self.total.shape
-        hessian = np.empty((n, k, k))
-        for a in range(k):
-            for b in range(a, k):
-                product = self._sums(components[:, a] * components[:, b])
-                hessian[:, a, b] = hessian[:, b, a] = product
-        hessian += 1e-3 * np.eye(k)  # components without counts keep their factor
+        parts = np.ascontiguousarray(components.T)
+        gradient = self._sums(parts).T - np.exp(logs) * self.total
+        hessian = np.stack([self._sums(parts * part).T for part in parts], axis=1)
+        hessian += 1e-3 * np.eye(len(parts))  # components without counts keep their factor
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         return np.clip(logs + np.clip(change, -1.0, 1.0), -12.0, 12.0)
-
-
-def _bracket(counts, log_likelihood):
-    """Ends (n,) of the range of a grid (n, q) of counts with a likelihood that matters."""
-    rows, last = np.arange(len(counts)), counts.shape[1] - 1
-    kept = log_likelihood > log_likelihood.max(axis=1, keepdims=True) - _MAX_FALL
-    low = np.maximum(kept.argmax(axis=1) - 1, 0)
-    high = np.minimum(last - kept[:, ::-1].argmax(axis=1) + 1, last)
-    return counts[rows, low], counts[rows, high]
 
 
 def _quantile(counts, log_likelihood):
