@@ -8,17 +8,7 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.sphere import chord, move, ragged_ranges, tangent_axes, tangent_offsets
 
-__all__ = [
-    "Counts",
-    "MeasurementConfig",
-    "Pairs",
-    "Regions",
-    "fitted_energies",
-    "gather_counts",
-    "graph_colors",
-    "neighbor_pairs",
-    "sum_groups",
-]
+__all__ = ["MeasurementConfig", "Regions", "fitted_energies", "gather_counts"]
 
 _SAMPLES_PER_REGION = 199
 _BINS_PER_DECADE = 8  # of the energies of events

@@ -44,11 +44,8 @@ __all__ = ["FieldFit", "FieldSetup", "fit_groups", "measure_sources", "neighbor_
 log = logging.getLogger(__name__)
 
 # Columns and flags of the catalogue that the fit sets.
-_COLUMNS = (
-    "Conf_68_SemiMajor", "Conf_68_SemiMinor", "Conf_68_PosAng",
-    "Conf_95_SemiMajor", "Conf_95_SemiMinor", "Conf_95_PosAng",
-    "Sqrt_TS", "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index",
-)  # fmt: skip
+_ELLIPSES = [f"Conf_{n}_{axis}" for n in (68, 95) for axis in ("SemiMajor", "SemiMinor", "PosAng")]
+_SPECTRUM = "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index"
 _FLAGS = "fit_failed", "wide", "bright_neighbor"
 # Groups that are fitted, and held in memory, at the same time.
 _MAX_THREADS = 4
@@ -227,14 +224,8 @@ class FieldFit:
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
         known = self.exposed[self.members] & (index_error < self.config.max_index_error)
-        return {
-            "Npred": counts,
-            "Unc_Npred": error,
-            "Flux": flux * counts,
-            "Unc_Flux": flux_error,
-            "Spectral_Index": np.where(known, index, np.nan),
-            "Unc_Spectral_Index": np.where(known, index_error, np.nan),
-        }
+        indices = (np.where(known, value, np.nan) for value in (index, index_error))
+        return dict(zip(_SPECTRUM, (counts, error, flux * counts, flux_error, *indices)))
 
     def flux_per_count(self, index, flux_range):
         """Photon flux (k,) in ph cm-2 s-1 of power laws with one detected count of a member.
@@ -269,7 +260,7 @@ def ellipse_columns(covariance, scales):
     minor, major = np.sqrt(np.maximum(value, 0.0)).T
     angle = np.degrees(np.arctan2(vector[:, 0, 1], vector[:, 1, 1])) % 180.0
     columns = [column for s in scales for column in (s * major, s * minor, angle)]
-    return dict(zip(_COLUMNS, columns))
+    return dict(zip(_ELLIPSES, columns))
 
 
 def _best_log_likelihood(likelihood, state, npred_other):
@@ -340,7 +331,7 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     result, vectors = sources.copy(), glon_glat_vectors(sources)
     config = MeasurementConfig() if config is None else config
     values = _fit_groups(vectors, sky_map, energy_range, flux_range, config)
-    for name in _COLUMNS:
+    for name in (*_ELLIPSES, "Sqrt_TS", *_SPECTRUM):
         set_column(result, name, values.get(name, np.full(len(result), np.nan)))
     for name in _FLAGS:
         set_flag(result, name, values.get(name, name == "fit_failed"))

@@ -360,7 +360,8 @@ def _log_posterior(likelihood, state, npred_other, center, root, grid):
     core, rate = core.select(used), rate[used, None].astype(np.float32)
     points = np.einsum("nab,bg->nag", root, grid).astype(np.float32)
     log_posterior, gradient, hessian = np.zeros((3, len(center), grid.shape[1]))
-    for rows in _chunks(core.n_sub, _CHUNK // grid.shape[1]):
+    chunk = (np.cumsum(core.n_sub) - core.n_sub) // (_CHUNK // grid.shape[1])
+    for rows in np.split(np.arange(len(core)), np.flatnonzero(np.diff(chunk)) + 1):
         some = core.select(rows)
         source = some.at_subpixels(some.source)
         # in place: millions of single-precision values
@@ -388,14 +389,6 @@ def _log_posterior(likelihood, state, npred_other, center, root, grid):
     change = np.clip(gradient / hessian, *_COUNTS_CHANGE)
     log_posterior += change * (gradient - 0.5 * change * hessian) - 0.5 * np.log(hessian)
     return log_posterior - log_posterior.max(axis=1, keepdims=True)
-
-
-def _chunks(sizes, largest):
-    """Slices of items with the sizes (n,), in order, of about ``largest`` in total each."""
-    total = np.cumsum(sizes)
-    number = (total - sizes) // max(largest, 1)
-    first = np.append(np.flatnonzero(np.diff(number, prepend=-1)), len(sizes))
-    return [slice(a, b) for a, b in zip(first[:-1], first[1:])]
 
 
 def _credible_scales(log_posterior, mean, covariance, n_bins=400, largest=5.0):
