@@ -63,8 +63,7 @@ class _TestPositions:
         self.density = field.likelihood.npred_in_regions(state)[0]
         contained = regions.contained(self.profiles, regions.radius_deg)
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
-        near = neighbors(field.vectors, known, 2 * regions.radius_deg)[1]
-        known = known[np.unique(near)]
+        known = known[np.unique(neighbors(field.vectors, known, 2 * regions.radius_deg)[1])]
         fit = FieldFit(known, field.setup)
         state = fit.fit_spectra()
         self._known_counts = state.counts[:, None] * state.fraction[0]
@@ -96,10 +95,10 @@ class _TestPositions:
         if setup.sky_map.background is not None:  # the level is a factor on it
             args = setup.sky_map.background, self.field.vectors, setup.counts.energy_edges
             density = density * background_at(*args).T
-        psf = self.profiles.density(
-            np.arange(density.shape[1]), self._separation_deg[..., None] ** 2
-        )
-        return density + np.einsum("nke,ke->ne", psf[0], self._known_counts)
+        # bin by bin: the separations of a sky of sources are many
+        offset2, known = self._separation_deg**2, enumerate(self._known_counts.T)
+        psf = [self.profiles.density(number, offset2)[0] @ counts for number, counts in known]
+        return density + np.stack(psf, axis=1)
 
     def sqrt_ts(self, counts):
         """Expected sqrt(TS) of counts (n,)."""

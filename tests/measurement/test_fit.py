@@ -59,8 +59,7 @@ def measured(sky_map, sources, **options):
 
 
 def setup_of(sky_map, vectors):
-    counts = gather_counts(sky_map, *RANGE)
-    return FieldSetup(sky_map, counts, vectors, MeasurementConfig())
+    return FieldSetup(sky_map, gather_counts(sky_map, *RANGE), vectors, MeasurementConfig())
 
 
 # The regions and weights
