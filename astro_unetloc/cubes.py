@@ -1,9 +1,8 @@
 """Maps and cubes on the sky: read from FITS files as objects of gammapy, and interpolated.
 
 gammapy itself reads neither COORDSYS = 'EQU' of gtbin, explicit HEALPix pixels without HPX_REG,
-FIRSTPIX, nor tables of healpy. It takes ICRS where COORDSYS is missing and MeV whatever the unit of
-ENERGIES, and it leaves edges in keV as float32, so that 10 GeV becomes 9.9999998 GeV and falls out
-of a band. The maps are therefore built here.
+FIRSTPIX, nor tables of healpy. It takes MeV whatever the unit of ENERGIES, and edges in keV as
+float32, so that 10 GeV becomes 9.9999998 GeV and falls out of a band.
 
 Smooth maps (exposure, background, emission) are interpolated; counts are photons and never are.
 """
@@ -46,27 +45,10 @@ def is_map(hdu):
 
 
 def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
-    """Map of an image or a HEALPix table, with the energies that the file states.
+    """Map of an image or HEALPix table, blank pixels NaN, with the energies of the file or none.
 
-    Parameters
-    ----------
-    hdus, hdu : astropy.io.fits.HDUList, HDU
-        The file, and the image (longitude, latitude, energy) or HEALPix table in it: the whole
-        sphere or a part, with a column for each energy, one vector column, or sparse values.
-    what : str
-        What the values are, for messages.
-    axis : gammapy.maps.MapAxis, optional
-        Energies; by default those of `energy_axis`.
-    frame : str, optional
-        Frame of a HEALPix table without the keyword COORDSYS.
-    unit : str, optional
-        Unit of values without a unit; others must be equivalent.
-
-    Returns
-    -------
-    gammapy.maps.WcsNDMap or gammapy.maps.HpxNDMap
-        Values as they are stored, blank HEALPix pixels NaN; without an axis for one plane without
-        energies.
+    ``frame`` is that of a HEALPix table without COORDSYS, ``unit`` that of values without a unit;
+    others must be equivalent. ``what`` names the values in messages.
     """
     axis = energy_axis(hdus, hdu) if axis is None else axis
     if hdu.is_image:
@@ -82,7 +64,7 @@ def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
     if axis is not None and len(planes) != axis.nbin:
         raise InputError(
             f"one energy for each plane was expected; got {axis.nbin} energies and {len(planes)} "
-            "planes; write the map with its own table of energies"
+            "planes; write the map with its own table"
         )
     geom = geom if axis is None else with_axes(geom, [axis])
     unit = "" if unit is None else _mended_unit(stated, unit, what)
@@ -106,8 +88,9 @@ def healpix_numbers(geom):
     """Increasing pixel numbers of a HEALPix geometry; None for the whole sphere."""
     if geom.is_allsky:
         return None
-    # the public get_idx fails for explicit pixels with an axis of one bin
-    return geom._ipix[: np.ravel(geom.npix)[0]].astype(np.int64)
+    local = np.arange(np.ravel(geom.npix)[0])
+    numbers = geom.local_to_global((local, *[np.zeros_like(local)] * len(geom.axes)))[0]
+    return numbers.astype(np.int64)
 
 
 def _mended_unit(stated, wanted, what):
@@ -122,9 +105,7 @@ def _mended_unit(stated, wanted, what):
                 return unit / factor
     except (ValueError, TypeError):
         pass  # not a unit: refused below
-    raise InputError(
-        f"{what} must be in {wanted}; got the unit {text!r}; convert the map or correct its unit"
-    )
+    raise InputError(f"{what} must be in {wanted}; got the unit {text!r}; convert the map")
 
 
 def _read_image(hdu, what):
@@ -134,8 +115,8 @@ def _read_image(hdu, what):
         data = data[0]
     if data.ndim not in (2, 3):
         raise InputError(
-            f"{what} must have the axes longitude, latitude and at most one energy; got "
-            f"{data.ndim} axes of shape {data.shape}; sum over the others"
+            f"{what} must have longitude, latitude and at most one energy; got {data.ndim} axes of "
+            f"shape {data.shape}; sum over the others"
         )
     wcs = _celestial_wcs(hdu.header)
     return WcsGeom(wcs, data.shape[:-3:-1]), data.reshape(-1, *data.shape[-2:])
@@ -150,16 +131,16 @@ def _celestial_wcs(header):
         except Exception as err:  # wcslib raises its own kinds
             reason = " ".join(str(err).split())
             raise InputError(f"the WCS of the image cannot be used: {reason}") from err
-    kinds = [axis.split("-")[0].strip() for axis in wcs.wcs.ctype]
     if not wcs.has_celestial:
         raise InputError(
-            f"an image with sky coordinates (CTYPE1 such as GLON-CAR) was expected; got the axes "
+            "an image with sky coordinates (CTYPE1 such as GLON-CAR) was expected; got the axes "
             f"{', '.join(map(repr, wcs.wcs.ctype))}; add the WCS keywords"
         )
+    kinds = [axis.split("-")[0].strip() for axis in wcs.wcs.ctype]
     if kinds not in (["GLON", "GLAT"], ["RA", "DEC"]):
         raise InputError(
-            f"the first two axes must be GLON, GLAT or RA, DEC in this order; got "
-            f"{', '.join(kind or 'nothing' for kind in kinds)}; reproject or transpose the map"
+            "the first two axes must be GLON, GLAT or RA, DEC in this order; got "
+            f"{', '.join(kinds)}; reproject or transpose the map"
         )
     return wcs
 
@@ -177,7 +158,7 @@ def healpix_frame(header):
     if name and name not in _FRAMES:
         raise InputError(
             f"COORDSYS of a HEALPix map must be GAL or EQU (or G, C, CEL, ICRS); got {name!r}; "
-            "rotate the map or correct the keyword"
+            "rotate the map"
         )
     return _FRAMES.get(name)
 
@@ -191,12 +172,14 @@ def _read_healpix(hdu, n_energy, what, frame):
             "COORDSYS = 'GAL' or 'CEL'"
         )
     names = {name.upper(): name for name in hdu.columns.names}
-    pixel_column = next((names[name] for name in _PIXEL_COLUMNS if name in names), None)
-    numbers = None
-    if pixel_column is not None:
-        numbers = np.ravel(hdu.data[pixel_column]).astype(np.int64)
-    if {"CHANNEL", "VALUE"} <= set(names):
-        columns, (numbers, planes) = [names["VALUE"]], _sparse_planes(hdu, names, numbers, n_energy)
+    pixel = next((names[name] for name in _PIXEL_COLUMNS if name in names), None)
+    numbers = None if pixel is None else np.ravel(hdu.data[pixel]).astype(np.int64)
+    if {"CHANNEL", "VALUE"} <= set(names):  # gammapy: a row for each filled pixel and channel
+        columns = [names["VALUE"]]
+        numbers, row = np.unique(numbers, return_inverse=True)
+        planes = np.zeros((n_energy or 1, len(numbers)))
+        channel = np.asarray(hdu.data[names["CHANNEL"]]).astype(np.int64)
+        np.add.at(planes, (channel, row), hdu.data[names["VALUE"]])
     else:
         columns = _value_columns(names, n_energy, what)
         planes = [np.asarray(hdu.data[column]) for column in columns]
@@ -223,37 +206,25 @@ def _value_columns(names, n_energy, what):
         bins = "one column or one called COUNTS" if n_energy is None else f"{n_energy} columns"
         raise InputError(
             f"{bins} of {what} was expected in the HEALPix table; got {len(values)}: "
-            f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}; "
-            "give a map with a table of energies if it has several"
+            f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}; give a map with a table "
+            "of energies if it has several"
         )
     return [names[name] for name in values]
-
-
-def _sparse_planes(hdu, names, numbers, n_energy):
-    """Pixels and planes of a table with one row for each filled pixel and channel (gammapy)."""
-    numbers, row = np.unique(numbers, return_inverse=True)
-    planes = np.zeros((n_energy or 1, len(numbers)))
-    channel = np.asarray(hdu.data[names["CHANNEL"]]).astype(np.int64)
-    np.add.at(planes, (channel, row), hdu.data[names["VALUE"]])
-    return numbers, planes
 
 
 def _healpix_layout(header, n_values, numbers):
     """Resolution, order and pixel numbers of a HEALPix table; None for the whole sphere."""
     order = str(header.get("ORDERING", "")).strip().upper()
     if order not in ("RING", "NESTED", "NEST"):
-        raise InputError(
-            f"ORDERING of a HEALPix map must be RING or NESTED; got {order or 'nothing'!r}; "
-            "add the keyword"
-        )
+        raise InputError(f"ORDERING must be RING or NESTED; got {order!r}; correct the keyword")
     nside = int(header.get("NSIDE", 0)) or int(np.sqrt(n_values / 12))
     n_sphere = 12 * nside**2
     if numbers is None and n_values != n_sphere:
         first, last = int(header.get("FIRSTPIX", 0)), int(header.get("LASTPIX", -1))
         if last - first + 1 != n_values:
             raise InputError(
-                f"{n_sphere} pixels (nside {nside}), a column PIX, or FIRSTPIX and LASTPIX that "
-                f"fit were expected; got {n_values} pixels; complete the HEALPix table"
+                f"{n_sphere} pixels (nside {nside}), a column PIX, or FIRSTPIX and LASTPIX were "
+                f"expected; got {n_values} pixels; complete the HEALPix table"
             )
         numbers = np.arange(first, last + 1)
     if numbers is not None:
@@ -269,32 +240,19 @@ def _healpix_layout(header, n_values, numbers):
     return nside, order != "RING", numbers
 
 
-_EDGE_COLUMNS = (
-    ("E_MIN", "E_MAX"),
-    ("ENERGY_MIN", "ENERGY_MAX"),
-    ("ENERGY_TRUE_MIN", "ENERGY_TRUE_MAX"),
-)
+_EDGE_COLUMNS = [(f"{e}_MIN", f"{e}_MAX") for e in ("E", "ENERGY", "ENERGY_TRUE")]
 _CENTER_COLUMNS = ("ENERGY", "ENERGY_TRUE")
 _EDGE_RTOL = 1e-4  # edges in keV as float32 agree this well and better
 
 
 def energy_axis(hdus, hdu):
-    """Energy axis in GeV of a map from the table that belongs to it, a `gammapy.maps.MapAxis`.
-
-    It has the bins of EBOUNDS (gtbin) or ``*_BANDS`` (gammapy), or the single energies of ENERGIES
-    (gtexpcube2); None if the file has no such table.
-    """
+    """Axis in GeV of the bins in EBOUNDS or ``*_BANDS`` or the energies in ENERGIES, else None."""
     names = [hdu.header.get("BANDSHDU", ""), f"{hdu.name}_BANDS", "EBOUNDS", "ENERGIES"]
     table = find_hdu(hdus, *(name for name in names if name))
     if table is None or not hasattr(table, "columns"):
         return None
-    for header in (hdu.header, table.header):
-        if "AXCOLS2" in header:
-            axes = "; ".join(str(header.get(f"AXCOLS{i}")) for i in (1, 2))
-            raise InputError(
-                f"a map must have one energy axis or none; got several axes ({axes}); sum over "
-                "the others"
-            )
+    if "AXCOLS2" in hdu.header or "AXCOLS2" in table.header:
+        raise InputError(f"a map must have one energy axis or none; got more in {table.name}")
     columns = {name.upper(): name for name in table.columns.names}
     pair = next((pair for pair in _EDGE_COLUMNS if set(pair) <= set(columns)), None)
     center = next((name for name in _CENTER_COLUMNS if name in columns), None)
@@ -307,13 +265,11 @@ def energy_axis(hdus, hdu):
     if center is None:
         raise InputError(
             f"energies were expected in table {table.name}; got the columns {', '.join(columns)}; "
-            "give the whole file as the Fermi tools or gammapy wrote it"
+            "give the whole file"
         )
     energy = energy_column(table, columns[center])
     if not (np.all(np.isfinite(energy)) and np.all(energy > 0) and np.all(np.diff(energy) > 0)):
-        raise InputError(
-            f"energies must be positive and increase; got others in table {table.name}; sort them"
-        )
+        raise InputError(f"energies must be positive and increase; got others in {table.name}")
     return MapAxis.from_nodes(energy, unit="GeV", name="energy_true", interp="log")
 
 
@@ -322,10 +278,7 @@ def joined_edges(low, high):
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low > 0)):
         raise InputError("energy edges must be positive; got negative, zero or infinite energies")
     if np.any(high <= low) or not np.allclose(low[1:], high[:-1], rtol=_EDGE_RTOL):
-        raise InputError(
-            "energy bins must touch and increase; got gaps, overlaps or another order; "
-            "rebin the map"
-        )
+        raise InputError("energy bins must touch and increase; got gaps or overlaps; rebin the map")
     return np.append(low, high[-1])
 
 
@@ -368,26 +321,22 @@ def check_smooth(cube, what, *, allow_nan=False):
         # one plane at a time, and the two sums only where they are needed: cubes are large
         if not (np.min(plane, initial=0) >= 0 and np.max(plane, initial=0) < np.inf):
             good = (plane >= 0) & (plane < np.inf) | allow_nan & np.isnan(plane)
-            n_odd = np.count_nonzero(~good)
-            if not n_odd:
-                continue
-            raise InputError(
-                f"{what} must be finite and nowhere negative; got {n_odd} other values at "
-                f"{energy:g} GeV; correct the map"
-            )
+            if not np.all(good):
+                raise InputError(
+                    f"{what} must be finite and nowhere negative; got {np.count_nonzero(~good)} "
+                    f"other values at {energy:g} GeV; correct the map"
+                )
 
 
 def values_at(sky_map, vectors, *, rows=None):
     """Interpolated values (m, n) of the planes of a smooth map at Galactic vectors (n, 3).
 
-    They are in the unit of the map and NaN outside. ``rows`` selects some of the planes. A large
-    map may stay on disk.
+    They are in the unit of the map, NaN outside; ``rows`` selects planes. Maps may stay on disk.
     """
     image = with_axes(sky_map.geom, [])
-    turned = rotate(np.asarray(vectors, dtype=float), frame_rotation(image.frame).T)
-    lon, lat = lonlat_from_vectors(turned)
-    planes = planes_of(sky_map)
-    planes = planes if rows is None else planes[rows]
+    vectors = rotate(np.asarray(vectors, dtype=float), frame_rotation(image.frame).T)
+    lon, lat = lonlat_from_vectors(vectors)
+    planes = planes_of(sky_map)[slice(None) if rows is None else rows]
     result = np.full((len(planes), len(lon)), np.nan)
     if len(lon):
         index, weight = (_healpix_stencil if image.is_hpx else _image_stencil)(image, lon, lat)
@@ -419,15 +368,11 @@ def _image_stencil(image, lon, lat):
     return np.array(index), np.where(inside, weight, np.nan)
 
 
-_CYLINDRICAL = ("CAR", "CEA", "MER")  # pixels repeat after 360 deg of native longitude
-
-
 def period_pix(wcs, n_columns):
     """Pixels in 360 deg of native longitude of a cylindrical projection, else None."""
-    if wcs.wcs.ctype[0][-3:] not in _CYLINDRICAL:
-        return None
     scale = wcs.pixel_scale_matrix
-    if scale[0, 1] or scale[1, 0]:  # rotated images do not repeat along x
+    # rotated images do not repeat along x
+    if wcs.wcs.ctype[0][-3:] not in ("CAR", "CEA", "MER") or scale[0, 1] or scale[1, 0]:
         return None
     period = 360.0 / abs(scale[0, 0])
     return float(n_columns) if abs(period - n_columns) < 1e-3 else period
@@ -457,5 +402,4 @@ def find_map(hdus, name, what, path):
     found = [hdu for hdu in hdus if is_map(hdu)]
     if not found:
         raise InputError(f"{what} must be a map; got {path}, which holds no image or HEALPix")
-    named = find_hdu(found, name)
-    return found[0] if named is None else named
+    return find_hdu(found, name, found[0].name)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import astropy.units as u
 import numpy as np
 from gammapy.maps import HpxGeom, Map
 
@@ -20,7 +19,7 @@ from astro_unetloc.cubes import (
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import open_fits
 from astro_unetloc.irf.spectra import _log_nodes, bin_fractions
-from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate
+from astro_unetloc.sphere import frame_rotation
 
 __all__ = [
     "MapExposure",
@@ -70,10 +69,6 @@ class SurveyExposure:
         """Exposure at energies in GeV relative to that at 50 GeV; at most 1."""
         return np.interp(np.log(energy_gev), np.log(_EXPOSURE_ENERGY), _EXPOSURE_FACTOR)
 
-    def __call__(self, vectors, energy_gev):
-        """Exposure in cm2 s, shape (n,), of directions (n, 3) and energies (n,) in GeV."""
-        return self.sky(vectors) * self.relative(energy_gev)
-
     def at(self, vectors, energy_gev):
         """Exposure in cm2 s, shape (n, n_energy), of directions (n, 3) and energies in GeV."""
         return self.sky(vectors)[:, None] * self.relative(energy_gev)
@@ -81,14 +76,10 @@ class SurveyExposure:
 
 @dataclass(frozen=True, eq=False)
 class MapExposure:
-    """Exposure interpolated in a map, linearly in ln E; zero outside of the map.
+    """Exposure interpolated in a map, linearly in ln E, with the methods of `SurveyExposure`.
 
-    The methods are those of `SurveyExposure`.
-
-    Attributes
-    ----------
-    map : gammapy.maps.Map
-        Exposure with one energy axis, NaN where it is unknown; in cm2 s if it has no unit.
+    The map has one energy axis and is in cm2 s if it has no unit. The exposure is zero outside of
+    the map and where the map is NaN.
     """
 
     map: Map
@@ -120,13 +111,6 @@ class MapExposure:
         log_mean = np.interp(np.log(energy_gev), np.log(self.energy), np.log(self._mean))
         return np.exp(log_mean - np.log(self._mean.max()))
 
-    def __call__(self, vectors, energy_gev):
-        """Exposure in cm2 s, shape (n,), of directions (n, 3) and energies (n,) in GeV."""
-        self._check_energies(energy_gev)
-        planes, each = self._at_nodes(vectors), np.arange(len(vectors))
-        below, above, weight = self._nodes(np.broadcast_to(energy_gev, len(vectors)))
-        return (1 - weight) * planes[below, each] + weight * planes[above, each]
-
     def at(self, vectors, energy_gev):
         """Exposure in cm2 s, shape (n, n_energy), of directions (n, 3) and energies in GeV."""
         self._check_energies(energy_gev)
@@ -136,14 +120,10 @@ class MapExposure:
         """Exposure in cm2 s (m, n) at the energies of the map."""
         return np.nan_to_num(values_at(self.map, vectors)) * self._unit
 
-    def _nodes(self, energy_gev):
-        """Rows of the map below and above energies, and the weight of the one above."""
-        row, weight = _log_nodes(energy_gev, self.energy)
-        return row, np.minimum(row + 1, len(self.energy) - 1), weight
-
     def _between(self, planes, energy_gev):
         """Exposure (n, n_energy) from that at the energies of the map (m, n)."""
-        below, above, weight = self._nodes(energy_gev)
+        below, weight = _log_nodes(energy_gev, self.energy)
+        above = np.minimum(below + 1, len(self.energy) - 1)
         return planes[below].T * (1 - weight) + planes[above].T * weight
 
     def _check_energies(self, energy_gev):
@@ -190,8 +170,7 @@ def read_exposure(value, *, frame=None):
     Raises
     ------
     InputError
-        If the file holds no cube over energy, its unit is no area x time, its frame is unknown, or
-        values are negative or infinite.
+        If the file holds no exposure, its frame is unknown, or values are negative or infinite.
 
     Examples
     --------
@@ -203,8 +182,7 @@ def read_exposure(value, *, frame=None):
         return value
     if isinstance(value, Map):
         return MapExposure(value)
-    hdus, _ = open_fits(_as_path(value, "exposure", "a gammapy Map"))
-    with hdus:
+    with _open(value, "exposure") as hdus:
         return exposure_from_hdus(hdus, value, frame=frame)
 
 
@@ -221,10 +199,8 @@ _CLEAR_RATIO = 2.0  # the 3FHL and 2FHL files differ by more than 10
 
 
 def _frame_by_declination(exposure, path):
-    """Frame of HEALPix pixels in which the exposure scatters less at fixed declination.
-
-    Exposure of an orbiting telescope depends on declination far more than on right ascension.
-    """
+    """Frame of HEALPix pixels in which the exposure scatters less at fixed declination."""
+    # The exposure of an orbiting telescope hardly depends on right ascension.
     values = np.asarray(planes_of(exposure)[0], dtype=float)
     geom, numbers, scatter = exposure.geom, healpix_numbers(exposure.geom), {}
     nside, region = int(np.max(geom.nside)), None if numbers is None else (numbers,)
@@ -247,86 +223,42 @@ def read_background(value):
     """Background map of counts per pixel and energy bin from a file or a gammapy Map."""
     if value is None or isinstance(value, Map):
         return value
-    hdus, _ = open_fits(_as_path(value, "background", "a gammapy Map"))
-    with hdus:
+    with _open(value, "background") as hdus:
         return read_sky_map(hdus, find_map(hdus, "BACKGROUND", "background", value))
 
 
-def _as_path(value, what, kind):
+def _open(value, what):
     if not isinstance(value, (str, Path)):
-        raise TypeError(f"{what} must be a path or {kind}; got {type(value).__name__}")
-    return Path(value).expanduser()
+        raise TypeError(f"{what} must be a path or a gammapy Map; got {type(value).__name__}")
+    return open_fits(value)[0]
 
 
 def exposure_of(exposure, vectors):
-    """Exposure of a map in some directions.
+    """Where (n,) an exposure is known at Galactic vectors (n, 3), and its function of energy.
 
-    Parameters
-    ----------
-    exposure : None, SurveyExposure or MapExposure
-        None is unknown: its dependence on energy is then that of the built-in exposure.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-
-    Returns
-    -------
-    known : ndarray (n,) of bool
-        Where the exposure is known and positive.
-    table : callable
-        Function of energies (m,) in GeV that returns the exposure (n, m) in cm2 s, or (m,) for all
-        directions; where it is not known, that of the built-in one in other units.
+    The function of energies (m,) in GeV returns the exposure (n, m) in cm2 s. Where it is not known
+    it has the shape of the built-in exposure; (m,) for ``exposure=None``.
     """
     built_in = SurveyExposure()
     if exposure is None:
         return np.zeros(len(vectors), dtype=bool), built_in.relative
     if isinstance(exposure, SurveyExposure):
-        known = exposure.sky(vectors) > 0
-        return known, lambda energy: exposure.at(vectors, energy)
-    ends = exposure.energy[[0, -1]]
+        return exposure.sky(vectors) > 0, lambda energy: exposure.at(vectors, energy)
     planes = exposure._at_nodes(vectors)
     known = planes[[0, -1]].min(axis=0) > 0
 
     def table(energy):
-        found = exposure._between(planes, np.clip(energy, *ends))
-        if exposure.map.geom.is_hpx and exposure.map.geom.is_allsky:
-            found = _as_gammapy(exposure, vectors, np.clip(energy, *ends))
+        found = exposure._between(planes, np.clip(energy, *exposure.energy[[0, -1]]))
         return np.where(known[:, None], found, built_in.relative(energy))
 
     return known, table
 
 
-def _as_gammapy(exposure, vectors, energy):
-    """Exposure (n, m) in cm2 s as gammapy interpolates HEALPix cubes of the whole sky.
-
-    It is linear in E from the nearest energy; measured fluxes have always been made with it. The
-    cube of 3FHL interpolated in ln E (`MapExposure.at`) differs by 0.16 %, at most by 1.3 %.
-    """
-    geom = exposure.map.geom
-    lon, lat = lonlat_from_vectors(rotate(vectors, frame_rotation(geom.frame).T))
-    coords = {"lon": lon * u.deg, "lat": lat * u.deg}
-    found = [
-        exposure.map.interp_by_coord(coords | {geom.axes[0].name: value * u.GeV})
-        for value in energy
-    ]
-    return np.nan_to_num(np.array(found)).T * exposure._unit
-
-
 def background_at(background, vectors, energy_edges):
-    """Expected background at directions, in energy bins that need not be those of its map.
+    """Expected counts (n_energy, n) per square degree at Galactic vectors (n, 3).
 
-    Parameters
-    ----------
-    background : gammapy.maps.Map
-        Counts per pixel and energy bin.
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    energy_edges : ndarray (n_energy + 1,)
-        Edges in GeV of the bins of the result.
-
-    Returns
-    -------
-    ndarray (n_energy, n)
-        Counts per square degree and bin, zero outside the map.
+    ``background`` is a map of counts per pixel and energy bin; the bins of the result, with edges
+    in GeV, may be others. It is zero outside the map.
     """
     geom = background.geom
     density = background.copy(data=background.data / geom.solid_angle().to_value("deg2"))

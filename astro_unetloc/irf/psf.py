@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 
 from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
@@ -87,19 +88,12 @@ class KingPSF:
 
     def _parameters(self, energy):
         """Core fraction, then (sigma in deg, gamma) of core and tail at energies in GeV."""
-        energy = np.asarray(energy, dtype=float)
-        low, high = _PSF_TABLE[[0, -1], 0]
-        if np.any(energy < low * 0.999) or np.any(energy > high * 1.001):
-            raise InputError(
-                f"the built-in PSF covers {low:g}-{high:g} GeV; got energies from "
-                f"{energy.min():g} to {energy.max():g} GeV; give a PSF table for others"
-            )
-        row, weight = _log_nodes(energy, _PSF_TABLE[:, 0])
-        columns = [c[row] + weight * (c[row + 1] - c[row]) for c in _PSF_TABLE.T[1:]]
+        row, weight = _energy_nodes(energy, _PSF_TABLE[:, 0], "built-in PSF")
+        fraction, *columns = (c[row] + weight * (c[row + 1] - c[row]) for c in _PSF_TABLE.T[1:])
         return (
-            columns[0],
-            (columns[1] * self.scale, columns[2]),
-            (columns[3] * self.scale, columns[4]),
+            fraction,
+            (columns[0] * self.scale, columns[1]),
+            (columns[2] * self.scale, columns[3]),
         )
 
     @property
@@ -136,40 +130,30 @@ class KingPSF:
 class TablePSF:
     """Point-spread function of a table such as that of gtpsf; the methods are those of `KingPSF`.
 
-    Between two energies of the table the density is interpolated linearly in ln E: a photon is
-    drawn from the one or the other.
-
-    Attributes
-    ----------
-    energy : ndarray (m,)
-        Increasing energies in GeV.
-    angle_deg : ndarray (k,)
-        Increasing offsets in degrees, the first one 0.
-    density : ndarray (m, k)
-        Photons per solid angle in any unit; each row is normalized.
+    Between two energies of the table a photon is drawn from the one or the other, so that the
+    density is linear in ln E.
     """
 
-    energy: np.ndarray
-    angle_deg: np.ndarray
-    density: np.ndarray
+    energy: np.ndarray  # (m,) in GeV, increasing
+    angle_deg: np.ndarray  # (k,), increasing from 0
+    density: np.ndarray  # (m, k) photons per solid angle in any unit; each row is normalized
     _inside: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
-        if len(self.energy) < 2 or np.any(np.diff(self.energy) <= 0) or not self.energy[0] > 0:
+        energy, angle, density = map(np.asarray, (self.energy, self.angle_deg, self.density))
+        if len(energy) < 2 or np.any(np.diff(energy) <= 0) or not energy[0] > 0:
             raise InputError(
                 "a PSF table needs two or more increasing positive energies; got "
-                f"{np.array2string(np.asarray(self.energy), threshold=6)}; sort the table"
+                f"{np.array2string(energy, threshold=6)}; sort the table"
             )
-        increasing = len(self.angle_deg) > 1 and np.all(np.diff(self.angle_deg) > 0)
-        if not increasing or self.angle_deg[0] != 0:
+        if len(angle) < 2 or np.any(np.diff(angle) <= 0) or angle[0] != 0:
             raise InputError(
-                f"the {len(self.angle_deg)} angles of a PSF table must increase from 0; got others"
+                f"the {len(angle)} angles of a PSF table must increase from 0; got others"
             )
-        density = np.asarray(self.density)
-        if density.shape != (len(self.energy), len(self.angle_deg)):
+        if density.shape != (len(energy), len(angle)):
             raise InputError(
-                f"a PSF table of {len(self.energy)} energies and {len(self.angle_deg)} angles was "
-                f"expected; got the shape {density.shape}"
+                f"a PSF table of {len(energy)} energies and {len(angle)} angles was expected; got "
+                f"the shape {density.shape}"
             )
         if not np.all(density >= 0) or not np.all(np.isfinite(density)):
             raise InputError("the PSF must be finite and nowhere negative; got other values")
@@ -180,17 +164,6 @@ class TablePSF:
         """Lowest and highest energy in GeV."""
         return tuple(self.energy[[0, -1]])
 
-    def _nodes(self, energy):
-        """Lower row of the table and weight of the next one at energies in GeV."""
-        energy = np.asarray(energy, dtype=float)
-        low, high = self.energy[[0, -1]]
-        if np.any(energy < low * 0.999) or np.any(energy > high * 1.001):
-            raise InputError(
-                f"the PSF table covers {low:g}-{high:g} GeV; got energies from {energy.min():g} to "
-                f"{energy.max():g} GeV; compute the table for all of them"
-            )
-        return _log_nodes(energy, self.energy)
-
     @property
     def max_offset_deg(self):
         """Largest displacement of a photon in degrees."""
@@ -199,7 +172,7 @@ class TablePSF:
     def containment(self, radius_deg, energy):
         """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
         radius_deg, energy = np.broadcast_arrays(radius_deg, energy)
-        row, weight = self._nodes(energy)
+        row, weight = _energy_nodes(energy, self.energy, "PSF table")
         inside = np.zeros(row.shape)
         for number in np.unique(row):
             here = row == number
@@ -212,19 +185,30 @@ class TablePSF:
 
     def containment_radius(self, fraction, energy):
         """Radius in degrees that contains a fraction of the photons of one energy in GeV."""
-        row, weight = self._nodes(energy)
+        row, weight = _energy_nodes(energy, self.energy, "PSF table")
         inside = (1 - weight) * self._inside[row] + weight * self._inside[row + 1]
         return float(np.sqrt(np.interp(fraction, inside, self.angle_deg**2)))
 
     def sample_offset(self, energy, rng):
         """Random offsets in degrees, shape (n,), of photons of energies (n,) in GeV."""
-        row, weight = self._nodes(energy)
+        row, weight = _energy_nodes(energy, self.energy, "PSF table")
         row = row + (rng.random(len(row)) < weight)
         u, squared = rng.random(len(row)), np.empty(len(row))
         for number in np.unique(row):
             here = row == number
             squared[here] = np.interp(u[here], self._inside[number], self.angle_deg**2)
         return np.sqrt(squared)
+
+
+def _energy_nodes(energy, grid, what):
+    """Lower row of a table and weight of the next one at energies in GeV, which it must cover."""
+    energy = np.asarray(energy, dtype=float)
+    if np.any(energy < grid[0] * 0.999) or np.any(energy > grid[-1] * 1.001):
+        raise InputError(
+            f"the {what} covers {grid[0]:g}-{grid[-1]:g} GeV; got energies from {energy.min():g} "
+            f"to {energy.max():g} GeV; give a PSF table for all of them"
+        )
+    return _log_nodes(energy, grid)
 
 
 def _cumulative(angle_deg, density):
@@ -254,33 +238,15 @@ _FLOOR = 1e-15  # density per square degree beyond the end of a table
 
 @dataclass(frozen=True, eq=False)
 class PsfProfiles:
-    """Density of the photons around a source in each energy bin, tabulated for fast look-up.
+    """Density of the photons around a source in each energy bin, tabulated for fast look-up."""
 
-    Attributes
-    ----------
-    log_density : ndarray (n_energy, n_nodes)
-        Natural logarithm of the density of one photon per square degree, averaged over a pixel.
-    contained : ndarray (n_energy, n_nodes)
-        Fraction of the photons within the offset of each node.
-    """
-
-    log_density: np.ndarray
-    contained: np.ndarray
+    log_density: np.ndarray  # (n_energy, n_nodes): ln of photons per deg2, averaged over a pixel
+    contained: np.ndarray  # (n_energy, n_nodes): fraction of the photons within each node
 
     def density(self, energy_bin, offset2_deg2):
-        """Density per square degree, and derivatives of its logarithm by the squared offset.
+        """Density per deg2 at squared offsets, and two derivatives of its logarithm by them.
 
-        Parameters
-        ----------
-        energy_bin : ndarray of int
-            Bin of each photon.
-        offset2_deg2 : ndarray
-            Squared offset from the source, broadcast against ``energy_bin``.
-
-        Returns
-        -------
-        density, gradient, hessian : ndarray
-            Per square degree; first and second derivative of the logarithm, deg-2 and deg-4.
+        The bins of the photons and the offsets are broadcast; the derivatives are in deg-2, deg-4.
         """
         row, weight = _nodes_at(offset2_deg2)
         flat, gradients = self.log_density.ravel(), self._gradients
@@ -313,10 +279,7 @@ class PsfProfiles:
         return np.exp(self.log_density).astype(np.float32).ravel()
 
     def containment(self, radius_deg):
-        """Fraction (..., n_energy) of the photons within radii in degrees.
-
-        The radii have the shape (..., n_energy), or (..., 1) or () where they hold for all bins.
-        """
+        """Fraction (..., n_energy) within radii in degrees (..., n_energy), (..., 1) or ()."""
         row, weight = _nodes_at(np.square(radius_deg))
         each = np.arange(len(self.contained))
         low = self.contained[each, row]
@@ -361,23 +324,11 @@ def _node_offset(number):
 
 
 def make_profiles(psf, energy_edges, *, disc_deg=0.0, exposure=None):
-    """Profiles of a PSF in energy bins, averaged over a disc.
+    """`PsfProfiles` of a PSF in energy bins with edges in GeV, averaged over a disc.
 
-    Parameters
-    ----------
-    psf : KingPSF or TablePSF
-        The point-spread function.
-    energy_edges : ndarray (n_energy + 1,)
-        In GeV; inside a bin the photons follow ``E ** -PHOTON_INDEX``.
-    disc_deg : float or ndarray (n_energy,)
-        Radius of the disc: that of a pixel's area, or of an extended source. 0 for none.
-    exposure : callable, optional
-        Function of energies (m,) in GeV that returns the exposure (m,) in any unit. Below 1 GeV it
-        rises so fast that profiles are 1 % narrower than without it.
-
-    Returns
-    -------
-    PsfProfiles
+    The radius of the disc, a float or (n_energy,), is that of a pixel's area or of an extended
+    source. ``exposure`` is a function of energies (m,) in GeV, in any unit: below 1 GeV it rises so
+    fast that profiles are 1 % narrower than without it.
     """
     edges = _node_offset((np.arange(_N_NODES * _N_FINE + 1) - 0.5) / _N_FINE)
     inside = _bin_containment(psf, np.asarray(energy_edges, float), edges, exposure or np.ones_like)
@@ -436,19 +387,18 @@ def read_psf(value):
     """
     if value is None or isinstance(value, (KingPSF, TablePSF)):
         return value
-    from gammapy.irf import PSFKernel, PSFMap
+    from gammapy.irf import PSFKernel, PSFMap  # takes 0.25 s, and few runs need it
 
     if isinstance(value, (PSFMap, PSFKernel)):
         return value
     if not isinstance(value, (str, Path)):
         raise TypeError(f"psf must be a path or a gammapy PSFMap; got {type(value).__name__}")
-    hdus, _ = open_fits(value)
-    with hdus:
+    with open_fits(value)[0] as hdus:
         return psf_from_hdus(hdus, value)
 
 
 def psf_from_hdus(hdus, path):
-    """gammapy PSFMap of an open file of gtpsf or gammapy."""
+    """PSFMap of gammapy from an open file of gtpsf or gammapy."""
     from gammapy.irf import PSFMap
 
     names = [hdu.name.upper() for hdu in hdus]
@@ -460,24 +410,15 @@ def psf_from_hdus(hdus, path):
     if "PSF_BANDS" in names:
         return PSFMap.from_hdulist(hdus, hdu="PSF")
     raise InputError(
-        f"psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and "
-        f"PSF_BANDS); got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf"
+        "psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and PSF_BANDS); "
+        f"got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf"
     )
 
 
 def psf_of(psf, vectors=None):
-    """Point-spread function at some directions, in the form that this package uses.
+    """`KingPSF` or `TablePSF` of a PSF of this package or of gammapy; None is the built-in one.
 
-    Parameters
-    ----------
-    psf : None, KingPSF, TablePSF, gammapy PSFMap or PSFKernel
-        None is the built-in PSF of the LAT.
-    vectors : ndarray (n, 3), optional
-        Galactic unit vectors; a PSF map is read in their middle, by default at its own centre.
-
-    Returns
-    -------
-    KingPSF or TablePSF
+    A PSF map is read in the middle of Galactic unit vectors (n, 3), by default at its own centre.
     """
     if psf is None:
         return KingPSF()
@@ -507,9 +448,8 @@ def _psf_of_map(psf_map, vector):
     ny, nx = image.data_shape
     x, y = nx // 2, ny // 2
     if vector is not None:
-        from astropy.coordinates import SkyCoord
-
-        sky = SkyCoord(*lonlat_from_vectors(vector), unit="deg", frame="galactic")
+        lon, lat = lonlat_from_vectors(vector)
+        sky = SkyCoord(lon, lat, unit="deg", frame="galactic")
         found = np.ravel(image.coord_to_pix({"skycoord": sky}))
         found = np.where(np.isnan(found), (x, y), np.rint(found))
         x, y = np.clip(found, 0, (nx - 1, ny - 1)).astype(int)

@@ -21,7 +21,6 @@ from astro_unetloc.sphere import (
 
 __all__ = ["DiscFootprint", "MaskFootprint", "estimate_footprint", "read_events"]
 
-
 _CIRCLE = re.compile(r"CIRCLE\s*\(\s*([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
 
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured
@@ -34,15 +33,7 @@ _MAX_GRID = 1_000_000  # pixels of that grid
 
 @dataclass(frozen=True, eq=False)
 class DiscFootprint:
-    """A cone on the sky.
-
-    Attributes
-    ----------
-    center : ndarray (3,)
-        Galactic unit vector.
-    radius_deg : float
-        Angle between the centre and the border.
-    """
+    """A cone on the sky around a Galactic unit vector (3,)."""
 
     center: np.ndarray
     radius_deg: float
@@ -54,15 +45,7 @@ class DiscFootprint:
 
 @dataclass(frozen=True, eq=False)
 class MaskFootprint:
-    """HEALPix pixels on the sky.
-
-    Attributes
-    ----------
-    nside : int
-        Resolution.
-    mask : ndarray (12 * nside**2,) of bool
-        Covered pixels; NESTED, Galactic.
-    """
+    """A part of the sky in HEALPix pixels: ``mask`` (n_pixels,) of bool, NESTED, Galactic."""
 
     nside: int
     mask: np.ndarray
@@ -73,26 +56,20 @@ class MaskFootprint:
 
 
 def read_events(hdu):
-    """Photons of an event list, and the `DiscFootprint` of its DSS keyword CIRCLE, or None.
-
-    The table ``hdu`` has the columns ENERGY and RA, DEC (or L, B) in degrees.
-    """
+    """`Photons` of an event list, and the `DiscFootprint` of its DSS keyword CIRCLE, or None."""
     names = {name.upper(): name for name in hdu.columns.names}
     pairs = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
     found = [pair for pair in pairs if set(pair[:2]) <= set(names)]
     if not found or "ENERGY" not in names:
-        raise InputError(
-            f"events must have the columns ENERGY, RA and DEC; got "
-            f"{', '.join(hdu.columns.names)}; give an FT1 file"
-        )
+        columns = ", ".join(hdu.columns.names)
+        raise InputError(f"events must have ENERGY, RA and DEC; got {columns}; give an FT1 file")
     lon_name, lat_name, frame = found[0]
     lon, lat = (hdu.data[names[name]].astype(float) for name in (lon_name, lat_name))
     energy = energy_column(hdu, names["ENERGY"])
     good = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(energy)
     if not good.all():
         raise InputError(
-            f"events must have finite positions and energies; got {np.sum(~good)} events without; "
-            "remove them"
+            f"events must have finite positions and energies; got {np.sum(~good)} events without"
         )
     if np.any(energy <= 0):
         raise InputError(f"energies must be positive; got {energy.min():g} GeV; check the events")
@@ -101,12 +78,13 @@ def read_events(hdu):
 
 
 def _stated_disc(header):
+    """Disc of the first DSS keyword with a CIRCLE, or None."""
     for key in header:
         cut = _CIRCLE.search(str(header[key])) if key.startswith("DSVAL") else None
         kind = str(header.get(f"DSTYP{key[5:]}", "")).replace(" ", "").upper()
         if cut and kind.startswith("POS(RA,DEC"):
             try:
-                ra, dec, radius = (float(part) for part in cut.groups())
+                ra, dec, radius = map(float, cut.groups())
             except ValueError as err:
                 raise InputError(
                     f"{key} must be CIRCLE(ra,dec,radius) in degrees; got {header[key]!r}"
@@ -133,8 +111,7 @@ def estimate_footprint(vectors):
     nside, occupied = 2**order, _degrade(number, order) > 0
     grid = _grid_around(order, occupied, 3 * radius_deg)
     centers = np.stack(healpy.pix2vec(nside, grid, nest=True), axis=-1)
-    filled = occupied[grid]
-    empty = ~filled
+    filled, empty = occupied[grid], ~occupied[grid]
     empty[empty] = ~_within(centers[empty], centers[filled], radius_deg)
     covered = ~empty
     covered[covered] = ~_within(centers[covered], centers[empty], radius_deg - gap_deg)
@@ -194,5 +171,5 @@ def _within(vectors, others, radius_deg):
     if not len(others) or not len(vectors):
         return np.zeros(len(vectors), dtype=bool)
     tree = KDTree(others, compact_nodes=False, balanced_tree=False)
-    reach = chord(radius_deg)
-    return np.isfinite(tree.query(vectors, distance_upper_bound=reach, workers=-1)[0])
+    nearest, _ = tree.query(vectors, distance_upper_bound=chord(radius_deg), workers=-1)
+    return np.isfinite(nearest)

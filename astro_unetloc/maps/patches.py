@@ -52,8 +52,7 @@ class GridConfig:
         return self.patch_width_deg / self.patch_pixels
 
 
-# Bins across a band edge of the model that are wider than this factor raise a warning.
-MAX_STRADDLING_FACTOR = 1.6
+_MAX_STRADDLING_FACTOR = 1.6  # wider bins across a band edge of the model raise a warning
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,9 @@ class PatchGrid:
         return _center_tree(self.config.nside).query(vectors)[1]
 
     def border_distance_deg(self, vectors, patch):
-        """Distance in degrees of directions (..., 3) from the cell of a patch, negative inside.
-
-        It is the distance to the farthest of the great circles that bound the cell.
-        """
-        tree = _center_tree(self.config.nside)
-        _, nearest = tree.query(vectors, k=8)
+        """Distance in degrees of directions (..., 3) from the cell of a patch, negative inside."""
+        # the distance to the farthest of the great circles that bound the cell
+        _, nearest = _center_tree(self.config.nside).query(vectors, k=8)
         own = self.centers[patch]
         towards = self.centers[nearest] - own
         norm = np.linalg.norm(towards, axis=-1)
@@ -187,15 +183,13 @@ def _center_tree(nside):
     return KDTree(_patch_centers(nside))
 
 
-# Photons are sorted into HEALPix pixels of this nside to find those of a patch.
-_SORT_NSIDE = 32
+_SORT_NSIDE = 32  # HEALPix pixels that photons are sorted into to find those of a patch
 # The sky is sampled at directions 0.23 deg apart; if none is covered, more finely.
 _SAMPLE_NSIDES = (256, 1024)
 # Patches this far outside of a region are read too: their candidates reach over their border by
 # 0.3 deg and may be merged with one inside.
 _REGION_MARGIN_DEG = 1.0
-# A larger fraction of photons outside of the bands of a model raises a warning.
-_MAX_FRACTION_OUTSIDE = 0.01
+_MAX_FRACTION_OUTSIDE = 0.01  # of photons outside of the bands of a model; more raise a warning
 
 
 @dataclass(frozen=True)
@@ -230,22 +224,11 @@ class Patches:
 
 
 def band_inputs(band_edges, energy_edges, *, events=False):
-    """Inputs of the network that describe its energy bands.
+    """What the network reads of its energy bands, an array (n_band, 4) of float32.
 
-    Parameters
-    ----------
-    band_edges : ndarray (n_band + 1,)
-        Edges of the model's bands in GeV.
-    energy_edges : ndarray (n_energy + 1,)
-        Edges of the map's energy bins in GeV; for events the range.
-    events : bool
-        Whether the energy of each photon is known.
-
-    Returns
-    -------
-    ndarray (n_band, 4) of float32
-        Whether the band has data (0 or 1), log10 of its observed lower and upper energy in GeV,
-        and the width in dex of the widest input bin that contributes (0 for events).
+    Whether the band has data (0 or 1), log10 of its observed lower and upper energy in GeV, and the
+    width in dex of the widest input bin that contributes (0 for events). Both edges are in GeV; for
+    events ``energy_edges`` are the ends of their range.
     """
     band_edges, energy_edges = np.asarray(band_edges, float), np.asarray(energy_edges, float)
     low = np.maximum(band_edges[:-1], energy_edges[0])
@@ -259,12 +242,12 @@ def band_inputs(band_edges, energy_edges, *, events=False):
     return np.where(present[:, None], out, 0.0).astype(np.float32)
 
 
-def warn_of_straddling_bins(band_edges, energy_edges):
+def _warn_of_straddling_bins(band_edges, energy_edges):
     """Warn of bins of a map that lie across a band edge of the model and are wide."""
     low, high = np.asarray(energy_edges[:-1]), np.asarray(energy_edges[1:])
     edges = np.asarray(band_edges)
     across = np.any((edges > low[:, None] * 1.0001) & (edges < high[:, None] / 1.0001), axis=1)
-    wide = across & (high / low > MAX_STRADDLING_FACTOR)
+    wide = across & (high / low > _MAX_STRADDLING_FACTOR)
     if wide.any():
         names = ", ".join(f"{a:.4g}-{b:.4g}" for a, b in zip(low[wide], high[wide]))
         warn(
@@ -293,15 +276,7 @@ def _cells(plane, photons, band_edges):
 
 
 class SortedPhotons:
-    """Photons sorted by position, for fast look-up of those near a direction.
-
-    Attributes
-    ----------
-    photons : Photons
-        The same photons, sorted.
-    order : ndarray (n,) of int
-        Index of each of them before sorting.
-    """
+    """Photons sorted by position, and their ``order`` before, for those near a direction."""
 
     def __init__(self, photons):
         pixel = healpy.vec2pix(_SORT_NSIDE, *photons.vectors.T, nest=False)
@@ -326,18 +301,16 @@ def _pixel_runs(vector, radius_deg):
     pixels = healpy.query_disc(
         _SORT_NSIDE, vector, np.radians(radius_deg), inclusive=True, fact=4, nest=False
     )
-    breaks = np.flatnonzero(np.diff(pixels) > 1)
-    starts = pixels[np.append(0, breaks + 1)]
-    stops = pixels[np.append(breaks, len(pixels) - 1)] + 1
-    return starts, stops
+    breaks = np.flatnonzero(np.diff(pixels) > 1) + 1
+    return pixels[np.append(0, breaks)], pixels[np.append(breaks, len(pixels)) - 1] + 1
 
 
 def touched_patches(grid, covers, region=None):
-    """Patches whose owned cell holds a covered direction, and the coverage of their pixels.
+    """Numbers (n,) of the patches whose owned cell holds a covered direction, and their coverage.
 
     ``covers`` is a function of unit vectors (..., 3). Patches just outside of ``region``, a
-    `DiscFootprint`, are read too, so that the sources inside do not depend on it. Returns patch
-    numbers (n,) and coverage (n, ny, nx, 1) of float32, 1 where observed, else 0.
+    `DiscFootprint`, are read too, so that the sources inside do not depend on it. The coverage
+    (n, ny, nx, 1) of float32 is 1 where observed, else 0.
     """
     if region is not None:
         region = replace(region, radius_deg=region.radius_deg + _REGION_MARGIN_DEG)
@@ -353,8 +326,7 @@ def touched_patches(grid, covers, region=None):
 def _seen_directions(covers, region):
     """Unit vectors (n, 3) that sample the observed sky inside a region."""
     for nside in _SAMPLE_NSIDES:
-        seen = [points[covers(points)] for points in _sample_points(nside, region)]
-        seen = np.concatenate(seen)
+        seen = np.concatenate([some[covers(some)] for some in _sample_points(nside, region)])
         if len(seen):
             break
     return seen
@@ -409,7 +381,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
             f"got a map of {low:g}-{high:g} GeV; choose another model"
         )
     if sky_map.events is None:
-        warn_of_straddling_bins(band_edges, sky_map.energy_edges)
+        _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)
     n = grid.config.read_pixels
     counts = np.zeros((len(index), n, n, len(band_edges) - 1), dtype=np.float32)
@@ -439,8 +411,8 @@ def _full_chunks(chunks, size):
     held = []
     for photons in chunks:
         if held and sum(map(len, held)) + len(photons) > size:
-            yield held[0] if len(held) == 1 else Photons.concatenate(held)
+            yield Photons.concatenate(held)
             held = []
         held.append(photons)
     if held:
-        yield held[0] if len(held) == 1 else Photons.concatenate(held)
+        yield Photons.concatenate(held)

@@ -14,7 +14,6 @@ from astro_unetloc.irf.spectra import draw_energy
 
 __all__ = ["Photons", "hash_uniform", "place_counts", "whole_counts"]
 
-
 CHUNK_PHOTONS = 2_000_000  # photons in memory at once when a map is placed
 COUNT_TOLERANCE = 0.01  # a pixel value this close to an integer is a count
 DEFAULT_SEED = 0
@@ -48,6 +47,8 @@ class Photons:
     def concatenate(cls, parts):
         """The photons of several lists."""
         parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("vectors", "energy")))
 
 
@@ -81,25 +82,10 @@ def _energy_key(energy_min, energy_max):
 
 
 def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTONS):
-    """Place every count at a random point inside its pixel, and draw its energy inside its bin.
+    """Yield `Photons`, at most ``max_photons`` at once, of whole counts (n_energy, n_pixels).
 
-    Parameters
-    ----------
-    pixels : WcsPixels or HealpixPixels
-        The pixels.
-    counts : ndarray (n_energy, n_pixels)
-        Whole counts, NaN where not observed.
-    energy_edges : ndarray (n_energy + 1,)
-        Edges in GeV.
-    seed : int
-        Seed of the counter-based stream.
-    max_photons : int
-        Largest number of photons in one chunk.
-
-    Yields
-    ------
-    Photons
-        One chunk.
+    Every count is placed at a random point inside its pixel, with an energy inside its bin; the
+    edges are in GeV, and counts may be NaN.
     """
     for energy_min, energy_max, plane in zip(energy_edges[:-1], energy_edges[1:], counts):
         index = np.flatnonzero(plane > 0)  # NaN compares false
@@ -121,9 +107,9 @@ def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTON
 def whole_counts(counts, get_exposure=None):
     """Counts (n_energy, n_pixels) as whole numbers; anything else raises an `InputError`.
 
-    ``counts`` are NaN where not observed, or a flux in ph cm-2 s-1; ``get_exposure`` returns the
-    exposure in cm2 s or None and is called only when they are not whole. The result is int32 or
-    int64 where the input holds integers, else float32 (float64 for counts above 2**24) with NaN.
+    ``counts`` may be a flux in ph cm-2 s-1; ``get_exposure`` returns the exposure in cm2 s or None
+    and is called only for these. Integers become int32 or int64, others, which may be NaN where not
+    observed, float32 (float64 for counts above 2**24).
     """
     counts = np.asarray(counts)
     largest = _check_values(counts)
@@ -139,7 +125,7 @@ def whole_counts(counts, get_exposure=None):
         what = "flux x exposure" if exposure is not None else "counts"
         raise InputError(
             f"{what} must be whole numbers (within {COUNT_TOLERANCE}); got {n_odd} pixels such as "
-            f"{example:.4g}; give the counts themselves, or a flux map together with its exposure"
+            f"{example:.4g}; give the counts, or a flux map together with its exposure"
         )
     return np.rint(counts).astype(np.float32 if largest < 2**24 else np.float64)
 
@@ -155,14 +141,14 @@ def _check_values(counts):
             raise InputError("counts must not be all NaN (not observed); got no other pixel")
         low, high = seen.min(), seen.max()
     if np.isinf(low) or np.isinf(high):
-        n_infinite = np.isinf(counts).sum()
+        n_odd = np.isinf(counts).sum()
         raise InputError(
-            f"counts must be finite, or NaN where not observed; got {n_infinite} infinite pixels"
+            f"counts must be finite or NaN (not observed); got {n_odd} infinite pixels"
         )
     if low < 0:
         raise InputError(
             f"counts must not be negative; got {low:.4g} and {(counts < 0).sum()} negative pixels; "
-            "give the counts before any background is subtracted"
+            "subtract no background"
         )
     return high
 

@@ -30,7 +30,6 @@ __all__ = ["COARSE_PIXEL_DEG", "read_map"]
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
 COARSE_PIXEL_DEG = 0.2
 
-
 log = logging.getLogger(__name__)
 
 _HEADER_KEYS = ("TELESCOP", "INSTRUME", "OBJECT", "CREATOR", "ORIGIN", "DATE-OBS", "DATE-END")
@@ -86,23 +85,17 @@ def read_map(
     }
     companions = {name: value for name, value in companions.items() if value is not None}
     if isinstance(map, SkyMap):
-        sky_map = replace(map, **companions)
+        sky_map = _cut(replace(map, **companions), energy_range)
     else:
         sky_map = _make_sky_map(**(_read_any(map) | companions), energy_range=energy_range)
-        _warn_of_coarse_pixels(sky_map)
-    sky_map = _cut(sky_map, energy_range)
+        if sky_map.pixel_size_deg > COARSE_PIXEL_DEG:
+            warn(
+                f"pixels of {sky_map.pixel_size_deg:.2f} deg are coarser than {COARSE_PIXEL_DEG} "
+                "deg: positions cannot be better than that; use a finer map or the events"
+            )
     low, high = sky_map.energy_edges[[0, -1]]
     log.info("%s: %d photons, %.4g to %.4g GeV", sky_map.name, sky_map.n_photons, low, high)
     return sky_map
-
-
-def _warn_of_coarse_pixels(sky_map):
-    if sky_map.pixel_size_deg > COARSE_PIXEL_DEG:
-        warn(
-            f"pixels of {sky_map.pixel_size_deg:.2f} deg are coarser than {COARSE_PIXEL_DEG} deg: "
-            "positions cannot be better than that; use a finer map or the events",
-            stacklevel=4,
-        )
 
 
 def _read_any(map):
@@ -121,14 +114,14 @@ def _read_any(map):
     if any(base.__name__ == "MapDataset" for base in type(map).__mro__):
         if map.counts is None:
             raise InputError(f"a dataset with counts was expected; {map.name!r} has none")
-        companions = {
+        return {
+            "counts": map.counts,
+            "name": map.name,
+            "header": _plain_header(map.counts),
             "exposure": read_exposure(map.exposure),
             "background": map.background,
             "psf": read_psf(map.psf),
         }
-        return companions | {
-            "counts": map.counts, "name": map.name, "header": _plain_header(map.counts)
-        }  # fmt: skip
     raise TypeError(
         "map must be a path (str or pathlib.Path), an astropy HDUList, a gammapy WcsNDMap, "
         f"HpxNDMap or MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
@@ -143,7 +136,6 @@ def _dataset_path(path):
     """The file of the one map dataset that a gammapy ``.yaml`` file names."""
     import yaml
 
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}; check the name and the directory")
     try:
@@ -152,9 +144,7 @@ def _dataset_path(path):
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as err:
         raise InputError(f"a gammapy datasets file was expected; got {path}; give a map") from err
     if len(found) != 1:
-        raise InputError(
-            f"one MapDataset was expected in {path}; got {len(found)}; give the file of one of them"
-        )
+        raise InputError(f"one MapDataset was expected in {path}; got {len(found)}; give its file")
     return path.parent / found[0]
 
 
@@ -163,15 +153,15 @@ def _read_hdus(hdus, name):
     product = _describe_product(hdus)
     if product is not None:
         raise InputError(
-            f"a counts map or event list was expected; got {product}: {name}; "
-            "give the file made by gtbin or the events"
+            f"a counts map or event list was expected; got {product}: {name}; give the file made "
+            "by gtbin or the events"
         )
     events = find_hdu(hdus, "EVENTS")
-    hdu = events if events is not None else _find_counts(hdus)
+    hdu = _find_counts(hdus) if events is None else events
     if hdu is None:
         raise InputError(
-            f"no counts found in {name}, with the HDUs {', '.join(h.name for h in hdus)}; "
-            "give a counts map, an event list or a gammapy dataset with counts"
+            f"no counts found in {name}, with the HDUs {', '.join(h.name for h in hdus)}; give a "
+            "counts map, an event list or a gammapy dataset with counts"
         )
     parts = {"name": name, "header": _select_header(hdu.header, hdus[0].header)}
     if events is not None:
@@ -204,39 +194,27 @@ def _axis_of_counts(hdus, hdu):
 
 
 def _find_counts(hdus):
-    """The image or HEALPix table that holds counts: by name, else the first; or None.
-
-    A gammapy dataset without counts has other maps, which are not taken for counts.
-    """
+    """The image or HEALPix table that holds counts: by name, else the first; or None."""
     found = [hdu for hdu in hdus if is_map(hdu)]
     named = find_hdu(found, "COUNTS", "SKYMAP")
-    if named is not None:
-        return named
+    # the other maps of a gammapy dataset without counts are no counts
     if {"MASK_SAFE", "MASK_FIT", "BACKGROUND", "EXPOSURE"} & {hdu.name.upper() for hdu in hdus}:
-        return None
-    return found[0] if found else None
+        found = []
+    return named if named is not None or not found else found[0]
 
 
 def _select_header(*headers):
-    """Keywords worth carrying to a catalogue, as a dict: DSS cuts, telescope, dates.
-
-    Of several headers the first that has a keyword wins; the DSS keywords come from one header.
-    """
-    selected = {}
-    for header in headers:
-        cuts = {key: header[key] for key in header if _DSS_KEY.match(key)}
-        has_cuts = any(_DSS_KEY.match(key) for key in selected)
-        found = {key: header[key] for key in _HEADER_KEYS if key in header}
-        selected = found | ({} if has_cuts else cuts) | selected
-    return selected
+    """Telescope, dates and DSS cuts of headers as a dict; the first header that has them counts."""
+    cuts = ({key: header[key] for key in header if _DSS_KEY.match(key)} for header in headers)
+    found = {key: header[key] for header in headers[::-1] for key in _HEADER_KEYS if key in header}
+    return found | next(filter(None, cuts), {})
 
 
 def _describe_product(hdus):
     """Phrase such as "an exposure map" for a known product without counts, else None."""
     names = {hdu.name.upper() for hdu in hdus}
-    columns = {
-        c.upper() for hdu in hdus for c in getattr(getattr(hdu, "columns", None), "names", ())
-    }
+    tables = [hdu for hdu in hdus if hasattr(hdu, "columns")]
+    columns = {column.upper() for hdu in tables for column in hdu.columns.names}
     if {"COUNTS", "EVENTS", "EXPOSURE_BANDS"} & names:  # the last: a dataset of gammapy
         return None
     if "SOURCE_NAME" in columns or any(name.startswith("LAT_POINT_SOURCE") for name in names):
@@ -273,10 +251,11 @@ def _describe_map(hdu, hdus):
 
 
 def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, **parts):
-    """The `SkyMap` of what was read: energies known, counts whole and on the sky."""
+    """The `SkyMap` of what was read: energies known and selected, counts whole and on the sky."""
     if events is not None:
         stated_range = stated_range or _range_of_events(events.energy)
-        return SkyMap(events=events, energy_edges=np.array(stated_range, float), **parts)
+        edges = np.array(stated_range, float)
+        return _cut(SkyMap(events=events, energy_edges=edges, **parts), energy_range)
     _check_axes(counts.geom.axes)
     pixels_of(counts.geom)  # an unknown frame is refused first
     if not counts.geom.axes:
@@ -286,7 +265,12 @@ def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, 
         counts = Map.from_geom(with_axes(counts.geom, [axis]), data=counts.data[None])
     sky_map = _cut(SkyMap(counts=counts, **parts), energy_range)
     whole = whole_counts(sky_map.planes, lambda: _exposure_of_bins(sky_map))
-    _check_on_sky(whole, sky_map.pixels)
+    n_off = np.count_nonzero(sky_map.pixels.off_sky(np.flatnonzero((whole > 0).any(axis=0))))
+    if n_off:
+        raise InputError(
+            f"counts must lie on the sky; got {n_off} pixels with counts beyond the limb of the "
+            "projection; check the WCS keywords"
+        )
     geom = sky_map.counts.geom
     return replace(sky_map, counts=Map.from_geom(geom, data=whole.reshape(geom.data_shape)))
 
@@ -305,8 +289,8 @@ def _check_axes(axes):
             )
         if axis.node_type != "edges":
             raise InputError(
-                f"energy bins were expected; the axis {axis.name!r} has single energies "
-                "(centers), as exposure and flux have; give counts"
+                f"energy bins were expected; the axis {axis.name!r} has single energies, as "
+                "exposure and flux have; give counts"
             )
 
 
@@ -338,9 +322,9 @@ def _range_of_events(energy):
 
 def _cut(sky_map, energy_range):
     """The part of a `SkyMap` inside an energy range: whole bins, or events."""
-    edges = sky_map.energy_edges
     if energy_range is None:
         return sky_map
+    edges = sky_map.energy_edges
     if sky_map.events is None:
         first, last = select_bins(edges, energy_range)
         edges = edges[first : last + 1]
@@ -354,21 +338,9 @@ def _cut(sky_map, energy_range):
             f"energy_range {energy_range[0]:g} to {energy_range[1]:g} GeV must overlap the "
             f"{edges[0]:g} to {edges[-1]:g} GeV of the events; choose another range"
         )
-    events = sky_map.events
-    inside = (events.energy >= low) & (events.energy < high)
-    return replace(sky_map, events=events.select(inside), energy_edges=np.array([low, high]))
-
-
-def _check_on_sky(counts, pixels):
-    filled = np.zeros(pixels.n_pixels, dtype=bool)
-    for plane in counts:
-        filled |= plane > 0
-    n_off = np.count_nonzero(pixels.off_sky(np.flatnonzero(filled)))
-    if n_off:
-        raise InputError(
-            f"counts must lie on the sky; got {n_off} pixels with counts beyond the limb of the "
-            "projection; check the WCS keywords"
-        )
+    inside = (sky_map.events.energy >= low) & (sky_map.events.energy < high)
+    events = sky_map.events.select(inside)
+    return replace(sky_map, events=events, energy_edges=np.array([low, high]))
 
 
 def _exposure_of_bins(sky_map):

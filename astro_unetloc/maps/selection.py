@@ -1,12 +1,13 @@
 """Selections of photons: energy ranges, and the event selection that a header states.
 
-The domain of a model is the selection that it was trained for. Nothing is warned about where a
-header states nothing, or where another selection hardly changes the counts: a cleaner event class,
-a later release of Pass 8, another division of all photons into types.
+The domain of a model is the selection that it was trained for. There is no warning where a header
+states nothing, or where another selection hardly changes the counts: a cleaner event class, a later
+release of Pass 8, another division of all photons into types.
 """
 
 import re
 
+import astropy.units as u
 import numpy as np
 
 from astro_unetloc.cubes import energies_in_gev, joined_edges
@@ -16,7 +17,6 @@ __all__ = [
     "ASSUMED_RANGE_GEV",
     "BUILT_IN_DOMAIN",
     "check_domain",
-    "domain_differences",
     "header_range_gev",
     "parse_energy_range",
     "select_bins",
@@ -58,37 +58,32 @@ def parse_energy_range(energy_range):
     if energy_range is None:
         return None
     try:
-        low, high = (_to_gev(value) for value in energy_range)
+        low, high = map(_to_gev, energy_range)
     except (TypeError, ValueError) as err:
         raise InputError(
-            f"energy_range must be two energies, such as (10, 500) in GeV or Quantities; "
-            f"got {energy_range!r}"
+            "energy_range must be two energies, such as (10, 500) in GeV or Quantities; got "
+            f"{energy_range!r}"
         ) from err
-    if not 0 < low < high < np.inf:
-        raise InputError(
-            f"energy_range must be two increasing positive energies; got {low:g} to {high:g} GeV"
-        )
-    return low, high
+    return _increasing(low, high, "energy_range")
 
 
 def _to_gev(value):
     """One energy in GeV; a number without a unit is in GeV."""
-    from astropy.units import Quantity, UnitConversionError
+    value = u.Quantity(value)
+    return float(value.to_value("" if value.unit.is_equivalent("") else "GeV"))
 
-    value = Quantity(value)
-    if value.unit.is_equivalent(""):
-        return float(value.to_value(""))
-    try:
-        return float(value.to_value("GeV"))
-    except UnitConversionError as err:
-        raise InputError(str(err)) from err
+
+def _increasing(low, high, where):
+    """The pair itself if it is a range of energies in GeV."""
+    if not 0 < low < high < np.inf:
+        raise InputError(
+            f"{where} must be two increasing positive energies; got {low:g} to {high:g} GeV"
+        )
+    return low, high
 
 
 def header_range_gev(header):
-    """Energy range (emin, emax) in GeV that a header states, or None.
-
-    It is read from the DSS keywords (``DSTYPn = ENERGY``), else from EMIN/EMAX or E_MIN/E_MAX.
-    """
+    """Energy range (emin, emax) in GeV of the DSS keywords, EMIN/EMAX or E_MIN/E_MAX, or None."""
     for key in header:
         if key.startswith("DSTYP") and str(header[key]).strip().upper() == "ENERGY":
             number = key[5:]
@@ -107,27 +102,20 @@ def _stated_range(pair, unit, where):
         low, high = energies_in_gev(np.array([float(value) for value in pair]), unit)
     except ValueError as err:
         raise InputError(f"two energies were expected in {where}; got {list(pair)}") from err
-    if not 0 < low < high < np.inf:
-        raise InputError(
-            f"{where} must be two increasing positive energies; got {low:g} to {high:g} GeV"
-        )
-    return float(low), float(high)
+    return _increasing(float(low), float(high), where)
 
 
 def wcs_edges_gev(header, n_energy):
-    """Edges in GeV from the third WCS axis, the last resort for cubes without a table.
-
-    gtbin writes the start and the width of the first of its logarithmic bins there.
-    """
+    """Edges in GeV from the third WCS axis, the last resort for cubes without a table."""
     name = str(header.get("CTYPE3", "")).strip().upper()
     if "ENER" not in name or "CRVAL3" not in header or "CDELT3" not in header:
         raise InputError(
             f"counts with {n_energy} planes must state their energies (a table EBOUNDS or "
-            f"*_BANDS); got none, and a third axis {name or 'without a name'!r}; write the map "
-            "with its table"
+            f"*_BANDS); got none and a third axis {name!r}; write the map with its table"
         )
     step, start, pixel = header["CDELT3"], header["CRVAL3"], header.get("CRPIX3", 1)
     if str(header.get("CREATOR", "")).strip().lower() == "gtbin":
+        # it writes the start and the width of the first bin
         edges = start * (1 + step / start) ** np.arange(n_energy + 1)
         kind = "the logarithmic bins of gtbin"
     else:
@@ -139,17 +127,14 @@ def wcs_edges_gev(header, n_energy):
 
 
 def select_bins(edges, energy_range):
-    """First and last + 1 of the energy bins inside a range in GeV.
-
-    Bins across its ends are left out with a warning.
-    """
+    """First and last + 1 of the energy bins inside a range in GeV; a warning if it cuts others."""
     low, high = energy_range
     inside = (edges[:-1] >= low * (1 - _EDGE_RTOL)) & (edges[1:] <= high * (1 + _EDGE_RTOL))
     touched = (edges[:-1] < high * (1 - _EDGE_RTOL)) & (edges[1:] > low * (1 + _EDGE_RTOL))
     if not inside.any():
         raise InputError(
             f"no energy bin lies inside energy_range {low:g} to {high:g} GeV; the map has bins at "
-            f"{', '.join(f'{edge:.4g}' for edge in edges)} GeV; choose a range that holds one"
+            f"{', '.join(f'{edge:.4g}' for edge in edges)} GeV"
         )
     first, last = np.flatnonzero(inside)[[0, -1]]
     if np.any(touched & ~inside):
@@ -160,8 +145,8 @@ def select_bins(edges, energy_range):
     return first, last + 1
 
 
-def domain_differences(header, energy_edges, card):
-    """Phrases on the differences between a map and what a model was trained for.
+def check_domain(header, energy_edges, card):
+    """Warn in one line of differences between a map and what a model was trained for.
 
     ``header`` has the DSS keywords of the map as far as they are known, ``energy_edges`` are in
     GeV; without ``domain`` in the card of the model only the energies are compared.
@@ -180,12 +165,7 @@ def domain_differences(header, energy_edges, card):
     if zenith and highest and zenith > highest:
         phrases.append(f"zenith angles up to {zenith:g} deg (not {highest:g})")
     bands = np.asarray(card["band_edges_gev"], dtype=float)
-    return phrases + _energy_differences(stated.get("energy_gev"), energy_edges, bands)
-
-
-def check_domain(header, energy_edges, card):
-    """Warn in one line if `domain_differences` of a map finds any."""
-    phrases = domain_differences(header, energy_edges, card)
+    phrases += _energy_differences(stated.get("energy_gev"), energy_edges, bands)
     if phrases:
         warn(
             f"the map is outside of what model {card['name']} was trained for, scores may not "
@@ -205,16 +185,14 @@ def _same_photons(types, wanted):
 def _energy_differences(cut, energy_edges, bands):
     """Phrases on the energies: bins that a cut emptied, and energies outside of the model."""
     low, high = energy_edges[0], energy_edges[-1]
+    used = max(low, bands[0]), min(high, bands[-1])
     phrases = []
-    if cut is not None:
-        used = max(low, bands[0]), min(high, bands[-1])
-        if cut[0] > used[0] * _CUT_MARGIN or cut[1] * _CUT_MARGIN < used[1]:
-            phrases.append(
-                f"events were cut to {cut[0]:g}-{cut[1]:g} GeV in bins of {low:g}-{high:g} GeV "
-                f"(give energy_range)"
-            )
-    whole = np.log(high / low)
-    covered = max(np.log(min(high, bands[-1]) / max(low, bands[0])), 0.0) / whole
+    if cut and (cut[0] > used[0] * _CUT_MARGIN or cut[1] * _CUT_MARGIN < used[1]):
+        phrases.append(
+            f"events were cut to {cut[0]:g}-{cut[1]:g} GeV in bins of {low:g}-{high:g} GeV "
+            "(give energy_range)"
+        )
+    covered = np.log(used[1] / used[0]) / np.log(high / low)
     if 0 < covered < 0.5:
         phrases.append(f"only {100 * covered:.0f} % of the map's log-energy range is covered")
     return phrases
@@ -235,11 +213,11 @@ def _stated(header):
             stated |= {mask[1].lower(): names} if names else {}
             stated |= {"release": release} if release else {}
         elif kind == "ZENITH_ANGLE":
-            stated |= _highest(str(header.get(f"DSVAL{key[5:]}", "")))
+            ranges = re.findall(r":(\d+\.?\d*)", str(header.get(f"DSVAL{key[5:]}", "")))
+            stated |= {"max_zenith_deg": max(map(float, ranges))} if ranges else {}
     try:
-        stated["energy_gev"] = header_range_gev(
-            {key: value for key, value in header.items() if key.startswith("DS")}
-        )
+        cuts = {key: value for key, value in header.items() if key.startswith("DS")}
+        stated["energy_gev"] = header_range_gev(cuts)
     except ValueError:  # not understood: nothing is stated
         pass
     return stated
@@ -249,11 +227,3 @@ def _names(mask, bits):
     """Names of the bits of a mask; empty if one is not known."""
     numbers = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
     return [bits[bit] for bit in numbers] if set(numbers) <= set(bits) else []
-
-
-def _highest(ranges):
-    """The highest zenith angle of ``low:high`` or several of these."""
-    try:
-        return {"max_zenith_deg": max(float(part.split(":")[1]) for part in ranges.split(","))}
-    except (IndexError, ValueError):
-        return {}

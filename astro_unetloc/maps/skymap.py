@@ -39,30 +39,13 @@ def pixels_of(geom):
 
 
 class WcsPixels:
-    """Pixels of an image of any celestial projection; ``index = y * nx + x``.
-
-    Attributes
-    ----------
-    geom : gammapy.maps.WcsGeom
-        Geometry of the image.
-    wcs : astropy.wcs.WCS
-        The two celestial axes.
-    shape : tuple of int
-        ``(ny, nx)``.
-    frame : str
-        "galactic", "icrs" or "fk5".
-    """
+    """Pixels of an image of any celestial projection; ``index = y * nx + x``."""
 
     is_image = True
 
     def __init__(self, geom):
-        image = geom.to_image()
-        self.geom, self.wcs, self.shape, self.frame = (
-            image,
-            image.wcs,
-            image.data_shape,
-            image.frame,
-        )
+        self.geom = image = geom.to_image()
+        self.wcs, self.shape, self.frame = image.wcs, image.data_shape, image.frame
         self._period_pix = period_pix(self.wcs, self.shape[1])
 
     @property
@@ -84,7 +67,9 @@ class WcsPixels:
         if self._period_pix:
             x = (x + 0.5) % self._period_pix - 0.5  # of several repetitions the lowest
             x = np.where(x >= self._period_pix - 0.5, -0.5, x)  # % rounds up to its divisor
-        column, row = (np.floor(np.nan_to_num(pixel, nan=-9.0) + 0.5) for pixel in (x, y))
+        # 90 deg from the centre of a TAN image pixels are infinite or beyond the integers
+        x, y = (np.clip(np.nan_to_num(pixel, nan=-9.0), -9.0, 1e9) for pixel in (x, y))
+        column, row = np.floor(x + 0.5), np.floor(y + 0.5)
         # the far edges belong to the image: a pole may lie there
         column = np.where(x == nx - 0.5, nx - 1, column).astype(np.int64)
         row = np.where(y == ny - 0.5, ny - 1, row).astype(np.int64)
@@ -100,8 +85,7 @@ class WcsPixels:
     def points(self, index, u, v):
         """Unit vectors (n, 3) of points at fractions u, v inside pixels.
 
-        A point beyond the limb of a projection is replaced by one of its pixel that lies on the
-        sky; it is NaN where the whole pixel is off the sky.
+        A point beyond the limb of a projection is replaced by one of its pixel on the sky, or NaN.
         """
         row, column = self._row_column(index)
         vectors = self._vectors(column + u - 0.5, row + v - 0.5)
@@ -158,21 +142,7 @@ class WcsPixels:
 
 
 class HealpixPixels:
-    """HEALPix pixels, the whole sphere or a part of it; methods as those of `WcsPixels`.
-
-    Attributes
-    ----------
-    geom : gammapy.maps.HpxGeom
-        Geometry without energies.
-    nside : int
-        Resolution, a power of two.
-    nest : bool
-        Order of the pixel numbers: NESTED or RING.
-    frame : str
-        "galactic", "icrs" or "fk5".
-    numbers : ndarray (n_pixels,) of int64 or None
-        Pixel numbers in increasing order; None for the whole sphere.
-    """
+    """HEALPix pixels, the whole sphere or a part of it; methods as those of `WcsPixels`."""
 
     is_image = False
 
@@ -181,7 +151,7 @@ class HealpixPixels:
         self.nside = int(np.ravel(geom.nside)[0])
         if self.nside & (self.nside - 1) or self.nside > 2**_MAX_ORDER:
             raise InputError(f"HEALPix nside must be a power of two; got {self.nside}; rebin")
-        self.numbers = healpix_numbers(self.geom)
+        self.numbers = healpix_numbers(self.geom)  # None for the whole sphere
 
     @property
     def n_pixels(self):
@@ -208,11 +178,8 @@ class HealpixPixels:
         return self._nested(index) + 12 * self.nside**2  # differs for every nside
 
     def points(self, index, u, v):
-        """Unit vectors (n, 3) of points inside pixels.
-
-        ``u`` alone selects one of 4**20 nested sub-pixels, which are equal in area; ``v`` is not
-        used.
-        """
+        """Unit vectors (n, 3) of points inside pixels; ``v`` is not used."""
+        # u selects one of 4**20 nested sub-pixels, which are equal in area
         suborder = min(_MAX_SUBORDER, _MAX_ORDER - self.nside.bit_length() + 1)
         inside = (np.asarray(u) * 4.0**suborder).astype(np.int64)
         number = (self._nested(index) << (2 * suborder)) + inside
@@ -322,11 +289,7 @@ class SkyMap:
         return 0.0 if self.counts is None else self.pixels.pixel_size_deg
 
     def photons(self, seed, max_photons=CHUNK_PHOTONS):
-        """Yield all `Photons` in chunks of at most ``max_photons``.
-
-        Counts are placed at random inside their pixel and bin (`place_counts`); events keep their
-        positions and energies.
-        """
+        """Yield all `Photons`, at most ``max_photons`` at once; counts by `place_counts`."""
         if self.events is None:
             yield from place_counts(
                 self.pixels, self.planes, self.energy_edges, seed=seed, max_photons=max_photons
@@ -344,7 +307,4 @@ class SkyMap:
 
     @cached_property
     def _observed(self):
-        observed = np.zeros(self.pixels.n_pixels, dtype=bool)
-        for plane in self.planes:  # one plane at a time: cubes are large
-            observed |= ~np.isnan(plane)
-        return observed
+        return ~np.isnan(self.planes).all(axis=0)
