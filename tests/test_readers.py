@@ -34,6 +34,7 @@ PROVENANCE = META | {
     "long keyword": "\u03b3 rays, it's <odd> & long: " + "x" * 100,
 }
 SIZES = [0, 1, 1500]
+CLEAN = "Verification found 0 warning(s) and 0 error(s)"
 
 
 def run(*words):
@@ -57,27 +58,22 @@ def make_matched(n):
 
 @pytest.mark.parametrize("made", [make_matched, lambda n: make_measured(n, meta=PROVENANCE)])
 @pytest.mark.parametrize("n", SIZES)
-def test_fitsverify_has_no_error_and_no_warning_for_a_catalog(tmp_path, n, made):
-    write_outputs(made(n), [tmp_path / "c.fits"])
-    assert "Verification found 0 warning(s) and 0 error(s)" in run(
-        "fitsverify", tmp_path / "c.fits"
-    )
+def test_checkers_find_no_error_and_no_warning_in_a_catalog(tmp_path, n, made):
+    fits, votable = tmp_path / "c.fits", tmp_path / "c.vot"
+    write_outputs(made(n), [fits, votable])
+    assert CLEAN in run("fitsverify", fits)
+    assert run("stilts", "votlint", f"votable={votable}") == ""
 
 
-def test_fitsverify_has_no_error_and_no_warning_for_sky_maps(tmp_path):
+def test_fitsverify_has_no_error_and_no_warning_for_maps_and_photons(tmp_path):
     image = with_pixels(wcs_pixels(make_wcs(), (32, 32)))
     run_of_image, other = (make_run([400], keywords=lambda: PROVENANCE, **p) for p in (image, {}))
-    contents = [probability_map_bytes(run_of_image), probability_map_bytes(other), moc_bytes(other)]
-    for number, content in enumerate(contents):
-        path = tmp_path / f"{number}.fits"
-        path.write_bytes(content)
-        assert "Verification found 0 warning(s) and 0 error(s)" in run("fitsverify", path)
-
-
-def test_fitsverify_has_no_error_and_no_warning_for_simulated_photons(tmp_path):
     edges = np.array([10.0, 30.0, 100.0])
     photons = Photons(vectors_from_lonlat(np.array([1.0, 2.0]), np.zeros(2)), np.array([15.0, 50]))
     contents = [
+        probability_map_bytes(run_of_image),
+        probability_map_bytes(other),
+        moc_bytes(other),
         counts_cube_bytes(np.ones((2, 32, 32)), make_wcs(), edges),
         healpix_cube_bytes(np.ones((2, 12)), edges),
         events_bytes(photons, edges[[0, -1]], source_id=[0, -1]),
@@ -85,14 +81,7 @@ def test_fitsverify_has_no_error_and_no_warning_for_simulated_photons(tmp_path):
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.fits"
         path.write_bytes(content)
-        assert "Verification found 0 warning(s) and 0 error(s)" in run("fitsverify", path)
-
-
-@pytest.mark.parametrize("made", [make_matched, lambda n: make_measured(n, meta=PROVENANCE)])
-@pytest.mark.parametrize("n", SIZES)
-def test_votlint_has_nothing_to_say_of_a_catalog(tmp_path, n, made):
-    write_outputs(made(n), [tmp_path / "c.vot"])
-    assert run("stilts", "votlint", f"votable={tmp_path / 'c.vot'}") == ""
+        assert CLEAN in run("fitsverify", path)
 
 
 def test_votlint_sees_what_is_wrong(tmp_path):

@@ -1,10 +1,7 @@
 import healpy
 import numpy as np
 import pytest
-from astropy.io import fits
-from made_files import (
-    event_hdus,
-)
+from made_files import event_hdus
 from made_maps import refuse
 
 from astro_unetloc.maps.events import DiscFootprint, MaskFootprint, estimate_footprint
@@ -83,23 +80,11 @@ def test_events_without_a_stated_range_take_round_ends():
     np.testing.assert_allclose(sky_map.energy_edges, [10, 1800])
 
 
-def test_an_energy_range_outside_the_events():
+def test_events_that_cannot_be_used_are_refused():
     hdus = event_hdus([0], [0], [2e4], cuts=[("ENERGY", "MeV", "10000:100000")])
     refuse(hdus, "must overlap the 10 to 100 GeV of the events", energy_range=(200, 300))
-
-
-def test_events_without_positions():
-    table = fits.BinTableHDU.from_columns(
-        [fits.Column("ENERGY", "E", array=[1.0]), fits.Column("DETX", "E", array=[1.0])],
-        name="EVENTS",
-    )
-    refuse(fits.HDUList([fits.PrimaryHDU(), table]), "ENERGY, RA and DEC; got ENERGY, DETX")
-
-
-def test_events_that_are_nowhere():
-    refuse(event_hdus([0, np.nan], [0, 0], [1e4, 1e4]), "finite positions .* got 1 events without")
-
-
-def test_a_circle_that_is_none():
     hdus = event_hdus([0], [0], [1e4], cuts=[("POS(RA,DEC)", "deg", "CIRCLE(a,b,c)")])
     refuse(hdus, r"DSVAL1 must be CIRCLE\(ra,dec,radius\)")
+    refuse(event_hdus([0, np.nan], [0, 0], [1e4, 1e4]), "finite positions .* got 1 events without")
+    hdus[1].columns["RA"].name = "DETX"
+    refuse(hdus, "ENERGY, RA and DEC; got ENERGY, DETX, DEC")

@@ -38,8 +38,8 @@ def test_uniform_numbers_depend_on_seed_and_keys_alone(seed, key):
 def test_seeds_and_keys_change_the_numbers():
     keys = np.arange(1000)
     first = hash_uniform(0, keys, n_draws=1)[0]
-    assert np.abs(first - hash_uniform(1, keys, n_draws=1)[0]).min() > 0
-    assert np.abs(first - hash_uniform(0, keys, 0, n_draws=1)[0]).min() > 0
+    for other in (hash_uniform(1, keys, n_draws=1)[0], hash_uniform(0, keys, 0, n_draws=1)[0]):
+        assert np.abs(first - other).min() > 0
 
 
 def test_energies_follow_the_power_law():
@@ -64,23 +64,14 @@ def test_energies_stay_inside_their_bin(low, factor, uniform, index):
 def test_counts_become_as_many_photons_in_their_pixels_and_bins():
     pixels = healpix_pixels(8, False, "icrs")
     counts = np.zeros((2, 768))
-    counts[0, [3, 700]] = 2, 5
-    counts[1, 40] = 1
-    counts[1, 50] = np.nan
+    counts[0, [3, 700]] = 2, 50
+    counts[1, [40, 50]] = 1, np.nan
     photons = all_photons(pixels, counts, EDGES, seed=0)
-    assert len(photons) == 8
-    np.testing.assert_array_equal(
-        np.sort(pixels.index(photons.vectors)), [3] * 2 + [40] + [700] * 5
-    )
-    np.testing.assert_array_equal(photons.energy >= 20, pixels.index(photons.vectors) == 40)
-
-
-def test_photons_of_one_pixel_lie_at_different_points():
-    pixels = healpix_pixels(8, False, "icrs")
-    counts = np.zeros((1, 768))
-    counts[0, 3] = 50
-    photons = all_photons(pixels, counts, EDGES[:2], seed=0)
-    assert len(np.unique(photons.vectors, axis=0)) == len(np.unique(photons.energy)) == 50
+    index = pixels.index(photons.vectors)
+    np.testing.assert_array_equal(np.sort(index), [3] * 2 + [40] + [700] * 50)
+    np.testing.assert_array_equal(photons.energy >= 20, index == 40)
+    assert len(np.unique(photons.vectors, axis=0)) == len(np.unique(photons.energy)) == 53
+    assert list(place_counts(pixels, np.zeros((2, 768)), EDGES, seed=0)) == []
 
 
 @pytest.mark.parametrize("dtype", ["u1", ">i4", "i8", "f4", ">f8"])
@@ -98,30 +89,16 @@ def test_a_selection_of_pixels_and_bins_places_the_same_photons(dtype, rng):
     assert apart.max() < 1e-9
 
 
-def test_seeds_place_photons_elsewhere():
-    pixels = healpix_pixels(8, False, "galactic")
-    one, two = (all_photons(pixels, np.ones((1, 768)), EDGES[:2], seed=s) for s in (0, 1))
-    assert np.all(np.any(one.vectors != two.vectors, axis=1))
-
-
-def test_a_map_without_counts_has_no_photons():
-    pixels = healpix_pixels(1, False, "galactic")
-    assert list(place_counts(pixels, np.zeros((2, 12)), EDGES, seed=0)) == []
-
-
-@pytest.mark.parametrize("dtype, out", [("u1", "i4"), (">i4", "i4"), ("i8", "i4"), ("?", "i4")])
-def test_integers_stay_integers(dtype, out):
+@pytest.mark.parametrize("dtype", ["u1", ">i4", "i8", "?"])
+def test_integers_stay_integers(dtype):
     counts = whole_counts(np.array([[0, 1, 1]], dtype=dtype))
-    assert counts.dtype == out
+    assert counts.dtype == "i4"
     np.testing.assert_array_equal(counts, [[0, 1, 1]])
 
 
-def test_large_counts_are_kept_exactly():
+def test_large_counts_are_exact_and_those_within_a_hundredth_of_whole_numbers_rounded():
     np.testing.assert_array_equal(whole_counts(np.array([[2**40]])), [[2**40]])
     np.testing.assert_array_equal(whole_counts(np.array([[2.0**24 + 1, 0]])), [[2**24 + 1, 0]])
-
-
-def test_counts_within_a_hundredth_of_whole_numbers_are_rounded():
     counts = whole_counts(np.array([[0.0, 0.995, 3.004, np.nan]]))
     assert counts.dtype == np.float32
     np.testing.assert_array_equal(counts, [[0, 1, 3, np.nan]])
@@ -139,32 +116,21 @@ def test_a_flux_becomes_counts_with_its_exposure():
         whole_counts(flux, lambda: -exposure)
 
 
-def test_the_exposure_is_not_asked_for_where_counts_are_whole():
+def test_the_exposure_is_not_computed_where_counts_are_whole():
     def never():
         raise AssertionError("not needed")
 
     np.testing.assert_array_equal(whole_counts(np.array([[1.0, 2.0]]), never), [[1, 2]])
 
 
-@pytest.mark.parametrize(
-    "counts, message",
-    [
-        ([[1.0, -1.0]], "must not be negative; got -1"),
-        ([[np.nan, np.nan]], "must not be all NaN"),
-        ([[1.0, np.inf, np.nan]], "must be finite.* got 1 infinite"),
-        ([[-np.inf, 1.0]], "must be finite"),
-        ([[0.5, 1.0]], "must be whole numbers .* got 1 pixels such as 0.5"),
-        ([[1 + 1j]], "must be real numbers; got complex128"),
-    ],
-)
-def test_what_is_no_count_is_refused(counts, message):
-    with pytest.raises(ValueError, match=message):
-        whole_counts(np.array(counts))
+def test_complex_numbers_are_no_counts():
+    with pytest.raises(ValueError, match="must be real numbers; got complex128"):
+        whole_counts(np.array([[1 + 1j]]))
 
 
 @settings(max_examples=30)
 @given(st.lists(st.floats(5.0, 3000.0), min_size=2, max_size=6, unique=True))
-def test_shares_are_those_of_drawn_photons(new_edges):
+def test_fractions_are_those_of_drawn_photons(new_edges):
     new_edges = np.sort(new_edges)
     rng = np.random.default_rng(0)
     found = bin_fractions(ENERGY_EDGES, new_edges)

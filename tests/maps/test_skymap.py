@@ -9,11 +9,7 @@ from astropy.wcs import WCS
 from gammapy.maps import Map, MapAxis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import (
-    cube_hdus,
-    image_header,
-    poisson_cube,
-)
+from made_files import cube_hdus, image_header, poisson_cube
 from made_maps import all_photons, healpix_pixels, wcs_pixels
 
 from astro_unetloc.maps.photons import place_counts
@@ -68,20 +64,16 @@ def test_the_centre_of_every_pixel_falls_in_that_pixel(name):
     np.testing.assert_array_equal(pixels.index(centers[on_sky]), index[on_sky])
 
 
-@pytest.mark.parametrize("name", ["car-all-sky", "ait-all-sky", "ait-all-sky-icrs", "hpx-ring"])
+@pytest.mark.parametrize("name", ["car-all-sky", "ait-all-sky", "ait-all-sky-icrs", "hpx-nested"])
 @properties
-@given(lon=st.floats(0, 360), lat=st.floats(-90, 90))
+@given(
+    lon=st.floats(0, 360) | st.sampled_from([0.0, 90.0, 180.0, 360.0]),
+    lat=st.floats(-90, 90) | st.sampled_from([-90.0, -45.0, 0.0, 45.0, 90.0]),
+)
 def test_every_direction_has_a_pixel_in_an_all_sky_map(name, lon, lat):
     pixels = PIXELIZATIONS[name]
     vector = vectors_from_lonlat(np.array([lon]), np.array([lat]))
     assert 0 <= pixels.index(vector)[0] < pixels.n_pixels
-
-
-@pytest.mark.parametrize("lon", [0.0, 90.0, 180.0, 360.0])
-@pytest.mark.parametrize("name", ["car-all-sky", "ait-all-sky", "hpx-nested"])
-def test_poles_and_longitude_zero_have_a_pixel(name, lon):
-    vectors = vectors_from_lonlat(np.full(5, lon), np.array([-90.0, -45.0, 0.0, 45.0, 90.0]))
-    assert np.all(PIXELIZATIONS[name].index(vectors) >= 0)
 
 
 def test_a_plate_carree_image_may_cross_the_seam_of_native_longitude():
@@ -98,15 +90,8 @@ def test_a_plate_carree_image_may_cross_the_seam_of_native_longitude():
 
 
 def test_directions_outside_an_image_have_no_pixel():
-    pixels = PIXELIZATIONS["tan"]
-    outside = vectors_from_lonlat(np.array([300.0, 120.0]), np.array([-60.0, 64.0]))
-    np.testing.assert_array_equal(pixels.index(outside), [-1, -1])
-
-
-def test_index_keeps_the_shape_of_the_directions():
-    vectors = vectors_from_lonlat(np.zeros((2, 3)), np.zeros((2, 3)))
-    for pixels in PIXELIZATIONS.values():
-        assert pixels.index(vectors).shape == (2, 3)
+    outside = vectors_from_lonlat(np.array([[300.0, 120.0]]), np.array([[-60.0, 64.0]]))
+    np.testing.assert_array_equal(PIXELIZATIONS["tan"].index(outside), [[-1, -1]])
 
 
 def test_pixels_beyond_the_limb_are_off_the_sky_and_their_points_fall_back_on_it():
@@ -192,7 +177,6 @@ def test_pixel_sizes_are_square_roots_of_solid_angles():
     assert PIXELIZATIONS["hpx-ring"].pixel_size_deg == pytest.approx(
         healpy.nside2resol(32, arcmin=True) / 60
     )
-    assert wcs_pixels(PIXELIZATIONS["car"].wcs, (2, 3)).n_pixels == 6
 
 
 def test_unknown_frames_and_resolutions_are_refused():
@@ -216,24 +200,6 @@ def test_gammapy_cut_outs_place_photons_like_the_whole_map(rng):
     assert len(part) == len(inside) == cut.data.sum()
     order = [np.lexsort(np.round(vectors, 9).T) for vectors in (part, inside)]
     assert separation_deg(part[order[0]], inside[order[1]]).max() < 1e-7
-
-
-@settings(derandomize=True, deadline=None, max_examples=25)
-@given(
-    seed=st.integers(0, 2**20),
-    projection=st.sampled_from(["CAR", "TAN", "AIT"]),
-    frame=st.sampled_from(["galactic", "icrs"]),
-    lon=st.floats(0, 360),
-    lat=st.floats(-90, 90),
-)
-def test_counts_are_conserved_wherever_the_image_lies(seed, projection, frame, lon, lat):
-    if projection != "TAN":
-        lat = 0.0  # oblique cylinders and Aitoffs are defined, and nobody uses them
-    counts = np.random.default_rng(seed).poisson(0.3, (3, 9, 14))
-    sky_map = read_map(cube_hdus(counts, projection=projection, frame=frame, lon=lon, lat=lat))
-    vectors, _ = all_photons(sky_map, seed)
-    assert len(vectors) == counts.sum()
-    assert np.all(sky_map.pixels.index(vectors) >= 0)
 
 
 def test_different_seeds_place_photons_differently(rng):

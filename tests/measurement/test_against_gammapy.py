@@ -33,7 +33,8 @@ def dataset_of(photons):
     fraction = -np.diff(energy.edges.value ** (1 - INDEX))
     fraction = DENSITY * (fraction / fraction.sum())[:, None, None]
     background = fraction * image.solid_angle().to_value("deg2")
-    values = SurveyExposure()(vectors_from_lonlat(CENTER.l.deg, CENTER.b.deg), true.center.value)
+    center = vectors_from_lonlat(CENTER.l.deg, CENTER.b.deg)
+    values = SurveyExposure().at(center[None], true.center.value)
     exposure = Map.from_geom(image.to_cube([true]), unit="cm2 s")
     exposure.data += np.reshape(values, (-1, 1, 1))
     rad = MapAxis.from_edges(np.linspace(0, 2, 201), unit="deg", name="rad")
