@@ -206,8 +206,7 @@ def _value_columns(names, n_energy, what):
         bins = "one column or one called COUNTS" if n_energy is None else f"{n_energy} columns"
         raise InputError(
             f"{bins} of {what} was expected in the HEALPix table; got {len(values)}: "
-            f"{', '.join(values[:6])}{', ...' if len(values) > 6 else ''}; give a map with a table "
-            "of energies if it has several"
+            f"{', '.join(values[:6])}; give a map with a table of energies if it has several"
         )
     return [names[name] for name in values]
 
@@ -233,7 +232,7 @@ def _healpix_layout(header, n_values, numbers):
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_sphere:
             raise InputError(
                 f"HEALPix pixel numbers must lie in 0..{n_sphere - 1} at nside {nside}; got "
-                f"{numbers.min()}..{numbers.max()}; correct the map"
+                f"{numbers.min()}..{numbers.max()}"
             )
         if len(np.unique(numbers)) != len(numbers):
             raise InputError("HEALPix pixel numbers must be unique; got repetitions; sum them")
@@ -293,8 +292,8 @@ def _edges_of_bins(hdu, names, default):
     for name in names:
         values = np.asarray(hdu.data[name])
         if values.dtype.kind == "f" and values.dtype.itemsize == 4:
-            values = np.array([float(str(value)) for value in values.astype(np.float32)])
-        ends.append(energies_in_gev(values.astype(float), hdu.columns[name].unit, default))
+            values = [float(str(value)) for value in values.astype(np.float32)]
+        ends.append(energies_in_gev(np.array(values, float), hdu.columns[name].unit, default))
     return joined_edges(*ends)
 
 

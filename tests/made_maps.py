@@ -42,6 +42,12 @@ def all_photons(sky_map, seed=0):
     return np.concatenate([c.vectors for c in chunks]), np.concatenate([c.energy for c in chunks])
 
 
+def assert_same_photons(first, second, rtol=1e-12):
+    """Check that two sky maps place the same photons, in any order."""
+    for one, other in zip(all_photons(first), all_photons(second)):
+        np.testing.assert_allclose(np.sort(one, axis=0), np.sort(other, axis=0), rtol, 1e-12)
+
+
 def refuse(map, match, kind=ValueError, **options):
     """Check that a map cannot be read, with an error of one short line."""
     with pytest.raises(kind, match=match) as caught:

@@ -62,6 +62,7 @@ _PSF_TABLE = np.array(
         (2000.0, 0.6581, 0.01434, 1.9353, 0.05483, 2.2193),
     ]
 )
+_MAX_OFFSET_DEG = 20.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,8 @@ class KingPSF:
 
     scale: float = 1.0
 
-    @property
-    def energy_range(self):
-        """Lowest and highest energy in GeV."""
-        return tuple(_PSF_TABLE[[0, -1], 0])
+    energy_range = tuple(_PSF_TABLE[[0, -1], 0])  # in GeV
+    max_offset_deg = _MAX_OFFSET_DEG  # largest displacement of a photon
 
     def _parameters(self, energy):
         """Core fraction, then (sigma in deg, gamma) of core and tail at energies in GeV."""
@@ -96,23 +95,18 @@ class KingPSF:
             (columns[2] * self.scale, columns[3]),
         )
 
-    @property
-    def max_offset_deg(self):
-        """Largest displacement of a photon in degrees."""
-        return _MAX_OFFSET_DEG
-
     def containment(self, radius_deg, energy):
         """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
         fraction, core, tail = self._parameters(energy)
-        inside = [
+        core, tail = (
             1 - (1 + np.square(radius_deg) / (2 * gamma * sigma**2)) ** (1 - gamma)
             for sigma, gamma in (core, tail)
-        ]
-        return fraction * inside[0] + (1 - fraction) * inside[1]
+        )
+        return fraction * core + (1 - fraction) * tail
 
     def containment_radius(self, fraction, energy):
         """Radius in degrees that contains a fraction of the photons of one energy in GeV."""
-        grid = np.geomspace(1e-4, _MAX_OFFSET_DEG, 4000)
+        grid = np.geomspace(1e-4, self.max_offset_deg, 4000)
         return float(np.interp(fraction, self.containment(grid, energy), grid))
 
     def sample_offset(self, energy, rng):
@@ -123,7 +117,7 @@ class KingPSF:
         gamma = np.where(in_core, core[1], tail[1])
         u = rng.random(len(fraction))
         offset = sigma * np.sqrt(2 * gamma * ((1 - u) ** (1 / (1 - gamma)) - 1))
-        return np.minimum(offset, _MAX_OFFSET_DEG)
+        return np.minimum(offset, self.max_offset_deg)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +170,8 @@ class TablePSF:
         inside = np.zeros(row.shape)
         for number in np.unique(row):
             here = row == number
-            low, high = (
-                np.interp(radius_deg[here] ** 2, self.angle_deg**2, self._inside[number + step])
-                for step in (0, 1)
-            )
+            nodes = radius_deg[here] ** 2, self.angle_deg**2
+            low, high = (np.interp(*nodes, self._inside[number + step]) for step in (0, 1))
             inside[here] = low + weight[here] * (high - low)
         return inside
 
@@ -226,7 +218,6 @@ def _cumulative(angle_deg, density):
 # Nodes are even in ln(1 + (offset / _CORE_DEG)^2): a thousandth of a degree apart in the core of
 # the sharpest PSF, 1.6 % of the offset in the tails.
 _CORE_DEG = 0.005
-_MAX_OFFSET_DEG = 20.0
 _N_NODES = 512
 _STEP = np.log1p((_MAX_OFFSET_DEG / _CORE_DEG) ** 2) / (_N_NODES - 1)
 _N_FINE = 4  # annuli per node when a profile is averaged over pixels
@@ -420,8 +411,7 @@ def psf_of(psf, vectors=None):
 
     A PSF map is read in the middle of Galactic unit vectors (n, 3), by default at its own centre.
     """
-    if psf is None:
-        return KingPSF()
+    psf = KingPSF() if psf is None else psf
     if isinstance(psf, (KingPSF, TablePSF)):
         return psf
     from gammapy.irf import PSFKernel, PSFMap
@@ -437,8 +427,7 @@ def psf_of(psf, vectors=None):
 
 
 def _energies_gev(geom):
-    axis = next(axis for axis in geom.axes if axis.name.startswith("energy"))
-    return axis.center.to_value("GeV")
+    return next(a for a in geom.axes if a.name.startswith("energy")).center.to_value("GeV")
 
 
 def _psf_of_map(psf_map, vector):

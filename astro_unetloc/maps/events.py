@@ -58,8 +58,8 @@ class MaskFootprint:
 def read_events(hdu):
     """`Photons` of an event list, and the `DiscFootprint` of its DSS keyword CIRCLE, or None."""
     names = {name.upper(): name for name in hdu.columns.names}
-    pairs = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
-    found = [pair for pair in pairs if set(pair[:2]) <= set(names)]
+    kinds = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
+    found = [kind for kind in kinds if set(kind[:2]) <= set(names)]
     if not found or "ENERGY" not in names:
         columns = ", ".join(hdu.columns.names)
         raise InputError(f"events must have ENERGY, RA and DEC; got {columns}; give an FT1 file")

@@ -244,10 +244,9 @@ def band_inputs(band_edges, energy_edges, *, events=False):
 
 def _warn_of_straddling_bins(band_edges, energy_edges):
     """Warn of bins of a map that lie across a band edge of the model and are wide."""
-    low, high = np.asarray(energy_edges[:-1]), np.asarray(energy_edges[1:])
-    edges = np.asarray(band_edges)
-    across = np.any((edges > low[:, None] * 1.0001) & (edges < high[:, None] / 1.0001), axis=1)
-    wide = across & (high / low > _MAX_STRADDLING_FACTOR)
+    low, high = energy_edges[:-1], energy_edges[1:]
+    across = (band_edges > low[:, None] * 1.0001) & (band_edges < high[:, None] / 1.0001)
+    wide = across.any(axis=1) & (high / low > _MAX_STRADDLING_FACTOR)
     if wide.any():
         names = ", ".join(f"{a:.4g}-{b:.4g}" for a, b in zip(low[wide], high[wide]))
         warn(
@@ -326,21 +325,16 @@ def touched_patches(grid, covers, region=None):
 def _seen_directions(covers, region):
     """Unit vectors (n, 3) that sample the observed sky inside a region."""
     for nside in _SAMPLE_NSIDES:
-        seen = np.concatenate([some[covers(some)] for some in _sample_points(nside, region)])
+        pixels = np.arange(12 * nside**2)
+        if region is not None:
+            radius = np.radians(min(region.radius_deg, 180.0))
+            pixels = healpy.query_disc(nside, region.center, radius, nest=True)
+        blocks = np.split(pixels, range(2**20, len(pixels), 2**20))  # to save memory
+        blocks = (np.stack(healpy.pix2vec(nside, block, nest=True), axis=-1) for block in blocks)
+        seen = np.concatenate([vectors[covers(vectors)] for vectors in blocks])
         if len(seen):
             break
     return seen
-
-
-def _sample_points(nside, region):
-    """Yield directions of a region or of the whole sky, a million or less at a time."""
-    pixels = np.arange(12 * nside**2)
-    if region is not None:
-        radius = np.radians(min(region.radius_deg, 180.0))
-        pixels = healpy.query_disc(nside, region.center, radius, nest=True)
-    for start in range(0, len(pixels), 2**20):
-        block = pixels[start : start + 2**20]
-        yield np.stack(healpy.pix2vec(nside, block, nest=True), axis=-1)
 
 
 def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=None):
@@ -371,7 +365,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     InputError
         If the map has no energies inside the bands.
     """
-    grid = PatchGrid() if grid is None else grid
+    grid = grid or PatchGrid()
     band_edges = np.asarray(band_edges, dtype=float)
     bands = band_inputs(band_edges, sky_map.energy_edges, events=sky_map.events is not None)
     if not bands[:, 0].any():

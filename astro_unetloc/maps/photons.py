@@ -76,9 +76,8 @@ def hash_uniform(seed, *keys, n_draws):
 
 def _energy_key(energy_min, energy_max):
     """Integer identity of an energy bin, the same in every map that has this bin."""
-    return int(round(np.log10(energy_min) * 1e5)) * 10_000_019 + int(
-        round(np.log10(energy_max) * 1e5)
-    )
+    low, high = (int(round(np.log10(energy) * 1e5)) for energy in (energy_min, energy_max))
+    return low * 10_000_019 + high
 
 
 def place_counts(pixels, counts, energy_edges, *, seed, max_photons=CHUNK_PHOTONS):

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import logging
 import shutil
+from itertools import product
 from pathlib import Path
 
 import healpy
@@ -10,7 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 from gammapy.datasets import MapDataset
-from gammapy.maps import HpxGeom, HpxNDMap, Map, MapAxis, RegionNDMap
+from gammapy.maps import HpxGeom, HpxNDMap, Map, MapAxis, RegionNDMap, WcsGeom
 from made_files import (
     EDGES_GEV,
     cube_hdus,
@@ -21,14 +22,14 @@ from made_files import (
     poisson_cube,
     write_healpix_cube,
 )
-from made_maps import all_photons, refuse, wcs_pixels
+from made_maps import all_photons, assert_same_photons, refuse, wcs_pixels
 
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
 COARSE = "ignore:pixels of .* coarser"
-
+AXIS = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV", name="energy")
 
 REAL_FILES = {  # photons (the total by astropy alone), pixel size, energy range
     "gc/fermi-3fhl-gc-counts-cube.fits.gz": (32684, 0.05, (10, 500)),
@@ -158,14 +159,11 @@ def test_every_number_type_becomes_native(dtype, rng):
 @pytest.mark.filterwarnings(COARSE)
 def test_all_sky_aitoff_with_empty_corners_keeps_counts_and_covers_the_sky(rng):
     shape = (90, 180)
-    header = image_header(shape, projection="AIT", pixel_deg=2.0)
-    off = wcs_pixels(WCS(header), shape).off_sky(np.arange(90 * 180)).reshape(shape)
-    counts = rng.poisson(1.0, (3, *shape)).astype(float)
-    counts[:, off] = np.nan
-    hdus = fits.HDUList([fits.PrimaryHDU(counts, header), ebounds()])
+    hdus = cube_hdus(rng.poisson(1.0, (3, *shape)) * 1.0, projection="AIT", pixel_deg=2.0)
+    off = wcs_pixels(WCS(hdus[0].header, naxis=2), shape).off_sky(np.arange(90 * 180))
+    hdus[0].data[:, off.reshape(shape)] = np.nan
     sky_map = read_map(hdus)
-    vectors, _ = all_photons(sky_map)
-    assert len(vectors) == sky_map.n_photons == int(np.nansum(counts))
+    assert len(all_photons(sky_map)[0]) == sky_map.n_photons == int(np.nansum(hdus[0].data))
     sphere = np.stack(healpy.pix2vec(32, np.arange(12288), nest=False), axis=-1)
     assert sky_map.covers(sphere).all()
 
@@ -209,8 +207,7 @@ def test_healpix_of_every_frame_and_order_holds_the_same_sky(system, order, rng)
     assert sky_map.n_photons == counts.sum()
     assert sky_map.pixels.nest == (order == "NESTED")
     assert sky_map.pixels.frame == ("galactic" if system[0] == "G" else "icrs")
-    first, second = (np.sort(all_photons(m)[0][:, 2]) for m in (sky_map, again))
-    np.testing.assert_allclose(first, second, atol=1e-12)
+    assert_same_photons(sky_map, again)
 
 
 @pytest.mark.filterwarnings(COARSE)
@@ -224,8 +221,7 @@ def test_part_of_a_healpix_sphere_places_photons_like_the_whole(how, rng, tmp_pa
     elif how == "FIRSTPIX":
         hdus = healpix_hdus(counts[:, inside], NSIDE=8, FIRSTPIX=100, LASTPIX=299)
     else:
-        axis = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV")
-        geom = HpxGeom(8, nest=False, frame="galactic", axes=[axis], region="DISK(110.,75.,30)")
+        geom = HpxGeom(8, nest=False, frame="galactic", axes=[AXIS], region="DISK(110.,75.,30)")
         inside = geom.to_image().get_idx(flat=True)[0]
         part = HpxNDMap(geom, counts[:, inside])
         part.write(tmp_path / "part.fits")
@@ -241,22 +237,30 @@ def test_part_of_a_healpix_sphere_places_photons_like_the_whole(how, rng, tmp_pa
     np.testing.assert_allclose(np.sort(vectors[:, 2]), np.sort(others[:, 2]), atol=1e-12)
 
 
+HEALPIX = {
+    f"nest={nest}": HpxGeom(8, nest=nest, frame="icrs", axes=[AXIS]) for nest in (False, True)
+}
+IMAGES = {
+    proj: WcsGeom.create((12, 8), binsz=0.1, proj=proj, frame="icrs", axes=[AXIS], skydir=(83.6, 0))
+    for proj in ("CAR", "TAN", "AIT")
+}
+
+
 @pytest.mark.filterwarnings(COARSE)
-@pytest.mark.parametrize("fmt", ["gadf", "fgst-ccube", "gadf-sparse"])
-@pytest.mark.parametrize("nest", [True, False])
-def test_healpix_files_of_gammapy_read_like_the_object(fmt, nest, rng, tmp_path):
-    axis = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV")
-    geom = HpxGeom(8, nest=nest, frame="icrs", axes=[axis])
-    gammapy_map = HpxNDMap(geom, rng.poisson(0.3, (3, 768)).astype(float))
-    gammapy_map.write(
-        tmp_path / "map.fits", format=fmt.removesuffix("-sparse"), sparse=fmt.endswith("sparse")
-    )
+@pytest.mark.parametrize(
+    "name, fmt",
+    [*product([*HEALPIX, *IMAGES], ["gadf", "fgst-ccube"]), *product(HEALPIX, ["gadf-sparse"])],
+)
+def test_files_of_gammapy_are_read_like_the_object(name, fmt, rng, tmp_path):
+    geom = (HEALPIX | IMAGES)[name]
+    gammapy_map = Map.from_geom(geom, data=rng.poisson(0.3, geom.data_shape).astype(float))
+    fmt, _, sparse = fmt.partition("-s")
+    gammapy_map.write(tmp_path / "map.fits", format=fmt, sparse=bool(sparse))
     sky_map, same = read_map(tmp_path / "map.fits"), read_map(gammapy_map)
     assert sky_map.n_photons == same.n_photons == gammapy_map.data.sum()
-    np.testing.assert_allclose(sky_map.energy_edges, EDGES_GEV, rtol=1e-6)
     np.testing.assert_allclose(same.energy_edges, EDGES_GEV)
-    first, second = (np.sort(all_photons(m)[0][:, 2]) for m in (sky_map, same))
-    np.testing.assert_allclose(first, second, atol=1e-12)
+    np.testing.assert_allclose(sky_map.energy_edges, EDGES_GEV, rtol=1e-6)
+    assert_same_photons(sky_map, same, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings(COARSE)
@@ -296,22 +300,6 @@ def test_a_gammapy_image_has_no_axis(rng):
     assert read_map(image, energy_range=(1, 10)).n_photons == image.data.sum()
 
 
-@pytest.mark.parametrize("fmt", ["gadf", "fgst-ccube"])
-@pytest.mark.parametrize("projection", ["CAR", "TAN", "AIT"])
-def test_wcs_files_of_gammapy_read_like_the_object(fmt, projection, rng, tmp_path):
-    axis = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV")
-    gammapy_map = Map.create(
-        skydir=(83.6, 0), npix=(12, 8), binsz=0.1, frame="icrs", proj=projection, axes=[axis]
-    )
-    gammapy_map.data = rng.poisson(1.0, gammapy_map.data.shape).astype(float)
-    gammapy_map.write(tmp_path / "map.fits", format=fmt)
-    sky_map, same = read_map(tmp_path / "map.fits"), read_map(gammapy_map)
-    np.testing.assert_array_equal(sky_map.planes, same.planes)
-    np.testing.assert_allclose(sky_map.energy_edges, same.energy_edges, rtol=1e-6)
-    for first, second in zip(all_photons(sky_map), all_photons(same)):
-        np.testing.assert_allclose(first, second, rtol=1e-6)
-
-
 def test_plain_gzipped_and_path_inputs_are_the_same(rng, tmp_path, monkeypatch):
     plain, packed = tmp_path / "cube.fits", tmp_path / "cube.fits.gz"
     cube_hdus(poisson_cube(rng)).writeto(plain)
@@ -341,10 +329,8 @@ def test_floats_near_whole_numbers_are_counts(noise, rng):
 
 
 def test_a_flux_map_with_its_exposure_becomes_counts(rng, tmp_path):
-    axis = MapAxis.from_energy_edges(EDGES_GEV, unit="GeV", name="energy_true")
-    exposure = Map.create(
-        skydir=(0, 0), npix=(30, 20), binsz=0.1, frame="galactic", axes=[axis], unit="m2 s"
-    )
+    geom = WcsGeom.create((30, 20), frame="galactic", binsz=0.1, axes=[AXIS], skydir=(0, 0))
+    exposure = Map.from_geom(geom, unit="m2 s")
     exposure.data = rng.uniform(1e7, 2e7, exposure.data.shape)
     counts = poisson_cube(rng)
     hdus = cube_hdus(counts / (exposure.data * 1e4))
