@@ -114,17 +114,16 @@ def whole_counts(counts, get_exposure=None):
     largest = _check_values(counts)
     if counts.dtype.kind in "iub":
         return counts.astype(np.int32 if largest < 2**31 else np.int64)
-    n_odd, example = _odd_values(counts)
-    exposure = get_exposure() if n_odd and get_exposure else None
+    odd, what = _odd_pixels(counts), "counts"
+    exposure = get_exposure() if get_exposure and odd.any() else None
     if exposure is not None:
-        counts = counts * exposure
+        counts, what = counts * exposure, "flux x exposure"
         largest = _check_values(counts)
-        n_odd, example = _odd_values(counts)
-    if n_odd:
-        what = "flux x exposure" if exposure is not None else "counts"
+        odd = _odd_pixels(counts)
+    if odd.any():
         raise InputError(
-            f"{what} must be whole numbers (within {COUNT_TOLERANCE}); got {n_odd} pixels such as "
-            f"{example:.4g}; give the counts, or a flux map together with its exposure"
+            f"{what} must be whole numbers (within {COUNT_TOLERANCE}); got {odd.sum()} pixels such "
+            f"as {counts[odd][0]:.4g}; give the counts, or a flux map together with its exposure"
         )
     return np.rint(counts).astype(np.float32 if largest < 2**24 else np.float64)
 
@@ -133,12 +132,9 @@ def _check_values(counts):
     """Largest count; values that are no counts are refused."""
     if counts.dtype.kind not in "iubf":
         raise InputError(f"counts must be real numbers; got {counts.dtype}; convert the map")
-    low, high = counts.min(initial=0), counts.max(initial=0)  # NaN if any is
-    if np.isnan(low):
-        seen = counts[~np.isnan(counts)]
-        if not seen.size:
-            raise InputError("counts must not be all NaN (not observed); got no other pixel")
-        low, high = seen.min(), seen.max()
+    low, high = (f.reduce(counts, axis=None, initial=0) for f in (np.fmin, np.fmax))
+    if counts.size and np.isnan(counts).all():
+        raise InputError("counts must not be all NaN (not observed); got no other pixel")
     if np.isinf(low) or np.isinf(high):
         n_odd = np.isinf(counts).sum()
         raise InputError(
@@ -152,18 +148,10 @@ def _check_values(counts):
     return high
 
 
-def _odd_values(counts):
-    """Number of pixels that are not whole numbers, and the value of one of them.
-
-    Fluxes are all within 0.01 of zero: if all positive pixels would round to zero, all are odd.
-    """
-    n_odd, n_filled, n_positive, example = 0, 0, 0, 0.0
-    for plane in counts:  # one plane at a time: cubes are large
-        whole = np.rint(plane)
-        odd, positive = np.abs(plane - whole) > COUNT_TOLERANCE, plane > 0
-        n_odd += np.count_nonzero(odd)
-        n_filled += np.count_nonzero(whole > 0)
-        n_positive += np.count_nonzero(positive)
-        if odd.any() or positive.any() and not example:
-            example = float(plane[odd if odd.any() else positive][0])
-    return (n_positive if n_positive and not n_filled else n_odd), example
+def _odd_pixels(counts):
+    """Where values are not whole numbers, an array of bool."""
+    odd = np.zeros(counts.shape, dtype=bool)
+    for row, plane in zip(odd, counts):  # one plane at a time: cubes are large
+        row[:] = np.abs(plane - np.rint(plane)) > COUNT_TOLERANCE
+    # fluxes are within 0.01 of zero: if all would round to zero, all positive ones are odd
+    return odd if any(np.any(plane > 0.5) for plane in counts) else counts > 0

@@ -194,8 +194,7 @@ def test_gammapy_cut_outs_place_photons_like_the_whole_map(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cut = whole.cutout(SkyCoord(*center, frame="icrs"), width="1.5 deg")
-    part = np.concatenate([p.vectors for p in read_map(cut).photons(0)])
-    inside = np.concatenate([p.vectors for p in read_map(whole).photons(0)])
+    part, inside = (all_photons(read_map(counts))[0] for counts in (cut, whole))
     inside = inside[read_map(cut).covers(inside)]
     assert len(part) == len(inside) == cut.data.sum()
     order = [np.lexsort(np.round(vectors, 9).T) for vectors in (part, inside)]
@@ -219,7 +218,6 @@ def test_a_sky_map_needs_counts_or_events():
 def test_a_sky_map_can_be_sent_to_another_process(real_data):
     for name in ("crab/Fermi-LAT-3FHL_data_Fermi-LAT.fits", "gc/fermi-3fhl-gc-events.fits.gz"):
         sky_map = read_map(real_data / name)
-        again = pickle.loads(pickle.dumps(sky_map))
-        np.testing.assert_array_equal(all_photons(again)[0], all_photons(sky_map)[0])
-        vectors = all_photons(sky_map)[0][::100]
-        assert again.covers(vectors).all()
+        again, vectors = pickle.loads(pickle.dumps(sky_map)), all_photons(sky_map)[0]
+        np.testing.assert_array_equal(all_photons(again)[0], vectors)
+        assert again.covers(vectors[::100]).all()
