@@ -217,18 +217,17 @@ def _describe_product(hdus):
     columns = {column.upper() for hdu in tables for column in hdu.columns.names}
     if {"COUNTS", "EVENTS", "EXPOSURE_BANDS"} & names:  # the last: a dataset of gammapy
         return None
-    if "SOURCE_NAME" in columns or any(name.startswith("LAT_POINT_SOURCE") for name in names):
-        return "a source catalogue"
-    if "HPXEXPOSURES" in names:
-        return "an exposure map"
-    if "PSF" in names and "THETA" in names or {"PSF", "EXPOSURE", "THETA"} <= columns:
-        return "a PSF table (gtpsf)"
-    if "WEIGHTED_EXPOSURE" in names or "CTHETABOUNDS" in names:
-        return "a livetime cube (gtltcube)"
-    if "SC_DATA" in names:
-        return "a spacecraft file"
-    kinds = (_describe_map(hdu, hdus) for hdu in hdus if is_map(hdu))
-    return next((kind for kind in kinds if kind), None)
+    kinds = {
+        "a source catalogue": "SOURCE_NAME" in columns
+        or any("LAT_POINT_SOURCE" in n for n in names),
+        "an exposure map": "HPXEXPOSURES" in names,
+        "a PSF table (gtpsf)": {"PSF", "THETA"} <= names or {"PSF", "EXPOSURE", "THETA"} <= columns,
+        "a livetime cube (gtltcube)": {"WEIGHTED_EXPOSURE", "CTHETABOUNDS"} & names,
+        "a spacecraft file": "SC_DATA" in names,
+    }
+    maps = (_describe_map(hdu, hdus) for hdu in hdus if is_map(hdu))
+    found = [kind for kind, holds in kinds.items() if holds]
+    return found[0] if found else next(filter(None, maps), None)
 
 
 def _describe_map(hdu, hdus):

@@ -169,15 +169,18 @@ def test_frame_without_coordsys_is_taken_or_asked_for(tmp_path):
 
 
 def test_intensity_is_no_exposure(tmp_path):
-    path = write_image_cube(tmp_path / "e.fits", np.ones((3, 8, 8)), unit="cm-2 s-1 sr-1 MeV-1")
     with pytest.raises(ValueError, match="exposure must be in cm2 s; got the unit"):
-        read_exposure(path)
+        read_exposure(write_ones(tmp_path, unit="cm-2 s-1 sr-1 MeV-1"))
 
 
 def test_without_an_exposure_only_its_shape_is_known():
     known, table = exposure_of(None, np.eye(3))
     assert not known.any()
     np.testing.assert_array_equal(table(np.array([50.0])), SurveyExposure().relative([50.0]))
+
+
+def write_ones(tmp_path, **options):
+    return write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), **options)
 
 
 def read(path, **options):
@@ -230,17 +233,15 @@ def test_healpix_cubes_are_read_in_either_layout(tmp_path, order, vector):
     ],
 )
 def test_units_are_converted(tmp_path, unit, factor):
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit=unit)
-    cube = read(path)
+    cube = read(write_ones(tmp_path, unit=unit))
     assert cube.unit.to("cm-2 s-1 sr-1 MeV-1") == pytest.approx(factor)
     np.testing.assert_array_equal(cube.data, 1)
 
 
 @pytest.mark.parametrize("unit", ["cm-2 s-1 sr-1", "cm2 s", "mag?"])
 def test_another_unit_is_refused(tmp_path, unit):
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), unit=unit)
     with pytest.raises(ValueError, match="intensity must be in cm-2 s-1 sr-1 MeV-1; got the unit"):
-        read(path)
+        read(write_ones(tmp_path, unit=unit))
 
 
 NO_ENERGY = fits.BinTableHDU.from_columns([fits.Column("X", "D", array=[1.0])], name="ENERGIES")
@@ -256,15 +257,14 @@ NO_ENERGY = fits.BinTableHDU.from_columns([fits.Column("X", "D", array=[1.0])], 
     ],
 )
 def test_cubes_without_their_energies_are_refused(tmp_path, energies, match):
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), energies=energies)
     with pytest.raises(ValueError, match=match):
-        read(path)
+        read(write_ones(tmp_path, energies=energies))
 
 
 def test_bands_of_gammapy_are_energies(tmp_path):
     bands = energies_hdu(name="PRIMARY_BANDS", column="ENERGY_TRUE", unit="GeV")
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)), energies=bands)
-    np.testing.assert_allclose(read(path).geom.axes[0].center.to_value("GeV"), ENERGY_GEV)
+    cube = read(write_ones(tmp_path, energies=bands))
+    np.testing.assert_allclose(cube.geom.axes[0].center.to_value("GeV"), ENERGY_GEV)
 
 
 def test_an_exposure_without_energies_is_refused(tmp_path):

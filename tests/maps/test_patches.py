@@ -3,10 +3,9 @@ from contextlib import nullcontext
 import healpy
 import numpy as np
 import pytest
-from conftest import make_wcs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_maps import binned_map, healpix_pixels, wcs_pixels
+from made_maps import binned_map, healpix_pixels, image_pixels, wcs_pixels
 from made_sources import scatter
 
 from astro_unetloc.exceptions import UnetlocWarning
@@ -99,7 +98,7 @@ def test_counts_of_a_map_are_the_photons_that_project_bins(nest, rng):
     pixels = healpix_pixels(32, nest, "icrs")
     near = separation_deg(pixels.centers(np.arange(pixels.n_pixels)), np.array([1.0, 0, 0])) < 6
     counts = np.where(near, rng.poisson(2.0, (2, pixels.n_pixels)), np.nan)
-    sky_map = binned_map(counts=counts, pixels=pixels, energy_edges=BANDS[:3])
+    sky_map = binned_map(counts, pixels, BANDS[:3])
     patches = project(sky_map, BANDS, seed=4)
     photons = Photons.concatenate(sky_map.photons(4))
     assert owned_counts(patches, photons) == np.nansum(counts) == len(photons)
@@ -182,8 +181,7 @@ def test_events_have_no_bins_and_float32_edges_make_no_difference():
     ],
 )
 def test_wide_bins_across_an_edge_of_the_model_are_warned_about(edges, match):
-    pixels = wcs_pixels(make_wcs((8, 8)), (8, 8))
-    sky_map = binned_map(np.zeros((len(edges) - 1, 64)), pixels, edges)
+    sky_map = binned_map(np.zeros((len(edges) - 1, 64)), image_pixels(8), edges)
     with pytest.warns(UnetlocWarning, match=match) if match else nullcontext():
         project(sky_map, BANDS)
 
@@ -224,11 +222,9 @@ def test_a_small_region_reads_its_owner_and_the_patches_next_to_it():
 
 
 def test_not_observed_differs_from_no_photons(rng):
-    wcs = make_wcs((40, 40), lon=30.0, lat=20.0, pixel_deg=0.1)
     counts = np.zeros((1, 1600))
     counts[0, :800] = np.nan  # the southern half
-    sky_map = binned_map(counts=counts, pixels=wcs_pixels(wcs, (40, 40)), energy_edges=BANDS[:2])
-    patches = project(sky_map, BANDS)
+    patches = project(binned_map(counts, image_pixels(40, lon=30.0, lat=20.0), BANDS[:2]), BANDS)
     assert patches.counts.sum() == 0
     for row, patch in enumerate(patches.index):
         x, y = patches.grid.plane(patch).pixel_from_vectors(
@@ -240,15 +236,11 @@ def test_not_observed_differs_from_no_photons(rng):
 
 
 def test_a_cut_out_is_read_as_the_whole_map_where_it_covers(rng):
-    whole = wcs_pixels(make_wcs((80, 80), lon=30.0, lat=20.0, pixel_deg=0.1), (80, 80))
-    wcs = whole.wcs[20:70, 10:60]
-    cut = wcs_pixels(wcs, (50, 50))
+    whole = image_pixels(80, lon=30.0, lat=20.0)
+    cut = wcs_pixels(whole.wcs[20:70, 10:60], (50, 50))
     counts = rng.poisson(0.3, (2, 80, 80))
-    maps = [
-        binned_map(counts=c.reshape(2, -1), pixels=p, energy_edges=BANDS[:3])
-        for c, p in [(counts, whole), (counts[:, 20:70, 10:60], cut)]
-    ]
-    first, second = (project(sky_map, BANDS, seed=3) for sky_map in maps)
+    parts = (counts, whole), (counts[:, 20:70, 10:60], cut)
+    first, second = (project(binned_map(*part, BANDS[:3]), BANDS, seed=3) for part in parts)
     assert set(second.index) <= set(first.index)
     first_rows = np.searchsorted(first.index, second.index)
     # A pixel of a patch is compared where it and its surroundings lie inside the cut-out.
