@@ -86,6 +86,7 @@ def check(path, name, folder, width):
         assert 0.5 < after.error / before.error < 2
     for one in ("lon_0", "lat_0"):
         assert 0.5 < fitted.parameters[one].error / start.parameters[one].error < 2
+    return start, fitted
 
 
 def test_gammapy_fit_starts_from_the_exported_pulsar(real_data, tmp_path):
@@ -115,4 +116,9 @@ def test_gammapy_fits_of_the_strongest_sources_converge_where_they_started(real_
         catalog = find_sources(counts, **dict(zip(("exposure", "psf", "background"), cubes)))
     write_outputs(catalog, [tmp_path / "models.yaml"])
     for name in STRONGEST:
-        check(tmp_path / "models.yaml", name, folder, 4 * u.deg)
+        start, fitted = check(tmp_path / "models.yaml", name, folder, 4 * u.deg)
+        for parameter in ("amplitude", "index", "lon_0", "lat_0"):
+            one, other = start.parameters[parameter], fitted.parameters[parameter]
+            print(f"{name} {parameter}: {one.value:.5g} +- {one.error:.2g} ->"  # noqa: T201
+                  f" {other.value:.5g} +- {other.error:.2g}")  # fmt: skip
+        print(f"{name} moved by {pull(start, fitted):.2f} sigma")  # noqa: T201
