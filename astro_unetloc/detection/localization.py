@@ -92,13 +92,12 @@ def source_table(vectors, probability, *, patch, coverage):
     return sources
 
 
-def with_neighbors(sources, config=None):
+def with_neighbors(sources):
     """Return a copy with ``Sep_Nearest`` (deg; NaN for a single source) and the flag "blended"."""
-    config = LocalizationConfig() if config is None else config
     sources = sources.copy()
     separation = nearest_neighbor_deg(glon_glat_vectors(sources))
     set_column(sources, "Sep_Nearest", separation)
-    set_flag(sources, "blended", separation < config.blend_radius_deg)
+    set_flag(sources, "blended", separation < LocalizationConfig().blend_radius_deg)
     return sources
 
 

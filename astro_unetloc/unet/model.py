@@ -269,9 +269,8 @@ def load_model(name=None):
                 f"card.json; got {str(name)!r}; see 'astro-unetloc models'"
             )
     model = Model(folder, _read_card(folder / "card.json"))
-    for file in _FILES:
-        path = folder / file
-        expected = model.card["sha256"][file]
+    for path in (folder / file for file in _FILES):
+        expected = model.card["sha256"][path.name]
         found = _sha256(path) if path.is_file() else "no file"
         if found != expected:
             raise InputError(
@@ -291,10 +290,8 @@ def _read_card(path):
     except (ValueError, AttributeError) as err:
         raise InputError(f"model card {path}: expected JSON; {err}; install it again") from err
     if missing:
-        raise InputError(
-            f"model card {path}: expected the keys {', '.join(_KEYS)}; missing "
-            f"{', '.join(missing)}; make the model again"
-        )
+        missing = f"{', '.join(_KEYS)}; missing {', '.join(missing)}"
+        raise InputError(f"model card {path}: expected the keys {missing}; make the model again")
     return card
 
 
