@@ -47,13 +47,10 @@ __all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky", "process_pool", "ru
 
 # Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
 BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
-
 # Exposure of a simulated sky; an observation takes a part of it.
 _YEARS = 16.0
-
 # Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
 _CENTER_NSIDE = 256
-
 _N_SKIES = 60
 
 
@@ -317,10 +314,9 @@ def make_patch_set(
     ------
     FileExistsError
         If the file holds a finished set that is neither appended to nor replaced.
-    ValueError
-        If the file holds another set or none, an option is invalid, or a folder cannot be read.
-    OSError
-        If a file cannot be written or a worker died; finished skies are kept.
+    InputError, OSError
+        If the file holds another set or none, an option is invalid, a folder cannot be read, a
+        file cannot be written or a worker died; finished skies are kept.
     """
     rule = label_rule or TrainingConfig()
     n_skies = _number_of_skies(n_skies, folders, template)

@@ -44,6 +44,8 @@ class TrainingConfig:
 
 # Neighbours up to so many radii of the PSF away add to the background of a source.
 _NEIGHBOUR_RADII = 4.0
+# Photons this far outside an image may still be placed inside it by a coarse input pixel.
+_MARGIN_DEG = 0.5
 
 
 def significance(n_photons, background):
@@ -118,10 +120,6 @@ class Detectability:
         return self.sky.background[pixel]
 
 
-# Photons this far outside an image may still be placed inside it by a coarse input pixel.
-_MARGIN_DEG = 0.5
-
-
 @dataclass(frozen=True)
 class Observation:
     """Conditions of one observation."""
@@ -174,9 +172,8 @@ def draw_observation(rng, *, band_edges, years=16.0):
         edges = np.array([low, high])
     exact = events and rng.random() < 0.8
     pixel = 0.0 if exact else np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
-    hidden = None
-    if rng.random() < 0.25:
-        hidden = (rng.uniform(0, 360), rng.uniform(-40, 40), rng.uniform(15, 60))
+    strip = (0, 360), (-40, 40), (15, 60)
+    hidden = tuple(rng.uniform(*limits) for limits in strip) if rng.random() < 0.25 else None
     return Observation(fraction, edges, bool(events), float(pixel), hidden)
 
 
@@ -289,9 +286,8 @@ class PatchObserver:
 
     def _sources_inside(self, plane):
         reach = chord(0.75 * plane.pixel_deg * plane.n_pix)
-        near = np.array(
-            sorted(self._detectability.tree.query_ball_point(plane.basis[2], reach)), dtype=int
-        )
+        near = self._detectability.tree.query_ball_point(plane.basis[2], reach, return_sorted=True)
+        near = np.array(near, dtype=int)
         x, y = plane.pixel_from_vectors(self.sky.sources.vectors[near].reshape(-1, 3))
         n = plane.n_pix
         inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)

@@ -14,7 +14,7 @@ from astro_unetloc.maps.selection import BUILT_IN_DOMAIN
 from astro_unetloc.plot import canvas
 from astro_unetloc.simulation.population import counted_band
 from astro_unetloc.training.observation import TrainingConfig
-from astro_unetloc.training.patch_set import open_patch_set
+from astro_unetloc.training.patch_set import differences, open_patch_set
 from astro_unetloc.unet.architecture import LOSSES, build_unet, keras_backend
 from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
 
@@ -23,21 +23,17 @@ __all__ = ["fit_network", "train"]
 
 def _plot_history(history, folder):
     """Draw the losses of a training into ``folder/history.png``."""
-    figure = canvas(6.0, 4.0)
+    figure, history = canvas(6.0, 4.0), np.atleast_1d(history)
     axes = figure.subplots()
-    history = np.atleast_1d(history)
     for name, label in (("loss", "training skies"), ("val_loss", "validation skies")):
         axes.plot(history["epoch"] + 1, history[name], ".-", label=label)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss per pixel")
-    axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel="loss per pixel", yscale="log")
     axes.legend()
     figure.savefig(folder / "history.png", dpi=120)
 
 
 # Pixels above this probability are clustered, until a threshold is tuned for the model.
 _CLUSTERED = 0.05
-
 # Steps over which weights are averaged: at most so many, and this fraction of a short training,
 # whose average would hold the random weights of its start.
 _MAX_AVERAGED, _FRACTION_AVERAGED = 500, 0.1
@@ -46,11 +42,8 @@ _MAX_AVERAGED, _FRACTION_AVERAGED = 500, 0.1
 def _augment(columns, rng):
     """A batch under one of the eight rotations and flips of the square."""
     turn, flip = int(rng.integers(4)), rng.random() < 0.5
-    out = []
-    for images in columns:
-        images = np.rot90(images, turn, axes=(1, 2))
-        out.append(np.ascontiguousarray(images[:, :, ::-1] if flip else images))
-    return out
+    turned = [np.rot90(images, turn, axes=(1, 2)) for images in columns]
+    return [images[:, :, ::-1] if flip else images for images in turned]
 
 
 def _targets(mask, coverage):
@@ -93,7 +86,7 @@ def _batches(patch_set, rows, batch_size, *, seed, n_batches=None):
             *images, bands = patch_set.read(chosen, names=names).values()
             if n_batches:
                 images = _augment(images, np.random.default_rng([seed, self.epoch, number]))
-            counts, coverage, mask = (i.astype(np.float32) for i in images)
+            counts, coverage, mask = (np.array(i, np.float32, order="C") for i in images)
             inputs = {"counts": counts, "coverage": coverage, "bands": bands}
             return inputs, _targets(mask, coverage).astype(np.float32)
 
@@ -187,13 +180,11 @@ def _begin(folder, options):
     if not any((folder / "backup").glob("*")):
         (folder / "history.csv").unlink(missing_ok=True)
     elif path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in options if begun.get(name) != options[name]]
+        other = differences(json.loads(path.read_text(encoding="utf-8")), options)
         if other:
-            was, now = (", ".join(f"{n} {o.get(n)}" for n in other) for o in (begun, options))
             raise InputError(
-                f"the interrupted training in {folder} must be resumed with its own options, "
-                f"{was}; got {now}; give the same, or remove the folder"
+                f"the interrupted training in {folder} must be resumed with its own options; got "
+                f"{other}; give the same, or remove the folder"
             )
     path.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
 
@@ -202,7 +193,6 @@ def _callbacks(folder, batches, patience):
     """Callbacks: checkpoints, the log, early stopping, the order of each epoch."""
     from keras import callbacks
 
-    stop = [callbacks.EarlyStopping("val_loss", patience=patience)] if patience else []
     started = []
 
     def begin(epoch, _):
@@ -217,7 +207,7 @@ def _callbacks(folder, batches, patience):
         callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
         callbacks.CSVLogger(folder / "history.csv", append=True),
         callbacks.ModelCheckpoint(folder / "last.keras"),
-        *stop,
+        *([callbacks.EarlyStopping("val_loss", patience=patience)] if patience else []),
     ]
 
 
@@ -256,11 +246,9 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
 
     Raises
     ------
-    FileExistsError
-        If the folder holds a finished model.
-    ValueError
-        If the file is not a patch set, has no sky to train or to validate on, the loss is
-        unknown, or an interrupted training in the folder is another one.
+    FileExistsError, InputError
+        If the folder holds a finished model or an interrupted training with other options, or if
+        the file is not a patch set, or has no sky to train or to validate on.
     """
     folder = Path(folder)
     if (folder / "card.json").exists() and not overwrite:

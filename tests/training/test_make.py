@@ -49,26 +49,19 @@ def test_patch_set_is_whole_and_consistent(small_set):
     assert os.listdir(small_set.parent) == ["set.h5"]
 
 
-def test_masks_are_discs_around_the_labelled_sources(small_set):
+def test_sources_lie_on_the_sky_and_in_the_mask_where_they_lie_in_the_image(small_set):
     found = read_patch_set(small_set)
-    sources = found["sources"]
-    assert np.all((sources["patch"] >= 0) & (sources["patch"] < 8))
-    for patch in range(8):
-        rows = sources[(sources["patch"] == patch) & sources["labelled"]]
-        expected = source_mask(rows["x"], rows["y"], 2.0, 128)
-        np.testing.assert_array_equal(found["mask"][patch, ..., 0], expected)
-
-
-def test_sources_lie_on_the_sky_where_they_lie_in_the_image(small_set):
-    found = read_patch_set(small_set)
-    sources = found["sources"]
+    assert np.all((found["sources"]["patch"] >= 0) & (found["sources"]["patch"] < 8))
     for patch, (lon, lat, rotation) in enumerate(found["center"]):
-        rows = sources[sources["patch"] == patch]
+        rows = found["sources"][found["sources"]["patch"] == patch]
         plane = TangentPlane(lon, lat, 128, 10 / 128, rotation)
         x, y = plane.pixel_from_vectors(vectors_from_lonlat(rows["glon"], rows["glat"]))
         np.testing.assert_allclose([x, y], [rows["x"], rows["y"]], atol=1e-4)
-    assert sources["flux"].min() > 0
-    assert sources["significance"][sources["labelled"]].min() >= TrainingConfig().min_significance
+        assert np.all(rows["flux"] > 0)
+        rows = rows[rows["labelled"]]
+        assert np.all(rows["significance"] >= TrainingConfig().min_significance)
+        expected = source_mask(rows["x"], rows["y"], 2.0, 128)
+        np.testing.assert_array_equal(found["mask"][patch, ..., 0], expected)
 
 
 def test_metadata_are_the_options_of_a_set(small_set):
@@ -136,13 +129,10 @@ def test_each_class_has_its_mask(two_classes):
         assert columns["mask"][row["patch"], y, x].tolist() == expected
 
 
-def test_one_class_takes_all_sources(two_classes):
+def test_one_class_takes_all_sources_and_several_must_name_all(two_classes):
     columns, sources = patches_of_sky(1, n_patches=2, classes=("AGN",))
     assert set(sources["source_class"]) == {0}
     assert columns["mask"].shape[-1] == 1
-
-
-def test_source_of_a_class_without_a_name_is_refused(two_classes):
     with pytest.raises(ValueError, match="got AGN, GAL; name PSR too"):
         patches_of_sky(1, n_patches=1, classes=("AGN", "GAL"))
 
@@ -210,27 +200,6 @@ def test_killed_at_any_step_the_set_is_the_same_when_made_again(tmp_path):
     assert len(os.listdir(tmp_path)) == len(made) + len(appended) + 2  # and nothing beside them
 
 
-@pytest.mark.slow
-def test_two_processes_killed_in_their_work_go_on_to_the_same_set(tmp_path):
-    code = """
-import sys
-from astro_unetloc.training.make import make_patch_set, process_pool
-if __name__ == "__main__":
-    with process_pool(2) as pool:
-        make_patch_set(sys.argv[1], n_skies=6, patches_per_sky=5, executor=pool)
-"""
-    for name, patience in {"whole.h5": [None], "set.h5": [4.0, 7.0, 9.0, None]}.items():
-        for seconds in patience:
-            (tmp_path / "make.py").write_text(code)
-            command = [sys.executable, tmp_path / "make.py", tmp_path / name]
-            try:  # kills the process when its time is over
-                subprocess.run(command, env=ENVIRONMENT, timeout=seconds, check=True)
-                break
-            except subprocess.TimeoutExpired:
-                pass
-    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5", rtol=1e-12)
-
-
 # Refusals
 
 
@@ -285,26 +254,16 @@ def test_unfinished_set_of_another_kind_is_refused(quick, tmp_path, monkeypatch,
     assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
 
 
-def test_unfinished_set_keeps_its_whole_skies_as_sets(quick, tmp_path, monkeypatch):
-    interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2)
-    assert os.listdir(tmp_path) == ["set.h5.parts"]
-    assert os.listdir(tmp_path / "set.h5.parts") == ["sky000000.h5"]
-    assert len(read_patch_set(tmp_path / "set.h5.parts" / "sky000000.h5")["sky"]) == 2
-
-
 def test_old_set_stays_until_the_new_one_is_whole(quick, tmp_path, monkeypatch):
     make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=3)
     before = (tmp_path / "set.h5").read_bytes()
     interrupt(tmp_path, monkeypatch, n_skies=3, patches_per_sky=2, overwrite=True)
     assert (tmp_path / "set.h5").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["set.h5", "set.h5.parts"]
+    assert os.listdir(tmp_path / "set.h5.parts") == ["sky000000.h5"]
+    assert len(read_patch_set(tmp_path / "set.h5.parts" / "sky000000.h5")["sky"]) == 2
     make_patch_set(tmp_path / "set.h5", n_skies=3, patches_per_sky=2, overwrite=True)
     assert len(read_patch_set(tmp_path / "set.h5")["sky"]) == 6
-
-
-def test_file_that_is_no_patch_set_is_refused(tmp_path):
-    (tmp_path / "set.h5").write_text("hello")
-    with pytest.raises(ValueError, match="expected an HDF5 patch set"):
-        make_patch_set(tmp_path / "set.h5", n_skies=1)
 
 
 @pytest.mark.parametrize(
@@ -325,13 +284,23 @@ def test_impossible_options_are_refused(tmp_path, change, message):
     assert os.listdir(tmp_path) == []
 
 
-def test_wrong_template_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        make_patch_set(tmp_path / "set.h5", n_skies=1, template=tmp_path / "no.fits")
-    (tmp_path / "not.fits").write_text("hello")
-    with pytest.raises(ValueError, match="not.fits"):
-        make_patch_set(tmp_path / "set.h5", n_skies=1, template=tmp_path / "not.fits")
-    assert os.listdir(tmp_path) == ["not.fits"]
+@pytest.mark.parametrize(
+    ("path", "options", "error", "message"),
+    [
+        ("set.h5", {"template": "no.fits"}, FileNotFoundError, "no.fits"),
+        ("set.h5", {"template": "text"}, ValueError, "text"),
+        ("text", {}, ValueError, "expected an HDF5 patch set"),
+        ("none/set.h5", {}, FileNotFoundError, "directory must exist; got .*none.; create it"),
+    ],
+)
+def test_wrong_files_are_refused_before_anything_is_made(
+    tmp_path, monkeypatch, path, options, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(error, match=message):
+        make_patch_set(path, n_skies=1, **options)
+    assert os.listdir(tmp_path) == ["text"]
 
 
 def test_set_is_finished_when_there_is_room_again(quick, tmp_path, monkeypatch):
@@ -345,11 +314,6 @@ def test_set_is_finished_when_there_is_room_again(quick, tmp_path, monkeypatch):
     make_patch_set(tmp_path / "set.h5", **options)
     make_patch_set(tmp_path / "whole.h5", **options)
     assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5")
-
-
-def test_missing_folder_is_an_error_at_once(tmp_path):
-    with pytest.raises(FileNotFoundError, match="directory must exist; got .*none.; create it"):
-        make_patch_set(tmp_path / "none" / "set.h5", n_skies=1)
 
 
 @pytest.mark.slow
@@ -388,13 +352,10 @@ class Counting:
         return future
 
 
-def test_results_come_for_every_key():
+@pytest.mark.parametrize("n_pending", [1, 2, 100])
+def test_results_come_for_every_key_in_any_order(n_pending):
     assert list(run_shards(math.sqrt, [9, 1, 4])) == [(9, 3), (1, 1), (4, 2)]
     assert list(run_shards(math.sqrt, [])) == []
-
-
-@pytest.mark.parametrize("n_pending", [1, 2, 100])
-def test_executor_gives_the_same_results_in_any_order(n_pending):
     with ThreadPoolExecutor(3) as executor:
         found = dict(run_shards(math.sqrt, range(20), executor=executor, n_pending=n_pending))
     assert found == {n: n**0.5 for n in range(20)}
@@ -465,22 +426,3 @@ def test_dask_runs_shards_and_goes_on_when_a_worker_dies(client, tmp_path):
         assert found == {n: n**0.5 for n in range(8)}
     keys = [str(tmp_path / name) for name in "ab"]
     assert dict(run_shards(die_once, keys, executor=client)) == {key: key for key in keys}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_dask_cluster_that_loses_a_worker_makes_the_same_set(client, tmp_path):
-    options = {"n_skies": 6, "patches_per_sky": 5, "first_seed": 3}
-    make_patch_set(tmp_path / "whole.h5", **options)
-    killed = []
-
-    def kill_one(results, total):
-        for result in results:
-            if not killed:  # after the first sky, when both are at work
-                killed.append(next(iter(client.run(os.getpid).values())))
-                os.kill(killed[0], signal.SIGKILL)
-            yield result
-
-    make_patch_set(tmp_path / "set.h5", **options, executor=client, progress=kill_one)
-    assert killed
-    assert_same_set(tmp_path / "set.h5", tmp_path / "whole.h5", rtol=1e-12)

@@ -16,7 +16,6 @@ from astro_unetloc.training.observation import (
     Observation,
     PatchObserver,
     _pixelize,
-    _rebin_energy,
     draw_observation,
     significance,
     source_mask,
@@ -226,16 +225,6 @@ def test_photons_of_one_input_pixel_spread_over_it():
     x, y = PLANE.pixel_from_vectors(_pixelize(PLANE, vectors, 0.25, rng))
     area = 12 * np.linalg.det(np.cov(x, y)) ** 0.5 * PLANE.pixel_deg**2
     assert area == pytest.approx(0.25**2, rel=0.06)
-
-
-@settings(derandomize=True, max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 20))
-def test_redrawn_energies_stay_in_their_bin(seed, n_bins):
-    rng = np.random.default_rng(seed)
-    edges = np.geomspace(10, 2000, n_bins + 1)
-    energy = 10 * 200 ** rng.random(200)
-    redrawn = _rebin_energy(energy, edges, rng)
-    np.testing.assert_array_equal(np.histogram(energy, edges)[0], np.histogram(redrawn, edges)[0])
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)

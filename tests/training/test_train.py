@@ -108,7 +108,7 @@ def test_interrupted_training_is_resumed_with_the_same_options_only(tmp_path):
     (folder / "backup").mkdir()
     (folder / "backup" / "latest.weights.h5").touch()
     log.write_text("of an interrupted training\n")
-    with pytest.raises(ValueError, match="its own options, epochs 3; got epochs 2; give the same"):
+    with pytest.raises(ValueError, match="its own options; got epochs 3, not 2; give the same"):
         _begin(folder, options)
     _begin(folder, options | {"epochs": 3})
     assert log.exists()
