@@ -51,7 +51,6 @@ BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
 _YEARS = 16.0
 # Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
 _CENTER_NSIDE = 256
-_N_SKIES = 60
 
 
 def run_shards(job, keys, *, executor=None, n_pending=16):
@@ -350,7 +349,7 @@ def make_patch_set(
 
 def _number_of_skies(n_skies, folders, template):
     if not folders:
-        return _N_SKIES if n_skies is None else n_skies
+        return 60 if n_skies is None else n_skies
     if isinstance(folders, str):
         raise InputError(f"folders must be a list; got {folders!r}; put it in brackets")
     if template or n_skies not in (None, len(folders)):

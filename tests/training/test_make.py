@@ -141,7 +141,7 @@ def test_one_class_takes_all_sources_and_several_must_name_all(two_classes):
 
 
 def test_two_processes_make_the_same_set_as_one(small_set, tmp_path):
-    """To 1e-12: BLAS sums the fluxes in an order that depends on its threads and on alignment."""
+    """To 1e-12: BLAS sums the fluxes of sources where two of its threads meet in another order."""
     with process_pool(2) as executor:
         make_patch_set(
             tmp_path / "set.h5", n_skies=2, patches_per_sky=4, first_seed=900, executor=executor
