@@ -43,7 +43,7 @@ class MeasurementConfig:
     # Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2);
     # counts get a smaller weight where it exceeds the Poisson error.
     systematic: float = 0.03
-    n_rounds: int = 8  # of the fit; every source takes one step in each
+    n_rounds: int = 12  # of the fit; every source takes one step in each
     max_offset_deg: float = 0.3  # a fit fails if the source moves farther
     min_counts: float = 0.5  # a fit fails if it ends with fewer counts
     max_index_error: float = 1.2  # photon indices with a larger error are masked
