@@ -19,23 +19,6 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import find_hdu
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate
 
-__all__ = [
-    "check_smooth",
-    "energies_in_gev",
-    "energy_axis",
-    "energy_column",
-    "find_map",
-    "healpix_frame",
-    "healpix_numbers",
-    "is_map",
-    "joined_edges",
-    "period_pix",
-    "planes_of",
-    "read_sky_map",
-    "values_at",
-    "with_axes",
-]
-
 
 def is_map(hdu):
     """Whether an HDU is an image of two or more axes or a HEALPix table."""

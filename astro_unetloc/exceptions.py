@@ -4,8 +4,6 @@ import warnings
 
 from astropy.utils.exceptions import AstropyUserWarning
 
-__all__ = ["InputError", "UnetlocWarning", "warn"]
-
 
 class UnetlocWarning(AstropyUserWarning):
     """A property of a map, a model or a result that the user should know."""

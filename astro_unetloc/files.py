@@ -12,11 +12,6 @@ from pathlib import Path
 
 from astro_unetloc.exceptions import InputError
 
-__all__ = [
-    "check_output", "check_outputs", "find_hdu", "open_fits", "suffix_of", "whole_file",
-    "write_files",
-]  # fmt: skip
-
 
 def open_fits(path):
     """Open HDUList of a FITS file, plain or gzipped, and sha256 of the file; whole or an error."""

@@ -27,17 +27,6 @@ from astro_unetloc.measurement.data import fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
 from astro_unetloc.unet.model import Model, load_model, shipped_bands
 
-__all__ = [
-    "Run",
-    "clustering_config",
-    "detect",
-    "find_sources",
-    "flag_sources",
-    "select_model",
-    "source_probability",
-]
-
-
 log = logging.getLogger(__name__)
 
 # Below this Galactic latitude a source carries the flag "low latitude".

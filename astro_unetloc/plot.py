@@ -15,8 +15,6 @@ from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
 
-__all__ = ["canvas", "plot_sources", "stretch"]
-
 # Fields of a larger radius are drawn as the whole sky.
 _MAX_FIELD_DEG = 20.0
 # Pixels per side of the image of a field, standard deviation of the Gaussian that smooths its

@@ -13,14 +13,6 @@ from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.plot import plot_sources
 from astro_unetloc.sphere import frame_rotation
 
-__all__ = [
-    "limit_map_bytes",
-    "moc_bytes",
-    "probability_image",
-    "probability_map_bytes",
-    "write_run",
-]
-
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
 _ORDER = 10
 # The background changes little over the 0.9 deg of a pixel of the limit map.

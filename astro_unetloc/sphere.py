@@ -8,12 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = [
-    "SKY_DEG2", "chord", "circle_in_disc", "frame_rotation", "lonlat_from_vectors", "move",
-    "neighbors", "ragged_ranges", "rotate", "separation_deg", "tangent_axes", "tangent_offsets",
-    "vectors_from_lonlat",
-]  # fmt: skip
-
 # Area of the whole sky in square degrees.
 SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
 

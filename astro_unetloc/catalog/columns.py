@@ -6,18 +6,6 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 
-__all__ = [
-    "COLUMNS",
-    "ColumnSpec",
-    "FLAGS",
-    "LAYOUT_KEYWORDS",
-    "LIMIT_COLUMNS",
-    "MATCH_COLUMNS",
-    "has_flag",
-    "set_column",
-    "set_flag",
-]
-
 # Keywords that describe the layout of a file, not the catalogue in it.
 LAYOUT_KEYWORDS = re.compile(
     r"^(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|THEAP|EXTEND|EXTNAME|EXTVER|END|DATE"

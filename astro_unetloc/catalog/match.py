@@ -32,8 +32,6 @@ from astro_unetloc.sphere import (
     tangent_offsets,
 )
 
-__all__ = ["MATCH_RADIUS_DEG", "MatchResult", "inside_extended", "is_known", "match_catalogs"]
-
 MATCH_RADIUS_DEG = 0.3
 
 # A circle of r standard deviations holds 1 - exp(-r**2 / 2) of a Gaussian in two dimensions:

@@ -16,11 +16,6 @@ from astro_unetloc.catalog.table import (
 )
 from astro_unetloc.exceptions import InputError, warn
 
-__all__ = [
-    "fermi_library", "gammapy_yaml", "library_amplitude", "library_parameter", "library_source",
-    "library_text", "to_gammapy_models",
-]  # fmt: skip
-
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
 _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimensions lies
 _CLASSES = ("AGN", "PSR", "GAL")  # that a source of a library may state

@@ -16,11 +16,6 @@ from astro_unetloc.catalog.table import _conform, _stripped, _ucd, degrees, sky_
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.sphere import vectors_from_lonlat
 
-__all__ = [
-    "as_reference", "catalog_name", "energy_range", "read_catalog", "read_extended",
-    "within_sky",
-]  # fmt: skip
-
 _FORMATS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
 _FORMATS |= {".vot": "votable", ".xml": "votable"}
 

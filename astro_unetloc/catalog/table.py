@@ -17,12 +17,6 @@ from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
-__all__ = [
-    "confidence_ellipses", "creator", "degrees", "flux_column", "galactic_vectors",
-    "glon_glat_vectors", "make_catalog", "numbers", "numbers_of", "sky_positions",
-    "source_names", "texts", "texts_of", "unique_names", "with_columns",
-]  # fmt: skip
-
 # Names of coordinates, in lower case. `SkyCoord.guess_from_table` knows neither RAJ2000 nor GLON
 # and refuses columns without a unit.
 _POSITION_NAMES = (

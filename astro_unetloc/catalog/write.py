@@ -23,11 +23,6 @@ from astro_unetloc.catalog.table import confidence_ellipses, sky_positions, text
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output, suffix_of, write_files
 
-__all__ = [
-    "TABLE_SUFFIXES", "check_fluxes", "check_outputs", "file_content", "format_catalog",
-    "format_regions", "output_paths", "set_cards", "to_regions", "write_catalog", "write_outputs",
-]  # fmt: skip
-
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
 _MODEL_SUFFIXES = (".yaml", ".xml")
 SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png")

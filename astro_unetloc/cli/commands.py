@@ -20,8 +20,6 @@ from astro_unetloc.cli.options import (
     sky_cone,
 )
 
-__all__ = ["demo", "evaluate", "match", "models", "simulate", "train"]
-
 
 @click.command()
 @options(path_option("-o", "--output", "folder", default="astro-unetloc-demo",

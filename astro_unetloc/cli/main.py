@@ -21,8 +21,6 @@ from astro_unetloc.cli.options import (
     sky_cone,
 )
 
-__all__ = ["COMMANDS", "main"]
-
 COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
 
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-__all__ = ["REFERENCE", "ClusteringConfig", "PixelSources", "find_clusters"]
-
 
 @dataclass(frozen=True)
 class ClusteringConfig:

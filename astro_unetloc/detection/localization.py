@@ -10,16 +10,6 @@ from astro_unetloc.catalog.columns import set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.sphere import chord, lonlat_from_vectors, separation_deg
 
-__all__ = [
-    "LocalizationConfig",
-    "local_coverage",
-    "localize",
-    "near_owned_cell",
-    "nearest_neighbor_deg",
-    "source_table",
-    "with_neighbors",
-]
-
 
 @dataclass(frozen=True)
 class LocalizationConfig:

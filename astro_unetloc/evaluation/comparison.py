@@ -14,11 +14,6 @@ from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index
 from astro_unetloc.sphere import tangent_axes, tangent_offsets
 
-__all__ = [
-    "compare", "comparison_lines", "measurement_errors", "normalized_offset",
-    "offset_over_ellipse", "paired_interval", "true_flux", "true_index",
-]  # fmt: skip
-
 FLUX_UNIT = "ph cm-2 s-1"
 # Bin edges of expected photons: narrow where the measurement changes fast, then half decades.
 PHOTON_EDGES = (0, 3, 5, 8, 12, 20, 40, 100, *(s * 10**d for d in range(2, 9) for s in (3, 10)))

@@ -13,8 +13,6 @@ from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.plot import canvas, stretch
 
-__all__ = ["draw", "draw_example"]
-
 # Colours that colour-blind readers can tell apart (Okabe & Ito 2008, Color Universal Design), each
 # with a marker of its own.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"

@@ -23,14 +23,9 @@ from astro_unetloc.evaluation.comparison import (
     score_table,
     true_flux,
 )
-from astro_unetloc.evaluation.truth import SKIES, combine, match_truth
+from astro_unetloc.evaluation.truth import SKIES, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import SKY_DEG2
-
-__all__ = [
-    "CompletenessCurve", "all_tables", "combine", "evaluate", "fit_completeness", "found_scores",
-    "reliability",
-]  # fmt: skip
 
 SCORE_EDGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
 _MAX_THRESHOLDS = 200  # rows of each region in the table of thresholds

@@ -34,8 +34,6 @@ from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
 from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors, vectors_from_lonlat
 from astro_unetloc.training.observation import TrainingConfig, source_mask
 
-__all__ = ["observed_sky", "search_patches", "search_sky"]
-
 # Below this energy a true source of three photons is so often near that a detection takes the
 # brightest one within the radius, and a sky holds so many photons that they are binned.
 BRIGHTEST_BELOW_GEV = 10.0

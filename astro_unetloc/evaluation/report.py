@@ -19,8 +19,6 @@ from astro_unetloc.evaluation.predictions import read_example, worst_patches
 from astro_unetloc.evaluation.truth import summary_line
 from astro_unetloc.files import check_output, write_files
 
-__all__ = ["check_folder", "report_paragraphs", "report_tables", "write_evaluation"]
-
 _PAGES = Path(__file__).parents[1] / "data" / "pages"
 _PNG_DPI, _CSS_DPI = 150, 96
 _LISTS = list | tuple | range | np.ndarray

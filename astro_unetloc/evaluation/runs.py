@@ -24,8 +24,6 @@ from astro_unetloc.sphere import lonlat_from_vectors
 from astro_unetloc.training.patch_set import open_patch_set
 from astro_unetloc.unet.model import load_model
 
-__all__ = ["EvaluationRun", "run_on_catalog", "run_on_set", "run_on_skies"]
-
 _CHUNK = 100  # patches of a set in one checkpoint
 
 

@@ -20,10 +20,6 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import chord
 
-__all__ = [
-    "Evaluation", "SKIES", "TruthMatch", "combine", "grid_tiles", "join_matches", "match_truth",
-]  # fmt: skip
-
 MIN_PHOTONS_COUNTED, MIN_PHOTONS_TRUTH = 8.0, 3.0
 # A detection with more than this times the photons of its true source is something else.
 _MAX_COUNTS_RATIO = 3.0

@@ -21,16 +21,6 @@ from astro_unetloc.files import open_fits
 from astro_unetloc.irf.spectra import _log_nodes, bin_fractions
 from astro_unetloc.sphere import frame_rotation
 
-__all__ = [
-    "MapExposure",
-    "SurveyExposure",
-    "background_at",
-    "exposure_from_hdus",
-    "exposure_of",
-    "read_background",
-    "read_exposure",
-]
-
 # Mean exposure per year above 10 GeV (cm2 s) and its shape in sin(declination), a cubic fitted
 # to the 84-month exposure cube of 3FHL (mean 3.15e11 cm2 s; scatter 5 %).
 _EXPOSURE_PER_YEAR = 3.15e11 / 7

@@ -17,16 +17,6 @@ from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.spectra import PHOTON_INDEX, _log_nodes
 from astro_unetloc.sphere import circle_in_disc, lonlat_from_vectors
 
-__all__ = [
-    "KingPSF",
-    "PsfProfiles",
-    "TablePSF",
-    "make_profiles",
-    "psf_from_hdus",
-    "psf_of",
-    "read_psf",
-]
-
 # Two King functions per energy, fitted to the containment radii of the gtpsf table of
 # P8R2_SOURCE_V6 (front+back) towards the Galactic centre (3FHL, arXiv:1702.00664):
 # energy (GeV), fraction in the core, sigma_core (deg), gamma_core, sigma_tail (deg), gamma_tail.

@@ -9,17 +9,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-__all__ = [
-    "KINDS",
-    "PHOTON_INDEX",
-    "PowerLawFractions",
-    "Spectra",
-    "bin_fractions",
-    "draw_energy",
-    "fitted_index",
-    "power_laws",
-]
-
 # Inside an energy bin of a map the photons are assumed to follow E ** -PHOTON_INDEX.
 PHOTON_INDEX = 2.4
 

@@ -19,8 +19,6 @@ from astro_unetloc.sphere import (
     vectors_from_lonlat,
 )
 
-__all__ = ["DiscFootprint", "MaskFootprint", "estimate_footprint", "read_events"]
-
 _CIRCLE = re.compile(r"CIRCLE\s*\(\s*([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
 
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured

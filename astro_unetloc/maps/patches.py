@@ -11,16 +11,6 @@ from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
-__all__ = [
-    "GridConfig",
-    "PatchGrid",
-    "Patches",
-    "TangentPlane",
-    "band_inputs",
-    "bin_photons",
-    "project",
-]
-
 
 @dataclass(frozen=True)
 class GridConfig:

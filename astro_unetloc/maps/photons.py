@@ -12,8 +12,6 @@ import numpy as np
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import draw_energy
 
-__all__ = ["Photons", "hash_uniform", "place_counts", "whole_counts"]
-
 CHUNK_PHOTONS = 2_000_000  # photons in memory at once when a map is placed
 COUNT_TOLERANCE = 0.01  # a pixel value this close to an integer is a count
 DEFAULT_SEED = 0

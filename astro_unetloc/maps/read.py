@@ -25,8 +25,6 @@ from astro_unetloc.maps.selection import (
 )
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
 
-__all__ = ["COARSE_PIXEL_DEG", "read_map"]
-
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
 COARSE_PIXEL_DEG = 0.2
 

@@ -13,16 +13,6 @@ import numpy as np
 from astro_unetloc.cubes import energies_in_gev, joined_edges
 from astro_unetloc.exceptions import InputError, warn
 
-__all__ = [
-    "ASSUMED_RANGE_GEV",
-    "BUILT_IN_DOMAIN",
-    "check_domain",
-    "header_range_gev",
-    "parse_energy_range",
-    "select_bins",
-    "wcs_edges_gev",
-]
-
 # Range of an image that states no energies: that of the default model.
 ASSUMED_RANGE_GEV = (10.0, 2000.0)
 _EDGE_RTOL = 1e-4  # edges in keV as float32 agree this well and better

@@ -16,8 +16,6 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons, place_counts
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, vectors_from_lonlat
 
-__all__ = ["HealpixPixels", "SkyMap", "WcsPixels", "pixels_of"]
-
 _FRAMES = ("galactic", "icrs", "fk5")
 _KEY_STEPS = 1024  # per pixel: cut-outs shift the reference pixel by whole pixels
 _MAX_ORDER = 29  # of HEALPix in 64 bits

@@ -15,8 +15,6 @@ from astro_unetloc.irf.exposure import background_at
 from astro_unetloc.measurement.data import MeasurementConfig, sum_groups
 from astro_unetloc.sphere import move
 
-__all__ = ["LocalBackground", "model_background"]
-
 # Largest change of a coefficient of the surface, and of the index, in one step.
 _MAX_STEP = 0.5
 # Counts per square degree and bin of a model outside of its map.

@@ -8,8 +8,6 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.sphere import chord, move, ragged_ranges, tangent_axes, tangent_offsets
 
-__all__ = ["MeasurementConfig", "Regions", "fitted_energies", "gather_counts"]
-
 _SAMPLES_PER_REGION = 199
 _BINS_PER_DECADE = 8  # of the energies of events
 # Maps with pixels larger than this fraction of the region's radius are sampled at their pixels.

@@ -39,8 +39,6 @@ from astro_unetloc.measurement.likelihood import (
 )
 from astro_unetloc.sphere import chord, lonlat_from_vectors, move
 
-__all__ = ["FieldFit", "FieldSetup", "fit_groups", "measure_sources", "neighbor_margin_deg"]
-
 log = logging.getLogger(__name__)
 
 # Columns and flags of the catalogue that the fit sets.

@@ -18,8 +18,6 @@ from scipy.sparse import csr_array
 
 from astro_unetloc.measurement.data import Pairs, sum_groups
 
-__all__ = ["INDEX_PRIOR", "Likelihood", "joint_covariances", "maximize", "position_posterior"]
-
 # Mean and width of a weak prior on the photon index; faint sources constrain it little.
 INDEX_PRIOR = 2.3, 1.5
 _INDEX_BOUNDS, _MIN_COUNTS = (0.0, 6.0), 1e-3

@@ -30,8 +30,6 @@ from astro_unetloc.measurement.likelihood import INDEX_PRIOR
 from astro_unetloc.sphere import neighbors, separation_deg
 from astro_unetloc.unet.model import MAX_FLUX_GEV
 
-__all__ = ["detection_limits", "expected_sqrt_ts", "significances", "upper_limits"]
-
 _LEVEL = 0.95
 # Pairs of a position and a counts bin that are held at once.
 _MAX_PAIRS = 1e6

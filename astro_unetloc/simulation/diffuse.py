@@ -18,24 +18,6 @@ from astro_unetloc.irf.spectra import draw_energy
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
-__all__ = [
-    "ENERGY_EDGES",
-    "LOW_ENERGY_EDGES",
-    "TEMPLATE_SETS",
-    "Diffuse",
-    "Galaxy",
-    "add_clouds",
-    "draw_galaxy",
-    "draw_true_photons",
-    "energy_bins",
-    "expected_density",
-    "galaxy_shapes",
-    "interstellar",
-    "perturb",
-    "read_template_shapes",
-    "tilt",
-]
-
 # Edges (GeV) of the bins in which intensities are given, and of the bins below them.
 ENERGY_EDGES = np.array([10.0, 18.651314, 47.50874, 165.26936, 574.925, 2000.0])
 LOW_ENERGY_EDGES = np.array([0.3, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0])

@@ -63,19 +63,6 @@ from astro_unetloc.simulation.sky import (
 )
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
 
-__all__ = [
-    "COMPONENTS",
-    "SkyComponents",
-    "counts_cube_bytes",
-    "events_bytes",
-    "format_source_library",
-    "healpix_cube_bytes",
-    "read_components",
-    "read_source_library",
-    "simulate_components",
-    "sky_of",
-]
-
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
 _DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID

@@ -15,8 +15,6 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.sphere import vectors_from_lonlat
 
-__all__ = ["CLASSES", "SHAPES", "Sources", "counted_band", "draw_shapes", "draw_sources"]
-
 # AGN, pulsars, and other sources of the Galaxy: supernova remnants, nebulae, unassociated sources.
 CLASSES = ("AGN", "PSR", "GAL")
 SHAPES = ("point", "disc", "gaussian")

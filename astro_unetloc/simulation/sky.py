@@ -31,23 +31,6 @@ from astro_unetloc.simulation.diffuse import (
 from astro_unetloc.simulation.population import CLASSES, SHAPES, Sources, counted_band, draw_sources
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 
-__all__ = [
-    "DEFAULT_RANGE",
-    "N_CUBE_BINS",
-    "WHOLE_SKY",
-    "SimulatedSky",
-    "check_image",
-    "counts_cube",
-    "draw_photons",
-    "expected_photons",
-    "healpix_cube",
-    "inside_image",
-    "simulate_cube",
-    "simulate_photons",
-    "simulate_sky",
-    "truth_table",
-]
-
 # Energies (GeV) that are simulated by default: those of 3FHL.
 DEFAULT_RANGE = (10.0, 2000.0)
 

@@ -43,8 +43,6 @@ from astro_unetloc.training.patch_set import (
     sky_file_bytes,
 )
 
-__all__ = ["BAND_EDGES", "make_patch_set", "patches_of_sky", "process_pool", "run_shards"]
-
 # Bands of `lat-10gev` in GeV, those of 3FHL (arXiv:1702.00664).
 BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
 # Exposure of a simulated sky; an observation takes a part of it.

@@ -20,8 +20,6 @@ from astro_unetloc.maps.patches import SortedPhotons, TangentPlane, band_inputs,
 from astro_unetloc.maps.photons import Photons
 from astro_unetloc.sphere import chord, circle_in_disc, lonlat_from_vectors, separation_deg
 
-__all__ = ["Observation", "PatchObserver", "TrainingConfig", "draw_observation", "source_mask"]
-
 
 @dataclass(frozen=True)
 class TrainingConfig:

@@ -18,19 +18,6 @@ import numpy as np
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import whole_file
 
-__all__ = [
-    "COLUMNS",
-    "PatchSet",
-    "SCHEMA",
-    "SOURCE_DTYPE",
-    "differences",
-    "is_validation",
-    "join_patch_sets",
-    "open_patch_set",
-    "read_patch_set",
-    "sky_file_bytes",
-]
-
 SCHEMA = 3
 
 SOURCE_DTYPE = np.dtype(

@@ -18,8 +18,6 @@ from astro_unetloc.training.patch_set import differences, open_patch_set
 from astro_unetloc.unet.architecture import LOSSES, build_unet, keras_backend
 from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
 
-__all__ = ["fit_network", "train"]
-
 
 def _plot_history(history, folder):
     """Draw the losses of a training into ``folder/history.png``."""

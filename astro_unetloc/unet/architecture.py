@@ -9,15 +9,6 @@ import sys
 
 from astro_unetloc.exceptions import InputError
 
-__all__ = [
-    "LOSSES",
-    "build_unet",
-    "dice_loss",
-    "export_litert",
-    "keras_backend",
-    "masked_cross_entropy",
-]
-
 
 def _conv(x, n_filters, kernel, *, name):
     """Convolution, batch normalization and ReLU."""

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Calibration", "ErrorFactors", "FEATURES", "features"]
-
 # The network's probability is kept away from 0 and 1 by this much, sqrt(TS) below this.
 _MIN_PROBABILITY, _MAX_SQRT_TS = 1e-4, 12.0
 # Galactic latitude in degrees at which the weight of the plane has fallen to a half.

@@ -24,9 +24,6 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.unet.architecture import export_litert
 from astro_unetloc.unet.calibration import Calibration, ErrorFactors
 
-__all__ = ["Model", "list_models", "load_model", "save_model", "shipped_bands"]
-
-
 DEFAULT_MODEL = "lat-10gev"
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
 MAX_FLUX_GEV = 1000.0
