@@ -17,9 +17,8 @@ from astro_unetloc.detection.localization import localize, near_owned_cell, with
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import Patches, project
-from astro_unetloc.maps.photons import DEFAULT_SEED
+from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
 from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.maps.skymap import SkyMap

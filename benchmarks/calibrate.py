@@ -3,7 +3,7 @@
     python benchmarks/calibrate.py --seeds 1003 1004 1005 1006 --check 1007 1008
         [--model FOLDER] [--template SHAPES] [--least PROBABILITY] [--write]
 
-A logistic regression of `astro_unetloc.unet.calibration.features` of every candidate of the
+A logistic regression of `astro_unetloc.unet.model.features` of every candidate of the
 simulated skies (the network's probability, sqrt(TS), latitude) gives the probability that it is
 real; below 10 GeV its true source must have a third of its counts. Prints average precision,
 completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
@@ -29,8 +29,7 @@ from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, observed_s
 from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
-from astro_unetloc.unet.calibration import Calibration, features
-from astro_unetloc.unet.model import load_model
+from astro_unetloc.unet.model import Calibration, features, load_model
 
 YEARS = (7.0, 12.0, 4.0)
 PURITY = 0.95

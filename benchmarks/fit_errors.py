@@ -16,8 +16,7 @@ from calibrate import matched_candidates, options_of, write_card
 
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.comparison import normalized_offset, true_index
-from astro_unetloc.unet.calibration import ErrorFactors
-from astro_unetloc.unet.model import load_model
+from astro_unetloc.unet.model import ErrorFactors, load_model
 
 LATITUDES = (0.0, 3.0, 10.0, 90.0)
 NAMES = ("ellipse_68", "ellipse_95", "counts", "index")

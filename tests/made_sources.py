@@ -9,8 +9,7 @@ from astro_unetloc.detection.localization import source_table
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import draw_energy, power_laws
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import Regions, gather_counts
 

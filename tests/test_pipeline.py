@@ -20,8 +20,7 @@ from astro_unetloc.evaluation.metrics import evaluate, found_scores
 from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect, flag_sources
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky

@@ -10,8 +10,7 @@ from made_catalogs import make_catalog, make_measured, make_sources
 
 from astro_unetloc import plot, plot_sources
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import vectors_from_lonlat
 

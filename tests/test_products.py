@@ -15,8 +15,8 @@ from made_sources import RANGE, as_events, background_around, sources_at
 
 from astro_unetloc import products
 from astro_unetloc.irf.exposure import SurveyExposure
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import PatchGrid
+from astro_unetloc.maps.photons import DiscFootprint
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.products import (
     limit_map_bytes,

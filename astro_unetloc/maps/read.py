@@ -14,8 +14,7 @@ from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu, open_fits
 from astro_unetloc.irf.exposure import exposure_from_hdus, read_background, read_exposure
 from astro_unetloc.irf.psf import psf_from_hdus, read_psf
-from astro_unetloc.maps.events import estimate_footprint, read_events
-from astro_unetloc.maps.photons import whole_counts
+from astro_unetloc.maps.photons import estimate_footprint, read_events, whole_counts
 from astro_unetloc.maps.selection import (
     ASSUMED_RANGE_GEV,
     header_range_gev,

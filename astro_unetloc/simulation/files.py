@@ -46,8 +46,7 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_output
 from astro_unetloc.irf.psf import psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, LOW_ENERGY_EDGES, energy_bins
 from astro_unetloc.simulation.population import CLASSES, Sources

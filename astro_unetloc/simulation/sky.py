@@ -18,8 +18,7 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure, read_exposure
 from astro_unetloc.irf.psf import KingPSF, psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
+from astro_unetloc.maps.photons import CHUNK_PHOTONS, DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.simulation.diffuse import (
     draw_true_photons,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from astro_unetloc.maps.events import DiscFootprint
+from astro_unetloc.maps.photons import DiscFootprint
 from astro_unetloc.sphere import vectors_from_lonlat
 
 

@@ -9,7 +9,6 @@ from made_maps import binned_map, healpix_pixels, image_pixels, wcs_pixels
 from made_sources import scatter
 
 from astro_unetloc.exceptions import UnetlocWarning
-from astro_unetloc.maps.events import DiscFootprint
 from astro_unetloc.maps.patches import (
     PatchGrid,
     SortedPhotons,
@@ -19,7 +18,7 @@ from astro_unetloc.maps.patches import (
     project,
     touched_patches,
 )
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from made_maps import binned_map, healpix_pixels, image_pixels
 from made_sources import as_events, lonely_sources, regions_of
 
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.measurement.data import (
     fitted_energies,
     gather_counts,

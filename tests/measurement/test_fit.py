@@ -27,8 +27,7 @@ from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.irf.spectra import power_laws
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
 from astro_unetloc.measurement.fit import (
     FieldFit,

@@ -24,8 +24,7 @@ from astro_unetloc import read_catalog, upper_limits
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import power_laws
-from astro_unetloc.maps.events import DiscFootprint
-from astro_unetloc.maps.photons import Photons
+from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.limits import (
     _ProfileLikelihood,

@@ -11,8 +11,14 @@ from astro_unetloc import find_sources, simulate_sky
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.measurement.fit import measure_sources
-from astro_unetloc.unet.calibration import FEATURES, Calibration, ErrorFactors, features
-from astro_unetloc.unet.model import list_models, load_model
+from astro_unetloc.unet.model import (
+    FEATURES,
+    Calibration,
+    ErrorFactors,
+    features,
+    list_models,
+    load_model,
+)
 
 FACTORS = ErrorFactors(
     (0.0, 3.0, 10.0), (2.0, 1.5, 1.0), (7.0, 1.5, 1.0), (4.0, 2.0, 1.0), (3, 2, 1)

@@ -4,7 +4,7 @@ import pytest
 from made_files import event_hdus
 from made_maps import refuse
 
-from astro_unetloc.maps.events import DiscFootprint, MaskFootprint, estimate_footprint
+from astro_unetloc.maps.photons import DiscFootprint, MaskFootprint, estimate_footprint
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
 
