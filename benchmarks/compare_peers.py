@@ -33,7 +33,8 @@ import peers
 from astropy.table import QTable
 
 from astro_unetloc.evaluation.comparison import paired_interval
-from astro_unetloc.evaluation.metrics import combine, evaluate
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.truth import combine
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect

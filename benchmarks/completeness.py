@@ -22,9 +22,9 @@ import numpy as np
 from calibrate import options_of, template_options
 
 from astro_unetloc.catalog.table import glon_glat_vectors
-from astro_unetloc.evaluation.metrics import combine, evaluate, fit_completeness, found_scores
+from astro_unetloc.evaluation.metrics import evaluate, fit_completeness, found_scores
 from astro_unetloc.evaluation.predictions import observed_sky
-from astro_unetloc.evaluation.truth import MIN_PHOTONS_TRUTH
+from astro_unetloc.evaluation.truth import MIN_PHOTONS_TRUTH, combine
 from astro_unetloc.measurement.limits import significances
 from astro_unetloc.pipeline import detect
 from astro_unetloc.unet.model import load_model

@@ -18,7 +18,8 @@ from calibrate import options_of, template_options
 from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.detection.clustering import find_clusters
 from astro_unetloc.detection.localization import localize
-from astro_unetloc.evaluation.metrics import combine, evaluate
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.truth import combine
 from astro_unetloc.pipeline import clustering_config, detect
 from astro_unetloc.simulation.sky import simulate_sky
 from astro_unetloc.unet.model import load_model

@@ -14,7 +14,6 @@ from astro_unetloc.evaluation import metrics
 from astro_unetloc.evaluation.metrics import (
     CompletenessCurve,
     all_tables,
-    combine,
     evaluate,
     false_positives,
     fit_completeness,
@@ -22,7 +21,7 @@ from astro_unetloc.evaluation.metrics import (
     reliability,
     summary_table,
 )
-from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
+from astro_unetloc.evaluation.truth import combine, grid_tiles, join_matches, match_truth
 
 FLUX = u.Unit("ph cm-2 s-1")
 NAMES = [

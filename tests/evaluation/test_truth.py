@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from made_catalogs import make_measured
 from made_truth import by_tile, make_catalog, make_sky, make_truth
 
-from astro_unetloc.evaluation.metrics import combine, evaluate
-from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
+from astro_unetloc.evaluation.metrics import evaluate
+from astro_unetloc.evaluation.truth import combine, grid_tiles, join_matches, match_truth
 from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 
