@@ -1,5 +1,9 @@
 """Small patch sets to test on."""
 
+import os
+import signal
+import time
+
 import numpy as np
 from made_skies import BAND_EDGES, made_patches
 
@@ -35,3 +39,13 @@ def assert_same_set(path, other, *, rtol=0.0):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     for name in sources.dtype.names:
         np.testing.assert_allclose(sources[name], expected[name], rtol=rtol, err_msg=name)
+
+
+def die_once(marker):
+    """Kill the worker that comes first. Here, where a process of a cluster can import it."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return marker
+    time.sleep(0.3)  # the other worker is at work by then
+    os.kill(os.getpid(), signal.SIGKILL)

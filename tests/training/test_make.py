@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import skip_unless_in_ci
-from made_sets import assert_same_set
+from made_sets import assert_same_set, die_once
 from made_skies import made_patches, make_sky
 
 from astro_unetloc.maps.patches import TangentPlane
@@ -329,16 +329,6 @@ def test_set_below_10_gev_has_the_photons_of_its_bands():
 # Executors
 
 
-def die_once(marker):
-    """Kill the worker that comes first."""
-    try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return marker
-    time.sleep(0.3)  # the other worker is at work by then
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 class Counting:
     """An executor that counts what was submitted, done one after the other when waited for."""
 
@@ -413,7 +403,7 @@ def client():
         from distributed import Client, LocalCluster
     except ImportError:
         skip_unless_in_ci("dask.distributed is not installed")
-    options = {"dashboard_address": None, "protocol": "tcp://"}
+    options = {"dashboard_address": ":0", "protocol": "tcp://"}
     with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
         with Client(cluster) as client:
             yield client
