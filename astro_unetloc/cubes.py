@@ -7,6 +7,7 @@ float32, so that 10 GeV becomes 9.9999998 GeV and falls out of a band.
 Smooth maps (exposure, background, emission) are interpolated; counts are photons and never are.
 """
 
+import contextlib
 import warnings
 
 import astropy.units as u
@@ -79,15 +80,12 @@ def healpix_numbers(geom):
 def _mended_unit(stated, wanted, what):
     """Stated unit without photons, or the wanted one if none is stated."""
     text = str(stated or "").strip()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", u.UnitsWarning)
-            unit = u.Unit(text.replace("photons", "photon") or wanted)
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, TypeError):  # no unit: refused
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        unit = u.Unit(text.replace("photons", "photon") or wanted)
         for factor in (u.dimensionless_unscaled, u.photon):
             if (unit / factor).is_equivalent(wanted):
                 return unit / factor
-    except (ValueError, TypeError):
-        pass  # not a unit: refused below
     raise InputError(f"{what} must be in {wanted}; got the unit {text!r}; convert the map")
 
 

@@ -1,7 +1,4 @@
-"""Programs of the field read what is written, and find nothing to complain about.
-
-Debian's fitsverify (HEASARC) and stilts, where they are installed.
-"""
+"""fitsverify (HEASARC) and stilts read what is written, and find nothing to complain about."""
 
 import csv
 import io

@@ -1,6 +1,6 @@
 """Patches: photons binned on tangent planes as the network reads them, with their coverage."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import healpy
@@ -47,25 +47,13 @@ _MAX_STRADDLING_FACTOR = 1.6  # wider bins across a band edge of the model raise
 
 @dataclass(frozen=True)
 class TangentPlane:
-    """A gnomonic (TAN) image on the sky; pixels are 0-based with centres at integers.
+    """A gnomonic (TAN) image on the sky; pixels are 0-based with centres at integers."""
 
-    Attributes
-    ----------
-    lon_deg, lat_deg : float
-        Galactic coordinates of the centre.
-    n_pix : int
-        Pixels per side.
-    pixel_deg : float
-        Pixel scale at the centre.
-    rotation_deg : float
-        Angle from the +y axis of the image to Galactic north, clockwise (towards +x, which is
-        west at an angle of 0).
-    """
-
-    lon_deg: float
+    lon_deg: float  # Galactic coordinates of the centre
     lat_deg: float
-    n_pix: int
-    pixel_deg: float
+    n_pix: int  # per side
+    pixel_deg: float  # pixel scale at the centre
+    # angle from +y to Galactic north, clockwise: towards +x, which is west at an angle of 0
     rotation_deg: float = 0.0
 
     @cached_property
@@ -148,11 +136,10 @@ class PatchGrid:
         """Distance in degrees of directions (..., 3) from the cell of a patch, negative inside."""
         # the distance to the farthest of the great circles that bound the cell
         _, nearest = _center_tree(self.config.nside).query(vectors, k=8)
-        own = self.centers[patch]
-        towards = self.centers[nearest] - own
+        towards = self.centers[nearest] - self.centers[patch]
         norm = np.linalg.norm(towards, axis=-1)
-        offset = np.einsum("...i,...ki->...k", vectors, towards) / np.where(norm > 0, norm, np.inf)
-        offset = np.where(norm > 0, offset, -1.0)
+        offset = np.einsum("...i,...ki->...k", vectors, towards)
+        offset = np.where(norm > 0, offset / np.where(norm > 0, norm, 1), -1.0)  # 0: the own centre
         return np.degrees(np.arcsin(np.clip(offset.max(axis=-1), -1, 1)))
 
     def plane(self, patch):
@@ -184,30 +171,14 @@ _MAX_FRACTION_OUTSIDE = 0.01  # of photons outside of the bands of a model; more
 
 @dataclass(frozen=True)
 class Patches:
-    """Images of n patches as the network reads them.
-
-    Attributes
-    ----------
-    grid : PatchGrid
-        The grid of the patches.
-    index : ndarray (n,) of int
-        Patch numbers.
-    counts : ndarray (n, ny, nx, n_band) of float32
-        Photons.
-    coverage : ndarray (n, ny, nx, 1) of float32
-        1 where the sky was observed, 0 where not.
-    bands : ndarray (n_band, 4) of float32
-        See `band_inputs`.
-    n_photons : int
-        Number of photons of the whole map inside the bands.
-    """
+    """Images of n patches as the network reads them."""
 
     grid: PatchGrid
-    index: np.ndarray
-    counts: np.ndarray
-    coverage: np.ndarray
-    bands: np.ndarray
-    n_photons: int = 0
+    index: np.ndarray  # (n,) numbers of the patches
+    counts: np.ndarray  # (n, ny, nx, n_band) photons, float32
+    coverage: np.ndarray  # (n, ny, nx, 1) 1 where the sky was observed, 0 where not, float32
+    bands: np.ndarray  # (n_band, 4) float32, see `band_inputs`
+    n_photons: int = 0  # of the whole map inside the bands
 
     def __len__(self):
         return len(self.index)
@@ -301,8 +272,6 @@ def touched_patches(grid, covers, region=None):
     `DiscFootprint`, are read too, so that the sources inside do not depend on it. The coverage
     (n, ny, nx, 1) of float32 is 1 where observed, else 0.
     """
-    if region is not None:
-        region = replace(region, radius_deg=region.radius_deg + _REGION_MARGIN_DEG)
     seen = _seen_directions(covers, region)
     index = np.unique(grid.owner(seen)) if len(seen) else np.zeros(0, dtype=int)
     n = grid.config.read_pixels
@@ -317,7 +286,7 @@ def _seen_directions(covers, region):
     for nside in _SAMPLE_NSIDES:
         pixels = np.arange(12 * nside**2)
         if region is not None:
-            radius = np.radians(min(region.radius_deg, 180.0))
+            radius = np.radians(min(region.radius_deg + _REGION_MARGIN_DEG, 180.0))
             pixels = healpy.query_disc(nside, region.center, radius, nest=True)
         blocks = np.split(pixels, range(2**20, len(pixels), 2**20))  # to save memory
         blocks = (np.stack(healpy.pix2vec(nside, block, nest=True), axis=-1) for block in blocks)
@@ -333,12 +302,10 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     Parameters
     ----------
     sky_map : SkyMap
-        The map.
     band_edges : array-like (n_band + 1,)
         Edges of the model's bands in GeV; photons outside are dropped, with a warning if there are
-        many.
+        many. A map without energies inside them is an `InputError`.
     grid : PatchGrid, optional
-        The grid of patches.
     region : DiscFootprint, optional
         Part of the sky to read; all of it by default.
     seed : int
@@ -349,11 +316,6 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     Returns
     -------
     Patches
-
-    Raises
-    ------
-    InputError
-        If the map has no energies inside the bands.
     """
     grid = grid or PatchGrid()
     band_edges = np.asarray(band_edges, dtype=float)
@@ -367,8 +329,7 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     if sky_map.events is None:
         _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)
-    n = grid.config.read_pixels
-    counts = np.zeros((len(index), n, n, len(band_edges) - 1), dtype=np.float32)
+    counts = np.zeros((*coverage.shape[:3], len(band_edges) - 1), dtype=np.float32)
     planes = [grid.plane(patch) for patch in index]
     n_used = n_all = 0
     chunks = sky_map.photons(seed, CHUNK_PHOTONS)

@@ -34,18 +34,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Photons:
-    """A list of n photons.
+    """A list of n photons."""
 
-    Attributes
-    ----------
-    vectors : ndarray (n, 3)
-        Galactic unit vectors.
-    energy : ndarray (n,)
-        Energies in GeV.
-    """
-
-    vectors: np.ndarray
-    energy: np.ndarray
+    vectors: np.ndarray  # (n, 3) Galactic unit vectors
+    energy: np.ndarray  # (n,) in GeV
 
     def __len__(self):
         return len(self.energy)
@@ -146,11 +138,9 @@ def _check_values(counts):
     low, high = (f.reduce(counts, axis=None, initial=0) for f in (np.fmin, np.fmax))
     if counts.size and np.isnan(counts).all():
         raise InputError("counts must not be all NaN (not observed); got no other pixel")
-    if np.isinf(low) or np.isinf(high):
-        n_odd = np.isinf(counts).sum()
-        raise InputError(
-            f"counts must be finite or NaN (not observed); got {n_odd} infinite pixels"
-        )
+    if np.isinf([low, high]).any():
+        n = np.isinf(counts).sum()
+        raise InputError(f"counts must be finite or NaN (not observed); got {n} infinite pixels")
     if low < 0:
         raise InputError(
             f"counts must not be negative; got {low:.4g} and {(counts < 0).sum()} negative pixels; "
@@ -215,11 +205,9 @@ def read_events(hdu):
     lon_name, lat_name, frame = found[0]
     lon, lat = (hdu.data[names[name]].astype(float) for name in (lon_name, lat_name))
     energy = energy_column(hdu, names["ENERGY"])
-    good = np.isfinite(lon) & np.isfinite(lat) & np.isfinite(energy)
-    if not good.all():
-        raise InputError(
-            f"events must have finite positions and energies; got {np.sum(~good)} events without"
-        )
+    n_bad = np.count_nonzero(~np.isfinite(lon + lat + energy))
+    if n_bad:
+        raise InputError(f"events must have finite positions and energies; got {n_bad} without")
     if np.any(energy <= 0):
         raise InputError(f"energies must be positive; got {energy.min():g} GeV; check the events")
     vectors = rotate(vectors_from_lonlat(lon, lat), frame_rotation(frame))

@@ -120,8 +120,8 @@ def _read_any(map):
             "psf": read_psf(map.psf),
         }
     raise TypeError(
-        "map must be a path (str or pathlib.Path), an astropy HDUList, a gammapy WcsNDMap, "
-        f"HpxNDMap or MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
+        "map must be a path (str or Path), an astropy HDUList, a gammapy WcsNDMap, HpxNDMap or "
+        f"MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
     )
 
 
@@ -192,12 +192,11 @@ def _axis_of_counts(hdus, hdu):
 
 def _find_counts(hdus):
     """The image or HEALPix table that holds counts: by name, else the first; or None."""
-    found = [hdu for hdu in hdus if is_map(hdu)]
-    named = find_hdu(found, "COUNTS", "SKYMAP")
     # the other maps of a gammapy dataset without counts are no counts
-    if {"MASK_SAFE", "MASK_FIT", "BACKGROUND", "EXPOSURE"} & {hdu.name.upper() for hdu in hdus}:
-        found = []
-    return named if named is not None or not found else found[0]
+    others = {"MASK_SAFE", "MASK_FIT", "BACKGROUND", "EXPOSURE"}
+    found = [hdu for hdu in hdus if is_map(hdu)]
+    names = [] if others & {hdu.name.upper() for hdu in hdus} else [hdu.name for hdu in found]
+    return find_hdu(found, "COUNTS", "SKYMAP", *names)
 
 
 def _select_header(*headers):
@@ -280,13 +279,11 @@ def _check_axes(axes):
         )
     for axis in axes:
         if not axis.name.startswith("energy") or not axis.unit.is_equivalent("GeV"):
-            raise InputError(
-                f"an energy axis was expected; got the axis {axis.name!r}; sum over it"
-            )
+            raise InputError(f"energy bins were expected; got the axis {axis.name!r}; sum over it")
         if axis.node_type != "edges":
             raise InputError(
-                f"energy bins were expected; the axis {axis.name!r} has single energies, as "
-                "exposure and flux have; give counts"
+                f"energy bins were expected; {axis.name!r} has single energies, as exposure and "
+                "flux have; give counts"
             )
 
 

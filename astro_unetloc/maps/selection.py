@@ -5,6 +5,7 @@ states nothing, or where another selection hardly changes the counts: a cleaner 
 release of Pass 8, another division of all photons into types.
 """
 
+import contextlib
 import re
 
 import astropy.units as u
@@ -163,13 +164,10 @@ def check_domain(header, energy_edges, card):
         )
 
 
-def _same_photons(types, wanted):
-    """Whether two lists of types select the same photons: the same types, or all of a group."""
-
-    def holds_all(names):
-        return any(set(group) <= set(names) for group in _TYPE_GROUPS)
-
-    return set(types) == set(wanted) or holds_all(types) and holds_all(wanted)
+def _same_photons(*lists):
+    """Whether lists of types select the same photons: the same types, or all of a group."""
+    whole = [any(set(group) <= set(types) for group in _TYPE_GROUPS) for types in lists]
+    return all(whole) or all(set(types) == set(lists[0]) for types in lists)
 
 
 def _energy_differences(cut, energy_edges, bands):
@@ -205,11 +203,9 @@ def _stated(header):
         elif kind == "ZENITH_ANGLE":
             ranges = re.findall(r":(\d+\.?\d*)", str(header.get(f"DSVAL{key[5:]}", "")))
             stated |= {"max_zenith_deg": max(map(float, ranges))} if ranges else {}
-    try:
-        cuts = {key: value for key, value in header.items() if key.startswith("DS")}
+    cuts = {key: value for key, value in header.items() if key.startswith("DS")}
+    with contextlib.suppress(InputError):  # not understood: nothing is stated
         stated["energy_gev"] = header_range_gev(cuts)
-    except ValueError:  # not understood: nothing is stated
-        pass
     return stated
 
 

@@ -6,6 +6,7 @@ is the same in every map cut out of one grid: photons are placed by the key.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import healpy
 import numpy as np
@@ -106,8 +107,8 @@ class WcsPixels:
 
     def parts(self, index, n_split):
         """Yield the unit vectors (n, 3) of the middles of n_split**2 parts of each pixel."""
-        for k in range(n_split**2):
-            u, v = (k % n_split + 0.5) / n_split, (k // n_split + 0.5) / n_split
+        middles = (np.arange(n_split) + 0.5) / n_split
+        for v, u in product(middles, middles):
             yield self.points(index, np.full(len(index), u), np.full(len(index), v))
 
     def area_deg2(self, index):
@@ -215,46 +216,21 @@ class HealpixPixels:
 
 @dataclass(frozen=True, eq=False)
 class SkyMap:
-    """Counts on the sky, as pixels or as events.
+    """Counts on the sky, as pixels or as events."""
 
-    Attributes
-    ----------
-    counts : gammapy.maps.Map or None
-        Whole counts with one energy axis, NaN where not observed; None for events.
-    events : Photons or None
-        The photons of an event list; None for pixels.
-    footprint : DiscFootprint, MaskFootprint or None
-        The part of the sky that events cover.
-    energy_edges : ndarray (n_energy + 1,)
-        Edges of the energy bins in GeV, by default those of the counts; for events the two ends of
-        their range.
-    energy_assumed : bool
-        Whether the energy range is a guess because the input does not state it.
-    exposure : SurveyExposure, MapExposure or None
-        Exposure for the measurement of fluxes.
-    background : gammapy.maps.Map or None
-        Expected background counts per pixel and energy bin.
-    psf : KingPSF, TablePSF, gammapy.irf.PSFMap, gammapy.irf.PSFKernel or None
-        Point-spread function; None is the built-in one.
-    name : str
-        Name of the file or object.
-    checksum : str
-        sha256 of the file, or "".
-    header : dict
-        DSS cuts, telescope and dates of the input.
-    """
-
+    # whole counts with one energy axis, NaN where not observed; or the photons of an event list
     counts: Map | None = None
     events: Photons | None = None
-    footprint: object = None
+    footprint: object = None  # part of the sky that events cover, such as a `DiscFootprint`
+    # (n_energy + 1,) in GeV, by default of the counts; for events the two ends of their range
     energy_edges: np.ndarray | None = None
-    energy_assumed: bool = False
-    exposure: object = None
-    background: Map | None = None
-    psf: object = None
-    name: str = ""
-    checksum: str = ""
-    header: dict = field(default_factory=dict)
+    energy_assumed: bool = False  # whether the input does not state its energies
+    exposure: object = None  # SurveyExposure, MapExposure or None
+    background: Map | None = None  # expected counts per pixel and energy bin
+    psf: object = None  # KingPSF, TablePSF, PSFMap, PSFKernel; None is the built-in one
+    name: str = ""  # of the file or object
+    checksum: str = ""  # sha256 of the file
+    header: dict = field(default_factory=dict)  # DSS cuts, telescope and dates of the input
 
     def __post_init__(self):
         if (self.counts is None) == (self.events is None):
@@ -277,9 +253,8 @@ class SkyMap:
     @property
     def n_photons(self):
         """Number of photons."""
-        if self.events is not None:
-            return len(self.events)
-        return int(np.nansum(self.counts.data, dtype=np.float64))
+        counts = self.counts
+        return len(self.events) if counts is None else int(np.nansum(counts.data, dtype=float))
 
     @property
     def pixel_size_deg(self):

@@ -68,16 +68,12 @@ def test_an_empty_event_list_is_valid():
     assert not sky_map.covers(np.eye(3)).any()
 
 
-def test_an_energy_range_cuts_events_exactly():
-    hdus = event_hdus([0, 1, 2, 3], [0] * 4, [10000, 20000, 49999, 50000])
+def test_an_energy_range_cuts_events_exactly_and_without_one_the_ends_are_round():
+    hdus = event_hdus([0, 1, 2, 3, 4], [0] * 5, [10030, 20000, 49999, 50000, 1783000])
+    np.testing.assert_allclose(read_map(hdus).energy_edges, [10, 1800])
     sky_map = read_map(hdus, energy_range=(20, 50))
     np.testing.assert_allclose(sky_map.events.energy, [20, 49.999])
     np.testing.assert_array_equal(sky_map.energy_edges, [20, 50])
-
-
-def test_events_without_a_stated_range_take_round_ends():
-    sky_map = read_map(event_hdus([0, 1], [0, 0], [10030, 1783000]))
-    np.testing.assert_allclose(sky_map.energy_edges, [10, 1800])
 
 
 def test_events_that_cannot_be_used_are_refused():
@@ -85,6 +81,6 @@ def test_events_that_cannot_be_used_are_refused():
     refuse(hdus, "must overlap the 10 to 100 GeV of the events", energy_range=(200, 300))
     hdus = event_hdus([0], [0], [1e4], cuts=[("POS(RA,DEC)", "deg", "CIRCLE(a,b,c)")])
     refuse(hdus, r"DSVAL1 must be CIRCLE\(ra,dec,radius\)")
-    refuse(event_hdus([0, np.nan], [0, 0], [1e4, 1e4]), "finite positions .* got 1 events without")
+    refuse(event_hdus([0, np.nan], [0, 0], [1e4, 1e4]), "finite positions .* got 1 without")
     hdus[1].columns["RA"].name = "DETX"
     refuse(hdus, "ENERGY, RA and DEC; got ENERGY, DETX, DEC")
