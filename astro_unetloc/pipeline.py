@@ -48,7 +48,7 @@ class Run:
     fit_edges: np.ndarray | None
     patches: Patches
     probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
-    n_failed: int  # patches for which the network returned no finite probabilities
+    n_failed: int  # patches for which the network returned no finite probability
     sources: object  # QTable of all sources above the threshold, also those outside the region
 
     @cached_property
@@ -73,8 +73,7 @@ class Run:
             "INSHA256": sky_map.checksum,
             "NPHOTONS": sky_map.n_photons,
         }
-        ranges = {"E": sky_map.energy_edges, "FITE": self.fit_edges}
-        for name, edges in ranges.items():
+        for name, edges in {"E": sky_map.energy_edges, "FITE": self.fit_edges}.items():
             if edges is not None and len(edges):
                 keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
         keywords["NFAILED"] = self.n_failed
@@ -122,9 +121,12 @@ def detect(
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
     probability, n_failed = source_probability(patches, model, progress)
     fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
-    least = _lowest_probability(model, threshold, measure)
-    candidates = _candidates(probability, patches, model)
-    sources = localize(candidates, patches, min_probability=least)
+    # Sources below the threshold affect the fit of those that are listed, and a calibrated score
+    # is known only after the fit.
+    least = min(threshold, model.threshold) if measure else threshold
+    if model.calibration is not None:
+        least = model.calibration.least_probability
+    sources = localize(_candidates(probability, patches, model), patches, min_probability=least)
     if measure:
         sources = _measured(sources, sky_map, model, patches.grid)
     if model.calibration is not None:
@@ -258,21 +260,11 @@ def _candidates(probability, patches, model):
     return find_clusters(probability, config=config, keep=keep)
 
 
-def _lowest_probability(model, threshold, measure):
-    """Smallest probability of the network of a candidate that is measured.
-
-    Sources below the threshold affect the fit of those that are listed, and a calibrated score is
-    known only after the fit.
-    """
-    if model.calibration is not None:
-        return model.calibration.least_probability
-    return min(threshold, model.threshold) if measure else threshold
-
-
 def _measured(sources, sky_map, model, grid):
     """The table of sources with the results of the fit, each given to the owner of its position."""
-    ranges = {"energy_range": model.energy_range, "flux_range": model.flux_range}
-    sources = measure_sources(sources, sky_map, **ranges)
+    sources = measure_sources(
+        sources, sky_map, energy_range=model.energy_range, flux_range=model.flux_range
+    )
     if model.error_factors is not None:
         sources = model.error_factors.apply(sources)
     if len(sources):

@@ -70,10 +70,7 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
         shown = _within(plane, vectors)
         vectors, weights = vectors[shown], weights[shown]
     if title is None:
-        numbers = (
-            f"{int(n):,}".replace(",", "\N{NO-BREAK SPACE}") for n in (weights.sum(), len(catalog))
-        )
-        title = "{} photons, {} sources".format(*numbers)
+        title = f"{int(weights.sum()):,} photons, {len(catalog):,} sources"
     shown = vectors, weights, catalog, title
     figure = _draw_field(plane, *shown) if is_field else _draw_sky(*shown)
     if path is not None:

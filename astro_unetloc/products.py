@@ -1,11 +1,13 @@
 """The files of a run: catalogues, pictures, and maps of what was searched."""
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import healpy
 import numpy as np
 from astropy.io import fits
+from mocpy import MOC
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
@@ -25,13 +27,9 @@ _CHUNK = 500_000
 def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None, moc=None,
               limit_map=None, progress=None):  # fmt: skip
     """Write the files of a run: catalogues, regions and pictures by suffix, and maps by name."""
-    others = {}
-    if probability_map:
-        others[probability_map] = probability_map_bytes(run)
-    if moc:
-        others[moc] = moc_bytes(run)
-    if limit_map:
-        others[limit_map] = limit_map_bytes(run, progress=progress)
+    makers = {probability_map: probability_map_bytes, moc: moc_bytes}
+    makers[limit_map] = partial(limit_map_bytes, progress=progress)
+    others = {path: make(run) for path, make in makers.items() if path}
 
     def figure(file):
         """Draw the counts and the sources into a binary file."""
@@ -39,8 +37,9 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
         title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
         plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
 
-    options = {"overwrite": overwrite, "frame": frame, "figure": figure, "others": others}
-    write_outputs(run.catalog, paths, **options)
+    write_outputs(
+        run.catalog, paths, overwrite=overwrite, frame=frame, figure=figure, others=others
+    )
 
 
 def probability_map_bytes(run):
@@ -55,11 +54,7 @@ def probability_map_bytes(run):
         image = probability_image(run.patches, run.probability, pixels)
         primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
         primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
-    cells, values = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for searched, _, found in _searched_cells(run.patches, run.probability, "galactic"):
-        cells.append(searched)
-        values.append(found)
-    cells, values = np.concatenate(cells), np.concatenate(values)
+    cells, values = _searched_cells(run, "galactic")
     order = np.argsort(cells)
     about = "probability of a source, no unit", "stat.probability", ""
     columns = {"PROBABILITY": (values[order], *about)}
@@ -105,10 +100,11 @@ def limit_map_bytes(run, progress=None):
         run.sky_map, vectors[seen], sqrt_ts, sources=glon_glat_vectors(run.sources),
         energy_range=run.model.energy_range, flux_range=(low, high), progress=progress,
     )  # fmt: skip
-    half = "at which half of the sources are found"
-    flux_50 = f"{low:g}-{high:g} GeV flux {half}", "phot.flux;em.gamma", "ph cm-2 s-1"
-    columns = {"NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", "")}
-    columns["FLUX_50"] = (flux, *flux_50)
+    half, flux_range = "at which half of the sources are found", f"{low:g}-{high:g} GeV"
+    columns = {
+        "NPRED_50": (counts, f"counts {half}", "phot.count;em.gamma", ""),
+        "FLUX_50": (flux, f"{flux_range} flux {half}", "phot.flux;em.gamma", "ph cm-2 s-1"),
+    }
     table = _healpix_table("LIMITS", _LIMIT_ORDER, cells[seen], columns)
     table.header["SQRT_TS"] = (sqrt_ts, "expected sqrt(TS) of these sources")
     return _file_bytes([fits.PrimaryHDU(), table], run.keywords())
@@ -121,40 +117,28 @@ def moc_bytes(run):
     sections 4.2 and 5); a cell belongs to the area where its centre was observed and lies in the
     region.
     """
-    found = [np.zeros(0, np.int64)]
-    for cells, vectors, _ in _searched_cells(run.patches, run.probability, "icrs"):
-        found.append(cells if run.region is None else cells[run.region.covers(vectors)])
-    column = fits.Column("UNIQ", "K", array=_uniq_numbers(np.concatenate(found)))
-    table = fits.BinTableHDU.from_columns([column], name="MOC")
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="NUNIQ", COORDSYS="C", MOCVERS="2.0", MOCDIM="SPACE",
-        MOCORD_S=_ORDER, MOCORDER=_ORDER, MOCTOOL="astro_unetloc",
-    )  # fmt: skip
-    return _file_bytes([fits.PrimaryHDU(), table], run.keywords())
+    cells, _ = _searched_cells(run, "icrs", run.region)
+    moc = MOC.from_healpix_cells(cells.astype(np.uint64), np.uint8(_ORDER), max_depth=_ORDER)
+    hdus = moc.serialize("fits", v1_compatible=True)
+    hdus[1].header["PIXTYPE"] = "HEALPIX"
+    return _file_bytes(hdus, run.keywords())
 
 
-def _uniq_numbers(cells):
-    """Ascending numbers ``4 * 4**order + cell`` of the fewest cells that cover those of _ORDER."""
-    cells, numbers = np.unique(cells).astype(np.int64), []
-    for order in range(_ORDER, 0, -1):
-        parents, n_children = np.unique(cells // 4, return_counts=True)
-        parents = parents[n_children == 4]
-        numbers.append(4 * 4**order + cells[~np.isin(cells // 4, parents)])
-        cells = parents
-    return np.sort(np.concatenate([*numbers, 4 + cells]))
-
-
-def _searched_cells(patches, images, frame):
-    """Observed HEALPix cells (NESTED, of a frame) of each patch, their directions and values."""
-    nside, rotation = 2**_ORDER, frame_rotation(frame)
+def _searched_cells(run, frame, region=None):
+    """Observed HEALPix cells (n,) (NESTED, of a frame, in a region) and their probabilities."""
+    nside, rotation, patches = 2**_ORDER, frame_rotation(frame), run.patches
+    cells, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for row, patch in enumerate(patches.index):
         center = patches.grid.centers[patch] @ rotation
         near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
         vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
         own = patches.grid.owner(vectors) == patch
-        cells, vectors = near[own].astype(np.int64), vectors[own]
-        y, x, seen = _pixel_of(patches, row, vectors)
-        yield cells[seen], vectors[seen], images[row, y[seen], x[seen]]
+        if region is not None:
+            own &= region.covers(vectors)
+        y, x, seen = _pixel_of(patches, row, vectors[own])
+        cells.append(near[own][seen])
+        values.append(run.probability[row, y[seen], x[seen]])
+    return np.concatenate(cells), np.concatenate(values)
 
 
 def _pixel_of(patches, row, vectors):

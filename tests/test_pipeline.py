@@ -21,8 +21,7 @@ from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.photons import DiscFootprint, Photons
-from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.pipeline import detect, flag_sources
+from astro_unetloc.pipeline import clustering_config, detect, flag_sources
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 from astro_unetloc.unet.model import Model, load_model
@@ -90,33 +89,23 @@ def within(radius_deg):
     return DiscFootprint(AXIS, radius_deg).covers
 
 
-def test_events_and_a_fine_map_give_the_same_sources(sky, from_events):
-    from_map = detect(as_map(sky, fine_image(2 * RADIUS_DEG)), threshold=LOW_THRESHOLD)
-    assert fraction_of_same(from_events, from_map, within(RADIUS_DEG - 2), 0.05) >= FRACTION_OF_FEW
-
-
-def test_events_and_healpix_give_the_same_sources(sky, from_events):
+def test_events_in_a_cone_in_healpix_or_in_a_fine_map_give_the_same_sources(sky, from_events):
+    cone = healpy.query_disc(1024, CENTER.icrs.cartesian.xyz.value, np.radians(RADIUS_DEG),
+                             nest=True)  # fmt: skip
     numbers = healpix_pixels(1024, True, "icrs").index(sky.events.vectors)
-    in_cone = healpy.query_disc(1024, CENTER.icrs.cartesian.xyz.value, np.radians(RADIUS_DEG),
-                                nest=True)  # fmt: skip
-    pixels = healpix_pixels(1024, True, "icrs", np.union1d(numbers, in_cone))
-    from_map = detect(as_map(sky, pixels, COARSE_EDGES), threshold=LOW_THRESHOLD)
-    options = from_events, from_map, within(RADIUS_DEG - 2), pixels.pixel_size_deg
-    assert fraction_of_same(*options) >= FRACTION_OF_FEW
-
-
-def test_a_cut_out_gives_the_sources_of_the_whole(sky):
-    whole_map = as_map(sky, fine_image(2 * RADIUS_DEG))
-    pixels = whole_map.pixels
-    counts = whole_map.planes.reshape(-1, *pixels.shape)[:, 110:690, 90:670]
-    cut = binned_map(counts, wcs_pixels(pixels.wcs[110:690, 90:670], (580, 580)), EDGES)
-    whole, part = (detect(m, threshold=LOW_THRESHOLD) for m in (whole_map, cut))
-    assert fraction_of_same(whole, part, within(13), 0.05) >= FRACTION_OF_FEW
-
-
-def test_events_of_a_smaller_cone_give_the_sources_of_the_larger(sky, from_events):
+    pixels = healpix_pixels(1024, True, "icrs", np.union1d(numbers, cone))
+    from_healpix = detect(as_map(sky, pixels, COARSE_EDGES), threshold=LOW_THRESHOLD)
+    size_deg, inside = pixels.pixel_size_deg, within(RADIUS_DEG - 2)
+    assert fraction_of_same(from_events, from_healpix, inside, size_deg) >= FRACTION_OF_FEW
     part = detect(within_cone(sky, 14.0), threshold=LOW_THRESHOLD)
     assert fraction_of_same(from_events, part, within(13), 0.05) >= FRACTION_OF_FEW
+    whole_map = as_map(sky, fine_image(2 * RADIUS_DEG))
+    whole = detect(whole_map, threshold=LOW_THRESHOLD)
+    assert fraction_of_same(from_events, whole, inside, 0.05) >= FRACTION_OF_FEW
+    counts = whole_map.planes.reshape(-1, *whole_map.pixels.shape)[:, 110:690, 90:670]
+    pixels = wcs_pixels(whole_map.pixels.wcs[110:690, 90:670], (580, 580))
+    cut = detect(binned_map(counts, pixels, EDGES), threshold=LOW_THRESHOLD)
+    assert fraction_of_same(whole, cut, within(13), 0.05) >= FRACTION_OF_FEW
 
 
 @pytest.mark.slow
@@ -209,8 +198,8 @@ def test_catalog_has_the_energies_of_the_map_and_those_of_the_fit_if_there_was_o
     wide = replace(sky, energy_edges=np.array([1.0, 1500.0]))
     options = {"model": "lat-10gev", "region": (CENTER, 1 * u.deg)}
     fitted, found = (find_sources(wide, measure=m, **options).meta for m in (True, False))
-    for meta in (fitted, found):
-        assert (meta["EMIN"], meta["EMAX"]) == (1, 1500)
+    assert fitted | {"EMIN": 1, "EMAX": 1500} == fitted
+    assert found | {"EMIN": 1, "EMAX": 1500} == found
     assert (fitted["FITEMIN"], fitted["FITEMAX"]) == (10, 1500)
     assert not {"FITEMIN", "FITEMAX", "FLUXEMIN", "FLUXEMAX"} & set(found)
 
@@ -244,19 +233,15 @@ def test_nearest_source_is_one_that_is_listed(sky, measure):
 
 
 def test_sources_lie_where_the_probability_is_high(sky, from_events):
-    patches = from_events.patches
     # the fit may move a faint one by some pixels
     catalog = detect(sky, measure=False, threshold=LOW_THRESHOLD).catalog[::4]
+    patches, radius_pix = from_events.patches, clustering_config(from_events.model).radius_pix
     y, x = np.mgrid[:160, :160]
-    radius = from_events.model.card["clustering"]["radius_pix"]
-    assert from_events.probability.shape == patches.counts.shape[:3]
     for vector, probability in zip(glon_glat_vectors(catalog), catalog["Probability"]):
         seen = []  # by its owner, or by a neighbour that was surer of it
         for patch, image in zip(patches.index, from_events.probability):
             x_pix, y_pix = patches.grid.plane(patch).pixel_from_vectors(vector)
-            near = np.hypot(x - x_pix, y - y_pix) <= radius
-            if patches.grid.border_distance_deg(vector, patch) < 0.3 and near.any():
-                seen.append(image[near].max())
+            seen.append(image[np.hypot(x - x_pix, y - y_pix) <= radius_pix].max(initial=0))
         assert np.any(np.isclose(seen, probability, rtol=1e-5))
 
 
@@ -271,16 +256,14 @@ def test_runs_are_the_same_for_a_seed(sky):
     np.testing.assert_array_equal(drawn["GLON"], again["GLON"])
 
 
-@pytest.mark.parametrize("rng", [-1, 1.5, "0", 2**64])
-def test_another_seed_than_a_whole_number_is_refused(sky, rng):
-    with pytest.raises(ValueError, match="rng must be an int from 0"):
-        find_sources(sky, rng=rng)
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan])
-def test_a_threshold_beyond_a_probability_is_refused(sky, threshold):
-    with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
-        find_sources(sky, threshold=threshold)
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("rng", value, "rng must be an int from 0") for value in (-1, 1.5, "0", 2**64)]
+    + [("threshold", value, "must lie between 0 and 1") for value in (-0.1, 1.1, np.nan)],
+)
+def test_a_wrong_seed_or_threshold_is_refused(sky, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        find_sources(sky, **{option: value})
 
 
 def test_an_empty_map_gives_a_valid_empty_catalogue(sky):
@@ -341,26 +324,19 @@ def test_gammapy_maps_and_datasets_are_searched(sky):
     np.testing.assert_array_equal(from_map["GLON"], from_dataset["GLON"])
 
 
-def test_flags_of_the_map_reach_the_catalogue(sky):
-    assumed = replace(as_map(sky, fine_image(8, 0.4)), energy_assumed=True)
-    catalog = find_sources(assumed, threshold=0.05)
-    assert len(catalog) > 0
-    assert np.all(has_flag(catalog, "coarse_pixels") & has_flag(catalog, "energy_assumed"))
-
-
-@pytest.mark.parametrize(("nside", "coarse"), [(None, False), (64, True), (512, False)])
+@pytest.mark.parametrize("pixel_deg", [None, 0.1, 0.4])
 @pytest.mark.parametrize("assumed", [True, False])
-def test_flags_of_the_plane_of_coarse_pixels_and_of_assumed_energies(nside, coarse, assumed):
+def test_flags_of_the_plane_of_coarse_pixels_and_of_assumed_energies(sky, pixel_deg, assumed):
+    image = pixel_deg and as_map(sky, fine_image(8, pixel_deg))
+    sky_map = replace(image or within_cone(sky, 5.0), energy_assumed=assumed)
+    catalog = find_sources(sky_map, threshold=0.05, measure=False)
+    assert len(catalog) > 0
+    assert np.all(has_flag(catalog, "coarse_pixels") == (pixel_deg == 0.4))
+    assert np.all(has_flag(catalog, "energy_assumed") == assumed)
     place = (vectors_from_lonlat(50.0, [-4.9, 5.1]), np.full(2, 0.9))
     sources = source_table(*place, patch=np.zeros(2, int), coverage=np.ones(2))
-    sky_map = SkyMap(events=NO_PHOTONS, energy_edges=EDGES[:2], energy_assumed=assumed)
-    if nside:
-        pixels = healpix_pixels(nside, True, "icrs", np.array([0]))
-        sky_map = binned_map(np.zeros((1, 1)), pixels, EDGES[:2], energy_assumed=assumed)
     flagged = flag_sources(sources, sky_map)
     np.testing.assert_array_equal(has_flag(flagged, "low_latitude"), [True, False])
-    assert np.all(has_flag(flagged, "coarse_pixels") == coarse)
-    assert np.all(has_flag(flagged, "energy_assumed") == assumed)
     assert flagged["Flags"].dtype == np.int16
     assert np.all(sources["Flags"] == 0)
 

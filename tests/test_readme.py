@@ -15,23 +15,20 @@ import astro_unetloc
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.rst"))]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def text_of(*path):
+    """Content of a file of the project."""
+    return ROOT.joinpath(*path).read_text(encoding="utf-8")
+
+
+README, CITATION = text_of("README.md"), text_of("CITATION.cff")
+CODEMETA = json.loads(text_of("codemeta.json"))
+PYPROJECT = tomllib.loads(text_of("pyproject.toml"))
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 INSTALL = "python -m pip install . && astro-unetloc demo"
 TESTS = "python -m pip install tox && tox -e test"
-
-
-@pytest.fixture(scope="module")
-def setup_cfg():
-    """Parsed setup.cfg."""
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    return parser
-
-
-@pytest.fixture(scope="module")
-def pyproject():
-    """Parsed pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def lines(text):
@@ -40,9 +37,8 @@ def lines(text):
 
 
 def test_scores_of_the_documents_are_those_of_the_card():
-    folder = Path(astro_unetloc.__file__).parent / "data" / "models" / "lat-10gev"
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    accuracy = (ROOT / "docs" / "accuracy.rst").read_text(encoding="utf-8")
+    card = json.loads(text_of("astro_unetloc", "data", "models", "lat-10gev", "card.json"))
+    accuracy = text_of("docs", "accuracy.rst")
     scores, errors = card["scores"]["average_precision"], card["calibration"]["errors"]
     parts = ("|b| > 10 deg", "|b| < 10 deg")
     for part in parts:
@@ -57,15 +53,12 @@ def test_scores_of_the_documents_are_those_of_the_card():
 @pytest.mark.parametrize("command", [INSTALL, TESTS])
 def test_readme_command_is_what_ci_runs(command):
     assert command in lines(README)
-    assert command in lines((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
-
-
-def test_ci_script_can_be_executed():
+    assert command in lines(text_of(".ci", "run"))
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_install_command_of_the_documentation_is_that_of_the_readme():
-    assert f"$ {INSTALL}" in lines((ROOT / "docs" / "installation.rst").read_text(encoding="utf-8"))
+    assert f"$ {INSTALL}" in lines(text_of("docs", "installation.rst"))
 
 
 def test_readme_python_example_uses_public_names():
@@ -98,56 +91,38 @@ def test_files_and_modules_that_a_page_names_exist(page):
 
 
 def test_reference_lists_all_public_names():
-    reference = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
-    listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", reference, re.MULTILINE)
+    pattern = r"^\.\. auto(?:function|class|exception):: (\w+)$"
+    listed = re.findall(pattern, text_of("docs", "api.rst"), re.MULTILINE)
     assert sorted(listed) == sorted(set(astro_unetloc.__all__) - {"__version__"})
 
 
-def test_version_is_the_same_everywhere(setup_cfg):
-    stated = setup_cfg["metadata"]["version"]
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(r"^version: (.+)$", citation, flags=re.MULTILINE)[1] == stated
-    codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
-    assert codemeta["version"] == stated
-    assert astro_unetloc.__version__ == version("astro_unetloc") == stated
+def test_version_and_licence_are_the_same_everywhere():
+    metadata = SETUP["metadata"]
+    assert "project" not in PYPROJECT
+    for key, value in (("version", metadata["version"]), ("license", metadata["license"])):
+        assert re.search(f"^{key}: (.+)$", CITATION, flags=re.MULTILINE)[1] == value
+        assert CODEMETA[key].rpartition("/")[2] == value
+    assert astro_unetloc.__version__ == version("astro_unetloc") == metadata["version"]
+    assert metadata["license"] == "BSD-3-Clause"
+    assert "BSD 3-Clause" in text_of("LICENSE")
+    assert "BSD-3-Clause" in README
 
 
-def test_codemeta_lists_the_dependencies(setup_cfg):
-    required = setup_cfg["options"]["install_requires"].split("\n")
+def test_codemeta_lists_the_dependencies():
+    required = SETUP["options"]["install_requires"].split("\n")
     names = [re.match(r"[\w-]+", line)[0] for line in required if line and line[0] != "#"]
-    codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
-    assert codemeta["softwareRequirements"] == names
+    assert CODEMETA["softwareRequirements"] == names
 
 
-def test_licence_is_the_same_everywhere(setup_cfg):
-    licence = setup_cfg["metadata"]["license"]
-    assert licence == "BSD-3-Clause"
-    assert f"license: {licence}" in lines((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
-    assert codemeta["license"].endswith(f"/{licence}")
-    assert "BSD 3-Clause" in (ROOT / "LICENSE").read_text(encoding="utf-8")
-    assert licence in README
-
-
-def test_metadata_are_in_setup_cfg_alone(pyproject):
-    assert "project" not in pyproject
-
-
-def test_pythons_are_the_same_everywhere(setup_cfg):
-    pythons = re.findall(r"Python :: (3\.\d+)", setup_cfg["metadata"]["classifiers"])
+def test_pythons_are_the_same_everywhere():
+    pythons = re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
     assert pythons == ["3.11", "3.12", "3.13"]
     assert ", ".join(pythons) in README
-    tox = configparser.ConfigParser(interpolation=None)
-    tox.read(ROOT / "tox.ini", encoding="utf-8")
-    assert f"py{{{','.join(p.replace('.', '') for p in pythons)}}}-test" in tox["tox"]["env_list"]
+    assert f"py{{{','.join(p.replace('.', '') for p in pythons)}}}-test" in text_of("tox.ini")
 
 
-def test_changelog_fragments_have_known_types(pyproject):
-    types = {entry["directory"] for entry in pyproject["tool"]["towncrier"]["type"]}
-    fragments = [
-        path
-        for path in (ROOT / "docs" / "changes").iterdir()
-        if path.name not in {"README.rst", "template.rst"}
-    ]
-    for path in fragments:
-        assert re.fullmatch(rf"(\d+|\+[\w-]+)\.({'|'.join(types)})(\.\d+)?\.rst", path.name), path
+def test_changelog_fragments_have_known_types():
+    types = "|".join(entry["directory"] for entry in PYPROJECT["tool"]["towncrier"]["type"])
+    names = {path.name for path in (ROOT / "docs" / "changes").iterdir()}
+    for name in names - {"README.rst", "template.rst"}:
+        assert re.fullmatch(rf"(\d+|\+[\w-]+)\.({types})(\.\d+)?\.rst", name), name

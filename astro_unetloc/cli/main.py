@@ -127,9 +127,6 @@ class _MapOrCommand(click.Group):
     def list_commands(self, ctx):
         return COMMANDS
 
-    def format_usage(self, ctx, formatter):
-        formatter.write_usage("astro-unetloc", "MAP -o OUT [-o OUT2 ...] | COMMAND ...")
-
     def format_options(self, ctx, formatter):
         find.format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
@@ -138,6 +135,8 @@ class _MapOrCommand(click.Group):
 @click.group(
     cls=_MapOrCommand,
     commands=[find, demo, simulate, train, evaluate, match, models],
+    options_metavar="",
+    subcommand_metavar="MAP -o OUT [-o OUT2 ...] | COMMAND ...",
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
@@ -167,7 +166,3 @@ def main(args=None):
         except Exception as error:
             code = report_error(error, debug)
     sys.exit(code or 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,14 +6,16 @@ The same code runs on TensorFlow, JAX and PyTorch (``KERAS_BACKEND``).
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+
+import keras
+from keras import layers, ops
 
 from astro_unetloc.exceptions import InputError
 
 
 def _conv(x, n_filters, kernel, *, name):
     """Convolution, batch normalization and ReLU."""
-    from keras import layers
-
     x = layers.Conv2D(n_filters, kernel, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(name=f"{name}_norm")(x)
     return layers.Activation("relu", name=f"{name}_relu")(x)
@@ -27,8 +29,6 @@ def _block(x, n_filters, *, name):
 
 def _modulate(x, context, n_filters, *, name):
     """Scale and shift feature maps by what is known of the whole patch (FiLM, arXiv:1709.07871)."""
-    from keras import layers
-
     scale = layers.Dense(n_filters, bias_initializer="ones", name=f"{name}_scale")(context)
     shift = layers.Dense(n_filters, name=f"{name}_shift")(context)
     scale = layers.Reshape((1, 1, n_filters), name=f"{name}_scale_map")(scale)
@@ -67,9 +67,6 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
     ValueError
         If there are fewer than two levels.
     """
-    import keras
-    from keras import layers
-
     if len(widths) < 2:
         raise InputError(f"widths must name at least two levels; got {widths}; add one")
     counts = keras.Input((None, None, n_band), name="counts")
@@ -80,7 +77,7 @@ def build_unet(*, n_band=5, n_class=2, widths=(32, 48, 64, 96), head_width=8, fi
     context = layers.Dense(32, activation="relu", name="context_1")(context)
     context = layers.Dense(32, activation="relu", name="context_2")(context)
 
-    planes = layers.Concatenate(name="input_planes")([keras.ops.log(counts + 1.0), coverage])
+    planes = layers.Concatenate(name="input_planes")([ops.log(counts + 1.0), coverage])
     stem = {"strides": 2, "padding": "same", "use_bias": False, "name": "stem_conv"}
     x = layers.Conv2D(widths[0], first_kernel, **stem)(planes)
     x = layers.BatchNormalization(name="stem_norm")(x)
@@ -111,8 +108,6 @@ def masked_cross_entropy(target, probability):
 
     The classes are multiplied by the weight of the pixel, zero where nothing was observed.
     """
-    from keras import ops
-
     return -ops.sum(target * ops.log(ops.clip(probability, 1e-7, 1.0)), axis=-1)
 
 
@@ -121,8 +116,6 @@ def dice_loss(target, probability):
 
     The soft Dice loss (arXiv:1606.04797, section 3) of arrays as for `masked_cross_entropy`.
     """
-    from keras import ops
-
     weight = ops.sum(target, axis=-1, keepdims=True)
     true, found = target[..., :-1], probability[..., :-1] * weight
     overlap, both = (ops.sum(image, axis=(1, 2, 3)) for image in (true * found, true**2 + found**2))
@@ -135,10 +128,6 @@ LOSSES = {"cross-entropy": masked_cross_entropy, "dice": dice_loss}
 
 def keras_backend():
     """Return the names and versions of Keras and its backend, as text."""
-    from importlib.metadata import version
-
-    import keras
-
     backend = keras.backend.backend()
     return f"keras {keras.__version__}, {backend} {version(backend)}"
 
@@ -149,14 +138,11 @@ def export_litert(keras_file, path):
     TensorFlow converts it, whatever Keras backend trained the network: in a process of its own
     if that is another one, since a process has one backend.
     """
-    import keras
-
     if keras.backend.backend() == "tensorflow":
         network = keras.saving.load_model(keras_file, compile=False)
         network.export(path, format="litert", verbose=False)
         return
-    names = f"{export_litert.__module__} import {export_litert.__name__}"
-    code = f"import sys; from {names} as export; export(*sys.argv[1:])"
+    code = f"import sys; from {__name__} import export_litert as f; f(*sys.argv[1:])"
     run = subprocess.run(
         [sys.executable, "-c", code, str(keras_file), str(path)],
         env=os.environ | {"KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True,

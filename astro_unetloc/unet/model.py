@@ -35,7 +35,6 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.unet.architecture import export_litert
 
 DEFAULT_MODEL = "lat-10gev"
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
@@ -312,6 +311,8 @@ def save_model(folder, network, card, *, probe):
     few patches for the self-test.
     """
     import keras
+
+    from astro_unetloc.unet.architecture import export_litert
 
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     # a copy that was never compiled: the file holds no optimizer and names no loss
