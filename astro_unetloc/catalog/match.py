@@ -209,42 +209,37 @@ class MatchResult:
 
     def summary(self):
         """Return the numbers of matches, their quality and the chance rate in a few lines (str)."""
-        matches, separation = self.matches, self.matches["separation"].value
-        n_extended = int(np.sum(self.reference["Extended"]))
-        n_known = len(self.catalog) - len(self.catalog_unmatched)
+        matches, n_found = self.matches, len(self.catalog)
+        n_extended, n_known = int(self.reference["Extended"].sum()), n_found - len(self.not_known())
+        n_point, name = len(self.reference) - n_extended, catalog_name(self.reference)
         rule = f"<= {self.radius_deg:g} deg"
         if self.by_errors:
             rule = f"<= {MAX_SIGMAS:.2f} sigma, or {rule} where an error is unknown"
-        n_point, name = len(self.reference) - n_extended, catalog_name(self.reference)
         lines = [
             f"{_fraction(len(matches), n_point)} point-like {name} sources found ({rule}).",
-            f"{_fraction(n_known, len(self.catalog))} detections known, {len(self.inside)} of them "
-            "in extended sources.",
+            f"{_fraction(n_known, n_found)} detections known, {len(self.inside)} of them in "
+            "extended sources.",
         ]
         if len(matches):
             norm = matches["separation_norm"][np.isfinite(matches["separation_norm"])]
             sigma = f", {np.median(norm):.2f} sigma" if len(norm) else ""
             reliable = _fraction(np.sum(matches["probability"] >= _RELIABLE), len(matches))
+            distance_deg = np.median(matches["separation"].value)
             lines += [
-                f"Median distance of the matches: {np.median(separation):.3f} deg{sigma}.",
+                f"Median distance of the matches: {distance_deg:.3f} deg{sigma}.",
                 f"{reliable} matches have an association probability of {_RELIABLE:g} or more; "
                 f"{np.sum(1 - matches['probability']):.1f} of all are expected to be false.",
             ]
-        if len(self.catalog):
-            lines.append(
-                f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match "
-                "(from the local density)."
-            )
+        if n_found:
+            rate = f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match"
+            lines.append(f"{rate} (from the local density).")
         if n_extended:
             n_seen = len(np.unique(self.inside["reference_index"]))
-            lines.append(
-                f"Listed apart: {n_extended} extended sources, {n_seen} with a detection inside "
-                "that matches no point-like one."
-            )
-        table = self.completeness()
-        lines += ["Found by flux, as the reference gives it:"] * bool(len(table))
-        for low, high, number, found in table.iterrows("Flux_Min", "Flux_Max", "N", "N_Found"):
-            lines.append(f"  {low:8.2g} - {high:<8.2g} {_fraction(found, number)}")
+            apart = f"Listed apart: {n_extended} extended sources, {n_seen} with a detection inside"
+            lines.append(f"{apart} that matches no point-like one.")
+        bins = self.completeness().iterrows("Flux_Min", "Flux_Max", "N", "N_Found")
+        by_flux = [f"  {low:8.2g} - {high:<8.2g} {_fraction(k, n)}" for low, high, n, k in bins]
+        lines += ["Found by flux, as the reference gives it:", *by_flux] if by_flux else []
         return "\n".join(lines)
 
     def completeness(self, edges=None):
@@ -272,10 +267,9 @@ class MatchResult:
             edges = 10 ** (np.arange(np.floor(steps.min()), np.floor(steps.max()) + 2) / 2)
         found = np.isin(np.arange(len(flux)), self.reference_index)
         number, n_found = (np.histogram(flux[w], edges)[0] for w in (use, use & found))
-        filled = np.flatnonzero(number)
-        number, n_found = number[filled], n_found[filled]
-        table = QTable({"Flux_Min": np.take(edges, filled), "Flux_Max": np.take(edges, filled + 1)})
-        table["N"], table["N_Found"] = number, n_found
+        columns = {"Flux_Min": edges[:-1], "Flux_Max": edges[1:], "N": number, "N_Found": n_found}
+        table = QTable(columns)[number > 0]
+        number, n_found = table["N"], table["N_Found"]
         table["Completeness"] = n_found / number
         interval = np.zeros((2, 0))  # `binom_conf_interval` refuses empty arrays
         if len(number):

@@ -7,13 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from astro_unetloc.catalog.read import energy_range
-from astro_unetloc.catalog.table import (
-    numbers,
-    numbers_of,
-    sky_positions,
-    texts_of,
-    unique_names,
-)
+from astro_unetloc.catalog.table import numbers_of, sky_positions, texts_of, unique_names
 from astro_unetloc.exceptions import InputError, warn
 
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
@@ -21,6 +15,7 @@ _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimension
 _CLASSES = ("AGN", "PSR", "GAL")  # that a source of a library may state
 _FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
 _MAX_NAMES = 5  # in a warning
+_PER_AREA_TIME = "cm-2 s-1"
 
 
 def to_gammapy_models(catalog):
@@ -78,7 +73,7 @@ def _spectrum_and_place(source):
     from gammapy.modeling.models import PointSpatialModel, PowerLaw2SpectralModel
 
     spectral = PowerLaw2SpectralModel(
-        amplitude=source["flux"] * u.Unit("cm-2 s-1"), index=source["index"],
+        amplitude=source["flux"] * u.Unit(_PER_AREA_TIME), index=source["index"],
         emin=source["flux_min"] * u.GeV, emax=source["flux_max"] * u.GeV,
     )  # fmt: skip
     spectral.amplitude.error = np.nan_to_num(source["flux_err"])
@@ -92,7 +87,7 @@ def _spectrum_and_place(source):
 def _power_laws(catalog):
     """Table of the sources that have a flux, in deg, GeV and ph cm-2 s-1; errors may be NaN."""
     names = unique_names([name or "source" for name in texts_of(catalog, "Source_Name")])
-    known = np.nan_to_num(_numbers(catalog, "Flux", "cm-2 s-1")) > 0
+    known = np.nan_to_num(numbers_of(catalog, "Flux", _PER_AREA_TIME)) > 0
     if len(catalog) and not known.any():
         raise InputError(
             "models need the Flux of sources; got a catalogue without; find them with an exposure"
@@ -109,30 +104,16 @@ def _power_laws(catalog):
         )
     low, high = energies or (np.nan, np.nan)
     rows = catalog[known]
-    positions, index = sky_positions(rows), _numbers(rows, "Spectral_Index")
-    return Table(
-        {
-            "name": np.array(names, str)[known],
-            "ra": positions.ra.deg,
-            "dec": positions.dec.deg,
-            "covariance": _position_covariance(rows, positions.dec.rad),
-            "flux": _numbers(rows, "Flux", "cm-2 s-1"),
-            "flux_err": _numbers(rows, "Unc_Flux", "cm-2 s-1"),
-            "flux_min": np.full(len(rows), low),
-            "flux_max": np.full(len(rows), high),
-            "index": np.where(np.isfinite(index), index, _PHOTON_INDEX),
-            "index_err": _numbers(rows, "Unc_Spectral_Index"),
-            "class": texts_of(rows, "Class"),
-        }
-    )
-
-
-def _numbers(table, name, unit=""):
-    """Plain float64 values of a column in a unit, without photons; NaN where unknown."""
-    if name not in table.colnames:
-        return np.full(len(table), np.nan)
-    counts_photons = u.ph in getattr(getattr(table[name], "unit", None), "bases", ())
-    return numbers(table[name], u.ph * u.Unit(unit) if counts_photons else unit)
+    positions, index = sky_positions(rows), numbers_of(rows, "Spectral_Index")
+    laws = Table({"name": np.array(names, str)[known], "class": texts_of(rows, "Class")})
+    laws["ra"], laws["dec"] = positions.ra.deg, positions.dec.deg
+    laws["covariance"] = _position_covariance(rows, positions.dec.rad)
+    laws["flux"] = numbers_of(rows, "Flux", _PER_AREA_TIME)
+    laws["flux_err"] = numbers_of(rows, "Unc_Flux", _PER_AREA_TIME)
+    laws["flux_min"], laws["flux_max"] = np.full(len(rows), low), np.full(len(rows), high)
+    laws["index"] = np.where(np.isfinite(index), index, _PHOTON_INDEX)
+    laws["index_err"] = numbers_of(rows, "Unc_Spectral_Index")
+    return laws
 
 
 def _position_covariance(table, dec):
@@ -154,18 +135,21 @@ def fermi_library(catalog):
     the mean logarithm of the photon energies in the flux range. There the relative error of the
     amplitude is that of the flux.
     """
+    from gammapy.modeling.models import PowerLaw2SpectralModel
+
     sources = _power_laws(catalog)
     index, low, high = (sources[name].data for name in ("index", "flux_min", "flux_max"))
     pivot = _mean_energy(index, low, high)
-    amplitude = sources["flux"] / _integral(index, pivot, low, high) / 1e3  # per MeV
-    error = amplitude * sources["flux_err"] / sources["flux"]
+    safe = np.where(index == 1, 1 + 1e-6, index)  # the formula divides by index - 1
+    flux = sources["flux"].data
+    amplitude = PowerLaw2SpectralModel.evaluate(pivot, flux, safe, low, high) / 1e3  # per MeV
+    error = amplitude * sources["flux_err"] / flux
     elements = []
     for row, source in enumerate(sources):
+        index_fit = {"error": source["index_err"], "free": True}
         parameters = [
             library_amplitude("Prefactor", amplitude[row], error=error[row]),
-            library_parameter(
-                "Index", index[row], -1, -5, 10, error=source["index_err"], free=True
-            ),
+            library_parameter("Index", index[row], -1, -5, 10, **index_fit),
             library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
         ]
         position = {"RA": source["ra"], "DEC": source["dec"]}
@@ -173,14 +157,6 @@ def fermi_library(catalog):
         stated = source["class"] if source["class"] in _CLASSES else ""
         elements.append(library_source(source["name"], *model, source_class=stated))
     return library_text("astro_unetloc", elements)
-
-
-def _integral(index, pivot, low, high):
-    """Integral of (E / pivot)**-index between two energies."""
-    x, power = np.log(high / low), 1 - index
-    flat = np.abs(power) * x < 1e-6
-    safe = np.where(flat, 1.0, power)
-    return np.where(flat, x, np.expm1(safe * x) / safe) * low * (low / pivot) ** -index
 
 
 def _mean_energy(index, low, high):

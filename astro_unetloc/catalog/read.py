@@ -12,7 +12,7 @@ from astropy.table import QTable
 from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
-from astro_unetloc.catalog.table import _conform, _stripped, _ucd, degrees, sky_positions
+from astro_unetloc.catalog.table import _conform, _ucd, degrees, sky_positions, texts
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -84,10 +84,8 @@ def _named_file(name):
 
     known = {cls.tag.lower(): cls for cls in CATALOG_REGISTRY}
     if name.lower() not in known:
-        raise FileNotFoundError(
-            f"catalogue must be a file or one of {', '.join(sorted(known))}; got {name!r}; "
-            "check the path"
-        )
+        kinds = f"a file or one of {', '.join(sorted(known))}"
+        raise FileNotFoundError(f"catalogue must be {kinds}; got {name!r}; check the path")
     path = make_path(inspect.signature(known[name.lower()]).parameters["filename"].default)
     if not path.is_file():
         raise FileNotFoundError(
@@ -121,11 +119,9 @@ def _read_fits(path):
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError("a FITS file without a table")
-        others = (
-            hdu for hdu in tables[1:] if hdu.name.replace(" ", "").upper() == "EXTENDEDSOURCES"
-        )
-        extended = next(others, None)
-        return QTable.read(tables[0]), None if extended is None else QTable.read(extended)
+        names = [hdu.name.replace(" ", "").upper() for hdu in tables]
+        extended = [h for h, n in zip(tables, names) if n == "EXTENDEDSOURCES"][:1]
+        return QTable.read(tables[0]), QTable.read(extended[0]) if extended else None
 
 
 def energy_range(table, kind=""):
@@ -175,9 +171,7 @@ def _source_names(table):
     lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
     found = [lower[name] for name in _NAME_COLUMNS if name in lower]
     found += [name for name in table.colnames if _ucd(table[name]) == "meta.id;meta.main"]
-    if found:
-        return _stripped(table[found[0]])
-    return np.arange(1, len(table) + 1).astype("U8")
+    return texts(table[found[0]] if found else np.arange(1, len(table) + 1))
 
 
 def _extensions(table, names, extended):
@@ -188,7 +182,7 @@ def _extensions(table, names, extended):
         return np.asarray(table["Extended"], bool), known
     label = np.full(len(table), "", "U1")
     if "Extended_Source_Name" in table.colnames:
-        label = _stripped(table["Extended_Source_Name"])
+        label = texts(table["Extended_Source_Name"])
     is_fermi = np.array([bool(_FERMI.match(name)) for name in names], bool)
     is_extended = (label != "") | (is_fermi & np.char.endswith(names, "e"))
     if "size_x" in table.colnames:  # TeVCat
@@ -196,7 +190,7 @@ def _extensions(table, names, extended):
         is_extended |= size > 0
         radius = np.where(size > 0, size, np.nan)
     if extended is not None and "Model_SemiMajor" in extended.colnames:
-        known = dict(zip(_stripped(extended["Source_Name"]), degrees(extended["Model_SemiMajor"])))
+        known = dict(zip(texts(extended["Source_Name"]), degrees(extended["Model_SemiMajor"])))
         radius = np.array([known.get(a, known.get(b, np.nan)) for a, b in zip(label, names)], float)
         is_extended |= np.isfinite(radius)
     return is_extended, radius

@@ -4,8 +4,10 @@ A catalogue is a `QTable` with one row for each source and the columns of `colum
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib import metadata
+from itertools import chain, product
+from string import ascii_lowercase
 
 import astropy.units as u
 import numpy as np
@@ -64,22 +66,17 @@ def source_names(ra_deg, dec_deg):
 
 def unique_names(names):
     """List of the names, with a, b, ..., z, aa, ... appended where one occurs more than once."""
-    count, seen, result = Counter(names), Counter(), []
+    count, letters = Counter(names), defaultdict(_letters)
     if len(count) == len(names):
         return list(names)
-    for name in names:
-        seen[name] += 1
-        result.append(name + _letters(seen[name]) if count[name] > 1 else name)
-    return unique_names(result)  # a name with its letter may have been there before
+    # a name with its letter may have been there before
+    return unique_names([n + next(letters[n]) if count[n] > 1 else n for n in names])
 
 
-def _letters(number):
-    """1 -> a, 26 -> z, 27 -> aa: bijective base 26."""
-    letters = ""
-    while number:
-        number, digit = divmod(int(number) - 1, 26)
-        letters = chr(ord("a") + digit) + letters
-    return letters
+def _letters():
+    """Iterator over a, b, ..., z, aa, ab, ...; four letters are enough for any list."""
+    words = chain.from_iterable(product(ascii_lowercase, repeat=size) for size in range(1, 5))
+    return map("".join, words)
 
 
 def make_catalog(sources, meta=None):
@@ -133,10 +130,9 @@ def _typed_column(spec, column, n_rows):
 
 def _values_and_mask(spec, column, n_rows):
     """Plain array in the unit and type of the spec, and where it is unknown."""
-    is_text = spec.dtype.startswith("U")
     if column is None:
-        column = np.full(n_rows, "" if is_text else np.nan)
-    if is_text:
+        column = np.full(n_rows, "" if spec.dtype.startswith("U") else np.nan)
+    if spec.dtype.startswith("U"):
         values = np.array(texts(column).tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
     values = np.ma.getdata(getattr(column, "unmasked", column))
@@ -166,8 +162,8 @@ def with_columns(table, specs, values):
 
 
 def texts(column):
-    """Strings (n,) of a column; empty where masked."""
-    values = np.asarray(np.ma.getdata(column)).astype(str)
+    """Strings (n,) of a column without spaces around; empty where masked."""
+    values = np.char.strip(np.asarray(np.ma.getdata(column)).astype(str))
     return np.where(getattr(column, "mask", False), "", values)
 
 
@@ -179,11 +175,13 @@ def texts_of(table, name):
 def numbers(column, unit=None):
     """Plain float64 numbers (n,) of a column, or one of its values; NaN where masked.
 
-    They are converted to ``unit``, in which a column without a unit is taken to be.
+    They are converted to ``unit``, in which a column without a unit is taken to be. A flux may name
+    its photons or not.
     """
     values = getattr(column, "unmasked", column)
     if unit is not None and getattr(values, "unit", None):
-        values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float).to_value(unit)
+        values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float)
+        values = values.to_value(unit, [(u.ph / u.cm**2 / u.s, u.cm**-2 / u.s)])
     values = np.ma.getdata(getattr(values, "value", values)).astype(float)
     return np.where(getattr(column, "mask", False), np.nan, values)
 
@@ -240,7 +238,7 @@ def _is_sexagesimal(column):
 
 def _from_text(ra, dec):
     """Positions from hours and degrees in sexagesimal text; NaN where empty."""
-    text = np.array([_stripped(ra), _stripped(dec)])
+    text = np.array([texts(ra), texts(dec)])
     empty = (text == "").any(axis=0)
     try:
         icrs = SkyCoord(*np.where(empty, "0", text), unit=(u.hourangle, u.deg))
@@ -249,11 +247,6 @@ def _from_text(ra, dec):
             f"coordinates must be degrees, or hours and degrees as text; got {text[:, :1].ravel()}"
         ) from err
     return SkyCoord(*np.where(empty, np.nan, [icrs.ra.deg, icrs.dec.deg]) * u.deg)
-
-
-def _stripped(column):
-    """Strings of a column without spaces around; empty where masked."""
-    return np.char.strip(texts(column)) if len(column) else np.zeros(0, "U1")
 
 
 def galactic_vectors(table):

@@ -13,7 +13,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Column, Table
 
 from astro_unetloc import files
 from astro_unetloc.catalog import columns
@@ -121,10 +121,8 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
 def file_content(catalog, path, *, frame="icrs", figure=None):
     """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
     suffix = suffix_of(path, SUFFIXES)
-    if suffix == ".reg":
-        return format_regions(catalog, frame=frame).encode("ascii")
-    if suffix == ".crtf":
-        return _casa_regions(catalog, frame).encode("ascii")
+    if suffix in (".reg", ".crtf"):
+        return format_regions(catalog, frame=frame, casa=suffix == ".crtf").encode()
     if suffix == ".yaml":
         return gammapy_yaml(catalog).encode()
     if suffix == ".xml":
@@ -163,17 +161,11 @@ def _shortest(value):
 
 def _plain_table(catalog):
     """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
-    table = Table(meta=dict(catalog.meta))
-    for name in catalog.colnames:
-        column = catalog[name]
-        if not isinstance(column, Column | u.Quantity):
-            continue
-        ucd = _UCDS.get(name, (column.info.meta or {}).get("ucd"))
-        values = np.ma.getdata(getattr(getattr(column, "unmasked", column), "value", column))
-        mask = getattr(column, "mask", None)
-        table[name] = Column(values) if mask is None else MaskedColumn(values, mask=mask)
-        table[name].unit, table[name].description = column.unit, column.info.description
-        table[name].meta = {"ucd": ucd} if ucd else {}
+    columns = {n: c for n, c in catalog.items() if isinstance(c, Column | u.Quantity)}
+    table = Table(columns, meta=catalog.meta)
+    for name, column in table.items():
+        ucd = _UCDS.get(name, column.meta.get("ucd"))
+        column.meta = {"ucd": ucd} if ucd else {}
     return table
 
 
@@ -280,41 +272,56 @@ _COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow", "source": 
 # Flags that question the source itself; the others describe its surroundings or the map.
 _DOUBT = sum(FLAGS[n][0] for n in ("edge", "blended", "wide", "bright_neighbor", "fit_failed"))
 
-_REGION_HEADER = """\
+_DS9_HEADER = """\
 # Region file format: DS9 version 4.1
 # cross: position, ellipse: 95 % confidence, green: matched, magenta: new, yellow: flagged
 global dashlist=8 3 width=1 font="helvetica 10 normal roman" select=1 highlite=1 dash=0 fixed=0 \
 edit=1 move=1 delete=1 include=1 source=1
 """
+_CASA_HEADER = "#CRTFv0\nglobal coord={}\n"
+_FRAMES = {"icrs": "ICRS", "fk5": "J2000", "galactic": "GALACTIC"}  # their names in CASA
 
 
-def format_regions(catalog, *, frame="icrs"):
-    """DS9 regions of a catalogue (str): for each source a cross and, if known, a 95 % ellipse."""
-    # In the style of the Fermi-LAT region files. The writer of `regions` drops the label of a
-    # single region and fails at braces in labels.
-    if frame not in ("icrs", "fk5", "galactic"):
+def format_regions(catalog, *, frame="icrs", casa=False):
+    """Regions of a catalogue for DS9 or CASA (str).
+
+    For each source a cross and, if known, a 95 % ellipse, in the style of the Fermi-LAT.
+    """
+    # The writer of `regions` fails at braces in the label of DS9 and drops that of a single region.
+    # CASA and its own reader refuse its points for CASA, and its ellipses are turned.
+    if frame not in _FRAMES:
         raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
     icrs, ellipses = sky_positions(catalog), confidence_ellipses(catalog)
     positions = icrs.transform_to(frame)
     lon, lat = positions.spherical.lon.deg, positions.spherical.lat.deg
-    # DS9 counts the angle from the longitude axis of the frame: position angle + 90 deg.
     along = icrs.directional_offset_by(np.nan_to_num(ellipses[:, 2]) * u.deg, 1 * u.arcsec)
-    angle = positions.position_angle(along.transform_to(frame)).deg + 90
-    ellipses[:, 2] = np.where(np.isnan(ellipses[:, 2]), np.nan, angle % 360)
-    lines = [_REGION_HEADER]
-    rows = zip(lon, lat, ellipses, texts_of(catalog, "Source_Name"), _states(catalog))
-    for lon_deg, lat_deg, ellipse, name, state in rows:
-        if not np.isfinite([lon_deg, lat_deg]).all():
-            continue
-        place, style = f"{lon_deg:.6f},{lat_deg:.6f}", f"color={_COLORS[state]} tag={{{state}}}"
-        # braces and backslashes would end the label
-        label = " ".join(_ascii(name.translate(str.maketrans("{}\\", "()/"))).split())
-        text = f" text={{{label}}}" if label else ""
-        lines.append(f"{frame};point({place})# point=cross {style}{text}\n")
-        if np.isfinite(ellipse).all():
-            shape = ",".join(f"{value:.6f}" for value in ellipse)
-            lines.append(f"{frame};ellipse({place},{shape})# {style}\n")
-    return "".join(lines)
+    angle = positions.position_angle(along.transform_to(frame)).deg
+    names = texts_of(catalog, "Source_Name")
+    # braces and backslashes would end the label of DS9
+    safe = str.maketrans("{}\\", "()/")
+    labels = [" ".join(_ascii(name).translate(safe).split()) for name in names]
+    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, _states(catalog))
+    lines = _casa_lines if casa else partial(_ds9_lines, frame)
+    header = _CASA_HEADER.format(_FRAMES[frame]) if casa else _DS9_HEADER
+    return header + "".join("".join(lines(*row)) for row in rows if np.isfinite(row[:2]).all())
+
+
+def _ds9_lines(frame, lon, lat, major, minor, angle, label, state):
+    """Region of a source for DS9, which counts the angle from the longitude axis of the frame."""
+    place, style = f"{lon:.6f},{lat:.6f}", f"color={_COLORS[state]} tag={{{state}}}"
+    yield f"{frame};point({place})# point=cross {style}{f' text={{{label}}}' if label else ''}\n"
+    if np.isfinite(major):
+        shape = f"{major:.6f},{minor:.6f},{(angle + 90) % 360:.6f}"
+        yield f"{frame};ellipse({place},{shape})# {style}\n"
+
+
+def _casa_lines(lon, lat, major, minor, angle, label, state):
+    """Region of a source for CASA, which counts the angle from north."""
+    place, color = f"{lon:.6f}deg, {lat:.6f}deg", f"color={_COLORS[state]}"
+    label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", label)  # quotes and brackets would end it
+    yield f"symbol[[{place}], +], {f'label={label!r}, ' if label else ''}{color}\n"
+    if np.isfinite(major):
+        yield f"ellipse[[{place}], [{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg], {color}\n"
 
 
 def _states(catalog):
@@ -350,23 +357,3 @@ def to_regions(catalog, *, frame="icrs"):
     from regions import Regions
 
     return Regions.parse(format_regions(catalog, frame=frame), format="ds9")
-
-
-def _casa_regions(catalog, frame):
-    """Regions of CASA (str)."""
-    # The writer of `regions` writes points as ``point``, which CASA and its own reader refuse, and
-    # takes the height of an ellipse for the major axis, whose position angle CASA wants.
-    from regions import EllipseSkyRegion, PointSkyRegion, Regions
-
-    regions = []
-    for region in to_regions(catalog, frame=frame):
-        visual = {"color": region.visual.get("color") or region.visual["edgecolor"]}
-        if isinstance(region, PointSkyRegion):
-            # quotes and brackets would end the label
-            label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", region.meta.get("text", ""))
-            about = {"meta": {"label": label} if label else {}, "visual": visual | {"symbol": "+"}}
-            regions.append(PointSkyRegion(region.center, **about))
-        else:
-            shape = (region.height, region.width, region.angle - 90 * u.deg)
-            regions.append(EllipseSkyRegion(region.center, *shape, visual=visual))
-    return Regions(regions).serialize(format="crtf", coordsys=frame)
