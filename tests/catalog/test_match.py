@@ -80,14 +80,6 @@ def norm_of(catalog, reference):
 # Within a radius
 
 
-def test_nearest_source_within_the_radius_matches():
-    match = match_catalogs(make_table([10.0, 50.0]), make_reference([10.2, 9.9, 51.0]))
-    assert pairs(match) == [(0, 1)]
-    assert match.matches["separation"].value == pytest.approx([0.1])
-    assert match.catalog_unmatched.tolist() == [1]
-    assert match.reference_unmatched.tolist() == [0, 2]
-
-
 @pytest.mark.parametrize(
     ("ra", "score", "others", "expected"),
     [
@@ -109,12 +101,11 @@ def test_radius_is_degrees_or_an_angle_and_belongs_to_the_disc(radius):
     match = match_catalogs(make_table([10.0, 30.0]), reference, radius=radius)
     assert pairs(match) == [(0, 0)]
     assert match.radius_deg == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize("radius", [0, -1.0, np.nan, 200 * u.deg])
-def test_impossible_radius_is_refused(radius):
-    with pytest.raises(ValueError, match="radius must be an angle above 0"):
-        match_catalogs(make_table([1.0]), make_reference([1.0]), radius=radius)
+    assert match.matches["separation"].value == pytest.approx([0.2])
+    assert match.catalog_unmatched.tolist() == match.reference_unmatched.tolist() == [1]
+    for impossible in (0 * radius, -radius, np.nan, 200 * u.deg):
+        with pytest.raises(ValueError, match="radius must be an angle above 0"):
+            match_catalogs(make_table([1.0]), reference, radius=impossible)
 
 
 def test_match_crosses_longitude_zero_and_the_pole_and_leaves_unknown_positions_out():
@@ -153,11 +144,14 @@ def test_errors_decide_by_default_and_a_radius_if_given():
     assert match.matches["separation_norm"] == pytest.approx([0.1 / sigma], rel=1e-3)
 
 
-def test_smallest_normalized_separation_wins_not_score_or_distance():
+def test_smallest_normalized_separation_wins_but_matches_come_in_descending_score():
     catalog = with_errors(make_table([10.0, 10.3], Score=[0.9, 0.1]), [0.05, 0.3])
     reference = with_errors(make_reference([10.1]), 0.05)
     assert pairs(match_catalogs(catalog, reference)) == [(1, 0)]
     assert pairs(match_catalogs(catalog, reference, radius=0.3)) == [(0, 0)]
+    catalog = with_errors(make_table([10.0, 20.0], Score=[0.1, 0.9]), 0.1)
+    reference = with_errors(make_reference([10.0, 20.1]), 0.1)
+    assert pairs(match_catalogs(catalog, reference)) == [(1, 1), (0, 0)]
 
 
 def test_radius_decides_where_one_error_is_unknown_and_all_pairs_within_it_are_listed():
@@ -170,12 +164,6 @@ def test_radius_decides_where_one_error_is_unknown_and_all_pairs_within_it_are_l
     assert match.by_errors
     assert pairs(match) == [(0, 0), (1, 1), (2, 2)]
     assert np.isnan(match.matches["separation_norm"]).all()
-
-
-def test_matches_come_in_descending_score():
-    catalog = with_errors(make_table([10.0, 20.0], Score=[0.1, 0.9]), 0.1)
-    reference = with_errors(make_reference([10.0, 20.1]), 0.1)
-    assert pairs(match_catalogs(catalog, reference)) == [(1, 1), (0, 0)]
 
 
 # All candidates, and what has no partner
@@ -192,9 +180,7 @@ def test_all_candidates_are_kept():
     assert list(table["Extended"]) == [0, 0, 1]
     assert list(table["ASSOC_Prob"].mask) == [False, False, True]
     assert table["ASSOC_Sep"].unmasked.to_value("deg") == pytest.approx([0.05, 0.2, 0.1])
-
-
-def test_candidates_of_a_detection_share_one_probability():
+    # they share one probability
     catalog, reference = make_table([10.0]), make_reference([9.9, 10.1, 10.2])
     probability = match_catalogs(catalog, reference).pairs["probability"]
     assert probability.sum() < 1
@@ -350,17 +336,13 @@ def test_chance_rate_follows_the_plane():
     assert (np.diff(density) < 0).all()
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_few_or_no_sources_have_a_chance_rate_too(n):
+def test_few_sources_have_a_chance_rate_too_and_unknown_positions_no_part_in_it():
     rng = np.random.default_rng(4)
-    match = match_catalogs(make_random(3, rng), make_random(n, rng))
-    assert match.chance_probability.shape == (3,)
-    assert (match.chance_probability < 0.1).all()
-    assert np.isnan(match_catalogs(make_random(0, rng), make_random(5, rng)).chance_rate)
-
-
-def test_unknown_positions_have_no_part_in_the_chance_rate():
-    rng = np.random.default_rng(5)
+    for n in (0, 1, 2, 5):
+        match = match_catalogs(make_random(3, rng), make_random(n, rng))
+        assert match.chance_probability.shape == (3,)
+        assert (match.chance_probability < 0.1).all()
+        assert np.isnan(match_catalogs(make_random(0, rng), make_random(n, rng)).chance_rate)
     catalog, reference = make_random(100, rng), make_random(4000, rng)
     more = make_table(*(np.append(reference[n].value, np.full(50, np.nan)) for n in POSITION))
     expected = match_catalogs(catalog, reference).chance_probability
@@ -422,7 +404,7 @@ def test_chance_rate_of_real_catalogs_is_that_of_shifted_ones(
 # Extended sources
 
 
-def test_detections_inside_an_extension_are_known():
+def test_detections_inside_an_extension_are_known_and_the_nearest_counts():
     catalog = make_table([10.0, 10.9, 11.1, 20.2, 20.4])
     match = match_catalogs(catalog, make_reference([10.0, 20.0], [1.0, 0.1]))
     # The second source is smaller than the radius, which then decides; none of them takes a match.
@@ -431,18 +413,12 @@ def test_detections_inside_an_extension_are_known():
     assert match.inside["reference_index"].tolist() == [0, 0, 1]
     assert match.inside["separation"].value == pytest.approx([0.0, 0.9, 0.2])
     assert match.catalog_unmatched.tolist() == [2, 4]
-
-
-def test_extended_source_of_unknown_size_reaches_to_the_radius_and_the_nearest_counts():
-    reference = make_reference([10.0], [0.0])
+    reference = make_reference([10.0], [0.0])  # of unknown size: reaches to the radius
     reference["Extension"].mask[:] = True
     match = match_catalogs(make_table([10.29, 10.31]), reference)
     assert match.inside["catalog_index"].tolist() == [0]
     match = match_catalogs(make_table([10.6]), make_reference([10.0, 11.0], [2.0, 2.0]))
     assert match.inside["reference_index"].tolist() == [1]
-
-
-# Known
 
 
 def test_known_is_not_one_to_one_and_takes_any_reference():
@@ -458,14 +434,9 @@ def test_known_is_not_one_to_one_and_takes_any_reference():
 
 def test_apply_adds_the_match_columns_to_a_copy():
     catalog = make_measured(3)
-    reference = QTable(
-        {
-            "RAJ2000": catalog["RAJ2000"][[2, 0]],
-            "DEJ2000": catalog["DEJ2000"][[2, 0]] + 0.05 * u.deg,
-            "Source_Name": ["4FGL J0000.1+0000", "4FGL J0000.2+0000e"],
-            "Extended": [False, True],
-        }
-    )
+    ra, dec = (catalog[name].value[[2, 0]] for name in POSITION)
+    known = {"Source_Name": ["4FGL J0000.1+0000", "4FGL J0000.2+0000e"], "Extended": [False, True]}
+    reference = make_table(ra, dec + 0.05, **known)
     names = catalog.colnames, reference.colnames
     match = match_catalogs(catalog, reference)
     matched = match.apply()
@@ -501,9 +472,8 @@ def test_summary_states_what_was_found_its_probabilities_and_the_chance_rate():
 
 
 def test_completeness_is_counted_by_flux():
-    flux = np.array([1e-11, 2e-11, 2e-11, 5e-11, 1e-9, np.nan, 0.0, 1e-9])
     reference = make_reference(np.arange(8) * 10.0, [None] * 7 + [1.0])
-    reference["Flux"] = flux
+    reference["Flux"] = [1e-11, 2e-11, 2e-11, 5e-11, 1e-9, np.nan, 0.0, 1e-9]
     match = match_catalogs(make_table([10.0, 30.0, 40.0]), reference)
     table = match.completeness()
     np.testing.assert_allclose(table["Flux_Min"], 10.0 ** np.array([-11, -10.5, -9]))
@@ -602,13 +572,11 @@ def stilts():
 def sky_match(program, folder, catalog, reference, radius_deg, find):
     """Pairs of rows that `stilts tskymatch2` finds."""
     for name, table in (("catalog", catalog), ("reference", reference)):
-        bare = Table({"Row": np.arange(len(table)), "ra": degrees(table["RAJ2000"])})
-        bare["dec"] = degrees(table["DEJ2000"])
-        bare.write(folder / f"{name}.fits", overwrite=True)
-    words = {"in1": "catalog.fits", "in2": "reference.fits", "ra1": "ra", "dec1": "dec"}
-    words |= {"ra2": "ra", "dec2": "dec", "error": repr(radius_deg * 3600), "join": "1and2"}
-    words |= {"find": find, "out": "pairs.fits"}
-    command = [program, "tskymatch2", *(f"{key}={value}" for key, value in words.items())]
+        bare = {"Row": np.arange(len(table))} | {n: degrees(table[n]) for n in POSITION}
+        Table(bare).write(folder / f"{name}.fits", overwrite=True)
+    words = "in1=catalog.fits in2=reference.fits ra1=RAJ2000 dec1=DEJ2000 ra2=RAJ2000 dec2=DEJ2000"
+    words += f" error={radius_deg * 3600!r} join=1and2 find={find} out=pairs.fits"
+    command = [program, "tskymatch2", *words.split()]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     table = Table.read(folder / "pairs.fits")
@@ -636,15 +604,6 @@ def test_stilts_finds_the_same_pairs(real_data, stilts, tmp_path):
 
 
 # Real catalogues
-
-
-def test_a_catalog_matches_itself(real_data):
-    (hard,) = read_real(real_data, FHL3)
-    match = match_catalogs(hard, hard, radius=0.01)
-    point = np.flatnonzero(~np.asarray(hard["Extended"]))
-    assert sorted(match.catalog_index.tolist()) == point.tolist()
-    np.testing.assert_array_equal(match.catalog_index, match.reference_index)
-    assert is_known(hard, [hard], radius=0.01).all()
 
 
 def test_real_matches_by_errors_are_those_within_the_radius(real_data):
@@ -678,17 +637,16 @@ def test_detections_on_real_photons_match(real_data, path, box, found):
         assert np.sum(match.matches["probability"] >= 0.8) >= len(match.matches) - 2
 
 
-def test_real_extended_sources_hold_their_centres(real_data):
+def test_real_extended_sources_hold_their_centres_and_a_list_without_any_holds_none(real_data):
     reference = read_extended(real_data / "catalogs" / FHL3)
     assert len(reference) == 48  # detected of its 55 templates
+    match = match_catalogs(reference, reference, radius=0.01)
+    assert (len(match.matches), len(match.inside)) == (0, 48)
     centers = reference["skycoord"].galactic
     for offset_deg, expected in ((0.0, 1.0), (0.25, 1.0), (40.0, 0.1)):
         moved = centers.directional_offset_by(0.3 * u.rad, offset_deg * u.deg)
         inside = inside_extended(moved.cartesian.xyz.value.T, reference)
         assert inside.all() if expected == 1 else inside.mean() < expected
-
-
-def test_a_catalogue_without_extended_sources_flags_nothing():
     with pytest.warns(match="catalogue of extended sources holds none"):
         reference = read_extended(make_table([10.0]))
     assert not inside_extended(np.eye(3), reference).any()

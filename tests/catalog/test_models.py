@@ -26,16 +26,12 @@ def make_fluxes(n=4, **columns):
     """A catalogue of n sources with fluxes and indices, the second of them of unknown index."""
     rows = np.arange(n)
     unknown = np.where(rows == 1, np.nan, 1.0)
-    values = {
-        "Conf_68_SemiMajor": np.full(n, 0.06),
-        "Conf_68_SemiMinor": np.full(n, 0.03),
-        "Conf_68_PosAng": np.full(n, 30.0),
-        "Flux": 1e-10 * (rows + 1),
-        "Unc_Flux": 1e-11 * (rows + 1),
-        "Spectral_Index": unknown * (2.0 + 0.5 * (rows % 5)),
-        "Unc_Spectral_Index": unknown * 0.25,
-        "Class": np.where(rows == 0, "PSR", ""),
-    }
+    ellipse = {"SemiMajor": 0.06, "SemiMinor": 0.03, "PosAng": 30.0}
+    values = {f"Conf_68_{name}": np.full(n, value) for name, value in ellipse.items()}
+    values |= {"Flux": 1e-10 * (rows + 1), "Unc_Flux": 1e-11 * (rows + 1)}
+    values["Spectral_Index"] = unknown * (2.0 + 0.5 * (rows % 5))
+    values["Unc_Spectral_Index"] = unknown * 0.25
+    values["Class"] = np.where(rows == 0, "PSR", "")
     return make_catalog(make_sources(n), values=values | columns, meta=META | RANGE)
 
 
@@ -70,11 +66,8 @@ def test_models_in_memory_are_those_of_the_file_and_know_how_ra_and_dec_correlat
         for one, other in zip(model.parameters, read.parameters):
             assert (one.value, one.unit) == (other.value, other.unit)
             assert one.error == pytest.approx(other.error, rel=1e-12)
-        on_sky = model.spatial_model.covariance.data.copy()
-        cosine = np.cos(np.radians(model.parameters["lat_0"].value))
-        on_sky[0] *= cosine
-        on_sky[:, 0] *= cosine
-        value, vector = np.linalg.eigh(on_sky)
+        scale = [np.cos(np.radians(model.parameters["lat_0"].value)), 1.0]  # to degrees on the sky
+        value, vector = np.linalg.eigh(model.spatial_model.covariance.data * np.outer(scale, scale))
         assert np.sqrt(value) * 1.5096 == pytest.approx([0.03, 0.06], rel=1e-5)
         east, north = vector[:, 1]
         assert np.degrees(np.arctan2(east, north)) % 180 == pytest.approx(30.0, abs=1e-3)
@@ -82,16 +75,13 @@ def test_models_in_memory_are_those_of_the_file_and_know_how_ra_and_dec_correlat
     np.testing.assert_array_equal(sub, models[2].spatial_model.covariance.data)
 
 
-def test_circle_of_confidence_needs_no_angle():
+def test_unknown_errors_and_sources_without_a_flux_are_left_out():
     catalog = make_fluxes(1, Conf_68_SemiMinor=np.array([0.06]))
-    catalog["Conf_68_PosAng"].mask[:] = True
+    catalog["Conf_68_PosAng"].mask[:] = True  # a circle needs no angle
     place = to_gammapy_models(catalog)[0].spatial_model
     errors = np.array([place.lon_0.error, place.lat_0.error])
     cosine = np.cos(catalog["DEJ2000"][0].to_value("rad"))
     np.testing.assert_allclose(errors * [cosine, 1], 0.06 / 1.5096, rtol=1e-5)
-
-
-def test_unknown_errors_and_sources_without_a_flux_are_left_out():
     names = ("Conf_68_SemiMajor", "Unc_Flux", "Unc_Spectral_Index")
     models = to_gammapy_models(make_fluxes(2, **dict.fromkeys(names, np.full(2, np.nan))))
     assert [parameter.error for parameter in models.parameters] == [0] * 12
@@ -103,7 +93,7 @@ def test_unknown_errors_and_sources_without_a_flux_are_left_out():
     assert without not in models.names
 
 
-def test_catalog_without_fluxes_or_their_energies_is_refused_in_one_line():
+def test_catalog_needs_fluxes_and_their_energies_but_no_names():
     with pytest.raises(ValueError, match="need the Flux of sources; got a catalogue without; find"):
         to_gammapy_models(make_fluxes(2, Flux=np.full(2, np.nan)))
     catalog = make_fluxes(2)
@@ -111,6 +101,9 @@ def test_catalog_without_fluxes_or_their_energies_is_refused_in_one_line():
     with pytest.raises(ValueError, match="FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose"):
         to_gammapy_models(catalog)
     assert len(to_gammapy_models(make_measured(0))) == 0
+    catalog = make_fluxes(4)
+    catalog["Source_Name"] = ["A", "A", "", "<B> & 'c'"]
+    assert to_gammapy_models(catalog).names == ["Aa", "Ab", "source", "<B> & 'c'"]
 
 
 def test_models_are_refused_before_a_run_without_an_exposure():
@@ -119,12 +112,6 @@ def test_models_are_refused_before_a_run_without_an_exposure():
     for name in ("b.yaml", "b.XML"):
         with pytest.raises(ValueError, match=rf"got '{name}' without an exposure .*--exposure"):
             check_fluxes(["a.fits", name], known=False)
-
-
-def test_models_of_sources_with_one_name_or_none_have_names_of_their_own():
-    catalog = make_fluxes(4)
-    catalog["Source_Name"] = ["A", "A", "", "<B> & 'c'"]
-    assert to_gammapy_models(catalog).names == ["Aa", "Ab", "source", "<B> & 'c'"]
 
 
 # The Fermi tools
