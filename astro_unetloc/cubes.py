@@ -41,15 +41,11 @@ def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
     else:
         geom, planes, stated = _read_healpix(hdu, None if axis is None else axis.nbin, what, frame)
     if axis is None and len(planes) > 1:
-        raise InputError(
-            f"{what} with {len(planes)} planes must state their energies (a table EBOUNDS, "
-            "ENERGIES or *_BANDS); got none; write the map with its table"
-        )
+        wanted = f"{what} with {len(planes)} planes must state their energies"
+        raise InputError(f"{wanted}; got no EBOUNDS, ENERGIES or *_BANDS; write one with the map")
     if axis is not None and len(planes) != axis.nbin:
-        raise InputError(
-            f"one energy for each plane was expected; got {axis.nbin} energies and {len(planes)} "
-            "planes; write the map with its own table"
-        )
+        got = f"got {axis.nbin} energies and {len(planes)} planes"
+        raise InputError(f"one energy for each plane was expected; {got}; write its own table")
     geom = geom if axis is None else with_axes(geom, [axis])
     unit = "" if unit is None else _mended_unit(stated, unit, what)
     return Map.from_geom(geom, data=planes.reshape(geom.data_shape), unit=unit)
@@ -95,10 +91,8 @@ def _read_image(hdu, what):
     while data.ndim > 3 and data.shape[0] == 1:  # a degenerate axis, such as STOKES
         data = data[0]
     if data.ndim not in (2, 3):
-        raise InputError(
-            f"{what} must have longitude, latitude and at most one energy; got {data.ndim} axes of "
-            f"shape {data.shape}; sum over the others"
-        )
+        got = f"got {data.ndim} axes of shape {data.shape}; sum over the others"
+        raise InputError(f"{what} must have longitude, latitude and at most one energy; {got}")
     wcs = _celestial_wcs(hdu.header)
     return WcsGeom(wcs, data.shape[:-3:-1]), data.reshape(-1, *data.shape[-2:])
 
@@ -113,16 +107,12 @@ def _celestial_wcs(header):
             reason = " ".join(str(err).split())
             raise InputError(f"the WCS of the image cannot be used: {reason}") from err
     if not wcs.has_celestial:
-        raise InputError(
-            "an image with sky coordinates (CTYPE1 such as GLON-CAR) was expected; got the axes "
-            f"{', '.join(map(repr, wcs.wcs.ctype))}; add the WCS keywords"
-        )
+        got = f"got the axes {', '.join(map(repr, wcs.wcs.ctype))}; add the WCS keywords"
+        raise InputError(f"an image with sky coordinates, as CTYPE1 GLON-CAR, was expected; {got}")
     kinds = [axis.split("-")[0].strip() for axis in wcs.wcs.ctype]
     if kinds not in (["GLON", "GLAT"], ["RA", "DEC"]):
-        raise InputError(
-            "the first two axes must be GLON, GLAT or RA, DEC in this order; got "
-            f"{', '.join(kinds)}; reproject or transpose the map"
-        )
+        got = f"got {', '.join(kinds)}; reproject or transpose the map"
+        raise InputError(f"the first two axes must be GLON, GLAT or RA, DEC in this order; {got}")
     return wcs
 
 
@@ -137,10 +127,8 @@ def healpix_frame(header):
     """Frame of the keyword COORDSYS, None if it is missing."""
     name = str(header.get("COORDSYS", "")).strip().upper()
     if name and name not in _FRAMES:
-        raise InputError(
-            f"COORDSYS of a HEALPix map must be GAL or EQU (or G, C, CEL, ICRS); got {name!r}; "
-            "rotate the map"
-        )
+        wanted = "COORDSYS of a HEALPix map must be GAL or EQU (or G, C, CEL, ICRS)"
+        raise InputError(f"{wanted}; got {name!r}; rotate the map")
     return _FRAMES.get(name)
 
 
@@ -148,10 +136,8 @@ def _read_healpix(hdu, n_energy, what, frame):
     """Geometry, planes (n, n_pixels) and stated unit of a HEALPix table."""
     frame = healpix_frame(hdu.header) or frame
     if frame is None:
-        raise InputError(
-            f"the frame of a HEALPix map of {what} must be known; got no COORDSYS; add the keyword "
-            "COORDSYS = 'GAL' or 'CEL'"
-        )
+        wanted = f"the frame of a HEALPix map of {what} must be known"
+        raise InputError(f"{wanted}; got no COORDSYS; add the keyword COORDSYS = 'GAL' or 'CEL'")
     names = {name.upper(): name for name in hdu.columns.names}
     pixel = next((names[name] for name in _PIXEL_COLUMNS if name in names), None)
     numbers = None if pixel is None else np.ravel(hdu.data[pixel]).astype(np.int64)
@@ -211,10 +197,8 @@ def _healpix_layout(header, n_values, numbers):
         if str(header.get("INDXSCHM", "")).strip().upper() == "LOCAL":
             raise InputError("HEALPix pixel numbers must be global; got INDXSCHM LOCAL; rewrite it")
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_sphere:
-            raise InputError(
-                f"HEALPix pixel numbers must lie in 0..{n_sphere - 1} at nside {nside}; got "
-                f"{numbers.min()}..{numbers.max()}"
-            )
+            wanted = f"HEALPix pixel numbers must lie in 0..{n_sphere - 1} at nside {nside}"
+            raise InputError(f"{wanted}; got {numbers.min()}..{numbers.max()}")
         if len(np.unique(numbers)) != len(numbers):
             raise InputError("HEALPix pixel numbers must be unique; got repetitions; sum them")
     return nside, order != "RING", numbers
@@ -243,10 +227,8 @@ def energy_axis(hdus, hdu):
         name = "energy_true" if "TRUE" in pair[0] else "energy"
         return MapAxis.from_energy_edges(edges, unit="GeV", name=name)
     if center is None:
-        raise InputError(
-            f"energies were expected in table {table.name}; got the columns {', '.join(columns)}; "
-            "give the whole file"
-        )
+        got = f"got the columns {', '.join(columns)}; give the whole file"
+        raise InputError(f"energies were expected in table {table.name}; {got}")
     energy = energy_column(table, columns[center])
     if not (np.all(np.isfinite(energy)) and np.all(energy > 0) and np.all(np.diff(energy) > 0)):
         raise InputError(f"energies must be positive and increase; got others in {table.name}")

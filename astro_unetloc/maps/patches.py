@@ -296,7 +296,7 @@ def _seen_directions(covers, region):
     return seen
 
 
-def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=None):
+def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
     """Patches of a map: its photons binned on every patch that it touches.
 
     Parameters
@@ -305,7 +305,6 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     band_edges : array-like (n_band + 1,)
         Edges of the model's bands in GeV; photons outside are dropped, with a warning if there are
         many. A map without energies inside them is an `InputError`.
-    grid : PatchGrid, optional
     region : DiscFootprint, optional
         Part of the sky to read; all of it by default.
     seed : int
@@ -317,15 +316,12 @@ def project(sky_map, band_edges, *, grid=None, region=None, seed=0, progress=Non
     -------
     Patches
     """
-    grid = grid or PatchGrid()
-    band_edges = np.asarray(band_edges, dtype=float)
+    grid, band_edges = PatchGrid(), np.asarray(band_edges, dtype=float)
     bands = band_inputs(band_edges, sky_map.energy_edges, events=sky_map.events is not None)
     if not bands[:, 0].any():
         low, high = sky_map.energy_edges[[0, -1]]
-        raise InputError(
-            f"expected energies within the model's range {band_edges[0]:g}-{band_edges[-1]:g} GeV; "
-            f"got a map of {low:g}-{high:g} GeV; choose another model"
-        )
+        ends = f"{band_edges[0]:g}-{band_edges[-1]:g} GeV; got a map of {low:g}-{high:g} GeV"
+        raise InputError(f"expected energies in the model's range {ends}; choose another model")
     if sky_map.events is None:
         _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)

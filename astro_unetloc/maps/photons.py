@@ -142,10 +142,8 @@ def _check_values(counts):
         n = np.isinf(counts).sum()
         raise InputError(f"counts must be finite or NaN (not observed); got {n} infinite pixels")
     if low < 0:
-        raise InputError(
-            f"counts must not be negative; got {low:.4g} and {(counts < 0).sum()} negative pixels; "
-            "subtract no background"
-        )
+        got = f"{low:.4g} and {(counts < 0).sum()} negative pixels"
+        raise InputError(f"counts must not be negative; got {got}; subtract no background")
     return high
 
 
@@ -223,9 +221,8 @@ def _stated_disc(header):
             try:
                 ra, dec, radius = map(float, cut.groups())
             except ValueError as err:
-                raise InputError(
-                    f"{key} must be CIRCLE(ra,dec,radius) in degrees; got {header[key]!r}"
-                ) from err
+                wanted = "CIRCLE(ra,dec,radius) in degrees"
+                raise InputError(f"{key} must be {wanted}; got {header[key]!r}") from err
             return DiscFootprint(vectors_from_lonlat(ra, dec) @ frame_rotation("icrs").T, radius)
     return None
 

@@ -85,11 +85,10 @@ def read_map(
         sky_map = _cut(replace(map, **companions), energy_range)
     else:
         sky_map = _make_sky_map(**(_read_any(map) | companions), energy_range=energy_range)
-        if sky_map.pixel_size_deg > COARSE_PIXEL_DEG:
-            warn(
-                f"pixels of {sky_map.pixel_size_deg:.2f} deg are coarser than {COARSE_PIXEL_DEG} "
-                "deg: positions cannot be better than that; use a finer map or the events"
-            )
+        size = sky_map.pixel_size_deg
+        if size > COARSE_PIXEL_DEG:
+            limits = f"pixels of {size:.2f} deg are coarser than {COARSE_PIXEL_DEG} deg"
+            warn(f"{limits}: positions cannot be better; use a finer map or the events")
     low, high = sky_map.energy_edges[[0, -1]]
     log.info("%s: %d photons, %.4g to %.4g GeV", sky_map.name, sky_map.n_photons, low, high)
     return sky_map
@@ -149,17 +148,13 @@ def _read_hdus(hdus, name):
     """Fields of a `SkyMap` from an open file."""
     product = _describe_product(hdus)
     if product is not None:
-        raise InputError(
-            f"a counts map or event list was expected; got {product}: {name}; give the file made "
-            "by gtbin or the events"
-        )
+        kind = f"got {product}: {name}; give the file made by gtbin or the events"
+        raise InputError(f"a counts map or event list was expected; {kind}")
     events = find_hdu(hdus, "EVENTS")
     hdu = _find_counts(hdus) if events is None else events
     if hdu is None:
-        raise InputError(
-            f"no counts found in {name}, with the HDUs {', '.join(h.name for h in hdus)}; give a "
-            "counts map, an event list or a gammapy dataset with counts"
-        )
+        found = f"no counts found in {name}, with the HDUs {', '.join(h.name for h in hdus)}"
+        raise InputError(f"{found}; give a counts map, an event list or a dataset with counts")
     parts = {"name": name, "header": _select_header(hdu.header, hdus[0].header)}
     if events is not None:
         photons, footprint = read_events(events)
@@ -262,10 +257,8 @@ def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, 
     whole = whole_counts(sky_map.planes, lambda: _exposure_of_bins(sky_map))
     n_off = np.count_nonzero(sky_map.pixels.off_sky(np.flatnonzero((whole > 0).any(axis=0))))
     if n_off:
-        raise InputError(
-            f"counts must lie on the sky; got {n_off} pixels with counts beyond the limb of the "
-            "projection; check the WCS keywords"
-        )
+        got = f"{n_off} pixels with counts beyond the limb of the projection"
+        raise InputError(f"counts must lie on the sky; got {got}; check the WCS keywords")
     geom = sky_map.counts.geom
     return replace(sky_map, counts=Map.from_geom(geom, data=whole.reshape(geom.data_shape)))
 
@@ -273,34 +266,24 @@ def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, 
 def _check_axes(axes):
     """Refuse what is no single axis of energy bins."""
     if len(axes) > 1:
-        raise InputError(
-            f"counts must have one energy axis or none; got the axes {', '.join(axes.names)}; "
-            "sum over the others"
-        )
+        names = ", ".join(axes.names)
+        raise InputError(f"one energy axis or none was expected; got {names}; sum over the others")
     for axis in axes:
         if not axis.name.startswith("energy") or not axis.unit.is_equivalent("GeV"):
             raise InputError(f"energy bins were expected; got the axis {axis.name!r}; sum over it")
         if axis.node_type != "edges":
-            raise InputError(
-                f"energy bins were expected; {axis.name!r} has single energies, as exposure and "
-                "flux have; give counts"
-            )
+            kind = f"{axis.name!r} with single energies, as exposures have"
+            raise InputError(f"energy bins were expected; got the axis {kind}; give counts")
 
 
 def _range_of_image(stated, energy_range, name):
     """Energy range of an image without bins; None, with a warning, if it is unknown."""
     if stated is not None and energy_range is not None and not np.allclose(stated, energy_range):
-        warn(
-            f"energy_range {energy_range[0]:g} to {energy_range[1]:g} GeV overrules the "
-            f"{stated[0]:g} to {stated[1]:g} GeV that the header of the image states",
-            stacklevel=5,
-        )
+        wanted, found = ("{:g} to {:g} GeV".format(*ends) for ends in (energy_range, stated))
+        warn(f"energy_range {wanted} overrules the {found} that the header of the image states", 5)
     if energy_range is None and stated is None:
-        warn(
-            f"{name} does not state its energies; assuming "
-            f"{ASSUMED_RANGE_GEV[0]:g} to {ASSUMED_RANGE_GEV[1]:g} GeV; give energy_range",
-            stacklevel=5,
-        )
+        assumed = "{:g} to {:g} GeV".format(*ASSUMED_RANGE_GEV)
+        warn(f"{name} does not state its energies; assuming {assumed}; give energy_range", 5)
     return energy_range or stated
 
 
@@ -327,10 +310,8 @@ def _cut(sky_map, energy_range):
         return replace(sky_map, counts=counts, energy_edges=edges)
     low, high = max(edges[0], energy_range[0]), min(edges[-1], energy_range[1])
     if low >= high:
-        raise InputError(
-            f"energy_range {energy_range[0]:g} to {energy_range[1]:g} GeV must overlap the "
-            f"{edges[0]:g} to {edges[-1]:g} GeV of the events; choose another range"
-        )
+        wanted, events = ("{:g} to {:g} GeV".format(*ends) for ends in (energy_range, edges))
+        raise InputError(f"energy_range {wanted} must overlap the {events} of the events")
     inside = (sky_map.events.energy >= low) & (sky_map.events.energy < high)
     events = sky_map.events.select(inside)
     return replace(sky_map, events=events, energy_edges=np.array([low, high]))

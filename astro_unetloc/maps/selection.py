@@ -51,10 +51,8 @@ def parse_energy_range(energy_range):
     try:
         low, high = map(_to_gev, energy_range)
     except (TypeError, ValueError) as err:
-        raise InputError(
-            "energy_range must be two energies, such as (10, 500) in GeV or Quantities; got "
-            f"{energy_range!r}"
-        ) from err
+        wanted = "energy_range must be two energies, such as (10, 500) in GeV or Quantities"
+        raise InputError(f"{wanted}; got {energy_range!r}") from err
     return _increasing(low, high, "energy_range")
 
 
@@ -67,9 +65,8 @@ def _to_gev(value):
 def _increasing(low, high, where):
     """The pair itself if it is a range of energies in GeV."""
     if not 0 < low < high < np.inf:
-        raise InputError(
-            f"{where} must be two increasing positive energies; got {low:g} to {high:g} GeV"
-        )
+        got = f"{low:g} to {high:g} GeV"
+        raise InputError(f"{where} must be two increasing positive energies; got {got}")
     return low, high
 
 
@@ -100,10 +97,8 @@ def wcs_edges_gev(header, n_energy):
     """Edges in GeV from the third WCS axis, the last resort for cubes without a table."""
     name = str(header.get("CTYPE3", "")).strip().upper()
     if "ENER" not in name or "CRVAL3" not in header or "CDELT3" not in header:
-        raise InputError(
-            f"counts with {n_energy} planes must state their energies (a table EBOUNDS or "
-            f"*_BANDS); got none and a third axis {name!r}; write the map with its table"
-        )
+        wanted = f"counts with {n_energy} planes must state their energies (EBOUNDS or *_BANDS)"
+        raise InputError(f"{wanted}; got none and a third axis {name!r}; write them with the map")
     step, start, pixel = header["CDELT3"], header["CRVAL3"], header.get("CRPIX3", 1)
     if str(header.get("CREATOR", "")).strip().lower() == "gtbin":
         # it writes the start and the width of the first bin
@@ -123,10 +118,8 @@ def select_bins(edges, energy_range):
     inside = (edges[:-1] >= low * (1 - _EDGE_RTOL)) & (edges[1:] <= high * (1 + _EDGE_RTOL))
     touched = (edges[:-1] < high * (1 - _EDGE_RTOL)) & (edges[1:] > low * (1 + _EDGE_RTOL))
     if not inside.any():
-        raise InputError(
-            f"no energy bin lies inside energy_range {low:g} to {high:g} GeV; the map has bins at "
-            f"{', '.join(f'{edge:.4g}' for edge in edges)} GeV"
-        )
+        got = f"got bins at {', '.join(f'{edge:.4g}' for edge in edges)} GeV"
+        raise InputError(f"no energy bin lies inside energy_range {low:g} to {high:g} GeV; {got}")
     first, last = np.flatnonzero(inside)[[0, -1]]
     if np.any(touched & ~inside):
         warn(

@@ -225,7 +225,7 @@ def test_edges_in_any_unit_come_out_in_gev(unit, edges):
         ((1, 2, 3), "two energies"),
         (("a", "b"), "two energies"),
         (("10 deg", "20 deg"), "two energies"),
-        ((1000, 2000), "no energy bin lies inside energy_range 1000 to 2000 GeV; the map has bins"),
+        ((1000, 2000), "no energy bin lies inside energy_range 1000 to 2000 GeV; got bins at"),
         ((11, 19), "no energy bin lies inside"),
     ],
 )
