@@ -91,7 +91,7 @@ def test_votlint_sees_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".vot", ".csv"])
-def test_stilts_reads_names_units_and_values(tmp_path, suffix):
+def test_stilts_reads_names_and_values(tmp_path, suffix):
     catalog = make_matched(5)
     catalog["Source_Name"][0] = "A"  # shorter than the others
     path = tmp_path / f"c{suffix}"

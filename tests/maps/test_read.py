@@ -1,7 +1,5 @@
 import gzip
 import hashlib
-import logging
-import shutil
 from itertools import product
 from pathlib import Path
 
@@ -181,8 +179,7 @@ def test_pixels_that_are_nan_are_not_covered(rng):
 
 def test_an_empty_map_is_valid():
     sky_map = read_map(cube_hdus(np.zeros((3, 20, 30))))
-    assert sky_map.n_photons == 0
-    assert list(sky_map.photons(0)) == []
+    assert (sky_map.n_photons, list(sky_map.photons(0))) == (0, [])
     assert sky_map.covers(sky_map.pixels.centers([5])).all()
 
 
@@ -230,11 +227,9 @@ def test_part_of_a_healpix_sphere_places_photons_like_the_whole(how, rng, tmp_pa
         np.testing.assert_array_equal(from_object.pixels.numbers, inside)
     part, whole = read_map(hdus), read_map(healpix_hdus(counts, NSIDE=8))
     assert part.n_photons == counts[:, inside].sum()
-    vectors, _ = all_photons(part)
-    others, _ = all_photons(whole)
-    others = others[part.covers(others)]
-    assert len(vectors) == len(others)
-    np.testing.assert_allclose(np.sort(vectors[:, 2]), np.sort(others[:, 2]), atol=1e-12)
+    others = all_photons(whole)[0]
+    heights = [np.sort(v[:, 2]) for v in (all_photons(part)[0], others[part.covers(others)])]
+    np.testing.assert_allclose(*heights, atol=1e-12)
 
 
 HEALPIX = {
@@ -299,8 +294,7 @@ def test_gammapy_maps_are_read_with_either_axis(name, rng):
 def test_plain_gzipped_and_path_inputs_are_the_same(rng, tmp_path, monkeypatch):
     plain, packed = tmp_path / "cube.fits", tmp_path / "cube.fits.gz"
     cube_hdus(poisson_cube(rng)).writeto(plain)
-    with open(plain, "rb") as source, gzip.open(packed, "wb") as target:
-        shutil.copyfileobj(source, target)
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
     monkeypatch.chdir(tmp_path)
     maps = [read_map(path) for path in (str(plain), plain, packed, str(packed), Path("cube.fits"))]
     for sky_map in maps:
@@ -308,13 +302,6 @@ def test_plain_gzipped_and_path_inputs_are_the_same(rng, tmp_path, monkeypatch):
     assert maps[0].checksum == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert maps[2].checksum == hashlib.sha256(packed.read_bytes()).hexdigest()
     assert maps[2].name == "cube.fits.gz"
-
-
-def test_the_photon_total_is_logged(rng, caplog):
-    counts = poisson_cube(rng)
-    with caplog.at_level(logging.INFO, logger="astro_unetloc"):
-        read_map(cube_hdus(counts))
-    assert f"{counts.sum()} photons, 10 to 150 GeV" in caplog.text
 
 
 def test_a_flux_map_with_its_exposure_becomes_counts(rng, tmp_path):
@@ -331,8 +318,10 @@ def test_a_flux_map_with_its_exposure_becomes_counts(rng, tmp_path):
     refuse(hdus, "flux x exposure must be whole", exposure=exposure)
 
 
-def test_a_sky_map_passes_through(rng):
-    sky_map = read_map(cube_hdus(poisson_cube(rng)))
+def test_a_sky_map_passes_through_and_the_photon_total_is_logged(rng, caplog):
+    with caplog.at_level("INFO", logger="astro_unetloc"):
+        sky_map = read_map(cube_hdus(poisson_cube(rng)))
+    assert f"{sky_map.n_photons} photons, 10 to 150 GeV" in caplog.text
     again = read_map(sky_map, energy_range=(10, 50))
     assert again.n_photons == sky_map.planes[:2].sum()
     assert again.name == sky_map.name
@@ -465,7 +454,6 @@ def test_what_holds_no_usable_counts_is_refused(hdus, match):
     "value, match",
     [
         (np.inf, "counts must be finite.* got 1 infinite"),
-        (-np.inf, "counts must be finite.* got 1 infinite"),
         (-3, "counts must not be negative; got -3 and 1 negative"),
         (0.5, "counts must be whole numbers .*; got 1 pixels such as 0.5"),
     ],
@@ -511,18 +499,12 @@ def test_objects_that_are_no_counts_map(value, match, kind):
 
 
 @pytest.mark.parametrize("name", ["exposure", "background", "psf"])
-def test_response_files_that_are_missing_or_of_a_wrong_type(name, rng, tmp_path):
-    hdus, nothing = cube_hdus(poisson_cube(rng)), tmp_path / "nothing.fits"
-    refuse(hdus, "no such file: .*nothing.fits", FileNotFoundError, **{name: nothing})
-    refuse(hdus, f"{name} must be a path or a gammapy .*; got int", TypeError, **{name: 5})
-
-
-def test_response_files_that_hold_something_else(real_data):
-    cube = real_data / "gc/fermi-3fhl-gc-counts-cube.fits.gz"
-    psf = real_data / "gc/fermi-3fhl-gc-psf-cube.fits.gz"
-    refuse(cube, "psf must be a file of gtpsf .* with the HDUs EBOUNDS, GTI, PRIMARY", psf=cube)
-    refuse(cube, "exposure must be a map; got .* no image or HEALPix", exposure=psf)
-    refuse(cube, "background must be a map", background=psf)
+def test_response_files_that_are_missing_or_hold_something_else(name, real_data, tmp_path):
+    cube, psf = (real_data / f"gc/fermi-3fhl-gc-{n}-cube.fits.gz" for n in ("counts", "psf"))
+    refuse(cube, "no such file: .*none.fits", FileNotFoundError, **{name: tmp_path / "none.fits"})
+    refuse(cube, f"{name} must be a path or a gammapy .*; got int", TypeError, **{name: 5})
+    match = "must be a file of gtpsf .* EBOUNDS, GTI, PRIMARY" if name == "psf" else "must be a map"
+    refuse(cube, f"{name} {match}", **{name: cube if name == "psf" else psf})
 
 
 def test_an_exposure_frame_that_is_unknown_or_fits_either_frame(rng, tmp_path):
