@@ -3,7 +3,7 @@
 import numpy as np
 from astropy.table import MaskedColumn, QTable
 
-from astro_unetloc.evaluation.predictions import records_inside, source_records
+from astro_unetloc.evaluation.predictions import patch_records
 from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.maps.patches import TangentPlane
 
@@ -50,7 +50,4 @@ def made_predictions(seed=0, *, n_patches=2):
         "sky": np.full(n_patches, seed),
         "code": np.array([f"sky{seed:06d}-p{i:03d}" for i in range(n_patches)], "S24"),
     }
-    for name, records in zip(("sources", "found"), source_records(matches)):
-        inside = [records_inside(records, plane, i) for i, plane in enumerate(planes)]
-        predictions[name] = np.concatenate(inside)
-    return predictions, matches
+    return predictions | patch_records(matches, planes), matches

@@ -7,7 +7,7 @@ from astropy.stats import binom_conf_interval
 from astropy.table import QTable
 from astropy.units import Quantity
 
-from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers, numbers_of
+from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers_of
 from astro_unetloc.evaluation.truth import SKIES, Evaluation, combine
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure
@@ -51,11 +51,6 @@ def edges_around(values, edges):
         return edges[:1]
     first, last = np.searchsorted(edges, [values.min(), values.max()], side="right")
     return edges[first - 1 : last + 1]
-
-
-def completeness_at_95(scores):
-    """Completeness at which an `Evaluation` has 95 % purity; NaN without true sources."""
-    return scores.completeness_at(0.95)[0] if scores.n_true else np.nan
 
 
 def measurement_errors(matches):
@@ -190,7 +185,7 @@ def offset_over_ellipse(x, y, major, minor, angle_deg):
 
 _STATISTICS = {
     "average precision": lambda whole, listed: whole.average_precision,
-    "completeness at 95 % purity": lambda whole, listed: completeness_at_95(whole),
+    "completeness at 95 % purity": lambda whole, listed: whole.completeness_at(0.95)[0],
     "completeness": lambda whole, listed: listed.completeness,
     "purity": lambda whole, listed: listed.purity,
     "median offset": lambda whole, listed: listed.median_offset_deg,
@@ -239,9 +234,8 @@ def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng
     n_true, other = (np.array([e.n_true for e in tiles], int) for tiles in (first, second))
     if n_true.tolist() != other.tolist() or not n_true.any():
         raise InputError(
-            "expected evaluations of the same tiles of a sky with true sources; got "
-            f"{len(first)} and {len(second)} tiles with {n_true.sum()} and {other.sum()} of them; "
-            "score both finders on one truth"
+            f"expected two finders on the same tiles with true sources; got {len(first)} and "
+            f"{len(second)} tiles with {n_true.sum()} and {other.sum()}; score both on one truth"
         )
 
     def difference(weight):
@@ -290,12 +284,10 @@ def compare(first, second, *, thresholds=(-np.inf, -np.inf), level=0.95, n_sampl
 def _tiles_in(matches, names, limits):
     """`_Tiles` of a range of latitude, numbered as in the sorted ``names``."""
     inside, true_inside = matches.in_latitudes(limits)
-    score, rows = numbers(matches.catalog["Score"]), np.flatnonzero(matches.is_listed & inside)
-    rows = rows[np.argsort(-score[rows], kind="stable")]
+    rows, *values = matches.ranked(inside)
     tile = np.searchsorted(names, np.asarray(matches.catalog["Tile"], str)[rows])
-    correct, offset = matches.is_true_positive[rows], degrees(matches.catalog["Offset"])[rows]
     n_true = _true_numbers(matches, names, matches.is_class("counted") & true_inside)
-    return _Tiles(score[rows], correct, offset, tile, n_true)
+    return _Tiles(*values, tile, n_true)
 
 
 def _true_numbers(matches, names, rows):
@@ -306,14 +298,13 @@ def _true_numbers(matches, names, rows):
 
 def _common_tiles(first, second):
     """Sorted names of the tiles of both, which must have the same true sources."""
-    tables = [table for m in (first, second) for table in (m.truth, m.catalog)]
+    tables = first.truth, first.catalog, second.truth, second.catalog
     names = np.unique(np.concatenate([np.asarray(table["Tile"], str) for table in tables]))
     number = [_true_numbers(m, names, m.is_class("counted")) for m in (first, second)]
     if len(names) < 2 or np.any(number[0] != number[1]):
         raise InputError(
-            "expected matches with the same true sources in two tiles of the sky or more; got "
-            f"{number[0].sum()} and {number[1].sum()} sources in {len(names)} tiles; match both "
-            "catalogues with one truth and tile=grid_tiles(...)"
+            f"expected the same true sources in two tiles or more; got {number[0].sum()} and "
+            f"{number[1].sum()} sources in {len(names)} tiles; match both catalogues with one truth"
         )
     return names
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.legend_handler import HandlerPatch
 from matplotlib.patches import Circle, Ellipse
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -55,9 +55,8 @@ def _panels(width=6.4, height=4.2, **options):
 def _by_sky(table):
     """Name, rows and style of each region of the sky; a region looks alike in all figures."""
     skies = np.asarray(table["Sky"], str)
-    styles = {">": (_BLUE, "s"), "<": (_VERMILION, "^")}
     for sky in dict.fromkeys(skies.tolist()):
-        style = next((style for mark, style in styles.items() if mark in sky), (_BLACK, "o"))
+        style = (_BLUE, "s") if ">" in sky else (_VERMILION, "^") if "<" in sky else (_BLACK, "o")
         yield sky, table[skies == sky], style
 
 
@@ -114,12 +113,11 @@ def _log_axis(axes, which, values):
     values = values[values > 0]
     if len(values) and np.isfinite(getattr(axes.dataLim, f"minpos{which}")):
         getattr(axes, f"set_{which}scale")("log")
-        _plain_ticks(getattr(axes, f"{which}axis"), values)
+        _plain_ticks(getattr(axes, f"{which}axis"), values.min(), values.max())
 
 
-def _plain_ticks(axis, values):
+def _plain_ticks(axis, low, high):
     """10, 20, 50 instead of powers on a logarithmic axis of ordinary numbers or a short range."""
-    low, high = values.min(), values.max()
     if high < 300 * low or 0.001 <= low <= high < 1e5:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1, 3)))
         axis.set_major_formatter("{x:g}")
@@ -140,9 +138,9 @@ def _rows_axis(axes, labels):
 def _summary(axes, table):
     """Scores of each region of the sky, and the fluxes of 50 and 90 % completeness."""
     scores = ["Completeness", "Purity", "F1", "Average_Precision", "Completeness_At_95"]
-    labels = [*scores[:-1], "Completeness\nat 95 % purity"]
     fluxes = {"Flux_50": "50 % found", "Flux_90": "90 % found"}
-    places = _rows_axis(axes[0], labels), _rows_axis(axes[1], fluxes.values())
+    labels = [*scores[:-1], "Completeness\nat 95 % purity"], fluxes.values()
+    places = [_rows_axis(*each) for each in zip(axes, labels)]
     lowest = 1.0
     for shift, (sky, row, style) in _dodged(_by_sky(table), 0.2):
         value = np.array([numbers_of(row, score)[0] for score in scores])
@@ -212,9 +210,7 @@ def _numbers(axes, table):
     step = max(1, round(top / 50))
     edges = np.arange(-0.5, top + 0.5 + step, step)
     counts = np.histogram2d(true, listed, bins=(edges, edges))[0].T
-    many = counts.max() > 20
-    norm = LogNorm(1, counts.max()) if many else Normalize(1, max(counts.max(), 2))
-    shown = np.where(counts > 0, counts, np.nan)
+    shown, norm = np.where(counts > 0, counts, np.nan), LogNorm(1, max(counts.max(), 2))
     image = axes.pcolormesh(edges, edges, shown, cmap="viridis_r", norm=norm)
     axes.plot(edges[[0, -1]], edges[[0, -1]], color=_VERMILION, linewidth=1, label="equal numbers")
     for key in ("correlation", "bias", "scatter"):
@@ -222,8 +218,7 @@ def _numbers(axes, table):
     axes.set(xlabel="True sources in a patch", ylabel="Detections listed in it", aspect="equal")
     axes.legend(loc="upper left", frameon=False)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, label="Patches")
-    if many:
-        _plain_ticks(bar.ax.yaxis, counts[counts > 0])
+    _plain_ticks(bar.ax.yaxis, norm.vmin, norm.vmax)
 
 
 def _measurement_errors(axes, table):
@@ -275,27 +270,22 @@ def _false_positives(axes, table):
     names = ("N_False", "N_Duplicates", "Per_100_Deg2")
     n_false, n_double, rate = (numbers_of(table, name) for name in names)
     known = np.isfinite(rate).all()
-    scale = np.where(n_false > 0, rate / np.maximum(n_false, 1), 0) if known else 1.0
+    scale = rate / np.maximum(n_false, 1) if known else 1.0
     places = _rows_axis(axes, [f"{sky} ({int(n)})" for sky, n in zip(table["Sky"], n_false)])
     single, double = (n_false - n_double) * scale, n_double * scale
     axes.barh(places, single, 0.55, color=_VERMILION, label="elsewhere")
     axes.barh(places, double, 0.55, left=single, color=_BLUE, label="second detection of a source")
-    axes.set_xlim(0, 1.06 * max((single + double).max(), 0.01))
     axes.set_xlabel("False positives per 100 square degrees" if known else "False positives")
 
 
 def _false_negatives(axes, table):
     """Fractions of true sources that are missed, by reason."""
     (axes,) = axes
-    places = _rows_axis(axes, table["Reason"])
+    numbers = zip(table["Reason"], table["N_Missed"], table["N_True"])
+    places = _rows_axis(axes, [f"{reason} ({int(n)} of {int(m)})" for reason, n, m in numbers])
     fraction = np.nan_to_num(numbers_of(table, "Fraction_Missed"))
-    error = _interval(table, "Fraction_Missed")
-    axes.barh(places, fraction, height=0.6, color=_BLUE, alpha=0.75, xerr=error, ecolor="0.25",
-              error_kw={"elinewidth": 1.1})  # fmt: skip
-    top = fraction + error[1]
-    for y, x, missed, true in zip(places, top, table["N_Missed"], table["N_True"]):
-        axes.text(x, y, f"  {int(missed)} of {int(true)}", va="center", fontsize=9)
-    axes.set_xlim(0, 1.25 * max(top.max(), 0.01))
+    axes.barh(places, fraction, height=0.6, color=_BLUE, alpha=0.75, ecolor="0.25",
+              xerr=_interval(table, "Fraction_Missed"), error_kw={"elinewidth": 1.1})  # fmt: skip
     axes.set_xlabel("Fraction of such sources that is missed")
 
 

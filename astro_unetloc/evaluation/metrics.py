@@ -16,7 +16,6 @@ from astro_unetloc.catalog.table import numbers, numbers_of, texts_of
 from astro_unetloc.evaluation.comparison import (
     FLUX_UNIT,
     PHOTON_EDGES,
-    completeness_at_95,
     edges_around,
     fraction_columns,
     measurement_errors,
@@ -103,10 +102,11 @@ def fit_completeness(flux, found):
     flux, found = np.asarray(flux, dtype=float), np.asarray(found, dtype=bool)
     if np.any(flux <= 0) or not np.all(np.isfinite(flux)):
         raise InputError("fluxes must be positive numbers; got others; leave such sources out")
-    if min(found.sum(), (~found).sum()) < _MIN_CURVE_SOURCES:
+    n_found, n_missed, least = found.sum(), (~found).sum(), _MIN_CURVE_SOURCES
+    if min(n_found, n_missed) < least:
         raise InputError(
-            f"expected {_MIN_CURVE_SOURCES} found and {_MIN_CURVE_SOURCES} missed sources or more; "
-            f"got {found.sum()} and {(~found).sum()}; take more sources"
+            f"expected {least} found and {least} missed sources or more; got {n_found} and "
+            f"{n_missed}; take more sources"
         )
     log_flux = np.log(flux)
     middle = log_flux[found].min() * 0.5 + np.median(log_flux[found]) * 0.5
@@ -126,7 +126,7 @@ def fit_completeness(flux, found):
 # Tables
 
 
-def all_tables(matches, *, threshold=None):
+def all_tables(matches, *, threshold=-np.inf):
     """Tables of matches of all candidates, by name; detections from a threshold on are listed."""
     listed = matches.select(threshold)
     return {
@@ -142,19 +142,20 @@ def all_tables(matches, *, threshold=None):
     }
 
 
-def summary_table(matches, *, threshold=None):
+def summary_table(matches, *, threshold=-np.inf):
     """Main scores of each region of the sky."""
     listed = matches.select(threshold)
     whole, part = (list(m.by_sky().values()) for m in (matches, listed))
-    numbers = [(e.n_true, len(e.correct), e.correct.sum()) for e in part]
-    n_true, n_listed, n_correct = np.array(numbers, int).T
+    n_true, n_listed, n_correct = np.transpose(
+        [(e.n_true, len(e.correct), e.correct.sum()) for e in part]
+    )
     columns = {
         "Sky": list(SKIES), "N_True": n_true, "N_Listed": n_listed,
         **fraction_columns("Completeness", n_correct, n_true),
         **fraction_columns("Purity", n_correct, n_listed),
         "F1": _f1(n_correct, n_true, n_listed),
         "Average_Precision": [e.average_precision for e in whole],
-        "Completeness_At_95": [completeness_at_95(e) for e in whole],
+        "Completeness_At_95": [e.completeness_at(0.95)[0] for e in whole],
         "Median_Offset": [e.median_offset_deg for e in part], **_flux_limits(listed),
     }  # fmt: skip
     return score_table(
@@ -166,7 +167,7 @@ def summary_table(matches, *, threshold=None):
         "more.",
         columns,
         units={"Median_Offset": "deg", "Flux_50": FLUX_UNIT, "Flux_90": FLUX_UNIT},
-        meta={} if threshold is None else {"threshold": float(threshold)},
+        meta={"threshold": float(threshold)} if np.isfinite(threshold) else {},
     )
 
 
@@ -178,18 +179,17 @@ def _f1(n_correct, n_true, n_listed):
 
 def _flux_limits(matches):
     """Fluxes of 50 and 90 % completeness and the plateau; NaN where no curve can be fitted."""
-    flux, found = true_flux(matches), matches.is_found
+    flux, rows = true_flux(matches), []
     used = matches.is_class("counted", "faint") & (flux > 0)
-    rows = np.full((len(SKIES), 3), np.nan)
-    for row, limits in zip(rows, SKIES.values()):
+    for limits in SKIES.values():
         here = used & matches.in_latitudes(limits)[1]
         try:
-            curve = fit_completeness(flux[here], found[here])
+            curve = fit_completeness(flux[here], matches.is_found[here])
+            rows.append([curve.flux_at(0.5), curve.flux_at(0.9), curve.plateau])
         except InputError:  # too few found or missed sources
-            continue
-        row[:] = curve.flux_at(0.5), curve.flux_at(0.9), curve.plateau
-    rows[np.isinf(rows)] = np.nan
-    return dict(zip(("Flux_50", "Flux_90", "Plateau"), rows.T))
+            rows.append([np.nan] * 3)
+    values = np.where(np.isinf(rows), np.nan, rows).T
+    return dict(zip(("Flux_50", "Flux_90", "Plateau"), values))
 
 
 def by_threshold(matches):
@@ -205,11 +205,8 @@ def by_threshold(matches):
             "Completeness": n_correct / (scores.n_true or np.nan), "Purity": n_correct / n_listed,
             "F1": _f1(n_correct, scores.n_true, n_listed),
         })  # fmt: skip
-    return score_table(
-        "Scores by threshold",
-        "Completeness, purity and F1 of the list of all candidates down to a Score.",
-        _stacked(parts),
-    )
+    about = "Completeness, purity and F1 of the list of all candidates down to a Score."
+    return score_table("Scores by threshold", about, _stacked(parts))
 
 
 def _stacked(parts):
@@ -254,22 +251,22 @@ def binned_scores(matches, name):
     true_value, value = values_of(matches)
     used, listed = matches.is_class(*classes), matches.is_listed
     edges = edges_around(np.append(true_value[used], value[listed]), edges)
-    selections = {
-        "N_True": true_value[used], "N_Found": true_value[used & matches.is_found],
-        "N_Listed": value[listed], "N_True_Positive": value[matches.is_true_positive],
-    }  # fmt: skip
-    n = {
-        name: np.histogram(values, edges)[0] if len(edges) > 1 else np.zeros(0, int)
-        for name, values in selections.items()
-    }
+    selections = (
+        true_value[used], true_value[used & matches.is_found],
+        value[listed], value[matches.is_true_positive],
+    )  # fmt: skip
+    n_true, n_found, n_listed, n_correct = (
+        np.histogram(values, edges)[0] if len(edges) > 1 else np.zeros(0, int)
+        for values in selections
+    )
     columns = {"Low": edges[:-1], "High": edges[1:]}
     if classes:
-        columns |= {"N_True": n["N_True"], "N_Found": n["N_Found"]}
-        columns |= fraction_columns("Completeness", n["N_Found"], n["N_True"])
-    columns |= {"N_Listed": n["N_Listed"], "N_True_Positive": n["N_True_Positive"]}
-    columns |= fraction_columns("Purity", n["N_True_Positive"], n["N_Listed"])
+        columns |= {"N_True": n_true, "N_Found": n_found}
+        columns |= fraction_columns("Completeness", n_found, n_true)
+    columns |= {"N_Listed": n_listed, "N_True_Positive": n_correct}
+    columns |= fraction_columns("Purity", n_correct, n_listed)
     table = score_table(title, about, columns, units={"Low": unit, "High": unit})
-    return table[(n["N_True"] > 0) | (n["N_Listed"] > 0)]
+    return table[(n_true > 0) | (n_listed > 0)]
 
 
 def by_class(matches):
@@ -304,11 +301,11 @@ def numbers_per_tile(matches):
         np.bincount(np.searchsorted(names, tile[rows]), minlength=len(names))
         for tile, rows in zip(tiles, (matches.is_class("counted"), matches.is_listed))
     )
-    excess = n_listed - n_true
-    varied = len(names) > 1 and np.ptp(n_true) > 0 and np.ptp(n_listed) > 0
-    meta = {"correlation": float(np.corrcoef(n_true, n_listed)[0, 1]) if varied else np.nan}
-    meta["bias"] = float(excess.mean()) if len(names) else np.nan
-    meta["scatter"] = float(excess.std()) if len(names) else np.nan
+    meta, excess = dict.fromkeys(("correlation", "bias", "scatter"), np.nan), n_listed - n_true
+    if len(names):
+        meta |= {"bias": float(excess.mean()), "scatter": float(excess.std())}
+        if np.ptp(n_true) and np.ptp(n_listed):
+            meta["correlation"] = float(np.corrcoef(n_true, n_listed)[0, 1])
     return score_table(
         "Numbers of sources",
         "True sources with at least 8 expected photons and listed detections in each patch; bias "
@@ -364,16 +361,12 @@ def false_positives(matches):
     false_positive = matches.has_status("false positive")
     n_skies = matches.area_deg2 / SKY_DEG2
     is_whole = n_skies > 0.5 and abs(n_skies - round(n_skies)) < 1e-3
-    kinds = {
-        "N_False": false_positive,
-        "N_Duplicates": false_positive & np.asarray(matches.catalog["Is_Duplicate"]),
-        "N_Below": false_positive & matches.is_real,
-    }
-    inside = [matches.in_latitudes(limits)[0] for limits in SKIES.values()]
-    low, high = np.radians(np.clip(list(SKIES.values()), 0, 90)).T
-    fraction = np.sin(high) - np.sin(low)
-    area = matches.area_deg2 * np.where(is_whole | (fraction == 1), fraction, np.nan)
-    number = {name: np.array([np.sum(kind & i) for i in inside]) for name, kind in kinds.items()}
+    kinds = {"N_False": True, "N_Duplicates": matches.catalog["Is_Duplicate"]}
+    kinds["N_Below"] = matches.is_real
+    inside = [false_positive & matches.in_latitudes(limits)[0] for limits in SKIES.values()]
+    low, high = np.sin(np.radians(np.clip(list(SKIES.values()), 0, 90))).T
+    area = matches.area_deg2 * np.where(is_whole | (high - low == 1), high - low, np.nan)
+    number = {name: np.array([np.sum(i & kind) for i in inside]) for name, kind in kinds.items()}
     rate = 100 * number["N_False"] / np.where(area > 0, area, np.nan)
     return score_table(
         "False positives",

@@ -31,7 +31,7 @@ from astro_unetloc.maps.selection import parse_energy_range
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import clustering_config, detect, source_probability
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
-from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors
 from astro_unetloc.training.observation import TrainingConfig, source_mask
 
 # Below this energy a true source of three photons is so often near that a detection takes the
@@ -139,12 +139,10 @@ def _sky_patches(run, matches, seed, numbers):
     rows = np.searchsorted(run.patches.index, numbers)
     lon, lat = lonlat_from_vectors(run.patches.grid.centers[np.asarray(numbers)])
     planes = [TangentPlane(x, y, grid.patch_pixels, grid.pixel_deg) for x, y in zip(lon, lat)]
-    sources, masks = source_records(matches)[0], []
-    for row, plane in enumerate(planes):
-        # a disc may reach into the image from outside
-        around = records_inside(sources, plane, row, margin_pix=radius_pix)
-        counted = around[around["truth_class"] == b"counted"]
-        masks.append(source_mask(counted["x"], counted["y"], radius_pix, plane.n_pix))
+    counted, masks = glon_glat_vectors(matches.truth)[matches.is_class("counted")], []
+    for plane in planes:
+        x, y, near = _pixels(plane, counted, -radius_pix)  # a disc may reach into the image
+        masks.append(source_mask(x[near], y[near], radius_pix, plane.n_pix))
     return {
         # a pixel of more than 65535 photons shows that many
         "image": np.minimum(run.patches.counts[rows][:, middle, middle], 65535),
@@ -155,46 +153,30 @@ def _sky_patches(run, matches, seed, numbers):
         "center": np.stack([lon, lat, np.zeros(len(rows))], axis=-1),
         "sky": np.full(len(rows), seed),
         "code": [patch_code(seed, number) for number in numbers],
-        **_records_by_patch(matches, planes),
+        **patch_records(matches, planes),
     }
 
 
-def _records_by_patch(matches, planes, of_patch=None):
-    """Records "sources" and "found" inside each patch; only those of the patch if that is given."""
-    result = {}
-    for k, (name, records) in enumerate(zip(("sources", "found"), source_records(matches))):
-        parts = []
-        for i, plane in enumerate(planes):
-            among = slice(None) if of_patch is None else of_patch[k] == i
-            parts.append(records_inside(records, plane, i, among=among))
-        result[name] = np.concatenate(parts)
-    return result
-
-
-def source_records(matches):
-    """Records of the true sources and of the detections, each with their Galactic unit vectors."""
-    tables = {"sources": matches.truth, "found": matches.catalog}
-    sources, found = (np.zeros(len(table), _DTYPES[name]) for name, table in tables.items())
-    for name in ("Npred", "Flux", "Radius"):
-        sources[name.lower()] = numbers_of(matches.truth, name)
-    sources["truth_class"] = np.asarray(matches.truth["Truth_Class"], "S8")
-    found["score"] = np.asarray(matches.catalog["Score"], float)
-    found["status"] = np.asarray(matches.catalog["Status"], "S14")
-    sources["score"] = matches.of_detection(found["score"])
-    result = []
-    for records, table in ((sources, matches.truth), (found, matches.catalog)):
+def patch_records(matches, planes, *, by_number=False):
+    """Records "sources" and "found" inside each patch, or only those with its ``Patch`` number."""
+    result = {name: [] for name in ("sources", "found")}
+    for (name, parts), table in zip(result.items(), (matches.truth, matches.catalog)):
+        records, vectors = np.zeros(len(table), _DTYPES[name]), glon_glat_vectors(table)
         records["glon"], records["glat"] = degrees(table["GLON"]), degrees(table["GLAT"])
-        result.append((records, vectors_from_lonlat(records["glon"], records["glat"])))
-    return result
-
-
-def records_inside(records, plane, number, *, margin_pix=0.0, among=slice(None)):
-    """Records inside a patch with its number and their pixel positions."""
-    records, vectors = (values[among] for values in records)
-    x, y, inside = _pixels(plane, vectors, -margin_pix)
-    records = records[inside]
-    records["patch"], records["x"], records["y"] = number, x[inside], y[inside]
-    return records
+        if name == "found":
+            records["score"], records["status"] = table["Score"], np.asarray(table["Status"], "S14")
+        else:
+            for column in ("Npred", "Flux", "Radius"):
+                records[column.lower()] = numbers_of(table, column)
+            records["truth_class"] = np.asarray(table["Truth_Class"], "S8")
+            records["score"] = matches.of_detection(numbers_of(matches.catalog, "Score"))
+        for number, plane in enumerate(planes):
+            x, y, inside = _pixels(plane, vectors, 0.0)
+            inside &= table["Patch"] == number if by_number else True
+            part = records[inside]
+            part["patch"], part["x"], part["y"] = number, x[inside], y[inside]
+            parts.append(part)
+    return {name: np.concatenate(parts) for name, parts in result.items()}
 
 
 def _pixels(plane, vectors, border_pix):
@@ -209,11 +191,11 @@ def _pixels(plane, vectors, border_pix):
 
 def check_bands(patch_set, model):
     """Raise an error unless a set was made in the bands of a model."""
-    found = np.asarray(patch_set.metadata["band_edges_gev"], dtype=float)
-    if len(found) != len(model.band_edges) or not np.allclose(found, model.band_edges):
+    found, expected = patch_set.metadata["band_edges_gev"], model.band_edges.tolist()
+    if len(found) != len(expected) or not np.allclose(found, expected):
         raise InputError(
-            f"{patch_set.path}: expected patches in the bands {model.band_edges.tolist()} GeV of "
-            f"model {model.name}; got {found.tolist()}; choose another model or set"
+            f"{patch_set.path}: expected patches in the bands {expected} GeV of model "
+            f"{model.name}; got {list(found)}; choose another model or set"
         )
 
 
@@ -229,20 +211,15 @@ def chosen_rows(patch_set, n, codes=(), all_skies=False):
             "none; make a set with such a sky, or evaluate on all with --all-skies"
         )
     drawn = np.sort(np.random.default_rng(20270).permutation(rows)[:n])
-    if not codes:
-        return drawn, drawn[:0]
-    known = {c.decode(): i for i, c in enumerate(patch_set.read(names=["code"])["code"])}
-    unknown = [code for code in codes if known.get(code) not in rows]
+    names = patch_set.read(names=["code"])["code"].astype(str)[rows].tolist() if codes else []
+    unknown = [code for code in codes if code not in names]
     if unknown:
-        kind, cure = "its patches", "name others"
-        if unknown[0] in known:
-            kind, cure = "patches of its skies to validate on", "name others, or add --all-skies"
-        example = next(code for code, row in known.items() if row in rows)
+        kind = "its patches" if all_skies else "patches of its skies to validate on"
         raise InputError(
-            f"{patch_set.path}: expected code names of {kind}, such as {example}; "
-            f"got {unknown[0]!r}; {cure}"
+            f"{patch_set.path}: expected code names of {kind}, such as {names[0]}; got "
+            f"{unknown[0]!r}; name others{'' if all_skies else ', or add --all-skies'}"
         )
-    return drawn, np.setdiff1d([known[code] for code in codes], drawn)
+    return drawn, np.setdiff1d([rows[names.index(code)] for code in codes], drawn).astype(int)
 
 
 def search_patches(patch_set, rows, model, *, counted=True):
@@ -260,8 +237,7 @@ def search_patches(patch_set, rows, model, *, counted=True):
     matches = _match_patches(catalog, truth, planes, columns, model.band_edges[0])
     predictions = {name: columns[name] for name in _DTYPES if name in columns}
     predictions |= {"image": columns["counts"], "probability": probability}
-    of_patch = [np.asarray(t["Patch"], int) for t in (matches.truth, matches.catalog)]
-    predictions |= _records_by_patch(matches, planes, of_patch)
+    predictions |= patch_records(matches, planes, by_number=True)
     if not counted:
         nothing = np.zeros(0, int)
         matches = replace(matches.take(nothing, nothing), area_deg2=0.0)
@@ -270,10 +246,10 @@ def search_patches(patch_set, rows, model, *, counted=True):
 
 def _catalog(candidates, patches, planes, calibration):
     """Catalogue of the candidates; ``Patch`` counts the patches."""
-    vectors, nearest = np.zeros((len(candidates), 3)), np.full(len(candidates), np.nan)
-    for row in np.unique(candidates.row):
+    vectors, nearest = np.zeros((len(candidates), 3)), np.zeros(len(candidates))
+    for row, plane in enumerate(planes):
         here = candidates.row == row
-        vectors[here] = planes[row].vectors_from_pixel(candidates.x[here], candidates.y[here])
+        vectors[here] = plane.vectors_from_pixel(candidates.x[here], candidates.y[here])
         nearest[here] = nearest_neighbor_deg(vectors[here])
     coverage = local_coverage(candidates, patches, LocalizationConfig().edge_radius_deg)
     sources = source_table(vectors, candidates.probability, patch=candidates.row, coverage=coverage)
@@ -290,24 +266,22 @@ def _set_truth(patch_set, rows):
     bright = sources["n_photons"] >= patch_set.metadata["min_photons"]
     bright &= sources["significance"] >= patch_set.metadata["min_significance"]
     radius = np.where(bright & ~sources["labelled"], _EXTENDED_DEG, 0.0)
-    columns = {
+    return QTable({
         "GLON": Quantity(sources["glon"], "deg"), "GLAT": Quantity(sources["glat"], "deg"),
         "Flux": Quantity(sources["flux"], FLUX_UNIT), "Radius": Quantity(radius, "deg"),
         "Class": np.array(patch_set.classes)[sources["source_class"]],
         "Npred": sources["n_photons"].astype(float), "Patch": number[sources["patch"]],
-    }  # fmt: skip
-    return QTable(columns)
+    })  # fmt: skip
 
 
 def _match_patches(catalog, truth, planes, columns, lowest_gev):
     """Matches within each patch, without false positives that may be a source outside of it."""
-    margin_pix = MATCH_RADIUS_DEG / planes[0].pixel_deg
+    first, margin_pix = planes[0], MATCH_RADIUS_DEG / planes[0].pixel_deg
     border = int(np.ceil(margin_pix))
-    middle = slice(border, planes[0].n_pix - border)
     # solid angle of a pixel of a tangent plane (Calabretta & Greisen 2002, section 5.1.3)
-    shrinking = (planes[0].pixel_vectors @ planes[0].basis[2]) ** 3
-    observed = (columns["coverage"][..., 0] * shrinking)[:, middle, middle]
-    area = float(observed.sum() * planes[0].pixel_deg ** 2)
+    shrinking = (first.pixel_vectors @ first.basis[2]) ** 3
+    observed = (columns["coverage"][..., 0] * shrinking)[:, border:-border, border:-border]
+    area = float(observed.sum() * first.pixel_deg**2)
     matches = match_truth(
         catalog, truth, brightest=bool(lowest_gev < BRIGHTEST_BELOW_GEV), area_deg2=area,
         groups=[np.asarray(table["Patch"], int) for table in (catalog, truth)],
@@ -315,11 +289,10 @@ def _match_patches(catalog, truth, planes, columns, lowest_gev):
     codes = columns["code"].astype(str)
     for table in (matches.catalog, matches.truth):
         table["Tile"] = codes[np.asarray(table["Patch"], int)]
-    vectors, patch = glon_glat_vectors(matches.catalog), np.asarray(matches.catalog["Patch"])
-    may_be_outside = matches.has_status("false positive")
-    may_be_outside &= ~np.asarray(matches.catalog["Is_Duplicate"])
+    vectors, catalog = glon_glat_vectors(matches.catalog), matches.catalog
+    may_be_outside = matches.has_status("false positive") & ~catalog["Is_Duplicate"]
     for number, plane in enumerate(planes):
-        here = patch == number
+        here = catalog["Patch"] == number
         may_be_outside[here] &= ~_pixels(plane, vectors[here], margin_pix)[2]
     return matches.take(np.flatnonzero(~may_be_outside))
 
@@ -367,10 +340,10 @@ def _append(file, predictions):
         if values.dtype.names:
             values["patch"] += first
         if name not in file:
-            chunks = (1, *values.shape[1:]) if name in _IMAGES else True
+            one = values.shape[1:]
             file.create_dataset(
-                name, (0, *values.shape[1:]), values.dtype, maxshape=(None, *values.shape[1:]),
-                chunks=chunks, compression="gzip", compression_opts=1, shuffle=True,
+                name, (0, *one), values.dtype, maxshape=(None, *one), compression="gzip",
+                chunks=(1, *one) if name in _IMAGES else True, compression_opts=1, shuffle=True,
             )  # fmt: skip
         n = len(file[name])
         file[name].resize(n + len(values), axis=0)
@@ -403,13 +376,13 @@ def read_matches(path):
 def read_example(path, code):
     """Datasets of one patch of a file of predictions, by its code, and ``pixel_deg``."""
     with _open(path) as file:
-        codes = np.asarray(file["code"][:], str)
+        codes = file["code"][:].astype(str).tolist()
         if code not in codes:
             raise InputError(
                 f"expected the code name of a patch of {path}; got {code!r}; its {len(codes)} "
                 f"patches are named as {codes[0]}"
             )
-        row = int(np.flatnonzero(codes == code)[0])
+        row = codes.index(code)
         example = {"code": code, "pixel_deg": float(file.attrs["pixel_deg"])}
         example |= {name: file[name][row] for name in (*_IMAGES, "center")}
         records = {name: file[name][:] for name in ("sources", "found")}
@@ -420,9 +393,9 @@ def worst_patches(path, n, *, threshold):
     """Codes of at most n patches of a file, those with most false positives and negatives first."""
     with _open(path) as file:
         codes, sources, found = (file[name][:] for name in ("code", "sources", "found"))
-    missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)
-    wrong = (found["status"] == b"false positive") & (found["score"] >= threshold)
-    number = np.bincount(sources["patch"][missed], minlength=len(codes))
-    number += np.bincount(found["patch"][wrong], minlength=len(codes))
+    missed = sources[(sources["truth_class"] == b"counted") & ~(sources["score"] >= threshold)]
+    wrong = found[(found["status"] == b"false positive") & (found["score"] >= threshold)]
+    patch = np.concatenate([missed["patch"], wrong["patch"]])
+    number = np.bincount(patch, minlength=len(codes))
     order = np.argsort(-number, kind="stable")[:n]
     return [codes[row].decode() for row in order if number[row]]

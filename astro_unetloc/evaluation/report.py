@@ -40,10 +40,8 @@ def report_tables(run):
     if run.source_free is not None:
         table = tables["source_free"] = false_positives(run.source_free.select(run.threshold))
         table.meta["title"] = "False positives on a sky without sources"
-        table.meta["about"] = (
-            "Detections that are listed on a simulated sky of diffuse emission alone, and their "
-            "number per 100 square degrees."
-        )
+        about = "Detections listed on a simulated sky of diffuse emission alone, and their number"
+        table.meta["about"] = f"{about} per 100 square degrees."
     return tables | _compared(run)
 
 
@@ -151,8 +149,7 @@ def _former_files(folder):
 def _examples(run, codes, n):
     if run.predictions is None:
         return []
-    examples = []
-    worst = worst_patches(run.predictions, n, threshold=run.threshold)
+    examples, worst = [], worst_patches(run.predictions, n, threshold=run.threshold)
     for code in dict.fromkeys([*codes, *worst]):
         example = read_example(run.predictions, code)
         sources, found = example["sources"], example["found"]
@@ -180,11 +177,9 @@ def _values(column):
 
 def _json_table(table):
     """Title, text, metadata and columns with their units of a table."""
-    meta = dict(table.meta)
-    columns = {
-        name: {"unit": str(table[name].unit or "") or None, "values": _values(table[name])}
-        for name in table.colnames
-    }
+    meta, columns = dict(table.meta), {}
+    for name, column in table.items():
+        columns[name] = {"unit": str(column.unit or "") or None, "values": _values(column)}
     texts = {key: meta.pop(key) for key in ("title", "about")}
     return texts | {"meta": meta, "columns": columns}
 
@@ -196,9 +191,9 @@ def _plain(value):
     if isinstance(value, _LISTS):
         return [_plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int) else str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
 def _page(content, tables, pictures, examples):

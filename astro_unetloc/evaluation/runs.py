@@ -45,8 +45,7 @@ class EvaluationRun:
         """Remove the files of the run, and the folders that are empty without them."""
         for path in self.checkpoints:
             path.unlink(missing_ok=True)
-        folders = {path.parent for path in self.checkpoints}
-        for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        for folder in sorted({path.parent for path in self.checkpoints}, reverse=True):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -91,30 +90,27 @@ def run_on_skies(
     edges = predictions.narrowed(runner.model.band_edges, energy_range)
     predictions.check_codes(codes, seeds)
     per_sky = -(-n_patches // len(seeds))
-    options = {"years": float(years), "template": template, "variant": variant}
-    options |= {"band_edges": edges, "progress": progress}
-    sky = {"years": float(years)}
+    sky = {"years": float(years), "pixel_deg": GridConfig().pixel_deg}
     if template:
         digest = hashlib.sha256(Path(template).read_bytes()).hexdigest()
         sky |= {"template": Path(template).name, "template_sha256": digest, "variant": variant}
-    sky["pixel_deg"] = GridConfig().pixel_deg
     if energy_range is not None:
         sky["sky_band_edges_gev"] = edges.tolist()
-
-    def search(model, seed, **more):
-        return partial(predictions.search_sky, model, seed, **more, **options)
-
+    search = partial(
+        predictions.search_sky, years=float(years), template=template, variant=variant,
+        band_edges=edges, progress=progress,
+    )  # fmt: skip
     jobs = {}
     for seed in seeds:
         numbers = predictions.chosen_patches(seed, per_sky, codes) if checkpoints else ()
-        jobs[f"sky{seed:06d}"] = search(runner.model, seed, numbers=numbers)
+        jobs[f"sky{seed:06d}"] = partial(search, runner.model, seed, numbers=numbers)
     about = sky | {"patches_per_sky": per_sky, "codes": list(codes)}
     empty, other, matches = None, None, runner.run(jobs, about, joined=True)
     if source_free:
-        job = search(runner.model, seeds[0], with_sources=False)
+        job = partial(search, runner.model, seeds[0], with_sources=False)
         empty = runner.run({f"source-free{seeds[0]:06d}": job}, sky)
     if runner.baseline is not None:
-        jobs = {f"sky{seed:06d}": search(runner.baseline, seed) for seed in seeds}
+        jobs = {f"sky{seed:06d}": partial(search, runner.baseline, seed) for seed in seeds}
         other = runner.run(jobs, sky | {"sky_band_edges_gev": edges.tolist()}, is_baseline=True)
     return runner.finished(matches, {"seeds": seeds}, about, baseline=other, source_free=empty)
 
@@ -158,17 +154,14 @@ def run_on_set(
         }  # fmt: skip
         chunks = np.array_split(rows, -(-len(rows) // _CHUNK))
 
+        search = partial(predictions.search_patches, patch_set)
+
         def jobs(model):
-            return {
-                f"patches{i:04d}": partial(predictions.search_patches, patch_set, chunk, model)
-                for i, chunk in enumerate(chunks)
-            }
+            return {f"patches{i:04d}": partial(search, c, model) for i, c in enumerate(chunks)}
 
         own, other = jobs(runner.model), None
         if len(named) and checkpoints:
-            own["named"] = partial(
-                predictions.search_patches, patch_set, named, runner.model, counted=False
-            )
+            own["named"] = partial(search, named, runner.model, counted=False)
         matches = runner.run(own, about, joined=True, progress=progress)
         if runner.baseline is not None:
             other = runner.run(jobs(runner.baseline), about, is_baseline=True, progress=progress)
@@ -210,8 +203,7 @@ def _read_positions(path):
     """Catalogue of a file, with ``GLON`` and ``GLAT`` whatever positions it has."""
     table = read_catalog(path)
     vectors = galactic_vectors(table)
-    n_unknown = int(np.sum(~np.isfinite(vectors).all(axis=1)))
-    if n_unknown:
+    if n_unknown := int(np.sum(~np.isfinite(vectors).all(axis=1))):
         raise InputError(
             f"{path}: expected a position in each row; got {n_unknown} rows without; remove them"
         )
@@ -280,12 +272,13 @@ class _Runner:
         """The run, with metadata of which some come first."""
         metadata = first | self.metadata(self.model, about)
         metadata.pop("codes", None)
-        thresholds = [m.threshold if m else -np.inf for m in (self.model, self.baseline)]
-        if self.threshold is not None:
-            thresholds = [float(self.threshold)] * 2
+        own, other = (
+            float(m.threshold if self.threshold is None else self.threshold)
+            for m in (self.model, self.baseline or self.model)
+        )
         return EvaluationRun(
-            matches, thresholds[0], metadata, source_free=source_free, baseline=baseline,
-            baseline_name=self.baseline.name if self.baseline else "",
-            baseline_threshold=thresholds[1], checkpoints=tuple(self.files),
+            matches, own, metadata, source_free=source_free, baseline=baseline,
+            baseline_name=self.baseline.name if self.baseline else "", baseline_threshold=other,
+            checkpoints=tuple(self.files),
             predictions=self.folder and self.folder / "predictions.h5",
         )  # fmt: skip

@@ -53,8 +53,7 @@ class Evaluation:
     @property
     def average_precision(self):
         """Area under the precision-recall curve."""
-        found = self._precision[self.correct]
-        return float(found.sum() / self.n_true) if self.n_true else np.nan
+        return self._precision[self.correct].sum() / self.n_true if self.n_true else np.nan
 
     @property
     def _precision(self):
@@ -64,10 +63,9 @@ class Evaluation:
     def completeness_at(self, purity):
         """Completeness and ``Score`` at the lowest score at which a purity is still reached."""
         reached = np.flatnonzero(self._precision >= purity)
-        if len(reached) == 0 or self.n_true == 0:
-            return 0.0, 1.0
-        last = reached[-1]
-        return float(self.correct[: last + 1].sum() / self.n_true), float(self.score[last])
+        end = reached[-1] + 1 if len(reached) else 0
+        completeness = self.correct[:end].sum() / self.n_true if self.n_true else np.nan
+        return completeness, self.score[end - 1] if end else 1.0
 
     @property
     def median_offset_deg(self):
@@ -91,10 +89,8 @@ def summary_line(n_true, n_listed, completeness, purity, precision, offset_deg):
 def combine(evaluations):
     """One `Evaluation` of several catalogues of different skies."""
     n_true, n_ignored = (sum(getattr(e, n) for e in evaluations) for n in ("n_true", "n_ignored"))
-    score, correct, offset_deg = (
-        np.concatenate([getattr(e, name) for e in evaluations])
-        for name in ("score", "correct", "offset_deg")
-    )
+    arrays = zip(*((e.score, e.correct, e.offset_deg) for e in evaluations))
+    score, correct, offset_deg = map(np.concatenate, arrays)
     order = np.argsort(-score, kind="stable")
     return Evaluation(n_true, score[order], correct[order], n_ignored, offset_deg)
 
@@ -172,13 +168,17 @@ class TruthMatch:
             vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
             inside &= region(_replaced(vectors, self.true_row, true_vectors))
             true_inside &= region(true_vectors)
-        score, correct = numbers(self.catalog["Score"]), self.is_true_positive
-        rows = np.flatnonzero(inside & self.is_listed)
-        rows = rows[np.argsort(-score[rows], kind="stable")]
+        _, score, correct, offset_deg = self.ranked(inside)
         n_true = int(np.sum(true_inside & self.is_class("counted")))
         n_ignored = int(np.sum(inside & ~self.is_listed))
-        offset_deg = degrees(self.catalog["Offset"])[rows[correct[rows]]]
-        return Evaluation(n_true, score[rows], correct[rows], n_ignored, offset_deg)
+        return Evaluation(n_true, score, correct, n_ignored, offset_deg[correct])
+
+    def ranked(self, inside):
+        """Row, score, correctness and offset (k,) of listed detections in descending ``Score``."""
+        score, rows = numbers(self.catalog["Score"]), np.flatnonzero(inside & self.is_listed)
+        rows = rows[np.argsort(-score[rows], kind="stable")]
+        offset_deg = degrees(self.catalog["Offset"])[rows]
+        return rows, score[rows], self.is_true_positive[rows], offset_deg
 
     def by_sky(self):
         """`Evaluation` of each region of ``SKIES``."""
@@ -186,9 +186,7 @@ class TruthMatch:
         return {sky: self.evaluation(**dict(zip(names, ends))) for sky, ends in SKIES.items()}
 
     def select(self, threshold):
-        """Matches of the detections with ``Score >= threshold``; of all if it is None."""
-        if threshold is None:
-            return self
+        """Matches of the detections with ``Score >= threshold``."""
         return self.take(np.flatnonzero(numbers(self.catalog["Score"]) >= threshold))
 
     def take(self, rows, true_rows=None):
@@ -310,18 +308,16 @@ def match_truth(
 
 def _truth_classes(catalog, truth):
     """Class, expected photons and radius (deg) of the true sources of tables that are checked."""
-    wanted = {"catalog": (catalog, ["GLON", "GLAT", "Score"])}
-    wanted["truth"] = (truth, ["GLON", "GLAT", "Npred", "Radius"])
-    for what, (table, names) in wanted.items():
-        missing = [name for name in names if name not in table.colnames]
+    wanted = [("catalog", catalog, ["Score"]), ("truth", truth, ["Npred", "Radius"])]
+    for what, table, names in wanted:
+        names = ["GLON", "GLAT", *names]
+        missing = ", ".join(name for name in names if name not in table.colnames)
         if missing:
             raise InputError(
-                f"{what} must have the columns {', '.join(names)}; missing {', '.join(missing)}; "
-                "score found sources against the truth of a simulated sky, match_catalogs compares "
-                "with other catalogues"
+                f"{what} must have the columns {', '.join(names)}; missing {missing}; evaluate "
+                "needs the truth of a simulated sky, match_catalogs compares other catalogues"
             )
-    n_unknown = int(np.sum(~np.isfinite(numbers(catalog["Score"]))))
-    if n_unknown:
+    if n_unknown := int(np.sum(~np.isfinite(numbers(catalog["Score"])))):
         raise InputError(
             f"every detection must have a Score; {n_unknown} of {len(catalog)} have none; leave "
             "these rows out"
@@ -390,14 +386,14 @@ def grid_tiles(name):
 
 def join_matches(matches):
     """One `TruthMatch` of several skies, with the columns that all of them have."""
-    matches, tables = list(matches), {}
-    pairs = (("catalog", "True_Row", "truth"), ("truth", "Found_Row", "catalog"))
-    for name, column, other in pairs:
-        first = np.cumsum([0] + [len(getattr(m, other)) for m in matches[:-1]])
-        rows = [np.asarray(getattr(m, name)[column], int) for m in matches]
-        rows = [np.where(row >= 0, row + start, -1) for row, start in zip(rows, first)]
-        parts = [getattr(m, name) for m in matches]
-        tables[name] = vstack(parts, join_type="inner", metadata_conflicts="silent")
-        tables[name][column] = np.concatenate(rows)
+    matches = list(matches)
+    catalogs, truths = zip(*((m.catalog, m.truth) for m in matches))
+    joined = []
+    for tables, column, others in ((catalogs, "True_Row", truths), (truths, "Found_Row", catalogs)):
+        table = vstack(list(tables), join_type="inner", metadata_conflicts="silent")
+        n_before = np.cumsum([0, *map(len, others[:-1])])
+        row = np.asarray(table[column], int)
+        table[column] = np.where(row >= 0, row + np.repeat(n_before, [*map(len, tables)]), -1)
+        joined.append(table)
     area_deg2 = float(sum(m.area_deg2 for m in matches))
-    return TruthMatch(**tables, area_deg2=area_deg2, brightest=any(m.brightest for m in matches))
+    return TruthMatch(*joined, area_deg2=area_deg2, brightest=any(m.brightest for m in matches))

@@ -63,7 +63,7 @@ def patches(searched):
 
 
 def test_the_middle_of_the_patch_is_kept(searched, patches):
-    run, _ = searched
+    run = searched[0]
     row, middle = list(run.patches.index).index(NUMBER), slice(16, 144)
     assert patches["image"].shape == (1, 128, 128, 5)
     np.testing.assert_array_equal(patches["image"][0], run.patches.counts[row, middle, middle])
@@ -101,16 +101,13 @@ def test_records_are_the_sources_inside_the_patch_with_their_pixels(searched, pa
         np.testing.assert_array_equal(rows["score"] > 0, table["Status"] == "found")
 
 
-def test_mask_is_a_disc_around_what_should_be_found(patches):
+def test_mask_is_a_disc_around_what_should_be_found_where_the_probability_is_high(patches):
     counted = patches["sources"][patches["sources"]["truth_class"] == b"counted"]
     expected = source_mask(counted["x"], counted["y"], 2.0, 128)
     mask = patches["mask"][0, ..., 0]
     assert len(counted)
     assert np.all(mask[expected > 0] == 1)
     assert mask.sum() <= expected.sum() + 20  # and parts of discs from outside
-
-
-def test_found_ones_lie_where_the_probability_is_high(patches):
     sure = patches["found"][patches["found"]["score"] > 0.8]
     x, y = (np.rint(sure[name]).astype(int) for name in ("x", "y"))
     assert len(sure)
@@ -119,16 +116,12 @@ def test_found_ones_lie_where_the_probability_is_high(patches):
 
 def test_patches_are_drawn_by_the_seed_and_named_ones_kept():
     drawn = chosen_patches(5, 30)
-    assert len(drawn) == 30
+    assert (len(drawn), len(chosen_patches(5, 5000))) == (30, 768)
     np.testing.assert_array_equal(drawn, chosen_patches(5, 30))
     assert set(drawn) != set(chosen_patches(6, 30))
     other = next(i for i in range(768) if i not in drawn)
     codes = [patch_code(5, other), patch_code(6, other - 1)]
     assert set(chosen_patches(5, 30, codes=codes)) == {*drawn.tolist(), other}
-    assert len(chosen_patches(5, 5000)) == 768
-
-
-def test_names_of_other_patches_are_refused():
     check_codes(["sky000005-p000", "sky000006-p767"], [5, 6])
     message = "such as sky000005-p000 to sky000006-p767; got 'sky000007-p000'; name patches"
     with pytest.raises(ValueError, match=message):
@@ -208,16 +201,13 @@ def test_only_skies_to_validate_on_are_taken(patch_set):
     assert sorted([*again, *named]) == [0, 1, 2, 3, 4, 5]
 
 
-def test_names_of_training_patches_and_of_none_are_refused(patch_set):
+def test_names_of_training_patches_and_of_none_are_refused(patch_set, tmp_path):
     with pytest.raises(ValueError, match=r"to validate on, such as sky001010-0000; .*--all-skies"):
         chosen_rows(patch_set, 2, codes=["sky001011-0003"])
     rows = chosen_rows(patch_set, 1, codes=["sky001011-0003"], all_skies=True)
     assert 9 in np.concatenate(rows)
     with pytest.raises(ValueError, match="code names of its patches, such as sky001010-0000; got"):
-        chosen_rows(patch_set, 2, codes=["sky5"])
-
-
-def test_set_without_such_skies_is_refused(tmp_path):
+        chosen_rows(patch_set, 2, codes=["sky5"], all_skies=True)
     write_made_set(tmp_path / "set.h5", [3, 4], n_patches=1, n_pix=16)
     with open_patch_set(tmp_path / "set.h5") as opened:
         with pytest.raises(ValueError, match="skies to validate on, .* got none; .* --all-skies"):
@@ -234,10 +224,9 @@ def test_other_bands_are_refused(patch_set):
 def test_patches_are_kept_as_they_were(patch_set, predicted):
     predictions = predicted[0]
     stored = patch_set.read(ROWS)
-    del stored["validation"]
-    for name, values in stored.items():
+    for name in set(stored) - {"validation"}:
         kept = predictions["image" if name == "counts" else name]
-        np.testing.assert_array_equal(kept, values)
+        np.testing.assert_array_equal(kept, stored[name])
     assert predictions["probability"].shape == (5, 128, 128)
     assert predictions["probability"][predictions["coverage"][..., 0] == 0].max(initial=0) == 0
 
@@ -251,20 +240,15 @@ def test_sources_are_found_where_they_are(patch_set, predicted):
     assert np.median(evaluation.offset_deg) < 0.08
 
 
-def test_each_patch_is_a_sky_of_its_own(predicted):
+def test_each_patch_is_a_sky_of_its_own_with_the_sources_of_the_set(patch_set, predicted):
     patches, matches = predicted
-    codes = patches["code"].astype(str)
     for table in (matches.catalog, matches.truth):
-        np.testing.assert_array_equal(table["Tile"], codes[table["Patch"]])
+        np.testing.assert_array_equal(table["Tile"], patches["code"].astype(str)[table["Patch"]])
     matched = matches.catalog[matches.catalog["True_Row"] >= 0]
     source = matches.truth[matched["True_Row"]]
     np.testing.assert_array_equal(matched["Patch"], source["Patch"])
     vectors = [vectors_from_lonlat(t["GLON"].value, t["GLAT"].value) for t in (matched, source)]
     np.testing.assert_allclose(separation_deg(*vectors), matched["Offset"].value, atol=1e-9)
-
-
-def test_pixels_are_those_of_the_set(patch_set, predicted):
-    patches, _ = predicted
     stored = patch_set.sources()
     for number, row in enumerate(ROWS):
         true = stored[stored["patch"] == row]
@@ -273,11 +257,7 @@ def test_pixels_are_those_of_the_set(patch_set, predicted):
         np.testing.assert_allclose(np.sort(mine["x"]), np.sort(true["x"]), atol=1e-3)
         lon, lat, turn = patches["center"][number]
         check_pixels(TangentPlane(lon, lat, 128, 10 / 128, turn), found, 1e-3)
-
-
-def test_unlabelled_bright_sources_are_extended(patch_set, predicted):
-    _, matches = predicted
-    stored = patch_set.sources()
+    # unlabelled bright sources are extended
     stored = stored[np.isin(stored["patch"], ROWS) & ~stored["labelled"]]
     bright = (stored["n_photons"] >= 3) & (stored["significance"] >= 3)
     assert np.sum(matches.is_class("extended")) == bright.sum()
@@ -295,14 +275,7 @@ def test_false_positives_at_the_border_are_left_out(predicted):
 
 # Files
 
-METADATA = {
-    "model": "made", "pixel_deg": 10 / 32, "years": 7.0, "all_skies": False, "codes": ["a", "b"],
-}  # fmt: skip
-
-
-def columns_of(table):
-    """Columns of a table as plain arrays."""
-    return {name: np.ma.filled(np.ma.asarray(table[name].value)) for name in table.colnames}
+METADATA = {"model": "made", "pixel_deg": 10 / 32, "all_skies": False, "codes": ["a", "b"]}
 
 
 @pytest.fixture
@@ -327,19 +300,18 @@ def test_matches_come_back_as_they_were(tmp_path, brightest):
     assert read_metadata(tmp_path / "a.h5") == METADATA
     found = read_matches(tmp_path / "a.h5")
     for table, other in ((found.catalog, matches.catalog), (found.truth, matches.truth)):
-        np.testing.assert_equal(columns_of(table), columns_of(other))
+        assert table.colnames == other.colnames
+        for name in other.colnames:
+            np.testing.assert_array_equal(np.ma.filled(table[name]), np.ma.filled(other[name]))
     assert (found.area_deg2, found.brightest) == (100.0, brightest)
     assert found.catalog["Npred"].mask.tolist() == matches.catalog["Npred"].mask.tolist()
     assert found.catalog["Offset"].unit == "deg"
     assert found.select(0.6).evaluation().summary() == matches.select(0.6).evaluation().summary()
-
-
-def test_sky_of_nothing_comes_back(tmp_path):
-    whole, nothing = made_matches(0), np.zeros(0, int)
-    write_predictions(tmp_path / "none.h5", None, whole.take(nothing, nothing), METADATA)
+    nothing = np.zeros(0, int)
+    write_predictions(tmp_path / "none.h5", None, matches.take(nothing, nothing), METADATA)
     found = read_matches(tmp_path / "none.h5")
     assert (len(found.catalog), len(found.truth)) == (0, 0)
-    assert found.catalog.colnames == whole.catalog.colnames
+    assert found.catalog.colnames == matches.catalog.colnames
 
 
 def test_joined_file_holds_the_patches_and_matches_of_all_parts(joined):
@@ -408,9 +380,8 @@ def test_worst_patches_have_most_false_positives_and_negatives(joined, tmp_path)
         example = read_example(joined, code)
         sources, found = example["sources"], example["found"]
         missed = (sources["truth_class"] == b"counted") & ~(sources["score"] >= 0.5)
-        return missed.sum() + np.sum(
-            (found["status"] == b"false positive") & (found["score"] >= 0.5)
-        )
+        wrong = (found["status"] == b"false positive") & (found["score"] >= 0.5)
+        return missed.sum() + wrong.sum()
 
     codes = worst_patches(joined, 4, threshold=0.5)
     numbers = [n_errors(code) for code in codes]
@@ -424,13 +395,13 @@ def test_worst_patches_have_most_false_positives_and_negatives(joined, tmp_path)
     assert worst_patches(tmp_path / "a.h5", 4, threshold=0.0) == []
 
 
-def test_damaged_file_is_refused(tmp_path):
+def test_damaged_file_is_refused_and_a_file_is_written_whole_or_not_at_all(
+    parts, tmp_path, monkeypatch
+):
     (tmp_path / "bad.h5").write_bytes(b"no")
     with pytest.raises(ValueError, match="expected predictions in HDF5"):
         read_matches(tmp_path / "bad.h5")
 
-
-def test_file_is_written_whole_or_not_at_all(parts, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 

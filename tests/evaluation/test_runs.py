@@ -51,14 +51,6 @@ def test_skies_are_matched_together(searches, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_with_checkpoints_the_predictions_are_kept(searches, tmp_path):
-    run = run_on_skies(seeds=[10, 60], n_patches=25, checkpoints=tmp_path / "parts")
-    assert [n for _, _, n, _ in searches] == [13, 13]
-    assert run.predictions == tmp_path / "parts" / "predictions.h5"
-    assert len(read_matches(run.predictions).truth) == 24
-    assert read_metadata(run.predictions)["model_sha256"] == load_model().sha256
-
-
 def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
     place = tmp_path / "parts"
     work = predictions_module.search_sky
@@ -71,10 +63,13 @@ def test_finished_skies_are_not_searched_again(searches, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(predictions_module, "search_sky", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_on_skies(seeds=[10, 60], checkpoints=place)
+            run_on_skies(seeds=[10, 60], n_patches=25, checkpoints=place)
     assert [seed for _, seed, *_ in searches] == [10]
-    run = run_on_skies(seeds=[10, 60], checkpoints=place)
-    assert [seed for _, seed, *_ in searches] == [10, 60]
+    run = run_on_skies(seeds=[10, 60], n_patches=25, checkpoints=place)
+    assert [(seed, n) for _, seed, n, _ in searches] == [(10, 13), (60, 13)]
+    assert run.predictions == place / "predictions.h5"
+    assert len(read_matches(run.predictions).truth) == 24
+    assert read_metadata(run.predictions)["model_sha256"] == load_model().sha256
     whole = run_on_skies(seeds=[10, 60])
     np.testing.assert_array_equal(run.matches.catalog["Score"], whole.matches.catalog["Score"])
 
@@ -158,13 +153,10 @@ def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
     assert len(set(run.matches.truth["Tile"])) == 2
     for code in codes:
         assert len(read_example(run.predictions, code)["sources"]) > 0, code
-
-
-def test_checkpoints_of_another_set_are_refused(set_path, tmp_path):
-    run_on_set(set_path, checkpoints=tmp_path)
+    # checkpoints of another set are refused
     make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=5, first_seed=1015)
     with pytest.raises(ValueError, match="got patch_set_checksum '"):
-        run_on_set(tmp_path / "set.h5", checkpoints=tmp_path)
+        run_on_set(tmp_path / "set.h5", n_patches=2, codes=[], checkpoints=tmp_path)
 
 
 # Checkpoints
@@ -172,16 +164,15 @@ def test_checkpoints_of_another_set_are_refused(set_path, tmp_path):
 
 def test_checkpoints_are_removed_and_no_files_of_others(searches, tmp_path):
     options = {"seeds": [10], "source_free": True, "baseline": load_model().folder}
-    run = run_on_skies(**options, checkpoints=tmp_path / "parts")
-    assert len(list((tmp_path / "parts").rglob("*.h5"))) == 4
+    run, folder = run_on_skies(**options, checkpoints=tmp_path / "parts"), tmp_path / "parts"
+    assert len(list(folder.rglob("*.h5"))) == 4
     run.remove_checkpoints()
     assert not list(tmp_path.iterdir())
-    run = run_on_skies(**options, checkpoints=tmp_path / "parts")
-    others = [tmp_path / "parts" / name for name in ("notes.txt", "sky.h5")]
+    run, others = run_on_skies(**options, checkpoints=folder), [folder / "a.txt", folder / "sky.h5"]
     for path in others:
         path.touch()
     run.remove_checkpoints()
-    assert sorted((tmp_path / "parts").iterdir()) == others
+    assert sorted(folder.iterdir()) == others
 
 
 # Catalogues
@@ -232,7 +223,9 @@ def test_catalogs_of_other_programs_have_positions_of_their_own(catalog, tmp_pat
     assert run.matches.evaluation().summary() == run.baseline.evaluation().summary() == expected
 
 
-def test_rows_without_a_position_are_refused(tmp_path):
+def test_rows_without_a_position_and_a_catalog_without_truth_are_refused(catalog, tmp_path):
+    with pytest.raises(ValueError, match="truth must have the columns"):
+        run_on_catalog(catalog, catalog)
     path = tmp_path / "found.fits"
     Table({"RAJ2000": [1.0, np.nan], "DEJ2000": [1.0, 2.0], "Score": [1.0, 1.0]}).write(path)
     with pytest.raises(ValueError, match=r"found.fits: .* got 1 rows without; remove them"):
@@ -244,11 +237,6 @@ def test_threshold_of_a_model_is_a_score(searches, threshold):
     with pytest.raises(ValueError, match=f"a Score from 0 to 1; got {threshold}; choose another"):
         run_on_skies(seeds=[10], threshold=threshold)
     assert searches == []
-
-
-def test_catalog_without_truth_is_refused(catalog):
-    with pytest.raises(ValueError, match="truth must have the columns"):
-        run_on_catalog(catalog, catalog)
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ def test_each_true_source_has_its_role():
     truth = make_truth([0] * 7, range(7), [8, 7.9, 3, 2.9, 3, 2.9, np.nan], [0, 0, 0, 0, 1, 1, 0])
     role = match_truth(make_catalog([], []), truth).truth["Truth_Class"]
     assert role.tolist() == ["counted", "faint", "faint", "below", "extended", "below", "below"]
-
-
-def test_unknown_photons_or_radius_are_no_truth():
+    # unknown photons or radius
     truth = make_truth([0, 10, 20], [0] * 3, [50, 50, 50])
     truth["Npred"] = MaskedColumn(truth["Npred"], mask=[True, False, False])
     truth["Radius"] = Masked(truth["Radius"], mask=[False, True, False])
@@ -76,9 +74,9 @@ def test_each_detection_has_its_status(maybe_masked):
 def test_fluctuations_of_sources_too_faint_to_count_are_known():
     truth = make_truth([0, 10, 20, 30], [0] * 4, [2.9, 0.2, 2, 9], [0, 0, 1, 0])
     catalog = make_catalog([0.05, 0.15, 10, 20, 30], [0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5])
-    matches = match_truth(catalog, truth).catalog
-    assert matches["Status"].tolist() == ["false positive"] * 4 + ["true positive"]
-    assert matches["Is_Below"].tolist() == [True, False, False, False, False]
+    status, below = columns(match_truth(catalog, truth).catalog, "Status", "Is_Below")
+    assert status == ["false positive"] * 4 + ["true positive"]
+    assert below == [True, False, False, False, False]
 
 
 def test_surroundings_of_true_sources_are_those_of_their_sky():
@@ -136,16 +134,11 @@ def test_match_belongs_to_the_part_of_its_true_source():
     between = centers[0] * (1 - part) + centers[1] * part
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     border = np.flatnonzero(np.diff(PatchGrid().owner(between)))[0]
-    lon, lat = lonlat_from_vectors(between)
-    inside, outside = border - 5, border + 5
-    truth = make_truth(lon[[inside]], lat[[inside]])
-    catalog = make_catalog(lon[[outside] * 2], lat[[outside] * 2])
+    lon, lat = lonlat_from_vectors(between[[border - 5, border + 5]])
+    truth, catalog = make_truth(lon[:1], lat[:1]), make_catalog(lon[[1, 1]], lat[[1, 1]])
     matches = match_truth(catalog, truth, tile=grid_tiles("7"))
-    (here,), there = np.asarray(matches.truth["Tile"]), matches.catalog["Tile"][1]
-    assert matches.catalog["Tile"].tolist() == [here, there]
-    names = {f"7/{i}" for i in PatchGrid().owner(vectors_from_lonlat(lon, lat))}
-    assert {here, there} <= names
-    assert here != there
+    here, there = (f"7/{i}" for i in PatchGrid().owner(vectors_from_lonlat(lon, lat)))
+    assert (matches.truth["Tile"], *matches.catalog["Tile"]) == (here, here, there)
     parts = by_tile(matches)
     assert parts[here].evaluation().completeness == 1
     assert parts[there].evaluation().n_true == 0
@@ -153,19 +146,18 @@ def test_match_belongs_to_the_part_of_its_true_source():
     assert match_truth(catalog, truth, tile="a").catalog["Tile"].tolist() == ["a", "a"]
 
 
-def test_area_is_kept_and_added():
-    matches = match_truth(CATALOG, TRUTH, area_deg2=30)
-    assert matches.area_deg2 == matches.select(0.6).area_deg2 == 30
-    assert join_matches([matches, matches]).area_deg2 == 60
-    assert np.isnan(join_matches([matches, match_truth(CATALOG, TRUTH)]).area_deg2)
-
-
 def test_catalogs_of_the_chain_are_joined():
     # one with masked columns and one without, of other provenance
     truth = make_truth([0], [0])
     first, second = make_measured(4), make_measured(3, seed=1, meta={"SEED": 5})
     second["Flux"] = second["Flux"].unmasked
-    both = [match_truth(first, truth, tile="1"), match_truth(second, truth, tile="20")]
+    both = [
+        match_truth(first, truth, tile="1", area_deg2=30),
+        match_truth(second, truth, tile="20"),
+    ]
+    assert np.isnan(join_matches(both).area_deg2)
+    assert join_matches(both[:1] * 2).area_deg2 == 60
+    assert both[0].select(0.6).area_deg2 == 30
     both = join_matches(both)
     assert both.catalog["Tile"].tolist() == ["1"] * 4 + ["20"] * 3
     assert both.catalog["Flux"].unit == first["Flux"].unit
@@ -187,15 +179,11 @@ def assert_same_matches(matches, expected):
 @given(st.integers(0, 2**31))
 def test_rows_of_both_tables_point_at_each_other(seed):
     matches = match_truth(*make_sky(seed))
-    for table, column, other, back in (
-        (matches.catalog, "True_Row", matches.truth, "Found_Row"),
-        (matches.truth, "Found_Row", matches.catalog, "True_Row"),
-    ):
-        rows = np.flatnonzero(np.asarray(table[column]) >= 0)
-        np.testing.assert_array_equal(other[back][table[column][rows]], rows)
-    hit = np.asarray(matches.catalog["True_Row"]) >= 0
-    np.testing.assert_array_equal(np.isfinite(matches.catalog["Offset"].value), hit)
-    assert not np.any(np.asarray(matches.catalog["Is_Duplicate"]) & hit)
+    catalog, row, back = matches.catalog, matches.true_row, np.asarray(matches.truth["Found_Row"])
+    np.testing.assert_array_equal(back[row[row >= 0]], np.flatnonzero(row >= 0))
+    np.testing.assert_array_equal(row[back[back >= 0]], np.flatnonzero(back >= 0))
+    np.testing.assert_array_equal(np.isfinite(catalog["Offset"].value), row >= 0)
+    assert not np.any(catalog["Is_Duplicate"] & (row >= 0))
 
 
 @SETTINGS
@@ -213,14 +201,11 @@ def test_joined_matches_give_the_combined_evaluation(seed, band):
     limits = {"min_latitude": band[0], "max_latitude": band[1]}
     both = join_matches([match_truth(*sky, tile=str(i)) for i, sky in enumerate(skies)])
     one, other = both.evaluation(**limits), combine([evaluate(*sky, **limits) for sky in skies])
-    assert (one.n_true, one.n_ignored) == (other.n_true, other.n_ignored)
-    np.testing.assert_array_equal(one.score, other.score)
-    np.testing.assert_array_equal(one.correct, other.correct)
+    for name in ("n_true", "n_ignored", "score", "correct"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     np.testing.assert_array_equal(np.sort(one.offset_deg), np.sort(other.offset_deg))
     for part, sky in by_tile(both).items():
-        alone = match_truth(*skies[int(part)])
-        np.testing.assert_array_equal(sky.catalog["True_Row"], alone.catalog["True_Row"])
-        np.testing.assert_array_equal(sky.truth["Found_Row"], alone.truth["Found_Row"])
+        assert_same_matches(sky, match_truth(*skies[int(part)], tile=part))
 
 
 @SETTINGS
