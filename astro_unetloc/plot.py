@@ -1,7 +1,10 @@
 """Pictures of a search: the counts on the sky with the sources."""
 
+import astropy.units as u
 import healpy
 import numpy as np
+from astropy.visualization.wcsaxes.frame import EllipticalFrame
+from gammapy.maps import WcsGeom
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import LogNorm, PowerNorm
@@ -9,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
-from astro_unetloc.catalog.table import galactic_vectors, sky_positions, texts_of
+from astro_unetloc.catalog.table import galactic_vectors, texts_of
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
@@ -20,13 +23,13 @@ _MAX_FIELD_DEG = 20.0
 # Pixels per side of the image of a field, standard deviation of the Gaussian that smooths its
 # counts, and radius of the circle around a source.
 _N_PIXELS, _SMOOTHING_DEG, _CIRCLE_DEG = 500, 0.08, 0.25
-# The map behind the whole sky, and the pixels of its image in latitude and longitude.
-_SKY_NSIDE, _SKY_SMOOTHING_DEG, _SKY_SHAPE = 128, 0.5, (540, 1080)
+# The same of the whole sky in the Hammer-Aitoff projection, whose pixels have equal areas.
+_SKY_PIXELS, _SKY_PIXEL_DEG, _SKY_SMOOTHING_DEG, _SKY_CIRCLE_DEG = (1082, 542), 0.3, 0.5, 0.9
 # Longer lists of photons are held as counts in pixels of this nside, so that memory stays bounded.
 _MAX_PHOTONS, _FINE_NSIDE = 5_000_000, 512
 # Sources get names up to this number, the first of the catalogue.
 _MAX_LABELS, _LABEL_POINTS = 60, 6.5
-_LONGEST_INCH = 8.0
+_LONGEST_INCH, _LONGEST_SKY_INCH = 8.0, 11.0
 _COLOR_MAP, _SOURCE_COLOR, _LABEL_COLOR = "inferno", "#5fe3ff", "white"
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]
 
@@ -62,17 +65,16 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
     if isinstance(photons, SkyMap):
         photons = photons.photons(DEFAULT_SEED)
     vectors, weights = _gather([photons] if hasattr(photons, "vectors") else photons)
-    axis, radius_deg = _field_of_view(vectors, center, radius)
-    is_field = radius_deg <= _MAX_FIELD_DEG
-    if is_field:
-        plane = _plane(axis, radius_deg)
-        catalog = catalog[_within(plane, galactic_vectors(catalog))]
-        shown = _within(plane, vectors)
-        vectors, weights = vectors[shown], weights[shown]
-    if title is None:
-        title = f"{int(weights.sum()):,} photons, {len(catalog):,} sources"
-    shown = vectors, weights, catalog, title
-    figure = _draw_field(plane, *shown) if is_field else _draw_sky(*shown)
+    geom = _geometry(*_field_of_view(vectors, center, radius))
+    x, y = _pixels(geom, vectors)
+    bins = [np.arange(n + 1) - 0.5 for n in geom.data_shape]
+    counts = np.histogram2d(y, x, bins=bins, weights=weights)[0]
+    places = np.column_stack(_pixels(geom, galactic_vectors(catalog)))
+    shown = np.all((places > -0.5) & (places < np.array(counts.T.shape) - 0.5), axis=1)
+    places, catalog = places[shown], catalog[shown]
+    figure = _draw(geom, counts, places, texts_of(catalog, "Source_Name"))
+    numbers = f"{int(counts.sum()):,} photons, {len(catalog):,} sources"
+    figure.axes[0].set_title(numbers if title is None else title, pad=9)
     if path is not None:
         kind = "png" if hasattr(path, "write") else None
         figure.savefig(path, format=kind, dpi=150, facecolor="white")
@@ -90,6 +92,13 @@ def stretch(image):
     """Return a power-law norm, which shows both faint and bright sources."""
     top = np.percentile(image, 99.8)
     return PowerNorm(0.5, vmin=0.0, vmax=float(top) if top > 0 else max(float(image.max()), 1.0))
+
+
+def _log_stretch(image):
+    """Logarithmic norm from the faint sky to the brightest pixels."""
+    filled = image[image > 1e-3 * np.nanmax(image)] if np.nanmax(image) > 0 else np.ones(1)
+    low, high = np.percentile(filled, [5, 99.9])
+    return LogNorm(vmin=max(low, high / 1e3), vmax=max(high, low * 10), clip=True)
 
 
 def _gather(chunks):
@@ -129,60 +138,67 @@ def _middle(vectors):
     return plane.vectors_from_pixel(*middle)
 
 
-def _plane(axis, radius_deg):
-    """Tangent plane that holds a disc of the sky."""
-    lon, lat = (float(value) for value in lonlat_from_vectors(axis))
-    half_deg = np.degrees(np.tan(np.radians(radius_deg)))
-    return TangentPlane(lon, lat, _N_PIXELS, 2 * half_deg / _N_PIXELS)
+def _geometry(axis, radius_deg):
+    """Pixels in Galactic coordinates of a disc of the sky or, if it is wide, of the whole sky."""
+    if radius_deg > _MAX_FIELD_DEG:
+        shape = {"npix": _SKY_PIXELS, "binsz": _SKY_PIXEL_DEG, "proj": "AIT"}
+        return WcsGeom.create(**shape, frame="galactic")
+    place = tuple(float(value) for value in lonlat_from_vectors(axis))
+    pixel_deg = 2 * np.degrees(np.tan(np.radians(radius_deg))) / _N_PIXELS
+    shape = {"npix": _N_PIXELS, "binsz": pixel_deg, "proj": "TAN"}
+    return WcsGeom.create(skydir=place, **shape, frame="galactic")
 
 
-def _within(plane, vectors):
-    """Which directions lie in the image of a plane."""
-    x, y = plane.pixel_from_vectors(vectors)  # NaN, so not within, behind the plane
-    half = plane.n_pix / 2
-    return (np.abs(x + 0.5 - half) < half) & (np.abs(y + 0.5 - half) < half)
+def _pixels(geom, vectors):
+    """Pixels x, y of directions; NaN behind the plane."""
+    return geom.coord_to_pix(lonlat_from_vectors(vectors))
 
 
-# A field
+def _smooth(counts, geom, width_deg):
+    """Counts per square degree of the sky, smoothed; NaN off the sky."""
+    pixel_deg = geom.pixel_scales[0].deg
+    on_sky = np.isfinite(geom.get_coord().lon.value)
+    sigma = max(width_deg / pixel_deg, 1.0)
+    area = pixel_deg**2 * gaussian_filter(on_sky.astype(float), sigma)
+    nothing = np.full(counts.shape, np.nan)
+    return np.divide(gaussian_filter(counts, sigma), area, out=nothing, where=on_sky)
 
 
-def _draw_field(plane, vectors, weights, catalog, title):
-    """Picture of a field in a tangent plane, in Galactic coordinates."""
-    image = _field_image(plane, vectors, weights)
-    box = _bounding_box(image)
+def _draw(geom, counts, places, names):
+    """Picture of the counts in the pixels of a geometry, and of sources at pixels (n, 2)."""
+    is_field, (ny, nx) = geom.projection == "TAN", counts.shape
+    image = _smooth(counts, geom, _SMOOTHING_DEG if is_field else _SKY_SMOOTHING_DEG)
+    box = _bounding_box(image) if is_field else [(-0.5, nx - 0.5), (-0.5, ny - 0.5)]
     sizes = np.diff(box)[:, 0]
-    width, height = sizes / sizes.max() * _LONGEST_INCH
+    width, height = sizes / sizes.max() * (_LONGEST_INCH if is_field else _LONGEST_SKY_INCH)
     figure = canvas(max(width, 4.0) + 1.8, max(height, 3.2) + 0.9)
-    axes = figure.add_subplot(projection=plane.wcs)
-    picture = axes.imshow(image, origin="lower", cmap=_COLOR_MAP, norm=stretch(image))
-    axes.set(xlim=box[0], ylim=box[1], title=title, facecolor="black")
-    for coordinate, name in zip(axes.coords, ("longitude", "latitude")):
-        coordinate.set_axislabel(f"Galactic {name}")
-        coordinate.set_major_formatter("d.d")
+    frame = {} if is_field else {"frame_class": EllipticalFrame}
+    axes = figure.add_subplot(projection=geom.wcs, **frame)
+    norm = stretch(image) if is_field else _log_stretch(image)
+    picture = axes.imshow(image, origin="lower", cmap=_COLOR_MAP, norm=norm)
+    axes.set(xlim=box[0], ylim=box[1], facecolor="black" if is_field else "white")
     axes.coords.grid(color="white", alpha=0.15, linestyle="-", linewidth=0.6)
     bar = figure.colorbar(picture, ax=axes, pad=0.02, fraction=0.046, shrink=0.9)
     bar.set_label("Counts per square degree")
-    x, y = plane.pixel_from_vectors(galactic_vectors(catalog))
-    radius = _CIRCLE_DEG / plane.pixel_deg
-    size = np.full(len(x), 2 * radius)
+    radius = (_CIRCLE_DEG if is_field else _SKY_CIRCLE_DEG) / geom.pixel_scales[0].deg
+    size = np.full(len(places), 2 * radius)
     circles = EllipseCollection(
-        size, size, 0 * x, units="xy", offsets=np.column_stack([x, y]), linewidths=1.2,
-        offset_transform=axes.transData, facecolors="none", edgecolors=_SOURCE_COLOR,
+        size, size, 0 * size, units="xy", offsets=places, offset_transform=axes.transData,
+        linewidths=1.2 if is_field else 0.7, facecolors="none", edgecolors=_SOURCE_COLOR,
     )  # fmt: skip
     axes.add_collection(circles, autolim=False)
+    if not is_field:
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        axes.coords[0].set_ticks(spacing=30 * u.deg)
+        axes.coords[0].set_ticklabel(color="white", size=7, path_effects=_OUTLINE)
+        return figure
+    for coordinate, name in zip(axes.coords, ("longitude", "latitude")):
+        coordinate.set_axislabel(f"Galactic {name}")
+        coordinate.set_major_formatter("d.d")
     style = {"ha": "center", "va": "center", "fontsize": _LABEL_POINTS, "color": _LABEL_COLOR}
-    for label in _labels(x, y, 1.15 * radius, box, catalog):
+    for label in _labels(*places.T, 1.15 * radius, box, names):
         axes.text(*label, clip_on=True, path_effects=_OUTLINE, **style)
     return figure
-
-
-def _field_image(plane, vectors, weights):
-    """Smoothed counts per square degree in the pixels of a plane, [y, x]."""
-    x, y = plane.pixel_from_vectors(vectors)
-    edges = np.arange(plane.n_pix + 1) - 0.5
-    counts = np.histogram2d(y, x, bins=(edges, edges), weights=weights)[0]
-    sigma = max(_SMOOTHING_DEG / plane.pixel_deg, 1.0)
-    return gaussian_filter(counts, sigma) / plane.pixel_deg**2
 
 
 def _bounding_box(image):
@@ -197,11 +213,11 @@ def _bounding_box(image):
     return box
 
 
-def _labels(x, y, offset, box, catalog):
+def _labels(x, y, offset, box, names):
     """Positions and names of sources, above or else below, where they cover no other name."""
     pix_per_point = max(high - low for low, high in box) / (72 * _LONGEST_INCH)
     height, labels = 1.4 * _LABEL_POINTS * pix_per_point, []
-    for row, name in enumerate(texts_of(catalog, "Source_Name")[:_MAX_LABELS]):
+    for row, name in enumerate(names[:_MAX_LABELS]):
         name = name.removeprefix("UNL ").replace("$", r"\$")  # a dollar would start a formula
         width = 0.62 * _LABEL_POINTS * pix_per_point * len(name)
         for place in (y[row] + offset + height / 2, y[row] - offset - height / 2):
@@ -209,53 +225,3 @@ def _labels(x, y, offset, box, catalog):
                 labels.append((x[row], place, name))
                 break
     return labels
-
-
-# The whole sky
-
-
-def _draw_sky(vectors, weights, catalog, title):
-    """Picture of the whole sky in Galactic coordinates, with longitude growing to the left."""
-    lon, lat, image = _sky_image(vectors, weights)
-    figure = canvas(11, 6.2)
-    axes = figure.add_subplot(projection="mollweide")
-    picture = axes.pcolormesh(
-        -np.radians(lon), np.radians(lat), image, cmap=_COLOR_MAP, norm=_log_stretch(image),
-        rasterized=True,
-    )  # fmt: skip
-    galactic = sky_positions(catalog).galactic
-    x, y = -galactic.l.wrap_at("180d").radian, galactic.b.radian
-    axes.scatter(x, y, s=16, facecolors="none", edgecolors=_SOURCE_COLOR, linewidths=0.7)
-    axes.set_title(title, pad=14)
-    degrees = np.arange(-150, 151, 30)
-    axes.set_xticks(np.radians(degrees), [f"{-d % 360}°" for d in degrees], color="white")
-    axes.tick_params(labelsize=7)
-    for label in axes.get_xticklabels():
-        label.set_path_effects(_OUTLINE)
-    axes.grid(color="white", alpha=0.2, linewidth=0.5)
-    style = {"orientation": "horizontal", "shrink": 0.55, "aspect": 40, "pad": 0.03}
-    bar = figure.colorbar(picture, ax=axes, **style)
-    bar.set_label("Counts per square degree")
-    bar.ax.xaxis.set_major_formatter("{x:g}")
-    return figure
-
-
-def _sky_image(vectors, weights):
-    """Smoothed counts per square degree on a grid of longitude (from 180 to -180) and latitude."""
-    index = healpy.vec2pix(_SKY_NSIDE, *vectors.T, nest=False)
-    counts = np.bincount(index, weights, minlength=healpy.nside2npix(_SKY_NSIDE))
-    counts = counts / healpy.nside2pixarea(_SKY_NSIDE, degrees=True)
-    lon = np.linspace(180, -180, _SKY_SHAPE[1] + 1)
-    lat = np.linspace(-90, 90, _SKY_SHAPE[0] + 1)
-    middle = np.meshgrid((lon[1:] + lon[:-1]) / 2, (lat[1:] + lat[:-1]) / 2)
-    sigma = np.radians(_SKY_SMOOTHING_DEG)
-    smooth = healpy.smoothing(counts, sigma=sigma) if len(vectors) else counts
-    image = healpy.get_interp_val(np.clip(smooth, 0, None), *middle, nest=False, lonlat=True)
-    return lon, lat, image
-
-
-def _log_stretch(image):
-    """Logarithmic norm from the faint sky to the brightest pixels."""
-    filled = image[image > 1e-3 * image.max()] if image.max() > 0 else np.ones(1)
-    low, high = np.percentile(filled, [5, 99.9])
-    return LogNorm(vmin=max(low, high / 1e3), vmax=max(high, low * 10), clip=True)
