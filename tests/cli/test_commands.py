@@ -193,13 +193,17 @@ def plain(monkeypatch):
     monkeypatch.setattr(evaluation_report, "_examples", lambda run, codes, n: [])
 
 
-def test_scores_of_skies_are_printed(run, searches, files):
-    code, stdout, stderr = run("evaluate", "--skies", 2, "--seed", 7)
-    assert (code, stderr) == (0, "")
+def test_scores_of_skies_are_printed_beside_a_baseline(passes, searches, files):
+    words = ("--skies", 2, "--seed", 7, "--against", DATA / "models" / "lat-10gev")
+    stdout, stderr = passes("evaluate", *words)
+    assert stderr == ""
+    assert "Compared with lat-10gev:" in stdout
+    assert "no significant difference of" in stdout
+    stdout = stdout.partition("Compared")[0]
     assert first_words(stdout) == PARTS_OF_THE_SKY
     assert "24 true sources" in stdout
     assert "average precision" in stdout
-    assert [seed for seed, *_ in searches] == [7, 8]
+    assert [seed for seed, *_ in searches] == [7, 8, 7, 8]
     assert files() == []
 
 
@@ -219,38 +223,27 @@ def test_report_holds_tables_figures_page_examples_and_predictions(passes, searc
     assert stderr.endswith(f"files -> {Path('out', 'index.html')}\n")
 
 
-def test_finished_report_is_kept_without_overwrite(passes, refused, searches, plain):
+def test_interrupted_evaluation_is_resumed_and_a_finished_one_is_kept(
+    run, passes, refused, searches, plain, monkeypatch
+):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
     words = ("evaluate", "-o", "out", "--seed", 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_report, "write_files", interrupted)
+        assert run(*words)[0] == 1
+    assert Path("out/.unetloc-parts/sky000007.h5").exists()
     passes(*words)
     refused("add --overwrite", *words)
     assert len(searches) == 2
     passes(*words, "--overwrite")
 
 
-def test_interrupted_evaluation_is_resumed(run, passes, searches, plain, monkeypatch):
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation_report, "write_files", interrupted)
-        assert run("evaluate", "-o", "out", "--seed", 7)[0] == 1
-    assert Path("out/.unetloc-parts/sky000007.h5").exists()
-    passes("evaluate", "-o", "out", "--seed", 7)
-    assert len(searches) == 2
-
-
 def test_code_in_the_help_is_on_the_first_sky(run):
     stdout = run("evaluate", "--help")[1]
     check_codes(re.findall("sky[0-9]+-p[0-9]+", stdout), [2000])
     assert "such as sky002000-p123" in " ".join(stdout.split())
-
-
-def test_model_is_compared_with_a_baseline(passes, searches, plain):
-    words = ("--seed", 7, "--skies", 2, "--against", DATA / "models" / "lat-10gev", "-o", "out")
-    stdout = passes("evaluate", *words)[0]
-    assert "Compared with lat-10gev:" in stdout
-    assert "no significant difference of" in stdout
-    assert Path("out/comparison.ecsv").exists()
 
 
 @pytest.fixture(scope="module")
