@@ -287,7 +287,7 @@ class PsfProfiles:
         return np.diff(self.contained[:, ::stride], axis=1) / area, area
 
     def containment_radius(self, fraction):
-        """Radius in degrees that contains a fraction of the photons of each bin, (n_energy,)."""
+        """Radii (n_energy, ...) in degrees that contain fractions (...) of the photons."""
         nodes = _node_offset(np.arange(_N_NODES))
         return np.array([np.interp(fraction, inside, nodes) for inside in self.contained])
 

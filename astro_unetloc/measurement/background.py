@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from astro_unetloc.irf.exposure import background_at
-from astro_unetloc.measurement.data import MeasurementConfig, sum_groups
+from astro_unetloc.measurement.data import MeasurementConfig
 from astro_unetloc.sphere import move
 
 # Largest change of a coefficient of the surface, and of the index, in one step.
@@ -29,19 +29,25 @@ def model_background(background, regions):
     counts, edges = regions.counts, regions.counts.energy_edges
     at_positions = np.maximum(background_at(background, counts.vectors, edges), _MIN_DENSITY)
     in_regions = np.empty((len(regions), counts.n_energy))
+    samples = regions.sample_x, regions.sample_y, regions.sample_area
+    sample_x, sample_y, _ = np.broadcast_arrays(*samples)
     for row, axes in enumerate(zip(regions.vectors, regions.east, regions.north)):
         seen = regions.sample_area[row] > 0
-        x, y = regions.sample_x[row, seen], regions.sample_y[row, seen]
+        x, y = sample_x[row, seen], sample_y[row, seen]
         density = background_at(background, move(*axes, x, y), edges)
         in_regions[row] = density @ regions.sample_area[row, seen]
     bins = regions.pairs.bin
     return at_positions[counts.energy_bin[bins], counts.position[bins]], in_regions
 
 
-def _surface_terms(x, y, radius_deg):
-    """The five terms x, y, x^2, x y, y^2 of offsets in units of the radius, shape (..., 5)."""
-    x, y = x / radius_deg, y / radius_deg
-    return np.stack([x, y, x * x, x * y, y * y], axis=-1)
+def _surface_terms(x, y):
+    """The five terms x, y, x^2, x y, y^2 of offsets in units of the radius of the region."""
+    return x, y, x * x, x * y, y * y
+
+
+def _averages(weight, terms):
+    """Averages (n, k) of terms (n or 1, q, k) with weights (n, q)."""
+    return (weight[:, None] @ terms)[:, 0]
 
 
 class LocalBackground:
@@ -51,17 +57,15 @@ class LocalBackground:
         self._config = MeasurementConfig() if config is None else config
         self._spectrum, self._model = spectrum, model
         self.n, self.n_energy = len(regions), spectrum.n_energy
-        self.pairs, self.n_core = regions.pairs, len(regions.core)
-        self._cell = self.pairs.cell(self.n_energy)
+        self.pairs, self.core = regions.pairs, regions.core
+        self._cell = regions.cell[: len(self.pairs)]
         weight = np.broadcast_to(weight, (self.n, self.n_energy))
         self.weighted = self.pairs.number * weight.ravel()[self._cell]
-        self._area = regions.sample_area
+        self._area, radius_deg = regions.sample_area, regions.radius_deg
         if model is None:
-            radius_deg = regions.radius_deg
-            terms = _surface_terms(self.pairs.x, self.pairs.y, radius_deg)
-            self._terms = np.ascontiguousarray(terms.T)
-            samples = regions.sample_x, regions.sample_y
-            self._sample_terms = _surface_terms(*samples, radius_deg)
+            self._terms = _surface_terms(self.pairs.x / radius_deg, self.pairs.y / radius_deg)
+            samples = regions.sample_x / radius_deg, regions.sample_y / radius_deg
+            self._sample_terms = np.stack(_surface_terms(*samples), axis=-1)
         # Counts per square degree and energy bin at the source, first of one count per square
         # degree, or a factor on the model; coefficients of the terms of the parabola, zero with a
         # model; photon index (n,)
@@ -76,9 +80,9 @@ class LocalBackground:
         return changed
 
     def _by_cell(self, values):
-        """Sums (..., n, n_energy) of values (..., m) at the pairs."""
-        sums = sum_groups(self._cell, values, self.n * self.n_energy)
-        return sums.reshape(*sums.shape[:-1], self.n, self.n_energy)
+        """Sums (n, n_energy) of values at the first pairs."""
+        sums = np.bincount(self._cell[: len(values)], values, minlength=self.n * self.n_energy)
+        return sums.reshape(self.n, self.n_energy)
 
     @cached_property
     def npred(self):
@@ -86,9 +90,10 @@ class LocalBackground:
         level = self.level.ravel()[self._cell]
         if self._model is not None:
             return level * self._model[0]
-        coefficients = self.surface.T
-        exponent = sum(t * c[self.pairs.source] for t, c in zip(self._terms, coefficients))
-        return level * np.exp(exponent)
+        exponent = np.zeros(len(self.pairs))
+        for term, coefficient in zip(self._terms, self.surface.T):
+            exponent += term * coefficient[self.pairs.source]
+        return level * np.exp(exponent, out=exponent)
 
     @property
     def in_regions(self):
@@ -120,10 +125,10 @@ class LocalBackground:
         # mean and covariance of the terms, weighted by the surface
         weight, integral = self._at_samples(self.surface)
         weight = weight / integral[:, None]
-        mean = np.einsum("nq,nqk->nk", weight, terms)
-        covariance = np.einsum("nqk,nql->nkl", weight[..., None] * terms, terms)
-        covariance -= mean[:, :, None] * mean[:, None, :]
-        found = self.pairs.sum(number * self._terms, self.n).T
+        mean = _averages(weight, terms)
+        products = [_averages(weight * term, terms) for term in np.moveaxis(terms, -1, 0)]
+        covariance = np.stack(products, axis=1) - mean[:, :, None] * mean[:, None, :]
+        found = np.stack([self.pairs.sum(number * term, self.n) for term in self._terms], axis=1)
         prior = np.diag(np.array(self._config.surface_sigma) ** -2.0)
         gradient = found - total[:, None] * mean - self.surface @ prior
         hessian = total[:, None, None] * covariance + prior
@@ -133,7 +138,7 @@ class LocalBackground:
 
     def _at_samples(self, surface):
         """The surface at the samples (n, q), times their area, and its integral (n,) in deg2."""
-        value = self._area * np.exp(np.einsum("nqk,nk->nq", self._sample_terms, surface))
+        value = self._area * np.exp((self._sample_terms @ surface[..., None])[..., 0])
         return value, np.maximum(value.sum(axis=1), 1e-9)
 
     def _spectrum_step(self, counts, total):
@@ -157,16 +162,17 @@ class LocalBackground:
         expected counts, ``derivatives`` (k, m_core) are those of their logarithm.
         """
         number = self.weighted * fraction
-        mixed = np.zeros((len(derivatives), len(self.pairs)))
-        mixed[:, : self.n_core] = derivatives * number[: self.n_core]
+        n_core = len(self.core)
+        mixed = derivatives * number[:n_core]  # zero beyond the core
         if self._model is not None:
             inner = 1.0 + self.pairs.sum(number * fraction, self.n)[:, None, None]
-            cross = self.pairs.sum(mixed, self.n).T[..., None]
+            cross = self.core.sum(mixed, self.n)[..., None]
         else:
             inner = self._information(number * fraction)
-            by_term = [self.pairs.sum(mixed * term, self.n) for term in self._terms]
-            cross = np.concatenate([self._by_cell(mixed), np.stack(by_term, axis=2)], axis=2)
-            cross = np.swapaxes(cross, 0, 1)
+            levels = np.stack([self._by_cell(row) for row in mixed])
+            surface = [self.core.sum(mixed * term[:n_core], self.n) for term in self._terms]
+            cross = np.concatenate([levels, np.stack(surface, axis=2)], axis=2)
+        cross = np.swapaxes(cross, 0, 1)
         return cross @ np.linalg.solve(inner, np.swapaxes(cross, 1, 2))
 
     def _information(self, number):
@@ -174,11 +180,12 @@ class LocalBackground:
         n_energy, each = self.n_energy, np.arange(self.n_energy)
         matrix = np.zeros((self.n, n_energy + 5, n_energy + 5))
         matrix[:, each, each] = self._by_cell(number)
-        weighted = number * self._terms
         for row, term in enumerate(self._terms, n_energy):
-            mixed = self._by_cell(number * term)
-            matrix[:, row, :n_energy] = matrix[:, :n_energy, row] = mixed
-            matrix[:, row, n_energy:] = self.pairs.sum(weighted * term, self.n).T
+            mixed = number * term
+            matrix[:, row, :n_energy] = matrix[:, :n_energy, row] = self._by_cell(mixed)
+            for column, other in enumerate(self._terms[: row - n_energy + 1], n_energy):
+                sums = self.pairs.sum(mixed * other, self.n)
+                matrix[:, row, column] = matrix[:, column, row] = sums
         # levels are free along a power law; the prior holds them to it otherwise
         trend = np.stack([np.ones(n_energy), each - each.mean()], axis=1)[:, : min(n_energy, 2)]
         off_trend = np.eye(n_energy) - trend @ np.linalg.pinv(trend)

@@ -147,7 +147,7 @@ def gather_counts(sky_map, emin, emax):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of a source and a counts bin near it, m of them, sorted by source."""
+    """Pairs of a source and a counts bin near it, m of them; those of a source are in few rows."""
 
     source: np.ndarray  # (m,), index of the source
     bin: np.ndarray  # (m,), index of the counts bin
@@ -176,20 +176,26 @@ class Pairs:
         """Index (m,) of source and energy bin in a flat array (n, n_energy)."""
         return self.source * n_energy + self.energy_bin
 
-    def select(self, mask):
-        """The pairs of a mask or index array."""
-        rows = np.arange(len(self))[mask]
+    def select(self, rows):
+        """The pairs of a mask or index array; of a slice without a copy."""
         columns = self.source, self.bin, self.energy_bin, self.number, self.x, self.y
-        selected = (column[rows] for column in columns)
+        selected = [column[rows] for column in columns]
         if self.first is None:
             return Pairs(*selected)
+        n_sub, rows = self.n_sub[rows], np.arange(len(self))[rows]
         sub, _ = ragged_ranges(self.first[rows], self.first[rows + 1])
-        first = np.append(0, np.cumsum(self.n_sub[rows]))
-        return Pairs(*selected, first, self.sub_x[sub], self.sub_y[sub])
+        return Pairs(*selected, np.append(0, np.cumsum(n_sub)), self.sub_x[sub], self.sub_y[sub])
+
+    @cached_property
+    def _runs(self):
+        """First pair of each run of pairs of one source."""
+        return np.flatnonzero(np.diff(self.source, prepend=-1))
 
     def sum(self, values, n):
         """Sums (..., n) of values (..., m) over the pairs of each of n sources."""
-        return sum_groups(self.source, values, n)
+        # ten times as fast as a bincount of all pairs
+        sums = np.add.reduceat(values, self._runs, axis=-1)
+        return sum_groups(self.source[self._runs], sums, n)
 
     def at_subpixels(self, values):
         """Values (m,) of the pairs repeated for their sub-pixels."""
@@ -216,18 +222,15 @@ class Regions:
         self.counts, self.vectors = counts, vectors
         self.radius_deg, self.core_deg = radius_deg, core_deg
         self.east, self.north = tangent_axes(vectors)  # (n, 3), of the tangent planes (ICRS)
-        pairs = self._find_pairs(reach_deg)
-        offset_deg = np.hypot(pairs.x, pairs.y)
-        close = offset_deg < core_deg[pairs.energy_bin]
-        core, outside = np.flatnonzero(close), np.flatnonzero(~close)
-        self.core, self.tail = pairs.select(core), pairs.select(outside)
-        self.in_region = offset_deg[outside] < radius_deg  # of the pairs of the tail
-        # all pairs in the regions: those of the core, then the others; not divided
-        self.pairs = pairs.select(np.concatenate([core, outside[self.in_region]]))
+        self.reached, n_core, n_region = self._find_pairs(reach_deg)
+        # views of what is reached: first the core, then the rest of the region
+        self.core, self.tail = map(self.reached.select, (slice(n_core), slice(n_core, None)))
+        self.pairs = self.reached.select(slice(n_region))  # not divided into sub-pixels
+        self.cell = self.reached.cell(counts.n_energy)
         if counts.pixel is not None and np.any(np.asarray(n_split) > 1):
             self.core = self._divide(np.broadcast_to(n_split, counts.n_energy))
-        # offsets in degrees of points that sample each region, and the observed area in deg2 that
-        # each of them represents, all (n, q)
+        # offsets in degrees of points that sample each region, (n, q) or the same (1, q) for all,
+        # and the observed area in deg2 that each of them represents (n, q)
         sky_map = counts.sky_map
         coarse = sky_map.pixel_size_deg > radius_deg * _MAX_PIXEL_FRACTION  # 0 for events
         samples = self._pixel_samples() if coarse else self._spiral_samples()
@@ -260,15 +263,24 @@ class Regions:
         return tangent_offsets(self.vectors[rows], self.east[rows], self.north[rows], vectors)
 
     def _find_pairs(self, reach_deg):
-        """Pairs of the sources and the counts bins within a radius (n,) of each."""
+        """Pairs of the sources and the counts bins within a radius (n,) of each.
+
+        The pairs of the core come first, then those of the region; also the numbers of both.
+        """
         counts = self.counts
         found = counts.tree.query_ball_point(self.vectors, chord(reach_deg), return_sorted=True)
         source = np.repeat(np.arange(len(found)), [len(near) for near in found])
-        position = np.concatenate([np.zeros(0, int), *(np.asarray(near, int) for near in found)])
+        position = np.concatenate([[], *found]).astype(int)
         x, y = self._offsets(source, counts.vectors[position])
         bins, row = ragged_ranges(counts.first[position], counts.first[position + 1])
-        number = counts.number[bins]
-        return Pairs(source[row], bins, counts.energy_bin[bins], number, x[row], y[row])
+        offset_deg = np.hypot(x, y)[row]
+        zone = (offset_deg >= self.core_deg[counts.energy_bin[bins]]).astype(np.int8)
+        zone += offset_deg >= self.radius_deg
+        order = np.argsort(zone, kind="stable")
+        bins, row = bins[order], row[order]
+        energy_bin, number = counts.energy_bin[bins], counts.number[bins]
+        pairs = Pairs(source[row], bins, energy_bin, number, x[row], y[row])
+        return pairs, *np.cumsum(np.bincount(zone, minlength=2))[:2]
 
     def _divide(self, n_split):
         """The core with n_split**2 sub-pixels, n_split (n_energy,) by the energy bin."""
@@ -291,8 +303,7 @@ class Regions:
         x, y = radius * np.cos(number * _GOLDEN_ANGLE), radius * np.sin(number * _GOLDEN_ANGLE)
         axes = (axis[:, None] for axis in (self.vectors, self.east, self.north))
         observed = self.counts.sky_map.covers(move(*axes, x, y))
-        area = observed * (np.pi * self.radius_deg**2 / _SAMPLES_PER_REGION)
-        return np.broadcast_to(x, area.shape), np.broadcast_to(y, area.shape), area
+        return x[None], y[None], observed * (np.pi * self.radius_deg**2 / _SAMPLES_PER_REGION)
 
     def _pixel_samples(self):
         """The observed pixels with their centre in each region, padded with points of no area."""

@@ -33,6 +33,7 @@ from astro_unetloc.measurement.data import (
 from astro_unetloc.measurement.likelihood import (
     INDEX_PRIOR,
     Likelihood,
+    background_fraction,
     joint_covariances,
     maximize,
     position_posterior,
@@ -90,8 +91,8 @@ class FieldSetup:
         near = self.counts.tree.query_ball_point(vectors, chord(half_deg))
         seen = np.array([at_position[np.asarray(rows, int)].sum() for rows in near])
         outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
-        radius = np.array([self.profiles.containment_radius(1 - o)[0] for o in outside])
-        return np.clip(radius, self.radius_deg, 3 * self.radius_deg)
+        radius_deg = self.profiles.containment_radius(1 - outside)[0]
+        return np.clip(radius_deg, self.radius_deg, 3 * self.radius_deg)
 
 
 class FieldFit:
@@ -158,12 +159,13 @@ class FieldFit:
 
     def _initial(self):
         """Parameters (n, 4): counts within the 68 % radius less those of the surroundings."""
-        core, tail = self.regions.core, self.regions.tail.select(self.regions.in_region)
+        core, pairs = self.regions.core, self.regions.pairs
+        outside = pairs.select(slice(len(core), None))
         radius_deg = self.setup.profiles.containment_radius(0.68)
         inside = np.hypot(core.x, core.y) < radius_deg[core.energy_bin]
         found = core.sum(core.number * inside, self.n)
         area = np.pi * (self.regions.radius_deg**2 - np.median(self.setup.core_deg) ** 2)
-        background = tail.sum(tail.number, self.n) / area * np.pi * np.median(radius_deg) ** 2
+        background = outside.sum(outside.number, self.n) / area * np.pi * np.median(radius_deg) ** 2
         counts = np.maximum(found - background, 2.0) / 0.68
         zero = np.zeros(self.n)
         return np.stack([zero, zero, counts, np.full(self.n, INDEX_PRIOR[0])], axis=1)
@@ -185,14 +187,11 @@ class FieldFit:
 
     def _covariances(self, state, background, npred_other):
         """Covariances (2, k, 4, 4) of each member alone, and with its neighbours free."""
-        _, hessian, information, derivatives = self.likelihood.gradient_and_hessian(
-            state, npred_other
-        )
-        npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
-        npred = background.npred + npred_neighbors + npred_source
-        loss = background.information_loss(background.npred / npred, derivatives)
-        hessian = _positive(hessian - loss, information - loss)
-        core = self.likelihood.core
+        likelihood, core = self.likelihood, self.likelihood.core
+        _, *matrices, derivatives = likelihood.gradient_and_hessian(state, npred_other)
+        fraction, _ = background_fraction(likelihood, background, state)
+        loss = background.information_loss(fraction, derivatives)
+        hessian = _positive(*(matrix - loss for matrix in matrices))
         derivatives = (derivatives * np.sqrt(core.number)).T
         return joint_covariances(derivatives, core, hessian, self._neighbors, self.members)
 
@@ -201,15 +200,18 @@ class FieldFit:
 
         Gradient and curvature of the background stay: a free parabola would rise at the source.
         """
-        npred_source, npred_neighbors, _ = self.likelihood.npred_in_regions(state)
-        npred = npred_neighbors + npred_source + background.npred
+        likelihood, pairs = self.likelihood, background.pairs
+        npred_sources = likelihood.npred_sources(state)[pairs.bin]
+        npred = npred_sources + background.npred
+        npred_neighbors = npred_sources - likelihood.npred_reached(state)[: len(pairs)]
+        npred_neighbors = np.maximum(npred_neighbors, 0.0)
         contained = self.regions.contained(self.setup.profiles, self.regions.radius_deg)
         total = background.in_regions + state.counts[:, None] * state.fraction[0] * contained
         for _ in range(4):
             fraction = background.npred / (background.npred + npred_neighbors)
             background = background.step(fraction, surface_free=False)
         ratio = npred / (npred_neighbors + background.npred)
-        gain = background.pairs.sum(background.weighted * np.log(ratio), self.n)
+        gain = pairs.sum(background.weighted * np.log(ratio), self.n)
         gain -= ((total - background.in_regions) * self.weight).sum(axis=1)
         return np.sqrt(2 * np.maximum(gain, 0.0))
 

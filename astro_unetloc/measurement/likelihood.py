@@ -4,9 +4,8 @@ Each source is fitted to the counts of its core, on top of the local background 
 sources. Overlapping sources take their damped Newton steps one after the other, so that they
 converge to their common maximum.
 
-Words used here: ``npred_background`` and ``npred_neighbors`` are the expected counts of the
-background and of the other sources, ``npred_other`` their sum; ``npred_sources`` are those of all
-sources. All are per square degree and energy bin.
+Words used here: ``npred_neighbors`` are the expected counts of the other sources, ``npred_other``
+those and the background, ``npred_sources`` those of all sources, per square degree and energy bin.
 """
 
 from dataclasses import dataclass, replace
@@ -184,26 +183,21 @@ class Likelihood(_CoreLikelihood):
         tail = self.regions.tail
         return self.profiles.density(tail.energy_bin, tail.x**2 + tail.y**2)[0]
 
-    def _npred_at_tail(self, state):
-        """Expected counts of each source at its own tail pairs."""
-        cell = self.regions.tail.cell(self.n_energy)
-        return (state.counts[:, None] * state.fraction[0]).ravel()[cell] * self._tail_psf
+    def npred_reached(self, state):
+        """Expected counts of each source at its own pairs."""
+        of_tail = self.regions.cell[len(self.core) :]
+        at_tail = (state.counts[:, None] * state.fraction[0]).ravel()[of_tail] * self._tail_psf
+        return np.concatenate([state.npred, at_tail])
 
     def npred_by_source(self, state):
         """Expected counts of each source, sparse (n_bins, n)."""
-        core, tail = self.core, self.regions.tail
-        values = np.concatenate([state.npred, self._npred_at_tail(state)])
-        where = [np.concatenate([core.bin, tail.bin]), np.concatenate([core.source, tail.source])]
-        return csr_array((values, where), shape=(self.n_bins, self.n))
+        pairs = self.regions.reached
+        where = pairs.bin, pairs.source
+        return csr_array((self.npred_reached(state), where), shape=(self.n_bins, self.n))
 
-    def npred_in_regions(self, state):
-        """Expected counts of each pair's source and of all others (m,), and of all (n_bins,)."""
-        at_tail = self._npred_at_tail(state)
-        npred_sources = sum_groups(self.regions.tail.bin, at_tail, self.n_bins)
-        npred_sources += sum_groups(self.core.bin, state.npred, self.n_bins)
-        npred_source = np.concatenate([state.npred, at_tail[self.regions.in_region]])
-        npred_neighbors = np.maximum(npred_sources[self.regions.pairs.bin] - npred_source, 0.0)
-        return npred_source, npred_neighbors, npred_sources
+    def npred_sources(self, state):
+        """Expected counts (n_bins,) of all sources."""
+        return sum_groups(self.regions.reached.bin, self.npred_reached(state), self.n_bins)
 
 
 def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
@@ -219,7 +213,8 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
     groups = [(rows, *likelihood.select(rows)) for rows in groups]
     for number in range(n_rounds):
         if number < 3 or number % 2:  # later the background hardly changes
-            background, npred_sources = _fit_background(likelihood, background, state)
+            fraction, npred_sources = background_fraction(likelihood, background, state)
+            background = background.step(fraction)
         for rows, part, pairs in groups:
             before, bins = state.select(rows, pairs), part.core.bin
             npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
@@ -231,16 +226,17 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
             trial = trial.select(better, changed)
             state.update(rows[better], pairs[changed], trial)
             np.add.at(npred_sources, bins[changed], trial.npred - before.npred[changed])
-    background, npred_sources = _fit_background(likelihood, background, state)
+    fraction, npred_sources = background_fraction(likelihood, background, state)
+    background = background.step(fraction)
     npred_neighbors = np.maximum(npred_sources[likelihood.core.bin] - state.npred, 0.0)
     return state, background, background.npred[: len(likelihood.core)] + npred_neighbors
 
 
-def _fit_background(likelihood, background, state):
-    """The background after one step, and the expected counts of all sources (n_bins,)."""
-    npred_source, npred_neighbors, npred_sources = likelihood.npred_in_regions(state)
-    npred = background.npred + npred_neighbors + npred_source
-    return background.step(background.npred / npred), npred_sources
+def background_fraction(likelihood, background, state):
+    """Fraction (m,) of the background in the expected counts, those of all sources (n_bins,)."""
+    npred_sources = likelihood.npred_sources(state)
+    npred = background.npred + npred_sources[background.pairs.bin]
+    return background.npred / npred, npred_sources
 
 
 def _newton_step(likelihood, state, npred_other, damping, free):
@@ -272,26 +268,32 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
     times the square root of the counts: their products are the information. ``neighbors`` are
     from `neighbor_pairs`.
     """
-    covariances = np.array([np.linalg.inv(hessian[members])] * 2)
-    overlapping = np.isin(np.arange(len(hessian)), neighbors[:, 0])
-    used = np.flatnonzero(overlapping[core.source])
+    n, covariances = len(hessian), np.array([np.linalg.inv(hessian[members])] * 2)
+    first = np.searchsorted(neighbors[:, 0], np.arange(n + 1))
+    used = np.flatnonzero(np.diff(first)[core.source])
     columns = (4 * core.source[used, None] + np.arange(4)).ravel()
-    shape = core.bin.max(initial=0) + 1, 4 * len(hessian)
+    shape = core.bin.max(initial=0) + 1, 4 * n
     where = np.repeat(core.bin[used], 4), columns
     design = csr_array((derivatives[used].ravel(), where), shape=shape)
-    information = (design.T @ design).tocsr()
-    first = np.searchsorted(neighbors[:, 0], np.arange(len(hessian) + 1))
-    for row in np.flatnonzero(overlapping[members]):
-        one = members[row]
-        group = np.append(one, neighbors[first[one] : first[one + 1], 1][:_MAX_NEIGHBORS])
-        rows, each = (4 * group[:, None] + np.arange(4)).ravel(), np.arange(len(group))
-        matrix = information[rows][:, rows].toarray()
-        matrix.reshape(len(group), 4, -1, 4)[each, :, each] = hessian[group]
-        scale = 1 / np.sqrt(np.diag(matrix))
-        value, vector = np.linalg.eigh(matrix * scale[:, None] * scale)
+    blocks = (design.T @ design).tobsr((4, 4))  # one of each pair of sources with common counts
+    blocks.sort_indices()
+    key = np.repeat(np.arange(n), np.diff(blocks.indptr)) * n + blocks.indices
+    n_near = np.minimum(np.diff(first)[members], _MAX_NEIGHBORS)
+    for k in np.unique(n_near[n_near > 0]):  # all groups of one size at once
+        rows = np.flatnonzero(n_near == k)
+        near = neighbors[first[members[rows], None] + np.arange(k), 1]
+        group, each = np.column_stack([members[rows], near]), np.arange(k + 1)
+        pair = group[:, :, None] * n + group[:, None]
+        at = np.minimum(np.searchsorted(key, pair), len(key) - 1)
+        matrix = np.where((key[at] == pair)[..., None, None], blocks.data[at], 0.0)
+        matrix[:, each, each] = hessian[group]
+        matrix = np.swapaxes(matrix, 2, 3).reshape(len(rows), 4 * k + 4, 4 * k + 4)
+        size = np.sqrt(np.einsum("raa->ra", matrix))
+        unit = size[:, :, None] * size[:, None]
+        value, vector = np.linalg.eigh(matrix / unit)
         value = np.maximum(value, 1e-2)  # directions that the data do not constrain
-        inverse = (vector / value) @ vector.T * scale[:, None] * scale
-        covariances[1, row] = inverse[:4, :4]
+        inverse = (vector / value[:, None]) @ np.swapaxes(vector, 1, 2) / unit
+        covariances[1, rows] = inverse[:, :4, :4]
     return covariances
 
 

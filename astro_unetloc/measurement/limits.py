@@ -58,7 +58,7 @@ class _TestPositions:
         state = field.likelihood.evaluate(one_count)
         self.fraction = state.fraction[0]
         # of one detected count: density (m,) at the pairs, weighted counts (n,) in the region
-        self.density = field.likelihood.npred_in_regions(state)[0]
+        self.density = field.likelihood.npred_reached(state)[: len(regions.pairs)]
         contained = regions.contained(self.profiles, regions.radius_deg)
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
         known = known[np.unique(neighbors(field.vectors, known, 2 * regions.radius_deg)[1])]

@@ -80,7 +80,7 @@ def test_a_model_is_scaled_to_the_counts(rng):
 def test_an_unknown_background_costs_information_on_a_source(rng):
     """A source as wide as the region is hardly separable from its background, a narrow one is."""
     background = fitted(background_around(CENTERS, 30.0, rng))
-    pairs, n = background.pairs, background.n_core
+    pairs, n = background.pairs, len(background.core)
     away, lost = np.hypot(pairs.x, pairs.y)[:n], []
     for derivative in (np.full(n, 1e-2), 1e-2 * (away < 0.1)):
         information = np.bincount(pairs.source[:n], derivative**2, minlength=36)
