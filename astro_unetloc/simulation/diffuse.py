@@ -6,7 +6,7 @@ energies, and turned into expected densities of photons or into random photons.
 """
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import healpy
 import numpy as np
@@ -21,6 +21,7 @@ from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 # Edges (GeV) of the bins in which intensities are given, and of the bins below them.
 ENERGY_EDGES = np.array([10.0, 18.651314, 47.50874, 165.26936, 574.925, 2000.0])
 LOW_ENERGY_EDGES = np.array([0.3, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0])
+_ALL_EDGES = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
 
 # Intensities (ph cm-2 s-1 sr-1 per bin, for a shape of mean 1) of the built-in shapes and of each
 # set of templates: `python benchmarks/fit_diffuse.py DATA`, a fit to the 3FHL all-sky counts cube
@@ -81,7 +82,6 @@ _LOW_RATIO = {
 }
 
 _SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")  # components without lumps
-_CUBE = "INTERSTELLAR"  # name of a component whose shape changes with energy
 
 _INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"
 _MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
@@ -93,6 +93,7 @@ _MAX_EXTRAPOLATION = 5.0
 _LOOP_CENTER_DEG = (329.0, 17.5)
 _LOOP_RADIUS_DEG = 58.0
 _PLANE_HEIGHT = 0.03  # sine of the latitude scale of the molecular gas
+_N_CLOUDS = 400
 
 
 @dataclass(frozen=True)
@@ -125,57 +126,38 @@ class Diffuse:
     intensity: dict  # name to intensities in the bins of ENERGY_EDGES, ph cm-2 s-1 sr-1
     low: dict = field(default_factory=dict)  # the same in LOW_ENERGY_EDGES, where it is known
     # Emission whose shape changes with energy: energies (m,) in GeV and intensities (m, n_pixels)
-    # in ph cm-2 s-1 sr-1 GeV-1. `shapes` holds it bin by bin, as "INTERSTELLAR 1" and so on.
+    # in ph cm-2 s-1 sr-1 GeV-1.
     cube: tuple | None = None
     galaxy: Galaxy | None = None  # parameters of the built-in shapes
 
     def maps(self, energy_edges=ENERGY_EDGES):
         """Components in energy bins (GeV, 0.3 to 2000): name, shape of mean 1, intensity per bin.
 
-        Intensities (n_bins,) are in ph cm-2 s-1 sr-1; a cube comes bin by bin.
+        Intensities (n_bins,) are in ph cm-2 s-1 sr-1; a cube comes bin by bin, as "INTERSTELLAR 1"
+        and so on.
         """
         edges = np.asarray(energy_edges, dtype=float)
         for name, shape in self.shapes.items():
-            if self.cube is None or not name.startswith(_CUBE):
-                yield name, shape, self._rebinned(name, edges)
-        if self.cube is not None:
-            yield from _bins_of_cube(*self.cube, edges)
-
-    def _rebinned(self, name, edges):
-        """Intensity of a component in other bins (n_bins,)."""
-        intensity, known = self.intensity[name], ENERGY_EDGES
-        if edges[0] < ENERGY_EDGES[0] * (1 - 1e-6) and name in self.low:
-            intensity = np.concatenate([self.low[name], intensity])
-            known = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
-        return _rebin_intensity(intensity, known, edges)
-
-    def _with_cube(self, cube):
-        """The same emission with a cube, also bin by bin among the shapes."""
-        shapes = {n: s for n, s in self.shapes.items() if not n.startswith(_CUBE)}
-        intensity = {n: self.intensity[n] for n in shapes}
-        for name, shape, per_bin in _bins_of_cube(*cube, ENERGY_EDGES):
-            shapes[name], intensity[name] = shape, per_bin
-        return replace(self, shapes=shapes, intensity=intensity, cube=cube)
-
-
-def _bins_of_cube(energy, values, edges):
-    """Name, shape and intensity per bin of every bin of a cube."""
-    n_bins = len(edges) - 1
-    for number, plane in enumerate(_integrate_intensity(energy, values, edges)):
-        mean = plane.mean()
-        shape = plane / mean if mean > 0 else np.ones(len(plane))
-        yield f"{_CUBE} {number + 1}", shape, mean * (np.arange(n_bins) == number)
+            intensity, known = self.intensity[name], ENERGY_EDGES
+            if edges[0] < ENERGY_EDGES[0] * (1 - 1e-6) and name in self.low:
+                intensity, known = np.concatenate([self.low[name], intensity]), _ALL_EDGES
+            yield name, shape, _rebin_intensity(intensity, known, edges)
+        planes = () if self.cube is None else _integrate_intensity(*self.cube, edges)
+        for number, plane in enumerate(planes):
+            mean = plane.mean()
+            shape = plane / mean if mean > 0 else np.ones(len(plane))
+            per_bin = mean * (np.arange(len(edges) - 1) == number)
+            yield f"INTERSTELLAR {number + 1}", shape, per_bin
 
 
 def energy_bins(emin, emax):
     """Edges (GeV) of an energy range (GeV, 0.3 to 2000) and the known edges inside of it."""
-    low, high = LOW_ENERGY_EDGES[0], ENERGY_EDGES[-1]
-    if not low <= emin < emax <= high:
+    edges = _ALL_EDGES
+    if not edges[0] <= emin < emax <= edges[-1]:
         raise InputError(
-            f"energies must increase and lie within {low:g}-{high:g} GeV; got {emin:g} to "
-            f"{emax:g} GeV; choose others"
+            f"energies must increase and lie within {edges[0]:g}-{edges[-1]:g} GeV; got {emin:g} "
+            f"to {emax:g} GeV; choose others"
         )
-    edges = np.concatenate([LOW_ENERGY_EDGES, ENERGY_EDGES[1:]])
     return np.concatenate([[emin], edges[(edges > emin) & (edges < emax)], [emax]])
 
 
@@ -215,8 +197,7 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
         spectrum = _read_isotropic(isotropic)
         for target, edges in ((intensity, ENERGY_EDGES), (low, LOW_ENERGY_EDGES)):
             target["ISOTROPIC"] = np.array(list(_integrate_intensity(*spectrum, edges)))
-    diffuse = Diffuse(nside, shapes, intensity, low, galaxy=galaxy)
-    return diffuse if cube is None else diffuse._with_cube(cube)
+    return Diffuse(nside, shapes, intensity, low, cube, galaxy)
 
 
 def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
@@ -237,12 +218,11 @@ def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
     shapes = {n: s if n in _SMOOTH else s * lumps for n, s in shapes.items()}
     intensity = {n: v * factor[n] for n, v in diffuse.intensity.items()}
     low = {n: v * factor[n] for n, v in diffuse.low.items()}
-    changed = replace(diffuse, shapes=shapes, intensity=intensity, low=low, galaxy=None)
-    if diffuse.cube is None:
-        return changed
-    energy, values = diffuse.cube  # one factor for all energies: a cube keeps its spectrum
-    scale = next(factor[n] for n in factor if n.startswith(_CUBE))
-    return changed._with_cube((energy, values * (scale * lumps).astype(np.float32)))
+    cube = diffuse.cube
+    if cube is not None:  # one factor for all energies: a cube keeps its spectrum
+        scale = np.exp(rng.normal(0, scatter)) * lumps
+        cube = cube[0], cube[1] * scale.astype(np.float32)
+    return Diffuse(diffuse.nside, shapes, intensity, low, cube)
 
 
 def _gaussian_field(nside, sigma, slope, rng):
@@ -437,7 +417,7 @@ def tilt(shape, weights):
 
     The first three weights belong to the windows (1 + cos l) / 2 and (1 - cos l)(1 +- sin l) / 4 of
     Galactic longitude, which add up to one: the density of cosmic rays varies over the Galaxy. The
-    fourth, if there is one, adds the first window times exp(-abs(sin b) / 0.03).
+    fourth adds the first window times exp(-abs(sin b) / 0.03).
     """
     nside = int(np.sqrt(len(shape) / 12))
     lon, lat = np.radians(_pixel_lonlat(nside))
@@ -456,15 +436,15 @@ def draw_galaxy(galaxy, rng, *, scatter):
     return Galaxy(**drawn)
 
 
-def add_clouds(shape, nside, rng, *, fraction, n_clouds=400):
+def add_clouds(shape, nside, rng, *, fraction):
     """Gas (n_pixels,) (RING) of which a fraction is moved into clouds; its mean stays the same.
 
     Clouds are drawn where the gas is; their sizes are log-normal around 1.5 deg.
     """
     cumulative = np.cumsum(shape)
-    centers = np.searchsorted(cumulative, rng.random(n_clouds) * cumulative[-1])
-    size_deg = np.clip(rng.lognormal(np.log(1.5), 0.6, n_clouds), 0.3, 6.0)
-    brightness = rng.lognormal(0.0, 0.8, n_clouds)
+    centers = np.searchsorted(cumulative, rng.random(_N_CLOUDS) * cumulative[-1])
+    size_deg = np.clip(rng.lognormal(np.log(1.5), 0.6, _N_CLOUDS), 0.3, 6.0)
+    brightness = rng.lognormal(0.0, 0.8, _N_CLOUDS)
     clouds = np.zeros(len(shape))
     for center, size, total in zip(centers, np.radians(size_deg), brightness):
         vector = np.array(healpy.pix2vec(nside, center, nest=False))
@@ -503,25 +483,23 @@ def read_template_shapes(path, names, nside):
         order = str(table.header.get("ORDERING", "")).upper()
         frame = str(table.header.get("COORDSYS", "G")).upper()
     n_pixels = len(columns[names[0]])
-    if order not in ("RING", "NESTED", "NEST") or not frame.startswith("G"):
+    known = order in ("RING", "NESTED", "NEST") and frame.startswith("G")
+    if not (known and healpy.isnpixok(n_pixels)):
         raise InputError(
-            f"{path}: expected templates in RING or NESTED order and Galactic coordinates; got "
-            f"ORDERING {order or 'unknown'} and COORDSYS {frame}; convert them"
+            f"{path}: expected whole-sky templates in RING or NESTED order and Galactic "
+            f"coordinates; got {n_pixels} pixels, ORDERING {order or 'unknown'} and COORDSYS "
+            f"{frame}; convert them"
         )
-    if not healpy.isnpixok(n_pixels):
-        raise InputError(
-            f"{path}: expected whole-sky HEALPix templates; got {n_pixels} pixels; choose another"
-        )
+    lon, lat = _pixel_lonlat(nside)
+    shapes = {}
     for name, column in columns.items():
         if not (np.all(np.isfinite(column)) and column.min() >= 0 and column.max() > 0):
             raise InputError(
                 f"{path}: expected a template that is finite and nowhere negative; got other "
                 f"values in {name}; correct it"
             )
-    theta, phi = healpy.pix2ang(nside, np.arange(12 * nside**2), nest=False)
-    shapes = {}
-    for name, column in columns.items():
-        shape = healpy.get_interp_val(column, theta, phi, nest=order.startswith("NEST"))
+        nested = order.startswith("NEST")
+        shape = healpy.get_interp_val(column, lon, lat, nest=nested, lonlat=True)
         # interpolation rounds zeros to a little below zero, which no probability can be
         shape = np.maximum(shape, 0.0)
         shapes[name] = shape / shape.mean()
@@ -573,22 +551,16 @@ def _read_isotropic(path):
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # an empty file is refused below
-            rows = np.loadtxt(path, ndmin=2, encoding="utf-8")
-        if rows.shape[1] != 3 or len(rows) < 2:
-            raise InputError(f"{rows.shape}")
+            energy, intensity, _ = np.loadtxt(path, ndmin=2, encoding="utf-8", unpack=True)
+        if len(energy) < 2 or not np.all(np.isfinite([energy, intensity])):
+            raise ValueError("expected two rows or more of finite numbers")
+        if energy[0] <= 0 or np.any(np.diff(energy) <= 0) or np.any(intensity <= 0):
+            raise ValueError("expected increasing, positive energies and positive intensities")
     except FileNotFoundError as err:
         raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
     except ValueError as err:
         raise InputError(
-            "an isotropic spectrum has three columns of numbers: MeV, ph cm-2 s-1 sr-1 MeV-1 and "
-            f"its error; got something else in {path}; give the official text file"
+            "an isotropic spectrum has three columns: increasing energies in MeV, intensities in "
+            f"ph cm-2 s-1 sr-1 MeV-1 and their errors; {path}: {err}; give the official text file"
         ) from err
-    energy, intensity = rows[:, 0], rows[:, 1]
-    if not (np.all(np.isfinite(rows)) and np.all(intensity > 0) and np.all(np.diff(energy) > 0)):
-        raise InputError(
-            "an isotropic spectrum needs increasing energies and positive intensities; got others "
-            f"in {path}; correct it"
-        )
-    if energy[0] <= 0:
-        raise InputError(f"energies must be positive; got {energy[0]:g} MeV in {path}; correct it")
     return energy / 1e3, intensity * 1e3

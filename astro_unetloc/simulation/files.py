@@ -94,11 +94,9 @@ _RANGE = (0.3, 2000.0)  # energies that are ever simulated, GeV
 def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=False):
     """FITS file (bytes) of a counts cube (n_energy, ny, nx) as gtbin writes it; edges in GeV."""
     primary = fits.PrimaryHDU(counts.astype(np.int32), header=wcs.to_header())
-    primary.header["WCSAXES"] = 3
-    primary.header.update(
-        CTYPE3="Energy", CRPIX3=1.0, CUNIT3="MeV", CRVAL3=energy_edges[0] * _MEV,
-        CDELT3=np.diff(energy_edges)[0] * _MEV, BUNIT="count",
-    )  # fmt: skip
+    first, step = energy_edges[0] * _MEV, np.diff(energy_edges)[0] * _MEV
+    primary.header.update(WCSAXES=3, CTYPE3="Energy", CRPIX3=1.0, CUNIT3="MeV", BUNIT="count")
+    primary.header.update(CRVAL3=first, CDELT3=step)
     content = _fits_bytes(primary, energy_edges, keywords, _energy_bounds(energy_edges))
     # no time in the header of the archive: the same cube is the same file
     return gzip.compress(content, mtime=0) if compress else content
@@ -106,10 +104,8 @@ def counts_cube_bytes(counts, wcs, energy_edges, *, keywords=None, compress=Fals
 
 def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
     """FITS file (bytes) of whole-sky counts (n_energy, n_pixels) (RING, Galactic); edges in GeV."""
-    code = "I" if counts.max(initial=0) < 2**15 else "J"
-    columns = [
-        fits.Column(f"CHANNEL{i}", code, unit="count", array=c) for i, c in enumerate(counts, 1)
-    ]
+    options = {"format": "I" if counts.max(initial=0) < 2**15 else "J", "unit": "count"}
+    columns = [fits.Column(f"CHANNEL{i}", array=c, **options) for i, c in enumerate(counts, 1)]
     table = fits.BinTableHDU.from_columns(columns, name="SKYMAP")
     n_pixels = counts.shape[1]
     table.header.update(
@@ -182,12 +178,10 @@ def _spectrum_parameters(spectra, row):
     norm, index, *names = _SPECTRA[kind]
     values = {"beta": spectra.beta[row], "Expfactor": expfactor / _MEV**exp_index}
     values["Index2"] = exp_index
-    pivot = "Eb" if kind == "LogParabola" else "Scale"
+    pivot, sign = ("Eb", 1) if kind == "LogParabola" else ("Scale", -1)
     return [
         library_amplitude(norm, spectra.amplitude[row] * factor),
-        library_parameter(
-            index, spectra.index[row], 1 if kind == "LogParabola" else -1, -5, 10, free=True
-        ),
+        library_parameter(index, spectra.index[row], sign, -5, 10, free=True),
         *(library_parameter(name, values[name], 1, -10, 10) for name in names if name != pivot),
         library_parameter(pivot, spectra.pivot[row] * _MEV, 1, 10, 1e7),
     ]
@@ -216,10 +210,10 @@ def read_source_library(path, *, source_class=None):
         raise FileNotFoundError(f"source library must be a file; got {str(path)!r}; check the path")
     try:
         root = ElementTree.parse(path).getroot()
+        if root.tag != "source_library":
+            raise ValueError(f"a <{root.tag}>")
     except (ElementTree.ParseError, ValueError, LookupError) as err:
-        raise InputError(f"{path}: expected an XML source library; got {err}") from err
-    if root.tag != "source_library":
-        raise InputError(f"{path}: expected a <source_library>; got a <{root.tag}>; give another")
+        raise InputError(f"{path}: expected an XML <source_library>; got {err}") from err
     elements = root.findall("source")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # refused below
         rows = [_read_source(element, path, source_class) for element in elements]
@@ -290,29 +284,20 @@ def _parameters(source, tag, known, where):
             f"{where}: {tag} must be one of {', '.join(known)}; got {kind!r}; take the source out "
             "or convert it"
         )
-    found = {p.get("name"): p for p in element.findall("parameter")}
-    missing = [name for name in known[kind] if name not in found]
-    if missing:
-        raise InputError(
-            f"{where}: {kind} must have the parameters {', '.join(known[kind])}; missing "
-            f"{', '.join(missing)}; correct the file"
-        )
-    return kind, {name: _number(found[name], where) for name in known[kind]}
-
-
-def _number(parameter, where):
-    """Value times scale of a parameter."""
-    words = parameter.get("value"), parameter.get("scale", "1")
-    try:
-        value = float(words[0]) * float(words[1])
-    except (TypeError, ValueError):
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(
-            f"{where}: {parameter.get('name')} must have a finite value and scale; got "
-            f"{words[0]!r} and {words[1]!r}; correct the file"
-        )
-    return value
+    found = {p.get("name"): (p.get("value"), p.get("scale", "1")) for p in element}
+    values = {}
+    for name in known[kind]:
+        value, scale = found.get(name, (None, None))
+        try:
+            values[name] = float(value) * float(scale)
+        except (TypeError, ValueError):
+            values[name] = np.nan
+        if not np.isfinite(values[name]):
+            raise InputError(
+                f"{where}: {kind} must have finite values of {', '.join(known[kind])}; got {name} "
+                f"of value {value!r} and scale {scale!r}; correct the file"
+            )
+    return kind, values
 
 
 # Folders of components

@@ -133,15 +133,10 @@ def simulate_sky(
         psf=psf, psf_scale=psf_scale, energy_range=energy_range, with_sources=with_sources,
         cone=cone, rng=rng,
     )  # fmt: skip
-    edges = sky.energy_edges[[0, -1]]
-    sky_map = SkyMap(
-        events=sky.photons,
-        footprint=WHOLE_SKY if cone is None else cone,
-        energy_edges=edges,
-        name="simulated sky",
-    )
-    sources = sky.sources if cone is None else sky.sources.select(cone.covers(sky.sources.vectors))
-    return sky_map, truth_table(sources, exposure, band=tuple(edges))
+    edges, footprint = sky.energy_edges[[0, -1]], cone or WHOLE_SKY
+    sources = sky.sources.select(footprint.covers(sky.sources.vectors))
+    options = {"footprint": footprint, "energy_edges": edges, "name": "simulated sky"}
+    return SkyMap(events=sky.photons, **options), truth_table(sources, exposure, band=tuple(edges))
 
 
 def simulate_photons(
@@ -167,17 +162,15 @@ def simulate_photons(
             raise InputError(f"{name} must be a positive number; got {value:g}; give another")
     rng = np.random.default_rng(rng)
     diffuse = interstellar(**emission)
-    exposure = SurveyExposure(years) if exposure is None else read_exposure(exposure)
-    psf = KingPSF(psf_scale) if psf is None else psf_of(read_psf(psf))
+    response = {
+        "exposure": SurveyExposure(years) if exposure is None else read_exposure(exposure),
+        "psf": KingPSF(psf_scale) if psf is None else psf_of(read_psf(psf)),
+    }
     energy_range = tuple(float(energy) for energy in energy_range)
-    diffuse = perturb(diffuse, rng)
-    numbers = {} if with_sources else _NO_SOURCES
+    diffuse, numbers = perturb(diffuse, rng), {} if with_sources else _NO_SOURCES
     sources = draw_sources(rng, band=counted_band(energy_range), **numbers)
-    sky = draw_photons(
-        diffuse, sources, exposure=exposure, psf=psf, rng=rng, energy_range=energy_range,
-        cone=cone, with_background=with_background,
-    )  # fmt: skip
-    return sky, exposure
+    options = {"energy_range": energy_range, "cone": cone, "with_background": with_background}
+    return draw_photons(diffuse, sources, rng=rng, **response, **options), response["exposure"]
 
 
 def draw_photons(
@@ -212,9 +205,8 @@ def draw_photons(
     background = expected_density(diffuse, exposure, psf, edges) if with_background else None
     photons = Photons.concatenate([part for part, _ in parts])
     origin = np.concatenate([origin for _, origin in parts])
-    return SimulatedSky(
-        photons, origin, sources, diffuse.nside, edges, psf, background, with_diffuse
-    )
+    response = diffuse.nside, edges, psf
+    return SimulatedSky(photons, origin, sources, *response, background, with_diffuse)
 
 
 def _draw_source_photons(sources, exposure, psf, band, cone, rng):
@@ -346,10 +338,8 @@ def counts_cube(photons, energy_edges, *, center, width_deg, pixel_deg):
     """
     n_pix = int(round(width_deg / pixel_deg))
     wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
-    wcs.wcs.crval = list(center)
-    wcs.wcs.crpix = [(n_pix + 1) / 2] * 2
-    wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
+    wcs.wcs.ctype, wcs.wcs.crval = ["GLON-TAN", "GLAT-TAN"], list(center)
+    wcs.wcs.crpix, wcs.wcs.cdelt = [(n_pix + 1) / 2] * 2, [-pixel_deg, pixel_deg]
     x, y = _image_position(wcs, photons.vectors)
     edges = np.arange(n_pix + 1) - 0.5
     sample = np.column_stack([photons.energy, y, x])
@@ -376,12 +366,11 @@ def healpix_cube(photons, energy_edges, nside):
 
     Photons outside the ``energy_edges`` (n_energy + 1,) in GeV are left out.
     """
-    pixel = healpy.vec2pix(nside, *photons.vectors.T, nest=False)
-    energy_bin = np.searchsorted(energy_edges, photons.energy, side="right") - 1
     n_bins, n_pixels = len(energy_edges) - 1, 12 * nside**2
-    inside = (energy_bin >= 0) & (energy_bin < n_bins)
-    index = energy_bin[inside] * n_pixels + pixel[inside]
-    return np.bincount(index, minlength=n_bins * n_pixels).reshape(n_bins, -1).astype(np.int32)
+    index = (np.searchsorted(energy_edges, photons.energy, side="right") - 1) * n_pixels
+    index += healpy.vec2pix(nside, *photons.vectors.T, nest=False)
+    inside = index[(index >= 0) & (index < n_bins * n_pixels)]
+    return np.bincount(inside, minlength=n_bins * n_pixels).reshape(n_bins, -1).astype(np.int32)
 
 
 def simulate_cube(*, center, width_deg, pixel_deg, **options):
@@ -392,14 +381,10 @@ def simulate_cube(*, center, width_deg, pixel_deg, **options):
     the true sources inside the image.
     """
     check_image(center, width_deg, pixel_deg)
-    sky_map, truth = simulate_sky(
-        **options,
-        center=SkyCoord(*center, unit="deg", frame="galactic"),
-        radius=0.75 * width_deg * u.deg,
-    )
+    place = {"center": SkyCoord(*center, unit="deg", frame="galactic")}
+    sky_map, truth = simulate_sky(**options, **place, radius=0.75 * width_deg * u.deg)
     edges = np.geomspace(*sky_map.energy_edges, N_CUBE_BINS + 1)
-    counts, wcs = counts_cube(
-        sky_map.events, edges, center=center, width_deg=width_deg, pixel_deg=pixel_deg
-    )
+    image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
+    counts, wcs = counts_cube(sky_map.events, edges, **image)
     positions = vectors_from_lonlat(truth["GLON"].to_value("deg"), truth["GLAT"].to_value("deg"))
     return counts, wcs, edges, truth[inside_image(wcs, counts.shape[1:], positions)]

@@ -141,22 +141,14 @@ def _sky_of_folder(folder, energy_range, seed):
     return replace(sky, photons=sky.photons.select(inside), origin=sky.origin[inside])
 
 
-def _check_template(template):
-    """Read all templates of a file, so that errors are raised here and not in a worker."""
-    for variant in TEMPLATE_SETS if template else ():
-        interstellar(template, variant=variant)
-
-
 def _sha256(path):
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).iterdir() if file.is_file())
+        listing = "\n".join(f"{file.name} {_sha256(file)}" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _folder_sha256(folder):
-    """SHA-256 of the names and contents of all files in a folder."""
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
-    listing = "\n".join(f"{path.name} {_sha256(path)}" for path in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _observed_directions(sky):
@@ -315,24 +307,30 @@ def make_patch_set(
         If the file holds another set or none, an option is invalid, a folder cannot be read, a
         file cannot be written or a worker died; finished skies are kept.
     """
-    rule = label_rule or TrainingConfig()
+    rule, band_edges = label_rule or TrainingConfig(), tuple(map(float, band_edges))
     n_skies = _number_of_skies(n_skies, folders, template)
     _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
     path, parts = Path(path), Path(f"{path}.parts")
     check_output(path, overwrite=True)
     for folder in folders:
         _components_within(folder, (band_edges[0], band_edges[-1]))
-    metadata = _metadata(patches_per_sky, first_seed, template, folders, band_edges, classes, rule)
+    metadata = {
+        "band_edges_gev": list(band_edges), "pixel_deg": GridConfig().pixel_deg,
+        "classes": list(classes), **{name: float(value) for name, value in asdict(rule).items()},
+        "seed": int(first_seed), "patches_per_sky": int(patches_per_sky),
+        **_origin(template, folders), "version": __version__,
+    }  # fmt: skip
     n_done = 0 if overwrite else _skies_to_keep(path, parts, metadata, n_skies, append)
     _check_parts(parts, metadata, overwrite)
-    _check_template(template)
+    for variant in TEMPLATE_SETS if template else ():
+        interstellar(template, variant=variant)  # errors are raised here and not in a worker
     seeds = range(first_seed + n_done, first_seed + n_skies)
     files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
     missing = [seed for seed in seeds if not files[seed].exists()]
     job = partial(
         _sky_file, metadata=metadata, n_patches=patches_per_sky, template=template,
         folders=dict(enumerate(map(str, folders), start=first_seed)),
-        band_edges=tuple(band_edges), classes=tuple(classes), label_rule=rule,
+        band_edges=band_edges, classes=tuple(classes), label_rule=rule,
     )  # fmt: skip
     with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
         for seed, content in progress(results, total=len(missing)) if progress else results:
@@ -367,34 +365,18 @@ def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, ru
         raise InputError(f"expected at least one sky, and no negative number; got {', '.join(bad)}")
     if not classes or len(set(classes)) != len(classes) or isinstance(classes, str):
         raise InputError(f"classes must be a list of different names; got {classes!r}")
-    edges = np.asarray(band_edges, dtype=float)
-    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        raise InputError(f"band_edges must be at least two that increase; got {edges.tolist()}")
+    if len(band_edges) < 2 or not np.all(np.diff(band_edges) > 0):
+        raise InputError(f"band_edges must be at least two that increase; got {band_edges}")
 
 
-def _metadata(patches_per_sky, first_seed, template, folders, band_edges, classes, rule):
-    """Metadata of a set, which do not depend on the number of skies."""
-    if folders:
-        origin = {
-            "folders": [Path(folder).name for folder in folders],
-            "folders_sha256": [_folder_sha256(folder) for folder in folders],
-        }
-    else:
-        origin = {
-            "years": _YEARS,
-            "template": Path(template).name if template else "",
-            "template_sha256": _sha256(template) if template else "",
-        }
-    return {
-        "band_edges_gev": [float(edge) for edge in band_edges],
-        "pixel_deg": GridConfig().pixel_deg,
-        "classes": list(classes),
-        **{name: float(value) for name, value in asdict(rule).items()},
-        "seed": int(first_seed),
-        "patches_per_sky": int(patches_per_sky),
-        **origin,
-        "version": __version__,
-    }
+def _origin(template, folders):
+    """Metadata of the files that skies are made of."""
+    if not folders:
+        checksum = _sha256(template) if template else ""
+        name = Path(template).name if template else ""
+        return {"years": _YEARS, "template": name, "template_sha256": checksum}
+    names = [Path(folder).name for folder in folders]
+    return {"folders": names, "folders_sha256": [_sha256(folder) for folder in folders]}
 
 
 def _skies_to_keep(path, parts, metadata, n_skies, append):

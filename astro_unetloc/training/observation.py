@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 from astro_unetloc.irf.spectra import bin_fractions, draw_energy
 from astro_unetloc.maps.patches import SortedPhotons, TangentPlane, band_inputs, bin_photons
 from astro_unetloc.maps.photons import Photons
-from astro_unetloc.sphere import chord, circle_in_disc, lonlat_from_vectors, separation_deg
+from astro_unetloc.sphere import chord, circle_in_disc, separation_deg
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ class Detectability:
         offset = separation_deg(photons.vectors[mine], self.sky.sources.vectors[origin])
         near = offset < radius[energy_bin]
         own = _photons_by_source(self.sky, origin[near], energy[near])
-        background = self._diffuse_density(source) * np.pi * radius**2
-        background += self._from_neighbours(source, radius)
+        x, y, z = self.sky.sources.vectors[source].reshape(-1, 3).T
+        diffuse = self.sky.background[healpy.vec2pix(self.sky.nside, x, y, z, nest=False)]
+        background = diffuse * np.pi * radius**2 + self._from_neighbours(source, radius)
         return own[source], background
 
     def _from_neighbours(self, source, radius_deg):
@@ -110,12 +111,6 @@ class Detectability:
             light = self._photons_of[other, number] * np.interp(distance, grid, inside)
             found[:, number] = np.bincount(row, weights=light, minlength=len(source))
         return found
-
-    def _diffuse_density(self, source):
-        """Expected diffuse photons per square degree at sources, (n, n_bins)."""
-        lon, lat = lonlat_from_vectors(self.sky.sources.vectors[source].reshape(-1, 3))
-        pixel = healpy.ang2pix(self.sky.nside, lon, lat, nest=False, lonlat=True)
-        return self.sky.background[pixel]
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def draw_observation(rng, *, band_edges, years=16.0):
     pixel = 0.0 if exact else np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
     strip = (0, 360), (-40, 40), (15, 60)
     hidden = tuple(rng.uniform(*limits) for limits in strip) if rng.random() < 0.25 else None
-    return Observation(fraction, edges, bool(events), float(pixel), hidden)
+    return Observation(fraction, edges, events, float(pixel), hidden)
 
 
 def source_mask(x, y, radius_pix, n_pix):
@@ -202,12 +197,6 @@ def _pixelize(plane, vectors, pixel_deg, rng):
     return plane.vectors_from_pixel((u * cos - v * sin) / scale**2, (u * sin + v * cos) / scale**2)
 
 
-def _rebin_energy(energy, edges, rng):
-    """Energies drawn again inside their bins."""
-    bin_index = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
-    return draw_energy(rng.random(len(energy)), edges[bin_index], edges[bin_index + 1])
-
-
 class PatchObserver:
     """Cuts patches out of one simulated sky under given conditions."""
 
@@ -226,12 +215,14 @@ class PatchObserver:
         coverage = _coverage(plane.n_pix, observation.hidden)
         if self.sky.footprint is not None:
             coverage &= self.sky.footprint.covers(plane.pixel_vectors)
-        seen = _inside(plane, photons.vectors, coverage)
+        rows, ix, iy = _pixels_inside(plane, photons.vectors)
+        seen = rows[coverage[iy, ix]]
         photons, origin = photons.select(seen), origin[seen]
         counts = bin_photons(plane, photons, self.band_edges)
         if not self.sky.diffuse_drawn:
             counts = counts + self._diffuse_counts(plane, observation, rng) * coverage[..., None]
-        source, x, y = self._sources_inside(plane)
+        source = self._sources_inside(plane)
+        x, y = plane.pixel_from_vectors(self.sky.sources.vectors[source].reshape(-1, 3))
         n_photons = np.bincount(origin[origin >= 0], minlength=len(self.sky.sources))[source]
         near, background = self._detectability.near(
             source, photons, origin, radius_deg=observation.pixel_deg / 2
@@ -256,8 +247,9 @@ class PatchObserver:
         keep &= (energy >= edges[0]) & (energy < edges[-1])
         rows, energy = rows[keep], energy[keep]
         vectors = self._sorted.photons.vectors[rows]
-        if not observation.events:
-            energy = _rebin_energy(energy, edges, rng)
+        if not observation.events:  # energies are drawn again inside their bins
+            number = np.searchsorted(edges, energy, side="right") - 1
+            energy = draw_energy(rng.random(len(energy)), edges[number], edges[number + 1])
         if observation.pixel_deg > 0:
             vectors = _pixelize(plane, vectors, observation.pixel_deg, rng)
         return Photons(vectors, energy), self._origin[rows]
@@ -286,15 +278,12 @@ class PatchObserver:
         reach = chord(0.75 * plane.pixel_deg * plane.n_pix)
         near = self._detectability.tree.query_ball_point(plane.basis[2], reach, return_sorted=True)
         near = np.array(near, dtype=int)
-        x, y = plane.pixel_from_vectors(self.sky.sources.vectors[near].reshape(-1, 3))
-        n = plane.n_pix
-        inside = (x >= -0.5) & (x < n - 0.5) & (y >= -0.5) & (y < n - 0.5)
-        return near[inside], x[inside], y[inside]
+        inside, _, _ = _pixels_inside(plane, self.sky.sources.vectors[near].reshape(-1, 3))
+        return near[inside]
 
 
-def _inside(plane, vectors, coverage):
-    x, y = plane.pixel_from_vectors(vectors)
-    ix, iy = (np.floor(c + 0.5).astype(int) for c in (x, y))
-    inside = (ix >= 0) & (ix < plane.n_pix) & (iy >= 0) & (iy < plane.n_pix)
-    inside[inside] = coverage[iy[inside], ix[inside]]
-    return inside
+def _pixels_inside(plane, vectors):
+    """Rows of the directions (n, 3) that lie in an image, and their pixels."""
+    x, y = (np.floor(c + 0.5) for c in plane.pixel_from_vectors(vectors))
+    rows = np.flatnonzero((x >= 0) & (x < plane.n_pix) & (y >= 0) & (y < plane.n_pix))
+    return rows, x[rows].astype(int), y[rows].astype(int)

@@ -8,7 +8,7 @@ of a set are written to one file each and joined at the end.
 import errno
 import io
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,32 +147,22 @@ def open_patch_set(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such patch set: {path}; make it with 'astro-unetloc simulate'")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as err:
-        raise InputError(f"{path}: expected an HDF5 patch set; {err}; make it again") from err
-    try:
-        return _checked(path, file)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _checked(path, file):
-    """The patch set of an open file; another file raises an error."""
-    missing = [name for name in (*COLUMNS, "sources") if name not in file]
-    missing += [n for n in ("band_edges_gev", "pixel_deg", "seed") if n not in file.attrs]
-    schema = file.attrs.get("schema")
-    if missing or schema != SCHEMA:
-        got = f"one without {', '.join(missing)}" if schema == SCHEMA else f"schema {schema}"
-        raise InputError(
-            f"{path}: expected a patch set of schema {SCHEMA}; got {got}; "
-            "make it again with 'astro-unetloc simulate'"
-        )
-    with _damage_is_an_error(path):
+    with _damage_is_an_error(path), ExitStack() as stack:
+        file = stack.enter_context(h5py.File(path, "r"))
+        missing = [name for name in (*COLUMNS, "sources") if name not in file]
+        missing += [n for n in ("band_edges_gev", "pixel_deg", "seed") if n not in file.attrs]
+        schema = file.attrs.get("schema")
+        if missing or schema != SCHEMA:
+            got = f"one without {', '.join(missing)}" if schema == SCHEMA else f"schema {schema}"
+            raise InputError(
+                f"{path}: expected a patch set of schema {SCHEMA}; got {got}; "
+                "make it again with 'astro-unetloc simulate'"
+            )
         values = {name: file.attrs[name] for name in file.attrs if name != "schema"}
         metadata = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
-        return PatchSet(path, metadata, file["sky"][:], file)
+        found = PatchSet(path, metadata, file["sky"][:], file)
+        stack.pop_all()  # the patch set stays open
+        return found
 
 
 def read_patch_set(path, *, rows=slice(None)):

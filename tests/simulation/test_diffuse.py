@@ -12,6 +12,7 @@ from made_files import write_healpix_cube, write_image_cube
 
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.maps.photons import Photons
 from astro_unetloc.simulation.diffuse import (
     ENERGY_EDGES,
     LOW_ENERGY_EDGES,
@@ -19,7 +20,6 @@ from astro_unetloc.simulation.diffuse import (
     Diffuse,
     Galaxy,
     _rebin_intensity,
-    _window,
     add_clouds,
     draw_galaxy,
     draw_true_photons,
@@ -30,6 +30,7 @@ from astro_unetloc.simulation.diffuse import (
     perturb,
     tilt,
 )
+from astro_unetloc.simulation.sky import _blur
 
 BUILT_IN = {"GAS", "IC", "BUBBLES", "LOOP", "ISOTROPIC"}
 TEMPLATES = "diffuse/diffuse_shapes_nside128.fits.gz"
@@ -51,20 +52,17 @@ def test_shapes_have_mean_one_and_intensities_fall_with_energy(real_data, varian
     template = None if variant is None else real_data / TEMPLATES
     diffuse = interstellar(template, variant=variant or "P6V11", nside=64)
     expected = TEMPLATE_SETS.get(variant, BUILT_IN)
-    assert set(diffuse.shapes) == set(diffuse.intensity) == set(expected)
-    for name, shape in diffuse.shapes.items():
+    found = {name: (shape, per_bin) for name, shape, per_bin in diffuse.maps()}
+    assert set(found) == set(diffuse.intensity) == set(expected)
+    for name, (shape, per_bin) in found.items():
         assert shape.shape == (12 * 64**2,)
         assert shape.min() >= 0
         assert shape.mean() == pytest.approx(1), name
-    found = {name: (shape, per_bin) for name, shape, per_bin in diffuse.maps()}
-    assert set(found) == set(expected)
-    for name, values in diffuse.intensity.items():
-        assert len(values) == len(ENERGY_EDGES) - 1
-        assert np.all(np.diff(values) < 0)
-        assert np.all(values > 0)
         # the bins of the table are the table
-        np.testing.assert_array_equal(found[name][0], diffuse.shapes[name])
-        np.testing.assert_allclose(found[name][1], values, rtol=1e-10)
+        np.testing.assert_allclose(per_bin, diffuse.intensity[name], rtol=1e-10)
+        assert len(per_bin) == len(ENERGY_EDGES) - 1
+        assert np.all(np.diff(per_bin) < 0)
+        assert np.all(per_bin > 0)
 
 
 def test_builtin_shapes_resemble_the_templates(real_data):
@@ -86,15 +84,14 @@ def test_nested_templates_are_read_as_nested(tmp_path):
     ("keywords", "match"),
     [
         ({"names": ("GAS",)}, "expected the template columns P6V11, BUBBLES; got GAS; choose"),
-        ({"COORDSYS": "C"}, "Galactic coordinates; got ORDERING RING and COORDSYS C; convert"),
-        ({"ORDERING": ""}, "got ORDERING unknown"),
-        ({"nside": 0}, "whole-sky HEALPix templates; got 10 pixels"),
+        ({"COORDSYS": "C"}, "Galactic coordinates; .*, ORDERING RING and COORDSYS C; convert"),
+        ({"ORDERING": ""}, "ORDERING unknown"),
+        ({"nside": 0}, "whole-sky templates .*; got 10 pixels"),
     ],
 )
 def test_unsuitable_templates_are_refused(tmp_path, keywords, match):
-    path = write_templates(tmp_path / "t.fits", **keywords)
     with pytest.raises(ValueError, match=match):
-        interstellar(path)
+        interstellar(write_templates(tmp_path / "t.fits", **keywords))
 
 
 def test_file_that_is_no_template_is_refused(tmp_path):
@@ -103,9 +100,8 @@ def test_file_that_is_no_template_is_refused(tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / "image.fits")
     with pytest.raises(ValueError, match="got no table"):
         interstellar(tmp_path / "image.fits")
-    for template in (None, "nothing.fits"):
-        with pytest.raises(ValueError, match=r"variant must be one of PIBREM\+ICS.*; got 'P7'"):
-            interstellar(template, variant="P7")
+    with pytest.raises(ValueError, match=r"variant must be one of PIBREM\+ICS.*; got 'P7'"):
+        interstellar(variant="P7")
 
 
 # Built-in shapes
@@ -118,22 +114,17 @@ def sky(nside):
 
 
 def test_gas_lies_in_the_plane_and_the_loop_north_of_it():
-    shapes = galaxy_shapes(Galaxy(), 32)
-    lon, lat = sky(32)
+    shapes = galaxy_shapes(Galaxy(), 64)
+    lon, lat = sky(64)
     assert shapes["GAS"][np.abs(lat) < 3].mean() > 5 * shapes["GAS"][np.abs(lat) > 30].mean()
     assert shapes["IC"][np.abs(lat) < 10].mean() > shapes["IC"][np.abs(lat) > 60].mean()
     assert np.all(np.abs(lon[shapes["BUBBLES"] > 0]) < 25)
     assert shapes["LOOP"][(lat > 30) & (np.abs(lon) < 60)].mean() > 1
     assert shapes["LOOP"][(np.abs(lon) > 120) & (lat < 0)].max() == 0
-
-
-def test_profile_has_no_seam_at_the_centre_or_behind():
-    gas = galaxy_shapes(Galaxy(), 64)["GAS"]
-    lon, lat = sky(64)
-    for edge in (0.0, 180.0):
+    for edge in (0.0, 180.0):  # no seam at the centre or behind
         near = (np.abs(lat) < 2) & (np.abs(np.abs(lon) - edge) < 2)
-        left, right = gas[near & (lon > 0)], gas[near & (lon < 0)]
-        assert left.mean() == pytest.approx(right.mean(), rel=0.05)
+        left, right = (shapes["GAS"][near & side].mean() for side in (lon > 0, lon < 0))
+        assert left == pytest.approx(right, rel=0.05)
 
 
 def test_drawn_galaxies_differ_and_stay_valid():
@@ -161,12 +152,12 @@ def test_clouds_move_emission_but_keep_it():
 
 def test_equal_weights_do_not_tilt():
     shape = np.random.default_rng(0).random(768)
-    np.testing.assert_allclose(tilt(shape, (2, 2, 2)), 2 * shape)
+    np.testing.assert_allclose(tilt(shape, (2, 2, 2, 0)), 2 * shape)
     lon, lat = sky(8)
     plane = tilt(np.ones(768), (1, 1, 1, 2))
     assert plane.min() >= 1 - 1e-12
     assert np.abs(lat[plane.argmax()]) < 3
-    inner = tilt(np.ones(768), (1, 0, 0))
+    inner = tilt(np.ones(768), (1, 0, 0, 0))
     assert inner[np.abs(lon) < 10].mean() > 0.95
     assert inner[np.abs(lon) > 170].mean() < 0.05
 
@@ -304,7 +295,6 @@ def test_cube_over_energy_gives_its_power_law(tmp_path, vector):
     shapes = [s for n, s, _ in diffuse.maps(edges) if n.startswith("INTERSTELLAR")]
     assert len(shapes) == 3
     np.testing.assert_allclose(shapes[0], np.linspace(0.5, 1.5, 192), atol=0.1)
-    assert sum(n.startswith("INTERSTELLAR") for n in diffuse.shapes) == len(ENERGY_EDGES) - 1
 
 
 def test_perturbing_a_cube_keeps_its_spectrum(tmp_path):
@@ -313,8 +303,10 @@ def test_perturbing_a_cube_keeps_its_spectrum(tmp_path):
     ratio = changed.cube[1] / diffuse.cube[1]
     np.testing.assert_allclose(ratio[0], ratio[2], rtol=1e-5)
     assert ratio[0].std() > 0.01
-    name = "INTERSTELLAR 1"
-    assert changed.intensity[name][0] / diffuse.intensity[name][0] == pytest.approx(
+    first, other = (
+        next(p[0] for n, _, p in d.maps() if n == "INTERSTELLAR 1") for d in (diffuse, changed)
+    )
+    assert other / first == pytest.approx(
         np.average(ratio[0], weights=diffuse.cube[1][0]), rel=1e-3
     )
 
@@ -364,10 +356,8 @@ def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
     path = real_data / "diffuse/iso_P8R2_SOURCE_V6_v06.txt"
     diffuse, own = interstellar(nside=4, isotropic=path), interstellar(nside=4)
     np.testing.assert_allclose(diffuse.intensity["ISOTROPIC"][0], 2.943e-8, rtol=1e-3)
-    np.testing.assert_allclose(
-        diffuse.low["ISOTROPIC"] / own.low["ISOTROPIC"], 2.943e-8 / own.intensity["ISOTROPIC"][0],
-        rtol=0.01,
-    )  # fmt: skip
+    ratio = 2.943e-8 / own.intensity["ISOTROPIC"][0]
+    np.testing.assert_allclose(diffuse.low["ISOTROPIC"] / own.low["ISOTROPIC"], ratio, rtol=0.01)
     assert len(diffuse.low["ISOTROPIC"]) == len(LOW_ENERGY_EDGES) - 1
     np.testing.assert_array_equal(diffuse.intensity["GAS"], own.intensity["GAS"])
 
@@ -383,15 +373,15 @@ def test_isotropic_text_is_read_in_mev_with_comments_and_blank_lines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("1000 1e-9\n2000 1e-10\n", "three columns of numbers"),
-        ("1000 1e-9 x\n2000 1e-10 1\n", "three columns of numbers"),
+        ("1000 1e-9\n2000 1e-10\n", "three columns"),
+        ("1000 1e-9 x\n2000 1e-10 1\n", "three columns"),
         ("1000 1e-9 1\n", "three columns"),
         ("1000 1e-9 1\n2000 1e-9\n", "three columns"),
         ("", "three columns"),
-        ("2000 1e-9 1\n1000 1e-10 1\n", "increasing energies"),
-        ("1000 -1e-9 1\n2000 1e-10 1\n", "positive intensities"),
-        ("1000 nan 1\n2000 1e-10 1\n", "positive intensities"),
-        ("-1000 1e-9 1\n2000 1e-10 1\n", "energies must be positive"),
+        ("2000 1e-9 1\n1000 1e-10 1\n", "expected increasing, positive energies"),
+        ("1000 -1e-9 1\n2000 1e-10 1\n", "and positive intensities"),
+        ("1000 nan 1\n2000 1e-10 1\n", "expected two rows or more of finite numbers"),
+        ("-1000 1e-9 1\n2000 1e-10 1\n", "expected increasing, positive energies"),
     ],
 )
 def test_damaged_isotropic_text_is_refused(tmp_path, text, match):
@@ -461,15 +451,9 @@ def test_expected_photons_are_blurred_but_none_are_lost():
     np.testing.assert_allclose(density.sum(axis=0), sharp.sum(axis=0), rtol=0.02)
     bright = shape > 0
     kept = density[bright].sum(axis=0) / sharp[bright].sum(axis=0)
-    assert 0.3 < kept[0] < 0.8
     assert kept[-1] == 1.0
-
-
-@pytest.mark.parametrize("degree", [1, 5, 20])
-def test_window_is_the_mean_legendre_polynomial_of_drawn_offsets(degree):
-    from scipy.special import eval_legendre
-
-    psf, rng = KingPSF(), np.random.default_rng(3)
-    offset = psf.sample_offset(np.full(100_000, 0.7), rng)
-    drawn = eval_legendre(degree, np.cos(np.radians(offset))).mean()
-    assert _window(psf, 0.7, 30)[degree] == pytest.approx(drawn, abs=0.003)
+    psf, vectors = KingPSF(), np.stack(healpy.pix2vec(nside, np.flatnonzero(bright)), axis=-1)
+    true = np.repeat(vectors, 3000, axis=0)
+    energy = np.full(len(true), np.sqrt(EDGES[0] * EDGES[1]))
+    moved = _blur(Photons(true, energy), psf, np.random.default_rng(3)).vectors
+    assert kept[0] == pytest.approx(bright[healpy.vec2pix(nside, *moved.T)].mean(), abs=0.01)

@@ -85,9 +85,8 @@ def test_diffuse_photons_are_poisson_around_their_expectation():
 
 
 def test_diffuse_photons_follow_the_exposure():
-    flat, exposure = interstellar(nside=8), SurveyExposure(7.0)
-    flat = Diffuse(8, {"ISOTROPIC": flat.shapes["ISOTROPIC"]}, {"ISOTROPIC": np.full(5, 1e-8)})
-    rng = np.random.default_rng(0)
+    flat = Diffuse(8, {"ISOTROPIC": np.ones(768)}, {"ISOTROPIC": np.full(5, 1e-8)})
+    exposure, rng = SurveyExposure(7.0), np.random.default_rng(0)
     sky = draw_photons(flat, make_sources([], []), exposure=exposure, psf=KingPSF(), rng=rng)
     mean = exposure.sky(np.vstack([np.eye(3), -np.eye(3)])).mean()
     assert exposure.sky(sky.photons.vectors).mean() > mean  # photons come where the exposure is
@@ -226,7 +225,6 @@ def test_response_files_are_used(real_data):
         ({"center": CONE["center"]}, "center and radius belong together"),
         ({"radius": 3 * u.deg}, "center and radius belong together"),
         ({"years": 0}, "years must be a positive number; got 0"),
-        ({"years": -1.0}, "years must be a positive"),
         ({"psf_scale": 0}, "psf_scale must be a positive"),
         ({"variant": "X"}, "variant must be one of"),
     ],
@@ -257,10 +255,8 @@ def test_truth_has_the_columns_of_the_catalogue_and_one_row_for_each_source(sour
     truth = truth_table(sources, SurveyExposure())
     units = {spec.name: spec.unit for spec in COLUMNS}
     shared = [name for name in truth.colnames if name in units]
-    assert shared == [
-        "Source_Name", "RAJ2000", "DEJ2000", "GLON", "GLAT", "Flux", "Spectral_Index", "Class",
-        "Npred",
-    ]  # fmt: skip
+    names = "Source_Name RAJ2000 DEJ2000 GLON GLAT Flux Spectral_Index Class Npred"
+    assert shared == names.split()
     for name in shared:
         assert str(truth[name].unit or "") == str(u.Unit(units[name]))
     assert len(truth) == len(set(truth["Source_Name"])) == len(sources)
@@ -286,9 +282,7 @@ EDGES = np.array([10.0, 30.0, 100.0])
 
 
 def photons_at(lon, lat, energy):
-    return Photons(
-        vectors_from_lonlat(np.array(lon, float), np.array(lat, float)), np.array(energy)
-    )
+    return Photons(vectors_from_lonlat(lon, lat), np.array(energy))
 
 
 def test_photons_fall_into_their_pixel_and_bin():

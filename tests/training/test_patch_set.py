@@ -1,5 +1,4 @@
 import os
-import shutil
 
 import h5py
 import numpy as np
@@ -70,24 +69,15 @@ def test_plain_h5py_reads_the_schema(path):
     np.testing.assert_array_equal(validation, expected)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [slice(1, 3), slice(-2, None), slice(0, 99), slice(None, None, 2), np.array([5, 0, 3, 3]),
-     np.zeros(0, int)],
-)  # fmt: skip
+@pytest.mark.parametrize("rows", [slice(-2, 99), slice(None, None, 2), [5, 0, 3, 3], []])
 def test_rows_are_those_that_are_asked_for(path, rows):
     whole = read_patch_set(path)
     names = ("counts", "bands", "code", "validation")
+    rows = rows if isinstance(rows, slice) else np.array(rows, int)
     with open_patch_set(path) as found:
         part = found.read(rows, names=names)
     assert list(part) == list(names)
     assert_same(part, {n: whole[n][rows] for n in names})
-
-
-def test_subsets_are_skies_and_together_all(path):
-    with open_patch_set(path) as found:
-        assert found.rows(validation=True).tolist() == [2, 3]
-        assert found.rows(validation=False).tolist() == [0, 1, 4, 5]
 
 
 @settings(derandomize=True, max_examples=50, deadline=None)
@@ -96,25 +86,22 @@ def test_one_of_any_five_skies_in_a_row_is_to_validate_on(first):
     assert is_validation(np.arange(first, first + 5)).sum() == 1
 
 
-def test_metadata_are_plain_values(path):
+def test_metadata_are_plain_values_and_subsets_are_skies(path):
     with open_patch_set(path) as found:
         assert found.metadata == METADATA | {"band_edges_gev": BAND_EDGES.tolist()}
         assert found.classes == ("source",)
+        assert found.rows(validation=True).tolist() == [2, 3]
+        assert found.rows(validation=False).tolist() == [0, 1, 4, 5]
 
 
 # Other files
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such patch set: .*nothing.h5"):
-        read_patch_set(tmp_path / "nothing.h5")
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all", None])
 def test_damaged_file_is_refused(path, content):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ValueError, match="expected an HDF5 patch set; .*; make it again"):
+    with pytest.raises(ValueError, match="expected a whole patch set; .*; make it again"):
         read_patch_set(path)
 
 
@@ -185,10 +172,3 @@ def test_sets_of_other_options_or_the_same_skies_are_not_joined(tmp_path, seed, 
     with pytest.raises(ValueError, match=f"second.h5: expected other skies made as .*; {message}"):
         join_patch_sets([first, second], tmp_path / "set.h5")
     assert sorted(os.listdir(tmp_path)) == ["first.h5", "second.h5"]
-
-
-def test_full_disk_is_an_error_before_anything_is_written(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(OSError, match="GB of free disk; make room and run the same again"):
-        join_patch_sets([path], tmp_path / "other.h5")
-    assert os.listdir(tmp_path) == ["set.h5"]
