@@ -8,16 +8,9 @@ from astro_unetloc.catalog.columns import set_column
 from astro_unetloc.detection.localization import source_table
 from astro_unetloc.sphere import vectors_from_lonlat
 
-META = {
-    "MODEL": "lat-10gev",
-    "MODELSHA": "0123456789abcdef" * 4,
-    "SEED": 0,
-    "INFILE": "map.fits",
-    "EMIN": 10.0,
-    "EMAX": 2000.0,
-    "DSTYP1": "POS(RA,DEC)",
-    "DSVAL1": "CIRCLE(83.63,22.01,10)",
-}
+META = {"MODEL": "lat-10gev", "MODELSHA": "0123456789abcdef" * 4, "SEED": 0, "INFILE": "map.fits"}
+META |= {"EMIN": 10.0, "EMAX": 2000.0}
+META |= {"DSTYP1": "POS(RA,DEC)", "DSVAL1": "CIRCLE(83.63,22.01,10)"}
 
 
 def make_sources(n=5, *, seed=0, lon=None, lat=None):
@@ -45,15 +38,10 @@ def make_catalog(sources, *, values=None, meta=None):
 
 def make_measured(n=5, *, seed=0, meta=META):
     """A catalogue in which every other source has a 95 % ellipse, counts, flux and class."""
-    odd = np.arange(n) % 2 == 1
-    values = {
-        "Conf_95_SemiMajor": np.where(odd, np.nan, 0.1),
-        "Conf_95_SemiMinor": np.where(odd, np.nan, 0.05),
-        "Conf_95_PosAng": np.where(odd, np.nan, 30.0),
-        "Npred": np.where(odd, np.nan, 12.5),
-        "Flux": np.where(odd, np.nan, 3.3e-11),
-        "Class": np.where(odd, "", "AGN"),
-    }
+    odd, values = np.arange(n) % 2 == 1, {"Npred": 12.5, "Flux": 3.3e-11}
+    values |= {"Conf_95_SemiMajor": 0.1, "Conf_95_SemiMinor": 0.05, "Conf_95_PosAng": 30.0}
+    values = {name: np.where(odd, np.nan, value) for name, value in values.items()}
+    values["Class"] = np.where(odd, "", "AGN")
     return make_catalog(make_sources(n, seed=seed), values=values, meta=meta)
 
 
@@ -72,10 +60,10 @@ def assert_same_catalog(table, other):
         if name == "skycoord":
             assert np.all(table[name].separation(other[name]).arcsec < 1e-6)
             continue
-        assert type(table[name]) is type(other[name]), name
-        assert table[name].dtype == other[name].dtype, name
-        assert table[name].unit == other[name].unit, name
-        assert table[name].info.description == other[name].info.description, name
+        first, second = (
+            (type(c), c.dtype, c.unit, c.info.description) for c in (table[name], other[name])
+        )
+        assert first == second, name
         (values, mask), (expected, expected_mask) = plain(table[name]), plain(other[name])
         np.testing.assert_array_equal(mask, expected_mask, err_msg=name)
         np.testing.assert_array_equal(values[~mask], expected[~mask], err_msg=name)

@@ -1,7 +1,8 @@
 """Small predictions to test on."""
 
 import numpy as np
-from astropy.table import MaskedColumn, QTable
+from astropy.table import MaskedColumn
+from made_truth import make_catalog, make_truth
 
 from astro_unetloc.evaluation.predictions import patch_records
 from astro_unetloc.evaluation.truth import match_truth
@@ -14,23 +15,13 @@ def made_matches(seed=0, n=12):
     """Two in three of ``n`` true sources found, and two false detections, near (seed, 0)."""
     rng = np.random.default_rng(seed)
     lon, lat = seed + rng.uniform(-4, 4, n), rng.uniform(-4, 4, n)
-    truth = QTable(
-        {
-            "Source_Name": [f"S{i}" for i in range(n)],
-            "GLON": lon, "GLAT": lat, "Npred": rng.uniform(9, 40, n), "Radius": np.zeros(n),
-            "Flux": rng.uniform(1e-11, 1e-10, n), "Class": ["AGN"] * n,
-        }
-    )  # fmt: skip
+    values = {"Npred": rng.uniform(9, 40, n), "Flux": rng.uniform(1e-11, 1e-10, n)}
+    truth = make_truth(lon, lat, Class=["AGN"] * n, **values)
     found = np.arange(n) % 3 > 0
-    n_found = int(found.sum())
-    catalog = QTable(
-        {
-            "GLON": np.append(lon[found] + 0.01, [seed + 4.5, seed - 4.5]),
-            "GLAT": np.append(lat[found], [4.5, -4.5]),
-            "Score": rng.uniform(0.3, 1, n_found + 2).astype(np.float32),
-            "Npred": MaskedColumn(np.ones(n_found + 2), mask=[True] + [False] * (n_found + 1)),
-        }
-    )
+    lon = np.append(lon[found] + 0.01, [seed + 4.5, seed - 4.5])
+    score = rng.uniform(0.3, 1, len(lon)).astype(np.float32)
+    npred = MaskedColumn(np.ones(len(lon)), mask=np.arange(len(lon)) == 0)
+    catalog = make_catalog(lon, np.append(lat[found], [4.5, -4.5]), score, Npred=npred)
     return match_truth(catalog, truth, tile=f"{seed}/0", area_deg2=100.0)
 
 

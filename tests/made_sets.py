@@ -9,21 +9,16 @@ from made_skies import BAND_EDGES, made_patches
 
 from astro_unetloc.training.patch_set import join_patch_sets, read_patch_set, sky_file_bytes
 
-METADATA = {
-    "band_edges_gev": BAND_EDGES,
-    "pixel_deg": 0.1,
-    "seed": 0,
-    "classes": ["source"],
-    "mask_radius_pix": 2.0,
-}
+METADATA = {"band_edges_gev": BAND_EDGES, "pixel_deg": 0.1, "mask_radius_pix": 2.0}
+METADATA |= {"seed": 0, "classes": ["source"]}
 
 
 def write_made_set(path, seeds, *, metadata=METADATA, n_patches=2, n_pix=16):
     """Write a patch set of skies as `made_patches` makes them; returns its path."""
     parts = [path.with_name(f"{path.name}.{seed}") for seed in seeds]
     for seed, part in zip(seeds, parts):
-        columns, sources = made_patches(seed, n_patches=n_patches, n_pix=n_pix)
-        part.write_bytes(sky_file_bytes(columns, sources, metadata=metadata))
+        patches = made_patches(seed, n_patches=n_patches, n_pix=n_pix)
+        part.write_bytes(sky_file_bytes(*patches, metadata=metadata))
     join_patch_sets(parts, path)
     for part in parts:
         part.unlink()

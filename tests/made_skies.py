@@ -30,24 +30,16 @@ def make_sky(lon=(), lat=(), *, photons_each=20, density=0.0, seed=0, radius_deg
     sources = make_sources(lon, lat, radius_deg=radius_deg)
     origin = np.repeat(np.arange(len(lon)), photons_each)
     n_diffuse = rng.poisson(density * 30 * 30)
-    vectors = np.concatenate(
-        [
-            vectors_from_lonlat(rng.uniform(-15, 15, n_diffuse), rng.uniform(-15, 15, n_diffuse)),
-            sources.vectors[origin],
-        ]
-    )
+    diffuse = vectors_from_lonlat(rng.uniform(-15, 15, n_diffuse), rng.uniform(-15, 15, n_diffuse))
+    vectors = np.concatenate([diffuse, sources.vectors[origin]])
     energy = 10 * (1 - rng.random(len(vectors)) * 0.99) ** (-1 / 1.4)
     expected = density * -np.diff(ENERGY_EDGES**-1.4) / (10**-1.4 - 2000**-1.4)
     background = np.tile(expected.astype(np.float32), (12 * NSIDE**2, 1))
     origin = np.concatenate([np.full(n_diffuse, -1), origin]).astype(np.int32)
+    photons = Photons(vectors, np.minimum(energy, 1999.0))
+    parts = {"nside": NSIDE, "energy_edges": ENERGY_EDGES, "psf": KingPSF()}
     return SimulatedSky(
-        photons=Photons(vectors, np.minimum(energy, 1999.0)),
-        origin=origin,
-        sources=sources,
-        background=background,
-        nside=NSIDE,
-        energy_edges=ENERGY_EDGES,
-        psf=KingPSF(),
+        photons=photons, origin=origin, sources=sources, background=background, **parts
     )
 
 

@@ -27,21 +27,15 @@ def scatter(vectors, offset_deg, rng):
 
 
 class SourceTable(QTable):
-    """A table of sources, and where they are."""
+    """A table of sources, and where they are as Galactic unit vectors (n, 3)."""
 
-    @property
-    def vectors(self):
-        """Galactic unit vectors (n, 3)."""
-        return glon_glat_vectors(self)
+    vectors = property(glon_glat_vectors)
 
 
 def sources_at(vectors):
     """Localized sources at Galactic vectors (n, 3)."""
-    n = len(vectors)
-    table = source_table(
-        vectors, np.full(n, 0.9), patch=np.zeros(n, dtype=int), coverage=np.ones(n)
-    )
-    return SourceTable(table)
+    zeros = np.zeros(len(vectors), int)
+    return SourceTable(source_table(vectors, zeros + 0.9, patch=zeros, coverage=zeros + 1.0))
 
 
 def photons_of(vectors, photons_each, rng, *, index=2.3, size_deg=0.0, psf=None, band=RANGE):

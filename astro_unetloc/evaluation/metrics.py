@@ -72,9 +72,9 @@ def evaluate(
     return matches.evaluation(min_latitude=min_latitude, max_latitude=max_latitude, region=region)
 
 
-def found_scores(catalog, truth, *, radius_deg=MATCH_RADIUS_DEG, brightest=False):
+def found_scores(catalog, truth, *, brightest=False):
     """``Score`` (n_true,) of the detection of each true source; NaN if it is missed or no truth."""
-    matches = match_truth(catalog, truth, radius_deg=radius_deg, brightest=brightest)
+    matches = match_truth(catalog, truth, brightest=brightest)
     return matches.of_detection(numbers(matches.catalog["Score"]))
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from astro_unetloc import __version__
 from astro_unetloc.evaluation.comparison import compare, comparison_lines
 from astro_unetloc.evaluation.figures import draw, draw_example, unit_text
-from astro_unetloc.evaluation.metrics import all_tables, false_positives, summary_table
+from astro_unetloc.evaluation.metrics import all_tables, false_positives
 from astro_unetloc.evaluation.predictions import read_example, worst_patches
 from astro_unetloc.evaluation.truth import summary_line
 from astro_unetloc.files import check_output, write_files
@@ -42,23 +42,16 @@ def report_tables(run):
         table.meta["title"] = "False positives on a sky without sources"
         about = "Detections listed on a simulated sky of diffuse emission alone, and their number"
         table.meta["about"] = f"{about} per 100 square degrees."
-    return tables | _compared(run)
-
-
-def _compared(run):
-    if run.baseline is None:
-        return {}
-    thresholds = run.threshold, run.baseline_threshold
-    return {"comparison": compare(run.matches, run.baseline, thresholds=thresholds)}
+    if run.baseline is not None:
+        thresholds = run.threshold, run.baseline_threshold
+        tables["comparison"] = compare(run.matches, run.baseline, thresholds=thresholds)
+    return tables
 
 
 def report_paragraphs(run, tables=None):
     """Main results of a run in words, paragraphs of lines; of `report_tables` if they are given."""
-    if tables is None:
-        summary = summary_table(run.matches, threshold=run.threshold)
-        tables = {"summary_table": summary} | _compared(run)
+    tables, lines = tables or report_tables(run), []
     names = ("N_True", "N_Listed", "Completeness", "Purity", "Average_Precision")
-    lines = []
     for row in tables["summary_table"]:
         offset_deg = row["Median_Offset"].to_value("deg")
         lines.append(f"{row['Sky']:<14}{summary_line(*(row[n] for n in names), offset_deg)}")
@@ -221,20 +214,16 @@ def _shown_table(table):
     ends = {f"{name}_{end}" for name in intervals for end in ("Low", "High")}
     for name in (name for name in table.colnames if name not in ends):
         kind = "number" if table[name].dtype.kind in "fiu" else "text"
-        unit = unit_text(getattr(table[name], "unit", None))
         label = name.replace("N_", "N\N{NO-BREAK SPACE}").replace("_", " ")
-        heads.append({"name": label, "unit": unit, "kind": kind})
-        values = _values(table[name])
+        heads.append({"name": label, "unit": unit_text(table[name].unit), "kind": kind})
+        values, notes = _values(table[name]), [""] * len(table)
         style = _number_format(values, is_edge=name in ("Low", "High"))
-        notes = [""] * len(table)
         if name in intervals:
             low, high = (_values(table[f"{name}_{end}"]) for end in ("Low", "High"))
             notes = [f"{_text(a, style)}–{_text(b, style)}" * (a == a) for a, b in zip(low, high)]
         columns.append([(_text(value, style), note) for value, note in zip(values, notes)])
-    return {
-        "title": table.meta["title"], "about": table.meta["about"], "heads": heads,
-        "rows": list(zip(*columns)),
-    }  # fmt: skip
+    texts = {name: table.meta[name] for name in ("title", "about")}
+    return texts | {"heads": heads, "rows": list(zip(*columns))}
 
 
 def _number_format(values, *, is_edge):

@@ -101,16 +101,24 @@ def test_checkpoints_of_a_changed_card_are_refused(searches, tmp_path, monkeypat
 
 
 def test_a_sky_without_sources_and_a_baseline_are_searched_too(searches, tmp_path):
-    model = load_model()
-    run = run_on_skies(
-        seeds=[10, 11], source_free=True, baseline=model.folder, checkpoints=tmp_path
-    )
+    model, folder = load_model(), tmp_path / "parts"
+    options = {"seeds": [10, 11], "source_free": True, "baseline": model.folder}
+    run = run_on_skies(**options, checkpoints=folder)
     assert searches[2:] == [
         (model.name, 10, 0, False), (model.name, 10, 0, True), (model.name, 11, 0, True)
     ]  # fmt: skip
     assert len(run.source_free.truth) == len(made_matches(10).truth)
     assert len(run.baseline.truth) == len(run.matches.truth)
     assert run.baseline_name == model.name
+    # checkpoints are removed, and no files of others
+    assert len(list(folder.rglob("*.h5"))) == 6
+    run.remove_checkpoints()
+    assert not list(tmp_path.iterdir())
+    run, others = run_on_skies(**options, checkpoints=folder), [folder / "a.txt", folder / "sky.h5"]
+    for path in others:
+        path.touch()
+    run.remove_checkpoints()
+    assert sorted(folder.iterdir()) == others
 
 
 # Patch sets
@@ -157,22 +165,6 @@ def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
     make_patch_set(tmp_path / "set.h5", n_skies=1, patches_per_sky=5, first_seed=1015)
     with pytest.raises(ValueError, match="got patch_set_checksum '"):
         run_on_set(tmp_path / "set.h5", n_patches=2, codes=[], checkpoints=tmp_path)
-
-
-# Checkpoints
-
-
-def test_checkpoints_are_removed_and_no_files_of_others(searches, tmp_path):
-    options = {"seeds": [10], "source_free": True, "baseline": load_model().folder}
-    run, folder = run_on_skies(**options, checkpoints=tmp_path / "parts"), tmp_path / "parts"
-    assert len(list(folder.rglob("*.h5"))) == 4
-    run.remove_checkpoints()
-    assert not list(tmp_path.iterdir())
-    run, others = run_on_skies(**options, checkpoints=folder), [folder / "a.txt", folder / "sky.h5"]
-    for path in others:
-        path.touch()
-    run.remove_checkpoints()
-    assert sorted(folder.iterdir()) == others
 
 
 # Catalogues

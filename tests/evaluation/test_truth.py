@@ -103,13 +103,6 @@ def test_detection_of_far_more_photons_than_its_source_is_not_explained():
         assert columns(same.explained().catalog, "Status") == status
 
 
-def test_brightest_source_takes_the_detection():
-    truth = make_truth([0, 0.2], [0, 0], [9, 90])
-    catalog = make_catalog([0.05], [0])
-    assert match_truth(catalog, truth).truth["Found_Row"].tolist() == [0, -1]
-    assert match_truth(catalog, truth, brightest=True).truth["Found_Row"].tolist() == [-1, 0]
-
-
 @pytest.mark.parametrize("n_true", [0, 2])
 @pytest.mark.parametrize("n_found", [0, 2])
 def test_empty_tables_have_all_columns(n_true, n_found):
