@@ -73,7 +73,10 @@ def find(map, outputs, model, energy_range, region, frame, seed, overwrite, quie
     check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
     model = load_model(model) if model else select_model(sky_map.energy_edges)
     if maps["limit_map"]:
-        _check_limits(model, search["threshold"], search["measure"])
+        if not search["measure"]:
+            raise click.UsageError("--limit-map needs the likelihood fit; got --no-measure")
+        threshold = search["threshold"]
+        model.half_found(model.threshold if threshold is None else threshold)
     progress = progress_bar(quiet)
     run = detect(sky_map, model=model, region=region, rng=seed, progress=progress, **search)
     write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress, **maps)
@@ -93,17 +96,6 @@ def _checked_paths(outputs, maps, inputs, overwrite):
     check_outputs(paths, overwrite=overwrite, inputs=inputs)
     files.check_outputs([*paths, *maps], overwrite=overwrite, inputs=inputs)
     return paths
-
-
-def _check_limits(model, threshold, measure):
-    """Refuse a map of detection limits that the model does not have."""
-    if not measure:
-        raise click.UsageError("--limit-map needs the likelihood fit; got --no-measure; drop one")
-    if model.half_found(model.threshold if threshold is None else threshold) is None:
-        raise click.UsageError(
-            f"--limit-map needs a model whose card has detection limits; got {model.name}; "
-            "measure them with benchmarks/fit_limits.py or drop the option"
-        )
 
 
 class _MapOrCommand(click.Group):

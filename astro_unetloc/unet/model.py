@@ -104,15 +104,18 @@ class Model:
         return stored and ErrorFactors(*(tuple(stored[f.name]) for f in fields(ErrorFactors)))
 
     def half_found(self, threshold):
-        """Return the expected sqrt(TS) at which half of the sources are found; None if unknown."""
+        """Return the expected sqrt(TS) at which half of the sources are found."""
         curve = self.card.get("half_found")
         if curve is None:
-            return None
+            raise InputError(
+                f"a model whose card has detection limits was expected; got {self.name}; measure "
+                "them with benchmarks/fit_limits.py, or write no map of limits"
+            )
         low, *_, high = curve["threshold"]
         if not low <= threshold <= high:
             raise InputError(
                 f"detection limits are known for thresholds from {low:g} to {high:g}; got "
-                f"{threshold:g}; choose another, or no map of limits"
+                f"{threshold:g}; choose another, or write no map of limits"
             )
         return float(np.interp(threshold, curve["threshold"], curve["sqrt_ts"]))
 

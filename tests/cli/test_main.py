@@ -286,7 +286,10 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
         ("--moc no/m.fits", "output directory must exist; got 'no'"),
         ("--limit-map l --no-measure", "--limit-map needs the likelihood fit; got --no-measure"),
         ("--limit-map l --threshold 0.01", "thresholds from 0.05 to 0.9; got 0.01;"),
-        ("--limit-map l --model lat-500mev", "card has detection limits; got lat-500mev"),
+        (
+            "--limit-map l --model lat-500mev",
+            "detection limits was expected; got lat-500mev",
+        ),
         ("--extended no.fits", "must be a file"),
         ("--region a b c", "--region must be a longitude, a latitude"),
         ("--region 1 95 3", "--region must be a longitude, a latitude"),
