@@ -1,27 +1,16 @@
 """Average precision and completeness of the network and of other finders on the same skies.
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
-        [--template FILE --variant NAME] [--years 7] [--peers network,ts-true,ts-fit,dao,log]
+        [--template FILE --variant NAME] [--years 7] [--peers network ts-true ts-fit dao log]
         [--save FILE.npz] [--figure FILE.png]
 
-Simulates whole skies above 10 GeV, takes patches of the package's grid (half of them centred within
-10 deg of the Galactic plane), lets every finder search them, and prints one table. A source counts
-if it lies in the cell of its patch and 0.5 deg or more inside the image.
-
-network   astro_unetloc on the whole sky, blind
-ts-true   gammapy's TSMapEstimator with the true diffuse emission, PSF and exposure
-ts-fit    the same with another interstellar model, each band fitted to the patch
-dao       photutils' DAOStarFinder on the smoothed counts
-log       Laplacian of Gaussian of the smoothed counts
-
-Listed is the completeness at threshold 0. The last column is the wall time of a patch: of a TS map
-the pixels in and near the cell of the patch, of the network a whole sky over its patches. --save
-keeps the results of the peers, which take an hour, for the next run.
+The finders and the rules are those of docs/benchmarks.rst. Listed is the completeness at threshold
+0. The last column is the wall time of a patch: of a TS map the pixels in and near the cell of the
+patch, of the network a whole sky over its patches. --save keeps the results of the peers, which
+take an hour, for the next run.
 """
 
-import argparse
 import json
-import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -31,19 +20,17 @@ from typing import NamedTuple
 import numpy as np
 import peers
 from astropy.table import QTable
+from options import options_of
+from tqdm import tqdm
 
+from astro_unetloc.catalog.table import degrees, numbers
 from astro_unetloc.evaluation.comparison import paired_interval
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.truth import combine
-from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons
+from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons, bin_photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
-from astro_unetloc.simulation.diffuse import (
-    ENERGY_EDGES,
-    TEMPLATE_SETS,
-    expected_density,
-    interstellar,
-)
+from astro_unetloc.simulation.diffuse import ENERGY_EDGES, expected_density, interstellar
 from astro_unetloc.simulation.sky import WHOLE_SKY, simulate_photons, truth_table
 from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_from_lonlat
 from astro_unetloc.unet.model import load_model
@@ -59,7 +46,7 @@ STATISTICS = {
     "average precision": lambda scores: scores.average_precision,
     "completeness": lambda scores: scores.completeness_at(0.95)[0],
 }
-PEERS = ("network", "ts-true", "ts-fit", "dao", "log")
+PEERS = ["network", "ts-true", "ts-fit", "dao", "log"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +72,12 @@ def make_sky(seed, *, years=7.0, template=None, variant="P6V11"):
     sky, exposure = simulate_photons(
         years=years, template=template, variant=variant, rng=seed, with_background=True
     )
-    other = peers.other_variant(variant, template)
-    model = interstellar(template, variant=other, nside=sky.nside)
-    return Sky(
-        sky,
-        SortedPhotons(sky.photons),
-        exposure,
-        expected_density(model, exposure, sky.psf, sky.energy_edges),
-        truth_table(sky.sources, exposure),
-    )
+    # a user does not know the true one; built-in shapes come in one form, each sky draws its own
+    other = "P6V11" if variant != "P6V11" else "API+AIC"
+    model = interstellar(template, variant=other if template else variant, nside=sky.nside)
+    density = expected_density(model, exposure, sky.psf, sky.energy_edges)
+    photons = SortedPhotons(sky.photons)
+    return Sky(sky, photons, exposure, density, truth_table(sky.sources, exposure))
 
 
 def choose_patches(n_patches, n_skies, rng):
@@ -102,12 +86,9 @@ def choose_patches(n_patches, n_skies, rng):
     chosen = []
     for part, size in ((near, n_patches // 2), (~near, n_patches - n_patches // 2)):
         number = np.flatnonzero(part)
-        if size > n_skies * len(number):
-            raise ValueError(
-                f"{n_patches} patches were asked for; {n_skies} skies have "
-                f"{n_skies * len(number)} for one half; simulate more skies"
-            )
         pairs = rng.permutation(n_skies * len(number))[:size]
+        if len(pairs) < size:
+            raise ValueError(f"got {len(pairs)} of {size} patches; simulate more skies")
         chosen.append(np.stack([pairs // len(number), number[pairs % len(number)]], axis=1))
     chosen = np.concatenate(chosen)
     return chosen[np.lexsort(chosen.T[::-1])]
@@ -133,7 +114,8 @@ def run_peer(name, sky, patch, psf, kernel):
     plane = GRID.plane(patch)
     near = sky.photons.photons.select(sky.photons.near(plane.basis[2], plane.half_diagonal_deg))
     wanted = GRID.border_distance_deg(plane.pixel_vectors, patch) < SEARCH_DEG
-    field = peers.make_field(plane, near, sky.exposure, wanted)
+    counts = np.moveaxis(bin_photons(plane, near, peers.EDGES), -1, 0)
+    field = peers.Field(plane, counts, peers.mean_exposure(sky.exposure, plane), wanted)
     if name in ("ts-true", "ts-fit"):
         density = sky.sky.background if name == "ts-true" else sky.template
         background = peers.expected_photons(density, sky.sky.nside, plane, kernel)
@@ -153,22 +135,19 @@ def run_network(model, sky_of, chosen):
     """`Found` of the network, which searches whole skies, in the patches of all skies."""
     model, rows, seconds = load_model(model), [], []
     for sky in np.unique(chosen[:, 0]):
-        sky_map = SkyMap(
-            events=sky_of(sky).sky.photons, footprint=WHOLE_SKY, energy_edges=ENERGY_EDGES[[0, -1]],
-            name="simulated sky",
-        )  # fmt: skip
+        events, edges = sky_of(sky).sky.photons, ENERGY_EDGES[[0, -1]]
+        sky_map = SkyMap(events=events, footprint=WHOLE_SKY, energy_edges=edges)
         started = time.perf_counter()
         run = detect(sky_map, model=model, threshold=0.0)
         spent = (time.perf_counter() - started) / len(run.patches)
-        lon, lat = (np.asarray(run.catalog[n].value, float) for n in ("GLON", "GLAT"))
-        vectors, score = vectors_from_lonlat(lon, lat), np.asarray(run.catalog["Score"], float)
+        lon, lat = (degrees(run.catalog[name]) for name in ("GLON", "GLAT"))
+        vectors, score = vectors_from_lonlat(lon, lat), numbers(run.catalog["Score"])
         for number in np.flatnonzero(chosen[:, 0] == sky):
             plane = GRID.plane(chosen[number, 1])
             near = separation_deg(vectors, plane.basis[2]) < plane.half_diagonal_deg
             columns = (np.full(near.sum(), number), lon[near], lat[near], score[near])
             rows.append(np.stack(columns, axis=1))
             seconds.append(spent)
-        progress(f"network: sky {sky}, {spent:.3f} s a patch")
     return Found(np.concatenate(rows), np.array(seconds))
 
 
@@ -177,11 +156,10 @@ def run_peer_everywhere(name, sky_of, chosen):
     psf = peers.psf_map()
     kernel = peers.psf_kernel(psf)
     rows, seconds = [np.zeros((0, 4))], []
-    for number, (sky, patch) in enumerate(chosen):
+    for number, (sky, patch) in enumerate(tqdm(chosen, desc=name)):
         found, spent = run_peer(name, sky_of(sky), patch, psf, kernel)
         rows.append(np.column_stack([np.full(len(found), number), found]))
         seconds.append(spent)
-        progress(f"{name}: {number + 1} of {len(chosen)} patches, {np.mean(seconds):.2f} s")
     return Found(np.concatenate(rows), np.array(seconds))
 
 
@@ -193,15 +171,8 @@ def kept_results(path, settings):
         arrays = dict(saved)
     found = str(arrays.pop("settings"))
     if found != settings:
-        raise ValueError(
-            f"expected results of {settings}; {path} holds those of {found}; use another file"
-        )
+        raise ValueError(f"expected results of {settings}; {path} holds {found}; use another file")
     return arrays
-
-
-def progress(line):
-    """Print a line on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def score_patches(found, sky_of, chosen):
@@ -279,17 +250,11 @@ def compare(options):
 
     @cache
     def sky_of(number):
-        progress(f"simulating the sky of seed {options.seed + number}")
-        return make_sky(
-            int(options.seed + number), years=options.years, template=options.template,
-            variant=options.variant,
-        )  # fmt: skip
+        sky = {"years": options.years, "template": options.template, "variant": options.variant}
+        return make_sky(int(options.seed + number), **sky)
 
     scores, seconds = {}, {}
     for name in options.peers:
-        if name == "dao" and not peers.has_photutils():
-            progress("dao: photutils is not installed, the row is left out; pip install photutils")
-            continue
         if name == "network":
             found = run_network(options.model, sky_of, chosen)
         elif f"{name} rows" in kept:
@@ -304,31 +269,12 @@ def compare(options):
     return scores, seconds
 
 
-def peer_names(text):
-    """Names of finders from a comma-separated list."""
-    names = text.split(",")
-    unknown = set(names) - set(PEERS)
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {','.join(PEERS)}; got {','.join(sorted(unknown))}"
-        )
-    return names
-
-
 def main(arguments=None):
     """Compare and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--skies", type=int, default=2)
-    parser.add_argument("--patches", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--model")
-    parser.add_argument("--template")
-    parser.add_argument("--variant", default="PIBREM+ICS", choices=list(TEMPLATE_SETS))
-    parser.add_argument("--years", type=float, default=7.0)
-    parser.add_argument("--peers", type=peer_names, default=list(PEERS))
-    parser.add_argument("--save", type=Path)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args(arguments)
+    options = options_of(
+        __doc__, skies=2, patches=256, seed=2000, model=str, template=str, variant="PIBREM+ICS",
+        years=7.0, peers=PEERS, save=Path, figure=Path,
+    ).parse_args(arguments)  # fmt: skip
     scores, seconds = compare(options)
     print_table(scores, seconds)
     if options.figure:

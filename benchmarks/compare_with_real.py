@@ -10,7 +10,6 @@ brightest sources of the 2FHL events, and the number of bright sources. Sources 
 ph cm-2 s-1 are left out of the profiles on both sides: see benchmarks/fit_diffuse.py.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,10 @@ import numpy as np
 from astropy.io import fits
 from fit_diffuse import BRIGHT, LAT_EDGES, PROFILES, bright_counts, cell_counts
 from gammapy.maps import HpxGeom
+from options import options_of
 
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.table import degrees, galactic_vectors, numbers_of
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.photons import Photons
@@ -28,7 +30,10 @@ from astro_unetloc.maps.skymap import pixels_of
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar
 from astro_unetloc.simulation.population import draw_sources
 from astro_unetloc.simulation.sky import draw_photons
-from astro_unetloc.sphere import frame_rotation, rotate, separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import (
+    lonlat_from_vectors,
+    separation_deg,
+)
 
 SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
 PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5
@@ -83,24 +88,16 @@ def source_numbers(flux, latitude):
     return np.array([np.sum(part & (flux > f)) for part in (high, True) for f in FLUXES])
 
 
-def latitude(vectors):
-    """Galactic latitude in degrees."""
-    return np.degrees(np.arcsin(np.clip(vectors[:, 2], -1, 1)))
-
-
 def real_sky(folder, exposure):
     """The sky of 3FHL and, for the radial profile, of 2FHL."""
     sky_map = read_map(folder / "3fhl/fermi_3fhl_counts_cube_hpx.fits.gz")
     photons = Photons.concatenate(list(sky_map.photons(0)))
     counts = cell_counts(photons) - bright_counts(folder, exposure)
-    with fits.open(folder / "catalogs/gll_psch_v13.fit.gz") as hdus:
-        table = hdus[1].data
-        numbers = source_numbers(table["Flux"], table["GLAT"])
-    with fits.open(folder / "catalogs/gll_psch_v09.fit.gz") as hdus:
-        table = hdus[1].data
-        lon, lat = table["GLON"].astype(float), table["GLAT"].astype(float)
-        where = vectors_from_lonlat(lon, lat)
-        alone = brightest_alone(where, table["Flux50"].astype(float), lat > 10)
+    known = read_catalog(folder / "catalogs/gll_psch_v13.fit.gz")
+    numbers = source_numbers(numbers_of(known, "Flux"), degrees(known["GLAT"]))
+    known = read_catalog(folder / "catalogs/gll_psch_v09.fit.gz")
+    flux, usable = numbers_of(known, "Flux50"), degrees(known["GLAT"]) > 10
+    alone = brightest_alone(galactic_vectors(known), flux, usable)
     events = read_map(folder / "2fhl/fermi_2fhl_events_north.fits.gz").events
     return Sky(
         PROFILES @ counts,
@@ -119,7 +116,7 @@ def simulated_sky(diffuse, exposure, rng):
     index = PIXELS.index(vectors)
     faint = (sky.origin < 0) | (sources.flux[sky.origin] <= BRIGHT)
     spread = PIXELS.points(index[faint], rng.random(faint.sum()), rng.random(faint.sum()))
-    lat = latitude(sources.vectors)
+    lat = lonlat_from_vectors(sources.vectors)[1]
     above = sources.spectra.flux(50.0, 2000.0)
     alone = brightest_alone(sources.vectors, above, (lat > 10) & (sources.radius_deg == 0))
     return Sky(
@@ -179,12 +176,10 @@ def low_energy_profile(folder, diffuse):
     area = healpy.nside2pixarea(128)
     for _, shape, per_bin in diffuse.maps([2.0, 20.0]):
         expected += healpy.ud_grade(shape, 128) * per_bin.sum() * exposure * area
-    with fits.open(folder / "catalogs/4fgl_dr3_reduced.fits") as hdus:
-        table = hdus[1].data
-        place = vectors_from_lonlat(table["RA"].astype(float), table["Dec"].astype(float))
-        # fluxes 4-6 are those of 1-3, 3-10 and 10-30 GeV; of the outer two the part inside, E^-2.3
-        flux = sum(w * table[f"Flux{n}"].astype(float) for w, n in ((0.219, 4), (1, 5), (0.78, 6)))
-    pixel = healpy.vec2pix(128, *rotate(place, frame_rotation("icrs")).T)
+    table = read_catalog(folder / "catalogs/4fgl_dr3_reduced.fits")
+    # fluxes 4-6 are those of 1-3, 3-10 and 10-30 GeV; of the outer two the part inside, E^-2.3
+    flux = sum(w * numbers_of(table, f"Flux{n}") for w, n in ((0.219, 4), (1, 5), (0.78, 6)))
+    pixel = healpy.vec2pix(128, *galactic_vectors(table).T)
     sources = np.bincount(pixel, np.nan_to_num(flux) * exposure[pixel], minlength=len(counts))
     away = np.abs(healpy.pix2ang(128, np.arange(len(counts)), lonlat=True)[1])
     edges = [0, 2, 5, 10, 20, 40, 60, 90]
@@ -193,13 +188,9 @@ def low_energy_profile(folder, diffuse):
 
 
 def main():
-    """Compare, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Compare and print."""
+    parser = options_of(__doc__, template=Path, variant="P6V11", skies=4, seed=1)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--template", type=Path)
-    parser.add_argument("--variant", default="P6V11")
-    parser.add_argument("--skies", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     model = {"template": options.template, "variant": options.variant}
     print_comparison(*compare(options.folder, **model, n_skies=options.skies, seed=options.seed))

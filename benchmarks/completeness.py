@@ -19,7 +19,8 @@ each of them is alone on the diffuse emission, without faint neighbours and blen
 import time
 
 import numpy as np
-from calibrate import options_of, template_options
+from calibrate import template_options
+from options import options_of
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.evaluation.metrics import evaluate, fit_completeness, found_scores
@@ -82,7 +83,7 @@ def search(model, seed, options):
     started = time.perf_counter()
     sky_map, truth = sky_of(model, seed, options)
     between = time.perf_counter()
-    run = detect(sky_map, model=model, threshold=0.0, measure=options.measure, rng=0)
+    run = detect(sky_map, model=model, threshold=0.0, measure=not options.no_measure)
     catalog = run.catalog
     print(
         f"sky {seed}: {sky_map.n_photons} photons, {len(truth)} true sources, {len(catalog)} "
@@ -121,11 +122,10 @@ def report(skies):
 
 def main():
     """Simulate, search and print."""
-    parser = options_of(__doc__, seeds=[2000, 2001])
-    parser.add_argument("--years", type=float, default=8.2)
-    parser.add_argument("--bound", action="store_true")
-    parser.add_argument("--no-measure", dest="measure", action="store_false")
-    options = parser.parse_args()
+    options = options_of(
+        __doc__, model=str, template=str, seeds=[2000, 2001], years=8.2, bound=False,
+        no_measure=False,
+    ).parse_args()  # fmt: skip
     model = load_model(options.model)
     if options.bound:
         for seed in options.seeds:

@@ -2,25 +2,25 @@
 
     python benchmarks/fit_diffuse.py ../shared/data [--keep-shapes]
 
-Fits the shape parameters of `astro_unetloc.simulation.diffuse.Galaxy` to counts of 10-47.5 GeV in
-cells of 10 deg longitude and growing latitude, then the intensities of
+Fits the shape parameters of `astro_unetloc.simulation.diffuse.Galaxy` (not with --keep-shapes) to
+counts of 10-47.5 GeV in cells of 10 deg longitude and growing latitude, then the intensities of
 `astro_unetloc.simulation.diffuse` in every energy bin. The mean of 100 simulated populations (seed
 1) is part of the model, so that the whole simulated sky has the photons of the real one. Sources
-above 1e-9 ph cm-2 s-1 are left out on both sides: they are few, and no population has them at their
-positions.
+above 1e-9 ph cm-2 s-1 are left out on both sides: no population has them at their positions.
 """
 
-import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
 import healpy
 import numpy as np
-from astropy.io import fits
 from gammapy.maps import HpxGeom
+from options import options_of
 from scipy.optimize import least_squares, nnls
 from scipy.sparse import coo_matrix, csr_matrix
 
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.table import galactic_vectors, numbers_of
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.read import read_map
@@ -34,7 +34,7 @@ from astro_unetloc.simulation.diffuse import (
     tilt,
 )
 from astro_unetloc.simulation.population import draw_sources
-from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import lonlat_from_vectors
 
 NSIDE = 256
 LAT_EDGES = np.array([0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 90.01])
@@ -106,13 +106,11 @@ def source_counts(vectors, spectra, exposure):
 
 def bright_counts(folder, exposure):
     """Expected photons of the brightest sources of 3FHL, which no population places there."""
-    with fits.open(folder / "catalogs/gll_psch_v13.fit.gz") as hdus:
-        table = hdus[1].data
-        vectors = vectors_from_lonlat(table["GLON"].astype(float), table["GLAT"].astype(float))
-        flux, index = table["Flux"].astype(float), table["PowerLaw_Index"].astype(float)
-    bright = flux > BRIGHT
-    spectra = power_laws(flux[bright], np.clip(index[bright], 1.2, 6))
-    return source_counts(vectors[bright], spectra, exposure)
+    table = read_catalog(folder / "catalogs/gll_psch_v13.fit.gz")
+    table = table[numbers_of(table, "Flux") > BRIGHT]
+    index = np.clip(numbers_of(table, "PowerLaw_Index"), 1.2, 6)
+    spectra = power_laws(numbers_of(table, "Flux"), index)
+    return source_counts(galactic_vectors(table), spectra, exposure)
 
 
 def population_counts(exposure, n_populations=100):
@@ -162,23 +160,28 @@ def node_shapes(galaxy, nside):
     return shapes
 
 
+def lowest_bins(counts, population, unsure, rate):
+    """Photons of the diffuse emission in the two lowest bins, their errors and the exposure."""
+    data, known, unsure = (v[:, :2].sum(axis=1) for v in (counts, population, unsure))
+    # clouds and point sources make cells scatter more than photons do
+    error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure**2)
+    # the spectra of components differ little between these two bins
+    return data - known, error, rate[:, 0] + 0.48 * rate[:, 1]
+
+
 def fit_shapes(counts, population, unsure, exposure):
     """Galaxy whose shapes fit the two lowest bins."""
     nside = 64
     vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2)), axis=-1)
-    rate, cells = exposure.at(vectors, BANDS), Cells(nside)
-    data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
-    # the spectra of components differ little between these two bins
-    weight = (rate[:, 0] + 0.48 * rate[:, 1]) * healpy.nside2pixarea(nside)
-    # clouds and point sources make cells scatter more than photons do
-    error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure[:, :2].sum(axis=1) ** 2)
+    rate, cells = exposure.at(vectors, BANDS) * healpy.nside2pixarea(nside), Cells(nside)
+    data, error, weight = lowest_bins(counts, population, unsure, rate)
     names = [f.name for f in fields(Galaxy) if f.name not in LINEAR]
 
     def fitted(logs):
         galaxy = replace(Galaxy(), **dict(zip(names, np.exp(logs))))
         shapes = node_shapes(galaxy, nside)
         parts = np.array([cells.sums(shape * weight) for shape in shapes.values()])
-        amplitude, misfit = solve(parts, data - known, error)
+        amplitude, misfit = solve(parts, data, error)
         return galaxy, dict(zip(shapes, amplitude)), misfit
 
     def residuals(logs):
@@ -203,12 +206,10 @@ def fit_shapes(counts, population, unsure, exposure):
 
 def fit_tilt(shapes, gas, counts, population, unsure, rate, cells):
     """Weights of the windows of `tilt`, the mean one 1, from two bins."""
-    data, known = counts[:, :2].sum(axis=1), population[:, :2].sum(axis=1)
-    error = np.sqrt(data + 1 + (TOLERANCE * data) ** 2 + unsure[:, :2].sum(axis=1) ** 2)
-    weight = rate[:, 0] + 0.48 * rate[:, 1]
+    data, error, weight = lowest_bins(counts, population, unsure, rate)
     parts = [cells.sums(tilt(shapes[gas], window) * weight) for window in np.eye(4)]
     parts += [cells.sums(s * weight) for name, s in shapes.items() if name != gas]
-    amplitude, _ = solve(np.array(parts), data - known, error)
+    amplitude, _ = solve(np.array(parts), data, error)
     weights = tuple((amplitude[:4] / amplitude[:3].mean()).round(3).tolist())
     print(f'# tilt "{gas}": {weights},')
     return weights
@@ -250,9 +251,8 @@ def report(counts, model):
 
 def main():
     """Fit and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__, keep_shapes=False)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--keep-shapes", action="store_true", help="fit intensities alone")
     options = parser.parse_args()
     exposure = read_exposure(options.folder / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz")
     vectors = np.stack(healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2)), axis=-1)
@@ -276,9 +276,8 @@ def main():
         shapes["ISOTROPIC"] = np.ones(12 * NSIDE**2)
         if name != "built-in":
             gas = next(iter(shapes))
-            tilted = tilt(
-                shapes[gas], fit_tilt(shapes, gas, counts, population, unsure, rate, cells)
-            )
+            weights = fit_tilt(shapes, gas, counts, population, unsure, rate, cells)
+            tilted = tilt(shapes[gas], weights)
             shapes[gas] = tilted / tilted.mean()
         fit_intensities(shapes, counts, population, unsure, rate, cells)
 

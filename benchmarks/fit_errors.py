@@ -12,7 +12,8 @@ factors into the card of the model.
 """
 
 import numpy as np
-from calibrate import matched_candidates, options_of, write_card
+from calibrate import matched_candidates, write_card
+from options import options_of
 
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.comparison import normalized_offset, true_index
@@ -42,6 +43,12 @@ def residuals(model, seed, options):
     )
 
 
+def by_latitude(latitude):
+    """Name and mask (n,) of each range of latitude."""
+    for low, high in zip(LATITUDES[:-1], LATITUDES[1:]):
+        yield f"{low:2.0f}-{high:2.0f}", (np.abs(latitude) >= low) & (np.abs(latitude) < high)
+
+
 def half_width(pull):
     """Half of the range that holds 68 % of pulls."""
     low, high = np.nanpercentile(pull, [16, 84])
@@ -57,30 +64,30 @@ def factors(values):
 
 def main():
     """Measure, check and write."""
-    options = options_of(__doc__, seeds=[1000, 1001], check=True).parse_args()
-    model = load_model(options.model or "lat-500mev")
+    options = options_of(
+        __doc__, model="lat-500mev", template=str, seeds=[1000, 1001], check=[], write=False
+    ).parse_args()
+    model = load_model(options.model)
     model.card.pop("error_factors", None)
     known = np.concatenate([residuals(model, seed, options) for seed in options.seeds], axis=1)
-    latitude, found = np.abs(known[0]), []
+    found = []
     print("|b|           n  ellipse 68 %  95 %  counts  index")
-    for low, high in zip(LATITUDES[:-1], LATITUDES[1:]):
-        here = (latitude >= low) & (latitude < high)
+    for name, here in by_latitude(known[0]):
         found.append(factors(known[:, here]))
         text = " ".join(f"{factor:7.2f}" for factor in found[-1])
-        print(f"{low:2.0f}-{high:2.0f} {here.sum():9}       {text}", flush=True)
+        print(f"{name} {here.sum():9}       {text}", flush=True)
     fitted = ErrorFactors(
         LATITUDES[:-1], *(tuple(round(f, 2) for f in column) for column in zip(*found))
     )
     for seed in options.check:
         values = residuals(model, seed, options)
         scaled = values[1:] / [fitted.at(name, values[0]) for name in NAMES]
-        for low, high in zip(LATITUDES[:-1], LATITUDES[1:]):
-            here = (np.abs(values[0]) >= low) & (np.abs(values[0]) < high)
+        for name, here in by_latitude(values[0]):
             inside = [np.mean(off[here & np.isfinite(off)] <= 1) for off in scaled[:2]]
             widths = [half_width(pull[here]) for pull in scaled[2:]]
             print(
-                f"sky {seed} {low:2.0f}-{high:2.0f}: {here.sum()} sources, held {inside[0]:.3f} "
-                f"{inside[1]:.3f}, pull widths {widths[0]:.2f} {widths[1]:.2f}",
+                f"sky {seed} {name}: {here.sum()} sources, held {inside[0]:.3f} {inside[1]:.3f}, "
+                f"pull widths {widths[0]:.2f} {widths[1]:.2f}",
                 flush=True,
             )
     if options.write:

@@ -12,7 +12,8 @@ the default threshold: half of them should be. --write puts the curve into the c
 """
 
 import numpy as np
-from calibrate import options_of, validation_sky, write_card
+from calibrate import validation_sky, write_card
+from options import options_of
 from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
@@ -24,7 +25,7 @@ from astro_unetloc.pipeline import find_sources
 from astro_unetloc.sphere import chord, vectors_from_lonlat
 from astro_unetloc.unet.model import load_model
 
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9)
+THRESHOLDS = [0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9]
 NEAR = (0.8, 1.25)
 # Sources of a larger expected sqrt(TS) are found in any case.
 FAR = 8.0
@@ -66,10 +67,10 @@ def half_at(sqrt_ts, score, threshold):
 
 def main():
     """Fit, check and write."""
-    parser = options_of(__doc__, seeds=[1003, 1004], check=True)
-    parser.add_argument("--photons", type=float, default=3.0)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
-    options = parser.parse_args()
+    options = options_of(
+        __doc__, model=str, template=str, seeds=[1003, 1004], check=[], photons=3.0,
+        thresholds=THRESHOLDS, write=False,
+    ).parse_args()  # fmt: skip
     model = load_model(options.model)
     skies = [SearchedSky(model, seed, options) for seed in options.seeds]
     sqrt_ts = np.concatenate([sky.significances() for sky in skies])
@@ -95,7 +96,7 @@ def main():
             fraction = (sky.score[here] >= model.threshold).mean()
             print(f"sky {seed} {name}: {fraction:.3f} of {len(here)} near the limit are found")
     if options.write:
-        curve = {"threshold": list(options.thresholds), "sqrt_ts": curve, "seeds": options.seeds}
+        curve = {"threshold": options.thresholds, "sqrt_ts": curve, "seeds": options.seeds}
         write_card(model, half_found=curve)
 
 

@@ -11,18 +11,19 @@ background, spectra and neighbours and beside the Cramer-Rao bound, and the rati
 around the Galactic centre and in the field of the Crab, from the photons of these fields.
 """
 
-import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import healpy
 import numpy as np
 from fit_errors import half_width
+from options import options_of
 
 from astro_unetloc.catalog.columns import has_flag
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import glon_glat_vectors, numbers
-from astro_unetloc.evaluation.comparison import offset_over_ellipse
+from astro_unetloc.catalog.table import degrees, numbers, numbers_of
+from astro_unetloc.evaluation.comparison import normalized_offset
+from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, bin_fractions, fitted_index
 from astro_unetloc.maps.skymap import SkyMap
@@ -31,36 +32,15 @@ from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.likelihood import Likelihood, maximize
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
-from astro_unetloc.simulation.sky import WHOLE_SKY, expected_photons, simulate_photons
-from astro_unetloc.sphere import separation_deg, tangent_axes
+from astro_unetloc.simulation.sky import WHOLE_SKY, simulate_photons, truth_table
 
-RANGE = (10.0, 2000.0)
-FLUX_RANGE = (10.0, 1000.0)
-MATCH_DEG, MIN_PHOTONS = 0.3, 3.0
+RANGE, FLUX_RANGE = (10.0, 2000.0), (10.0, 1000.0)
 PHOTON_EDGES = (5, 8, 12, 20, 40, 100, np.inf)
 COUNTED = 8  # sources with so many photons count
 
 
-@dataclass
-class Matched:
-    """n detections matched to point-like true sources."""
-
-    photons: np.ndarray  # expected of the true source
-    latitude: np.ndarray  # |b| in degrees
-    offset: np.ndarray  # degrees
-    oracle: np.ndarray  # offset of the fit with all else known
-    bound: np.ndarray  # median offset at the Cramer-Rao bound
-    held_68: np.ndarray
-    held_95: np.ndarray
-    flux_ratio: np.ndarray
-    flux_pull: np.ndarray
-    index_pull: np.ndarray
-
-
 def diffuse_at(sky, vectors, edges):
     """Expected diffuse photons per square degree (n, n_energy) at vectors (n, 3)."""
-    import healpy
-
     per_bin = sky.background[healpy.vec2pix(sky.nside, *vectors.T)]
     return per_bin @ bin_fractions(ENERGY_EDGES, edges)
 
@@ -121,102 +101,59 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     return offset[row], bound[row]
 
 
-def match(found, true):
-    """Rows of detections and true sources, nearest within 0.3 deg, one to one."""
-    from scipy.spatial import KDTree
+def measured_sky(seed, *, footprint=WHOLE_SKY, **options):
+    """Numbers of the detections of a simulated sky that match a point source, by name.
 
-    distance, row = KDTree(true).query(found)
-    order = np.argsort(distance)
-    order = order[distance[order] < np.radians(MATCH_DEG)]
-    _, first = np.unique(row[order], return_index=True)
-    return order[first], row[order[first]]
-
-
-def measured_sky(seed, *, years=7.0, template=None, variant="P6V11", cone=None):
-    """Matched sources of one simulated sky; seconds of the measurement and number of sources."""
-    sky, exposure = simulate_photons(
-        years=years, template=template, variant=variant, rng=seed, with_background=True
-    )
-    footprint = cone or WHOLE_SKY
-    inside = footprint.covers(sky.photons.vectors)
-    sky_map = SkyMap(
-        events=sky.photons.select(inside), footprint=footprint, energy_edges=np.array(RANGE),
-        exposure=exposure, name=f"sky {seed}",
-    )  # fmt: skip
+    Also returns the seconds of the measurement and the number of sources measured.
+    """
+    sky, exposure = simulate_photons(rng=seed, with_background=True, **options)
+    events = sky.photons.select(footprint.covers(sky.photons.vectors))
+    edges = np.array(RANGE)
+    sky_map = SkyMap(events=events, footprint=footprint, energy_edges=edges, exposure=exposure)
     run = detect(sky_map, measure=False)
     started = time.perf_counter()
     result = measure_sources(run.sources, sky_map, energy_range=RANGE, flux_range=FLUX_RANGE)
     seconds = time.perf_counter() - started
-    photons = expected_photons(sky.sources, exposure, RANGE)
-    bright = np.flatnonzero((photons >= MIN_PHOTONS) & footprint.covers(sky.sources.vectors))
-    row, true = match(glon_glat_vectors(result), sky.sources.vectors[bright])
-    true = bright[true]
-    kept = ~has_flag(result, "fit_failed")[row] & (sky.sources.radius_deg[true] == 0)
-    row, true = row[kept], true[kept]
-    offsets = oracle_fit(sky, sky_map, exposure, photons, true)
-    matched = compare(result[row], sky.sources, true, exposure, photons, offsets)
-    return matched, (seconds, len(result))
-
-
-def compare(result, sources, true, exposure, photons, offsets):
-    """`Matched` of measured sources and their true ones."""
-    vectors, spectra = sources.vectors[true], sources.spectra.select(true)
-    found = glon_glat_vectors(result)
-    axes = tangent_axes(found)
-    x, y = (np.degrees(np.einsum("ni,ni->n", axis, vectors)) for axis in axes)
-    names = ("SemiMajor", "SemiMinor", "PosAng")
-    held = [
-        offset_over_ellipse(x, y, *(numbers(result[f"Conf_{level}_{n}"]) for n in names)) < 1
-        for level in (68, 95)
-    ]
-    flux, true_index = (
-        spectra.flux(*FLUX_RANGE),
-        fitted_index(spectra, *RANGE, weight=exposure.relative),
-    )
-    measured, flux_err, index, index_err = (
-        numbers(result[name])
-        for name in ("Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index")
-    )
-    return Matched(
-        photons[true],
-        np.degrees(np.arcsin(np.abs(vectors[:, 2]))),
-        separation_deg(found, vectors),
-        *offsets,
-        *held,
-        measured / flux,
-        (measured - flux) / flux_err,
-        (index - true_index) / index_err,
-    )
-
-
-def rows_of(matched):
-    """Labelled masks of the bins that are printed."""
-    for name, inside in (
-        ("all", matched.latitude >= 0),
-        ("|b|>10", matched.latitude > 10),
-        ("|b|<10", matched.latitude <= 10),
-    ):
-        for low, high in zip(PHOTON_EDGES[:-1], PHOTON_EDGES[1:]):
-            label = f"{name:7} {low:4}-{high:<4g}"
-            yield label, inside & (matched.photons >= low) & (matched.photons < high)
-        yield f"{name:7} {COUNTED:4}-     ", inside & (matched.photons >= COUNTED)
+    truth = truth_table(sky.sources, exposure, band=RANGE)
+    matches = match_truth(result[~has_flag(result, "fit_failed")], truth)
+    rows = np.flatnonzero(matches.true_row >= 0)
+    true, photons = matches.true_row[rows], numbers(truth["Npred"])
+    oracle, bound = oracle_fit(sky, sky_map, exposure, photons, true)
+    names = ("Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index")
+    flux, flux_err, index, index_err = (numbers_of(matches.catalog, n)[rows] for n in names)
+    spectra = sky.sources.spectra.select(true)
+    true_flux = spectra.flux(*FLUX_RANGE)
+    true_index = fitted_index(spectra, *RANGE, weight=exposure.relative)
+    return {
+        "photons": photons[true], "latitude": matches.true_latitude[true],
+        "offset": degrees(matches.catalog["Offset"])[rows], "oracle": oracle, "bound": bound,
+        "held_68": normalized_offset(matches, rows, true, 68) < 1,
+        "held_95": normalized_offset(matches, rows, true, 95) < 1,
+        "flux_ratio": flux / true_flux, "flux_pull": (flux - true_flux) / flux_err,
+        "index_pull": (index - true_index) / index_err,
+    }, (seconds, len(result))  # fmt: skip
 
 
 def print_table(matched):
-    """Containment, offsets and pulls in bins."""
+    """Containment, offsets and pulls in bins of latitude and photons."""
     print("|b|     photons      n  held by 68 % 95 % | median offset  oracle   bound |"
           " flux/true  pull width | index pull width")  # fmt: skip
-    for label, rows in rows_of(matched):
-        if rows.sum() < 10:
-            continue
-        m = {name: values[rows] for name, values in vars(matched).items()}
-        print(
-            f"{label} {rows.sum():6}      {m['held_68'].mean():.3f} {m['held_95'].mean():.3f} |"
-            f"        {np.median(m['offset']):.4f}  {np.median(m['oracle']):.4f}  "
-            f"{np.median(m['bound']):.4f} |     {np.median(m['flux_ratio']):.3f} "
-            f"{np.median(m['flux_pull']):5.2f} {half_width(m['flux_pull']):5.2f} |"
-            f"      {np.nanmedian(m['index_pull']):5.2f} {half_width(m['index_pull']):5.2f}"
-        )
+    away, bins = matched["latitude"], [*zip(PHOTON_EDGES[:-1], PHOTON_EDGES[1:]), (COUNTED, np.inf)]
+    for name, inside in (("all", away >= 0), ("|b|>10", away > 10), ("|b|<10", away <= 10)):
+        for low, high in bins:
+            rows = inside & (matched["photons"] >= low) & (matched["photons"] < high)
+            if rows.sum() < 10:
+                continue
+            m = {name: values[rows] for name, values in matched.items()}
+            middle = {name: np.nanmedian(values) for name, values in m.items()}
+            widths = {name: half_width(m[name]) for name in ("flux_pull", "index_pull")}
+            print(
+                f"{name:7} {low:4}-{high:<4g} {rows.sum():6}      {m['held_68'].mean():.3f} "
+                f"{m['held_95'].mean():.3f} |        {middle['offset']:.4f}  "
+                f"{middle['oracle']:.4f}  {middle['bound']:.4f} |     {middle['flux_ratio']:.3f} "
+                f"{middle['flux_pull']:5.2f} {widths['flux_pull']:5.2f} |      "
+                f"{middle['index_pull']:5.2f} {widths['index_pull']:5.2f}"
+            )
 
 
 def real_fields(folder):
@@ -257,20 +194,13 @@ def print_real(rows):
 
 def main():
     """Simulate, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--skies", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--years", type=float, default=7.0)
-    parser.add_argument("--template", type=Path)
-    parser.add_argument("--variant", default="P6V11")
-    parser.add_argument("--data", type=Path)
-    options = parser.parse_args()
-    sky = {"years": options.years, "template": options.template, "variant": options.variant}
-    parts, times = zip(
-        *(measured_sky(seed, **sky) for seed in range(options.seed, options.seed + options.skies))
-    )
-    matched = Matched(*(np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])))
-    print_table(matched)
+    options = options_of(
+        __doc__, skies=3, seed=2000, years=7.0, template=Path, variant="P6V11", data=Path
+    ).parse_args()
+    sky = {name: getattr(options, name) for name in ("years", "template", "variant")}
+    seeds = range(options.seed, options.seed + options.skies)
+    parts, times = zip(*(measured_sky(seed, **sky) for seed in seeds))
+    print_table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     seconds, number = np.sum(times, axis=0)
     print(f"{2000 * seconds / number:.1f} s for 2000 sources ({number:.0f} measured)")
     if options.data:

@@ -6,7 +6,6 @@ significance. Their numbers were chosen on the simulated sky of seed 1000.
 
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import astropy.units as u
 import healpy
@@ -19,9 +18,9 @@ from gammapy.maps import Map, MapAxis, WcsGeom, WcsNDMap
 from gammapy.modeling.models import PointSpatialModel, PowerLawSpectralModel, SkyModel
 from scipy.ndimage import gaussian_filter, gaussian_laplace, maximum_filter
 
-from astro_unetloc.irf.psf import KingPSF
-from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_fractions
-from astro_unetloc.maps.patches import GridConfig, TangentPlane, bin_photons
+from astro_unetloc.irf.psf import KingPSF, make_profiles
+from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_fractions, power_laws
+from astro_unetloc.maps.patches import GridConfig, TangentPlane
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES
 from astro_unetloc.training.make import BAND_EDGES
 
@@ -51,31 +50,10 @@ class Field:
     wanted: np.ndarray  # where finders search to whom a pixel costs time
 
 
-def make_field(plane, photons, exposure, wanted):
-    """`Field` of photons near a plane, observed with a `SurveyExposure`."""
-    counts = np.moveaxis(bin_photons(plane, photons, EDGES), -1, 0)
-    return Field(plane, counts, mean_exposure(exposure, plane), wanted)
-
-
-def other_variant(variant, template):
-    """Interstellar model that a user would take who does not know the true one."""
-    if template is None:
-        return variant  # built-in shapes come in one form; each sky draws its own
-    return "P6V11" if variant != "P6V11" else "API+AIC"
-
-
-def band_energies(index=PHOTON_INDEX, n_energies=8):
-    """Energies (n_band, n) in GeV, and their fractions of the photons of a power law."""
-    edges = np.geomspace(EDGES[:-1], EDGES[1:], n_energies + 1, axis=1)
-    fraction = edges[:, :-1] ** (1 - index) - edges[:, 1:] ** (1 - index)
-    return np.sqrt(edges[:, 1:] * edges[:, :-1]), fraction / fraction.sum(axis=1, keepdims=True)
-
-
 def psf_map():
     """`PSFMap` of the simulation, averaged over each band."""
     edges = np.append(0, np.geomspace(1e-3, PSF_RADIUS_DEG, 120))
-    psf, bands = KingPSF(), zip(*band_energies())
-    inside = np.array([f @ [psf.containment(edges, e) for e in energy] for energy, f in bands])
+    inside = make_profiles(KingPSF(), EDGES).containment(edges[:, None]).T
     density = np.diff(inside, axis=1) / (np.pi * np.diff(np.radians(edges) ** 2))
     rad = MapAxis.from_edges(edges, unit="deg", name="rad")
     axes = [rad, MapAxis.from_energy_edges(EDGES * u.GeV, name="energy_true")]
@@ -117,9 +95,9 @@ def expected_photons(density, nside, plane, kernel):
 
 def mean_exposure(exposure, plane):
     """Exposure (n_band, ny, nx) in cm2 s, averaged over the flux of a power law."""
-    energies, fractions = band_energies()
-    relative = np.sum(fractions * exposure.relative(energies), axis=1)
-    return relative[:, None, None] * exposure.sky(plane.pixel_vectors)
+    law, bands = power_laws(np.ones(1), np.array([PHOTON_INDEX])), zip(EDGES[:-1], EDGES[1:])
+    relative = [law.flux(*band, weight=exposure.relative) / law.flux(*band) for band in bands]
+    return np.array(relative)[..., None] * exposure.sky(plane.pixel_vectors)
 
 
 def fitted_background(counts, template):
@@ -150,15 +128,10 @@ def ts_sources(field, background, psf):
         exposure=WcsNDMap(plane_geom(field.plane, "energy_true"), field.exposure, unit="cm2 s"),
         psf=psf,
     )
-    spectrum = PowerLawSpectralModel(
-        index=TS["index"], amplitude="1e-13 cm-2 s-1 GeV-1", reference="20 GeV"
-    )
-    point = PointSpatialModel(frame="galactic")
-    estimator = CellEstimator(
-        SkyModel(spatial_model=point, spectral_model=spectrum),
-        kernel_width=TS["kernel_deg"] * u.deg,
-        energy_edges=EDGES[[0, -1]] * u.GeV,
-    )
+    spectrum = PowerLawSpectralModel(index=TS["index"], reference="20 GeV")
+    model = SkyModel(spectrum, PointSpatialModel(frame="galactic"))
+    energies, width = EDGES[[0, -1]] * u.GeV, TS["kernel_deg"] * u.deg
+    estimator = CellEstimator(model, kernel_width=width, energy_edges=energies)
     estimator.wanted = field.wanted
     sqrt_ts = estimator.run(dataset)["sqrt_ts"].sum_over_axes(keepdims=False)
     peaks = find_peaks(sqrt_ts, TS["min_sqrt_ts"], min_distance=TS["min_distance_pix"])
@@ -207,24 +180,17 @@ def log_sources(field):
     return *refine_peaks(response, x, y), response[y, x]
 
 
-def has_photutils():
-    """Whether photutils can be imported."""
-    return find_spec("photutils") is not None
-
-
 def dao_sources(field):
     """Peaks of photutils' DAOStarFinder on smoothed counts."""
     from photutils.detection import DAOStarFinder
     from photutils.utils.exceptions import NoDetectionsWarning
 
     smooth, noise = smoothed_counts(field, DAO)
+    anything = (-np.inf, np.inf)
     finder = DAOStarFinder(
-        DAO["threshold"] * noise,
-        fwhm=2.355 * DAO["kernel_pix"],
-        sharpness_range=(-np.inf, np.inf),
-        roundness_range=(-np.inf, np.inf),
-        min_separation=2,
-    )
+        DAO["threshold"] * noise, fwhm=2.355 * DAO["kernel_pix"], min_separation=2,
+        sharpness_range=anything, roundness_range=anything,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         stars = finder(smooth)

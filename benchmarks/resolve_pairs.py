@@ -11,7 +11,7 @@ each; and as resolved when each is also nearer to its member than half of their 
 
 import healpy
 import numpy as np
-from calibrate import options_of
+from options import options_of
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.irf.exposure import SurveyExposure
@@ -20,7 +20,7 @@ from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.patches import GridConfig
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
-from astro_unetloc.simulation.diffuse import TEMPLATE_SETS, interstellar, perturb
+from astro_unetloc.simulation.diffuse import interstellar, perturb
 from astro_unetloc.simulation.population import Sources
 from astro_unetloc.simulation.sky import DEFAULT_RANGE, WHOLE_SKY, draw_photons
 from astro_unetloc.sphere import lonlat_from_vectors, move, separation_deg, tangent_axes
@@ -69,12 +69,9 @@ def separated(found, true, distance):
 
 def main():
     """Simulate, search and print."""
-    parser = options_of(__doc__)
-    parser.add_argument("--seed", type=int, default=2000)
-    parser.add_argument("--years", type=float, default=7.0)
-    parser.add_argument("--variant", choices=list(TEMPLATE_SETS), default="P6V11")
-    parser.add_argument("--threshold", type=float)
-    options = parser.parse_args()
+    options = options_of(
+        __doc__, seed=2000, model=str, years=7.0, template=str, variant="P6V11", threshold=float
+    ).parse_args()
     rng = np.random.default_rng(options.seed)
     exposure = SurveyExposure(options.years)
     sources, distance = draw_pairs(exposure, rng)

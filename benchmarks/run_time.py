@@ -9,7 +9,6 @@ the largest peak memory. With --network instead the time of the network of each 
 loaded and run once before, on the 768 padded patches of a sky: photons drawn with the same seed.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from options import options_of
 
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, band_inputs
 from astro_unetloc.simulation.files import counts_cube_bytes, events_bytes, healpix_cube_bytes
@@ -81,10 +81,7 @@ def print_network_times(n_runs):
 
 def main():
     """Make the maps, run, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--network", action="store_true")
-    options = parser.parse_args()
+    options = options_of(__doc__, runs=3, network=False).parse_args()
     if options.network:
         print_network_times(options.runs)
         return

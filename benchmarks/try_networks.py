@@ -1,6 +1,6 @@
 """Average precision of variants of the network that are trained alike.
 
-    python benchmarks/try_networks.py --folder FOLDER [--patches 4000] [--steps 750] \
+    python benchmarks/try_networks.py [--folder networks] [--patches 4000] [--steps 750]
         [--seed 1012] [--template SHAPES] [--only NAME ...]
 
 Makes patch sets of training skies (seeds from 0) in FOLDER, one for each label radius, trains every
@@ -10,10 +10,11 @@ in FOLDER is not trained again. After fewer than about 100 steps most pixels are
 their clustering takes very long.
 """
 
-import argparse
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from options import options_of
 
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.pipeline import find_sources
@@ -77,18 +78,14 @@ def trained(folder, variant, options):
 
 def main():
     """Train, search and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--patches", type=int, default=4000)
-    parser.add_argument("--steps", type=int, default=750)
-    parser.add_argument("--seed", type=int, default=1012)
-    parser.add_argument("--template")
-    parser.add_argument("--only", nargs="+", metavar="NAME")
-    options = parser.parse_args()
+    options = options_of(
+        __doc__, folder=Path("networks"), patches=4000, steps=750, seed=1012, template=str,
+        only=[v.name for v in VARIANTS],
+    ).parse_args()  # fmt: skip
     options.folder.mkdir(parents=True, exist_ok=True)
     sky_map, truth = simulate_sky(rng=options.seed)
     print(f"{'variant':<20} parameters  AP |b|>10  |b|<10   minutes", flush=True)
-    for variant in (v for v in VARIANTS if not options.only or v.name in options.only):
+    for variant in (v for v in VARIANTS if v.name in options.only):
         started = time.perf_counter()
         model = trained(options.folder, variant, options)
         minutes = (time.perf_counter() - started) / 60

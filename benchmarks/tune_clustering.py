@@ -13,7 +13,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from calibrate import options_of, template_options
+from calibrate import template_options
+from options import options_of
 
 from astro_unetloc.catalog.table import make_catalog
 from astro_unetloc.detection.clustering import find_clusters
@@ -49,7 +50,7 @@ def best_f1(scores):
 
 def main():
     """Scan and print a table."""
-    options = options_of(__doc__, seeds=[1000, 1001]).parse_args()
+    options = options_of(__doc__, model=str, seeds=[1000, 1001], template=str).parse_args()
     model = load_model(options.model)
     parts = {}
     for seed in options.seeds:

@@ -84,6 +84,7 @@ def test_nothing_found_gives_empty_columns_of_the_same_types(patches):
 
 @pytest.mark.parametrize("stronger", [FIRST, SECOND])
 def test_a_source_on_the_border_is_reported_once_and_the_stronger_wins(stronger):
+    assert len(found_at((FIRST, on_border(), 0.8), (SECOND, on_border(0.01), 0.8))) == 1
     places = {FIRST: on_border(0.1), SECOND: sideways(on_border(0.1), 0.05)}
     sources = found_at(*((n, place, 0.9 if n == stronger else 0.7) for n, place in places.items()))
     assert len(sources) == 1
@@ -91,10 +92,6 @@ def test_a_source_on_the_border_is_reported_once_and_the_stronger_wins(stronger)
     assert separation_deg(glon_glat_vectors(sources), places[stronger])[0] < 1e-9
     np.testing.assert_array_equal(sources["Patch"], [SECOND])  # of its owner, whoever found it
     assert np.isnan(with_neighbors(sources)["Sep_Nearest"][0])
-
-
-def test_equally_strong_candidates_are_one_source_too():
-    assert len(found_at((FIRST, on_border(), 0.8), (SECOND, on_border(0.01), 0.8))) == 1
 
 
 def test_two_sources_of_one_patch_both_stay_however_close():
