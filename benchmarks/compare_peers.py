@@ -2,7 +2,7 @@
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
         [--template FILE --variant NAME] [--years 7] [--peers network ts-true ts-fit dao log]
-        [--save FILE.npz] [--figure FILE.png]
+        [--save FOLDER] [--figure FILE.png]
 
 The finders and the rules are those of docs/benchmarks.rst. Listed is the completeness at threshold
 0. The last column is the wall time of a patch: of a TS map the pixels in and near the cell of the
@@ -10,7 +10,6 @@ patch, of the network a whole sky over its patches. --save keeps the results of 
 take an hour, for the next run.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import peers
 from astropy.table import QTable
+from joblib import Memory
 from options import options_of
 from tqdm import tqdm
 
@@ -151,8 +151,8 @@ def run_network(model, sky_of, chosen):
     return Found(np.concatenate(rows), np.array(seconds))
 
 
-def run_peer_everywhere(name, sky_of, chosen):
-    """`Found` of a peer in all chosen patches."""
+def run_peer_everywhere(name, chosen, sky_of, settings):
+    """`Found` of a peer in all chosen patches; it is kept by name, patches and settings."""
     psf = peers.psf_map()
     kernel = peers.psf_kernel(psf)
     rows, seconds = [np.zeros((0, 4))], []
@@ -161,18 +161,6 @@ def run_peer_everywhere(name, sky_of, chosen):
         rows.append(np.column_stack([np.full(len(found), number), found]))
         seconds.append(spent)
     return Found(np.concatenate(rows), np.array(seconds))
-
-
-def kept_results(path, settings):
-    """Results of an earlier run with the same settings, by name of the array."""
-    if path is None or not path.exists():
-        return {}
-    with np.load(path) as saved:
-        arrays = dict(saved)
-    found = str(arrays.pop("settings"))
-    if found != settings:
-        raise ValueError(f"expected results of {settings}; {path} holds {found}; use another file")
-    return arrays
 
 
 def score_patches(found, sky_of, chosen):
@@ -245,8 +233,8 @@ def compare(options):
     names = ("skies", "patches", "seed", "years", "variant")
     settings = {name: getattr(options, name) for name in names}
     settings["template"] = options.template and Path(options.template).name
-    settings = json.dumps(settings | {"ts": peers.TS, "images": [peers.DAO, peers.LOG]})
-    kept = kept_results(options.save, settings)
+    settings |= {"ts": peers.TS, "images": [peers.DAO, peers.LOG]}
+    everywhere = Memory(options.save, verbose=0).cache(run_peer_everywhere, ignore=["sky_of"])
 
     @cache
     def sky_of(number):
@@ -257,13 +245,8 @@ def compare(options):
     for name in options.peers:
         if name == "network":
             found = run_network(options.model, sky_of, chosen)
-        elif f"{name} rows" in kept:
-            found = Found(kept[f"{name} rows"], kept[f"{name} seconds"])
         else:
-            found = run_peer_everywhere(name, sky_of, chosen)
-            kept |= {f"{name} rows": found.rows, f"{name} seconds": found.seconds}
-            if options.save:
-                np.savez_compressed(options.save, settings=settings, **kept)
+            found = everywhere(name, chosen, sky_of, settings)
         scores[name] = score_patches(found, sky_of, chosen)
         seconds[name] = found.seconds
     return scores, seconds

@@ -10,7 +10,6 @@ brightest sources of the 2FHL events, and the number of bright sources. Sources 
 ph cm-2 s-1 are left out of the profiles on both sides: see benchmarks/fit_diffuse.py.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import healpy
@@ -30,10 +29,7 @@ from astro_unetloc.maps.skymap import pixels_of
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, interstellar
 from astro_unetloc.simulation.population import draw_sources
 from astro_unetloc.simulation.sky import draw_photons
-from astro_unetloc.sphere import (
-    lonlat_from_vectors,
-    separation_deg,
-)
+from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
 
 SPECTRUM_EDGES = np.geomspace(10.0, 2000.0, 18)  # those of the cube
 PIXEL_EDGES = np.array([0, 1, 2, 3, 5, 8, 12, 20, 40, 80, 160, 1e9]) - 0.5
@@ -43,20 +39,20 @@ FLUXES = (4e-11, 1e-10)
 PIXELS = pixels_of(HpxGeom(64, nest=False, frame="icrs"))
 
 
-@dataclass
-class Sky:
-    """Numbers of one sky that are compared."""
+def compared_numbers(counts, energy, vectors, sources, source_photons, n_sources):
+    """Numbers of one sky that are compared, by name.
 
-    profiles: np.ndarray  # (24, n_bands), without bright sources
-    spectrum: np.ndarray  # (17,)
-    pixels: np.ndarray  # (11,): pixels with so many counts
-    radial: np.ndarray  # (7,): fraction of the photons within 1 deg
-    n_sources: np.ndarray  # (4,): above FLUXES at |b| > 10 deg, and everywhere
-
-
-def pixel_distribution(index):
-    """Number of pixels in ranges of counts."""
-    return np.histogram(np.bincount(index, minlength=PIXELS.n_pixels), PIXEL_EDGES)[0]
+    ``counts`` are those of cells without bright sources, ``sources`` (20, 3) and the vectors
+    ``source_photons`` make the radial profile, ``n_sources`` are from `source_numbers`.
+    """
+    in_pixels = np.bincount(PIXELS.index(vectors), minlength=PIXELS.n_pixels)
+    return {
+        "profiles": PROFILES @ counts,
+        "spectrum": np.histogram(energy, SPECTRUM_EDGES)[0],
+        "pixels": np.histogram(in_pixels, PIXEL_EDGES)[0],
+        "radial": radial_profile(sources, source_photons),
+        "n_sources": n_sources,
+    }
 
 
 def radial_profile(sources, vectors):
@@ -99,13 +95,7 @@ def real_sky(folder, exposure):
     flux, usable = numbers_of(known, "Flux50"), degrees(known["GLAT"]) > 10
     alone = brightest_alone(galactic_vectors(known), flux, usable)
     events = read_map(folder / "2fhl/fermi_2fhl_events_north.fits.gz").events
-    return Sky(
-        PROFILES @ counts,
-        np.histogram(photons.energy, SPECTRUM_EDGES)[0],
-        pixel_distribution(PIXELS.index(photons.vectors)),
-        radial_profile(alone, events.vectors),
-        numbers,
-    )
+    return compared_numbers(counts, photons.energy, photons.vectors, alone, events.vectors, numbers)
 
 
 def simulated_sky(diffuse, exposure, rng):
@@ -113,24 +103,14 @@ def simulated_sky(diffuse, exposure, rng):
     sources = draw_sources(rng)
     sky = draw_photons(diffuse, sources, exposure=exposure, psf=KingPSF(), rng=rng)
     vectors, energy = sky.photons.vectors, sky.photons.energy
-    index = PIXELS.index(vectors)
     faint = (sky.origin < 0) | (sources.flux[sky.origin] <= BRIGHT)
-    spread = PIXELS.points(index[faint], rng.random(faint.sum()), rng.random(faint.sum()))
+    spread = PIXELS.points(PIXELS.index(vectors[faint]), *rng.random((2, faint.sum())))
     lat = lonlat_from_vectors(sources.vectors)[1]
     above = sources.spectra.flux(50.0, 2000.0)
     alone = brightest_alone(sources.vectors, above, (lat > 10) & (sources.radius_deg == 0))
-    return Sky(
-        PROFILES @ cell_counts(Photons(spread, energy[faint])),
-        np.histogram(energy, SPECTRUM_EDGES)[0],
-        pixel_distribution(index),
-        radial_profile(alone, vectors[energy > 50]),
-        source_numbers(sources.flux, lat),
-    )
-
-
-def mean_sky(skies):
-    """The mean of all values."""
-    return Sky(*(np.mean([getattr(s, name) for s in skies], axis=0) for name in vars(skies[0])))
+    counts = cell_counts(Photons(spread, energy[faint]))
+    n_sources = source_numbers(sources.flux, lat)
+    return compared_numbers(counts, energy, vectors, alone, vectors[energy > 50], n_sources)
 
 
 def print_comparison(real, found):
@@ -140,20 +120,20 @@ def print_comparison(real, found):
     rows = [f"|b| {a:.0f}-{b:.0f}" for a, b in zip(LAT_EDGES[half:-1], LAT_EDGES[half + 1 :])]
     rows += [f"l {30 * n}-{30 * n + 30}" for n in range(12)]
     print("simulated / real photons; only where the real number is above 1000\n" + " " * 12, *bands)
-    for name, a, b in zip(rows, found.profiles, real.profiles):
+    for name, a, b in zip(rows, found["profiles"], real["profiles"]):
         print(f"{name:>12}", *(f"{x / y:6.3f}" if y > 1000 else "     -" for x, y in zip(a, b)))
-    seen = real.profiles > 1000
-    off = np.abs(found.profiles / np.where(seen, real.profiles, 1) - 1)[seen]
+    seen = real["profiles"] > 1000
+    off = np.abs(found["profiles"] / np.where(seen, real["profiles"], 1) - 1)[seen]
     print(f"{seen.sum()} values, within 10 %: {np.sum(off <= 0.1)}, largest {off.max():.3f}")
-    print("spectrum     ", *(f"{x:.2f}" for x in found.spectrum / real.spectrum))
+    print("spectrum     ", *(f"{x:.2f}" for x in found["spectrum"] / real["spectrum"]))
     print("counts/pixel ", *(f"{x + 0.5:.0f}" for x in PIXEL_EDGES[:-1]))
-    print("  real       ", *real.pixels)
-    print("  simulated  ", *found.pixels.round().astype(int))
+    print("  real       ", *real["pixels"])
+    print("  simulated  ", *found["pixels"].round().astype(int))
     print("radius (deg) ", *RADII_DEG)
-    print("  real       ", *(f"{x:.3f}" for x in real.radial))
-    print("  simulated  ", *(f"{x:.3f}" for x in found.radial))
+    print("  real       ", *(f"{x:.3f}" for x in real["radial"]))
+    print("  simulated  ", *(f"{x:.3f}" for x in found["radial"]))
     print("sources above 4e-11 and 1e-10 at |b| > 10, and everywhere")
-    print("  real       ", *real.n_sources, "\n  simulated  ", *found.n_sources.round(1))
+    print("  real       ", *real["n_sources"], "\n  simulated  ", *found["n_sources"].round(1))
 
 
 def compare(folder, *, template=None, variant="P6V11", n_skies=4, seed=1):
@@ -162,7 +142,8 @@ def compare(folder, *, template=None, variant="P6V11", n_skies=4, seed=1):
     rng = np.random.default_rng(seed)
     diffuse = interstellar(template, variant=variant)
     skies = [simulated_sky(diffuse, exposure, rng) for _ in range(n_skies)]
-    return real_sky(folder, exposure), mean_sky(skies)
+    mean = {name: np.mean([sky[name] for sky in skies], axis=0) for name in skies[0]}
+    return real_sky(folder, exposure), mean
 
 
 def low_energy_profile(folder, diffuse):

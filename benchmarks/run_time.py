@@ -29,23 +29,21 @@ NSIDE, N_BINS = 256, 17  # of the cube
 COUNTS = 0.2  # photons in each pixel and band of the patches that the network alone is timed on
 
 
-def write_small_cube(path):
-    """A 10 x 10 deg cube at middle latitude."""
+def write_maps(folder):
+    """Path of each map, by name."""
     *cube, _ = simulate_cube(center=(75.0, 20.0), width_deg=10.0, pixel_deg=0.1, rng=SEED)
-    path.write_bytes(counts_cube_bytes(*cube))
-
-
-def write_all_sky_events(path):
-    """All photons above 10 GeV of seven years."""
-    sky_map, _ = simulate_sky(years=7.0, rng=SEED)
-    path.write_bytes(events_bytes(sky_map.events, sky_map.energy_edges))
-
-
-def write_large_cube(path):
-    """Forty million photons above 0.5 GeV as a gtbin HEALPix cube of nside 256."""
-    sky_map, _ = simulate_sky(years=9.5, energy_range=(0.5, 1000.0), rng=SEED)
+    events = simulate_sky(years=7.0, rng=SEED)[0].events
+    many = simulate_sky(years=9.5, energy_range=(0.5, 1000.0), rng=SEED)[0].events
     edges = np.geomspace(0.5, 1000.0, N_BINS + 1)
-    path.write_bytes(healpix_cube_bytes(healpix_cube(sky_map.events, edges, NSIDE), edges))
+    maps = {
+        "10 x 10 deg cube": counts_cube_bytes(*cube),
+        "all-sky events": events_bytes(events, np.array([10.0, 2000.0])),
+        "all-sky HEALPix cube": healpix_cube_bytes(healpix_cube(many, edges, NSIDE), edges),
+    }
+    paths = {name: Path(folder) / f"map{number}.fits" for number, name in enumerate(maps)}
+    for name, path in paths.items():
+        path.write_bytes(maps[name])
+    return paths
 
 
 def run_once(path):
@@ -85,19 +83,10 @@ def main():
     if options.network:
         print_network_times(options.runs)
         return
-    cases = {
-        "10 x 10 deg cube": write_small_cube,
-        "all-sky events": write_all_sky_events,
-        "all-sky HEALPix cube": write_large_cube,
-    }
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, write) in enumerate(cases.items()):
-            path = Path(folder) / f"map{number}.fits"
-            write(path)
-            results = [run_once(path) for _ in range(options.runs)]
-            seconds = np.median([r[0] for r in results])
-            memory = max(r[1] for r in results)
-            print(f"{name:<22}{seconds:8.1f} s {memory:6.2f} GB   {results[-1][2]}")
+        for name, path in write_maps(folder).items():
+            seconds, memory, lines = zip(*(run_once(path) for _ in range(options.runs)))
+            print(f"{name:<22}{np.median(seconds):8.1f} s {max(memory):6.2f} GB   {lines[-1]}")
 
 
 if __name__ == "__main__":
