@@ -65,8 +65,8 @@ def median_bound(profiles, expected, diffuse):
 class KnownBackground:
     """A known background, with the members of `LocalBackground` that a fit uses."""
 
-    def __init__(self, npred):
-        self.npred = npred
+    def __init__(self, pairs, npred):
+        self.pairs, self.npred = pairs, npred
 
     def step(self, fraction):
         """The same background."""
@@ -88,7 +88,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     likelihood = Likelihood(regions, profiles, spectrum)
     pairs = regions.pairs
     density = diffuse_at(sky, counts.vectors[pairs.bin], counts.energy_edges)
-    background = KnownBackground(density[np.arange(len(pairs)), pairs.energy_bin])
+    background = KnownBackground(pairs, density[np.arange(len(pairs)), pairs.energy_bin])
     zero, spectra = np.zeros(len(used)), sky.sources.spectra.select(used)
     index = fitted_index(spectra, *RANGE, weight=exposure.relative)
     parameters = np.stack([zero, zero, photons[used], index], axis=1)
