@@ -18,7 +18,7 @@ from astro_unetloc.cubes import (
 )
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import open_fits
-from astro_unetloc.irf.spectra import _log_nodes, bin_fractions
+from astro_unetloc.irf.spectra import bin_fractions, energy_nodes
 from astro_unetloc.sphere import frame_rotation
 
 # Mean exposure per year above 10 GeV (cm2 s) and its shape in sin(declination), a cubic fitted
@@ -97,13 +97,11 @@ class MapExposure:
 
     def relative(self, energy_gev):
         """Mean exposure at energies in GeV relative to the largest mean; at most 1."""
-        self._check_energies(energy_gev)
-        log_mean = np.interp(np.log(energy_gev), np.log(self.energy), np.log(self._mean))
-        return np.exp(log_mean - np.log(self._mean.max()))
+        log_mean = np.log(self._mean / self._mean.max())
+        return np.exp(self._between(log_mean[:, None], energy_gev)[0])
 
     def at(self, vectors, energy_gev):
         """Exposure in cm2 s, shape (n, n_energy), of directions (n, 3) and energies in GeV."""
-        self._check_energies(energy_gev)
         return self._between(self._at_nodes(vectors), energy_gev)
 
     def _at_nodes(self, vectors):
@@ -112,18 +110,9 @@ class MapExposure:
 
     def _between(self, planes, energy_gev):
         """Exposure (n, n_energy) from that at the energies of the map (m, n)."""
-        below, weight = _log_nodes(energy_gev, self.energy)
+        below, weight = energy_nodes(energy_gev, self.energy, "exposure")
         above = np.minimum(below + 1, len(self.energy) - 1)
         return planes[below].T * (1 - weight) + planes[above].T * weight
-
-    def _check_energies(self, energy_gev):
-        low, high = self.energy[[0, -1]]
-        first, last = np.min(energy_gev, initial=high), np.max(energy_gev, initial=low)
-        if first < low * 0.999 or last > high * 1.001:
-            raise InputError(
-                f"the exposure covers {low:g}-{high:g} GeV; got energies from {first:g} to "
-                f"{last:g} GeV; compute it for all of them"
-            )
 
     @cached_property
     def _unit(self):
@@ -161,10 +150,6 @@ def read_exposure(value, *, frame=None):
     ------
     InputError
         If the file holds no exposure, its frame is unknown, or values are negative or infinite.
-
-    Examples
-    --------
-    >>> exposure = read_exposure("exposure.fits")  # doctest: +SKIP
     """
     if frame not in (None, "galactic", "icrs"):
         raise InputError(f"exposure_frame must be 'galactic' or 'icrs'; got {frame!r}; choose one")

@@ -14,7 +14,7 @@ from astropy.coordinates import SkyCoord
 from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.spectra import PHOTON_INDEX, _log_nodes
+from astro_unetloc.irf.spectra import PHOTON_INDEX, energy_nodes
 from astro_unetloc.sphere import circle_in_disc, lonlat_from_vectors
 
 # Two King functions per energy, fitted to the containment radii of the gtpsf table of
@@ -76,21 +76,18 @@ class KingPSF:
     max_offset_deg = _MAX_OFFSET_DEG  # largest displacement of a photon
 
     def _parameters(self, energy):
-        """Core fraction, then (sigma in deg, gamma) of core and tail at energies in GeV."""
-        row, weight = _energy_nodes(energy, _PSF_TABLE[:, 0], "built-in PSF")
-        fraction, *columns = (c[row] + weight * (c[row + 1] - c[row]) for c in _PSF_TABLE.T[1:])
-        return (
-            fraction,
-            (columns[0] * self.scale, columns[1]),
-            (columns[2] * self.scale, columns[3]),
-        )
+        """Core fraction, sigma (2, ...) in deg and gamma of core and tail at energies in GeV."""
+        row, weight = energy_nodes(energy, _PSF_TABLE[:, 0], "built-in PSF")
+        columns = _PSF_TABLE.T[1:]
+        fraction, *columns = columns[:, row] + weight * (columns[:, row + 1] - columns[:, row])
+        return fraction, np.multiply(columns[::2], self.scale), np.array(columns[1::2])
 
     def containment(self, radius_deg, energy):
         """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
-        fraction, core, tail = self._parameters(energy)
+        fraction, *core_and_tail = self._parameters(energy)
         core, tail = (
             1 - (1 + np.square(radius_deg) / (2 * gamma * sigma**2)) ** (1 - gamma)
-            for sigma, gamma in (core, tail)
+            for sigma, gamma in zip(*core_and_tail)
         )
         return fraction * core + (1 - fraction) * tail
 
@@ -101,10 +98,9 @@ class KingPSF:
 
     def sample_offset(self, energy, rng):
         """Random offsets in degrees, shape (n,), of photons of energies (n,) in GeV."""
-        fraction, core, tail = self._parameters(energy)
+        fraction, *core_and_tail = self._parameters(energy)
         in_core = rng.random(len(fraction)) < fraction
-        sigma = np.where(in_core, core[0], tail[0])
-        gamma = np.where(in_core, core[1], tail[1])
+        sigma, gamma = (np.where(in_core, core, tail) for core, tail in core_and_tail)
         u = rng.random(len(fraction))
         offset = sigma * np.sqrt(2 * gamma * ((1 - u) ** (1 / (1 - gamma)) - 1))
         return np.minimum(offset, self.max_offset_deg)
@@ -125,22 +121,15 @@ class TablePSF:
 
     def __post_init__(self):
         energy, angle, density = map(np.asarray, (self.energy, self.angle_deg, self.density))
-        if len(energy) < 2 or np.any(np.diff(energy) <= 0) or not energy[0] > 0:
+        increase = all(len(axis) > 1 and np.all(np.diff(axis) > 0) for axis in (energy, angle))
+        fits = density.shape == energy.shape + angle.shape
+        fits = fits and np.all((density >= 0) & (density < np.inf))
+        if not (increase and energy[0] > 0 and angle[0] == 0 and fits):
             raise InputError(
-                "a PSF table needs two or more increasing positive energies; got "
-                f"{np.array2string(energy, threshold=6)}; sort the table"
+                "a PSF table must have increasing positive energies, angles that increase from 0 "
+                f"and finite densities >= 0; got {energy[:3]} GeV, {angle[:3]} deg and densities "
+                f"of shape {density.shape}; compute it with gtpsf"
             )
-        if len(angle) < 2 or np.any(np.diff(angle) <= 0) or angle[0] != 0:
-            raise InputError(
-                f"the {len(angle)} angles of a PSF table must increase from 0; got others"
-            )
-        if density.shape != (len(energy), len(angle)):
-            raise InputError(
-                f"a PSF table of {len(energy)} energies and {len(angle)} angles was expected; got "
-                f"the shape {density.shape}"
-            )
-        if not np.all(density >= 0) or not np.all(np.isfinite(density)):
-            raise InputError("the PSF must be finite and nowhere negative; got other values")
         object.__setattr__(self, "_inside", _cumulative(self.angle_deg, density))
 
     @property
@@ -156,7 +145,7 @@ class TablePSF:
     def containment(self, radius_deg, energy):
         """Fraction of the photons of energies in GeV within radii in degrees, broadcast."""
         radius_deg, energy = np.broadcast_arrays(radius_deg, energy)
-        row, weight = _energy_nodes(energy, self.energy, "PSF table")
+        row, weight = energy_nodes(energy, self.energy, "PSF table")
         inside = np.zeros(row.shape)
         for number in np.unique(row):
             here = row == number
@@ -167,30 +156,19 @@ class TablePSF:
 
     def containment_radius(self, fraction, energy):
         """Radius in degrees that contains a fraction of the photons of one energy in GeV."""
-        row, weight = _energy_nodes(energy, self.energy, "PSF table")
+        row, weight = energy_nodes(energy, self.energy, "PSF table")
         inside = (1 - weight) * self._inside[row] + weight * self._inside[row + 1]
         return float(np.sqrt(np.interp(fraction, inside, self.angle_deg**2)))
 
     def sample_offset(self, energy, rng):
         """Random offsets in degrees, shape (n,), of photons of energies (n,) in GeV."""
-        row, weight = _energy_nodes(energy, self.energy, "PSF table")
+        row, weight = energy_nodes(energy, self.energy, "PSF table")
         row = row + (rng.random(len(row)) < weight)
         u, squared = rng.random(len(row)), np.empty(len(row))
         for number in np.unique(row):
             here = row == number
             squared[here] = np.interp(u[here], self._inside[number], self.angle_deg**2)
         return np.sqrt(squared)
-
-
-def _energy_nodes(energy, grid, what):
-    """Lower row of a table and weight of the next one at energies in GeV, which it must cover."""
-    energy = np.asarray(energy, dtype=float)
-    if np.any(energy < grid[0] * 0.999) or np.any(energy > grid[-1] * 1.001):
-        raise InputError(
-            f"the {what} covers {grid[0]:g}-{grid[-1]:g} GeV; got energies from {energy.min():g} "
-            f"to {energy.max():g} GeV; give a PSF table for all of them"
-        )
-    return _log_nodes(energy, grid)
 
 
 def _cumulative(angle_deg, density):
@@ -373,7 +351,9 @@ def read_psf(value):
     if isinstance(value, (PSFMap, PSFKernel)):
         return value
     if not isinstance(value, (str, Path)):
-        raise TypeError(f"psf must be a path or a gammapy PSFMap; got {type(value).__name__}")
+        raise TypeError(
+            f"psf must be a path, a gammapy PSFMap or PSFKernel; got {type(value).__name__}"
+        )
     with open_fits(value)[0] as hdus:
         return psf_from_hdus(hdus, value)
 
@@ -397,23 +377,16 @@ def psf_from_hdus(hdus, path):
 
 
 def psf_of(psf, vectors=None):
-    """`KingPSF` or `TablePSF` of a PSF of this package or of gammapy; None is the built-in one.
+    """`KingPSF` or `TablePSF` of what `read_psf` takes; None is the built-in one.
 
     A PSF map is read in the middle of Galactic unit vectors (n, 3), by default at its own centre.
     """
-    psf = KingPSF() if psf is None else psf
+    psf = KingPSF() if psf is None else read_psf(psf)
     if isinstance(psf, (KingPSF, TablePSF)):
         return psf
-    from gammapy.irf import PSFKernel, PSFMap
-
-    if isinstance(psf, PSFMap):
+    if hasattr(psf, "psf_map"):
         return _psf_of_map(psf.psf_map, None if vectors is None else np.mean(vectors, axis=0))
-    if isinstance(psf, PSFKernel):
-        return _psf_of_kernel(psf.psf_kernel_map)
-    raise TypeError(
-        "psf must be a gammapy PSFMap or PSFKernel, a KingPSF or a TablePSF; got "
-        f"{type(psf).__name__}; give the file made by gtpsf"
-    )
+    return _psf_of_kernel(psf.psf_kernel_map)
 
 
 def _energies_gev(geom):

@@ -8,6 +8,9 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from scipy.special import exprel
+
+from astro_unetloc.exceptions import InputError
 
 # Inside an energy bin of a map the photons are assumed to follow E ** -PHOTON_INDEX.
 PHOTON_INDEX = 2.4
@@ -43,8 +46,17 @@ def bin_fractions(edges, new_edges, index=PHOTON_INDEX):
     return np.diff(clipped, axis=1) / np.diff(edges ** (1 - index))[:, None]
 
 
-def _log_nodes(energy, grid):
-    """Lower row in an increasing energy grid, and the weight of the next row in ln E."""
+def energy_nodes(energy, grid, what):
+    """Lower row of energies in an increasing grid and weight of the next row, linear in ln E.
+
+    Both are in GeV; the grid, that of ``what``, must cover the energies.
+    """
+    energy = np.asarray(energy, dtype=float)
+    if np.any(energy < grid[0] * 0.999) or np.any(energy > grid[-1] * 1.001):
+        raise InputError(
+            f"the {what} covers {grid[0]:g}-{grid[-1]:g} GeV; got energies from {energy.min():g} "
+            f"to {energy.max():g} GeV; compute it for all of them"
+        )
     position = np.interp(np.log(energy), np.log(grid), np.arange(len(grid)))
     row = np.minimum(position.astype(int), max(len(grid) - 2, 0))
     return row, position - row
@@ -137,7 +149,7 @@ class Spectra:
         log_rate = self.select(used)._log_density(grid) + grid  # of photons per ln E
         log_rate -= log_rate.max(axis=1, keepdims=True)
         slope = np.diff(log_rate, axis=1)
-        cumulative = np.cumsum(np.exp(log_rate[:, :-1]) * _expm1_over(slope), axis=1)
+        cumulative = np.cumsum(np.exp(log_rate[:, :-1]) * exprel(slope), axis=1)
         cumulative /= cumulative[:, -1:]
         # one search for all sources: the cumulative spectrum of each is shifted by its row
         shifted = (cumulative + np.arange(len(used))[:, None]).ravel()
@@ -148,12 +160,6 @@ class Spectra:
         part = _invert(np.clip(fraction, 0.0, 1.0), slope[row, cell])
         energy = np.exp(grid[cell] + step * part)
         return np.clip(energy, emin, np.nextafter(emax, emin))
-
-
-def _expm1_over(x):
-    """``(exp(x) - 1) / x``, 1 at zero."""
-    small = np.abs(x) < 1e-9
-    return np.where(small, 1.0, np.expm1(x) / np.where(small, 1.0, x))
 
 
 def _invert(fraction, slope):

@@ -62,10 +62,10 @@ class FieldSetup:
         psf = psf_of(sky_map.psf, vectors)
         _, exposure = exposure_of(sky_map.exposure, vectors)
 
-        profiles = partial(
-            make_profiles, psf, counts.energy_edges,
-            exposure=lambda energy: np.atleast_2d(exposure(energy)).mean(axis=0),
-        )  # fmt: skip
+        def mean_exposure(energy):
+            return np.atleast_2d(exposure(energy)).mean(axis=0)
+
+        profiles = partial(make_profiles, psf, counts.energy_edges, exposure=mean_exposure)
         pixel_deg, of_points = sky_map.pixel_size_deg, profiles()
         # sub-pixels along a side in each energy bin, a power of two
         fine_deg = config.part_psf * of_points.containment_radius(0.68)
@@ -113,11 +113,9 @@ class FieldFit:
         self.weight = systematic_weights(self.regions, area_deg2, self.config.systematic)
         self.likelihood = Likelihood(self.regions, setup.profiles, self.spectrum, self.weight)
         model = setup.sky_map.background
-        if model is not None:
-            model = model_background(model, self.regions)
-        self.background = LocalBackground(
-            self.regions, self.spectrum, model, self.config, self.weight
-        )
+        model = None if model is None else model_background(model, self.regions)
+        parts = self.regions, self.spectrum, model, self.config, self.weight
+        self.background = LocalBackground(*parts)
         self._neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
         self._colors = graph_colors(self.n, self._neighbors)
 

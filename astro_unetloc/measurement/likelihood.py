@@ -107,13 +107,11 @@ class _CoreLikelihood:
         density, slope, bend = self.profiles.density(energy_bin, dx * dx + dy * dy)
         # from derivatives of the logarithm by the squared offset
         first, second = -2 * slope * density, 4 * (bend + slope * slope) * density
-        psf = np.empty((6, len(core)))
-        for row, values in enumerate((
+        derivatives = (
             density, first * dx, first * dy,
             second * dx * dx - first, second * dx * dy, second * dy * dy - first,
-        )):  # fmt: skip
-            psf[row] = core.mean(values)
-        return psf
+        )  # fmt: skip
+        return np.stack([core.mean(values) for values in derivatives])
 
     def gain(self, state, trial, npred_other):
         """Increase (n,) of the log posterior from a state to a trial."""
@@ -364,24 +362,22 @@ def _log_posterior(likelihood, state, npred_other, center, root, grid):
     for rows in np.split(np.arange(len(core)), np.flatnonzero(np.diff(chunk)) + 1):
         some = core.select(rows)
         source = some.at_subpixels(some.source)
-        # in place: millions of single-precision values
-        squared, y2 = (
+        shift = (
             (o - center[source, k]).astype(np.float32)[:, None] - points[source, k]
             for k, o in enumerate(some.offsets)
         )
-        squared *= squared
-        y2 *= y2
-        squared += y2
+        squared = sum(offset * offset for offset in shift)
         density = profiles.densities32(some.at_subpixels(some.energy_bin)[:, None], squared)
-        ratio = some.mean(density)
-        ratio *= rate[rows]
-        ratio += 1
-        fraction = 1 - 1 / ratio  # of the source in the expected counts
+        ratio = some.mean(density) * rate[rows]
+        fraction = ratio / (1 + ratio)  # of the source in the expected counts
         number = some.number[:, None].astype(np.float32)
         first = np.flatnonzero(np.diff(some.source, prepend=-1))
-        for total, value in (
-            (gradient, fraction), (hessian, fraction * fraction), (log_posterior, np.log(ratio))
-        ):  # fmt: skip
+        sums = (
+            (gradient, fraction),
+            (hessian, fraction * fraction),
+            (log_posterior, np.log1p(ratio)),
+        )
+        for total, value in sums:
             total[some.source[first]] += np.add.reduceat(number * value, first, axis=0)
     # derivatives by the counts, relative to the best ones
     gradient -= (state.counts * state.observed[0])[:, None] + _NUMBER_COUNTS

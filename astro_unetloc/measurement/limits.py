@@ -1,10 +1,9 @@
 """Upper limits and detection limits at positions without a known source.
 
 Upper limits: the profile likelihood over the background and the counts of close known sources is
-integrated over the counts of the source with a flat prior (Helene 1983, NIM 212, 319), as the
-Fermi-LAT catalogues do for faint sources (4FGL, arXiv:1902.10045). Where no photon is seen this
-gives 3.0 counts; a decrease of the log-likelihood by 2.71/2 would give 1.35, which one in four
-sources of 1.4 counts exceeds.
+integrated over the counts of the source with a flat prior (Helene 1983, NIM 212, 319), as for
+faint sources of 4FGL (arXiv:1902.10045). Without a photon this gives 3.0 counts; a decrease of the
+log-likelihood by 2.71/2 would give 1.35, which one in four sources of 1.4 counts exceeds.
 
 Detection limits: counts at which half of the sources are found. Their expected sqrt(TS) depends on
 the threshold of the search and is measured on simulated skies (``benchmarks/fit_limits.py``). It is
@@ -24,7 +23,7 @@ from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.irf.exposure import background_at
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.selection import parse_energy_range
-from astro_unetloc.measurement.data import MeasurementConfig, gather_counts, sum_groups
+from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
 from astro_unetloc.measurement.fit import FieldFit, FieldSetup, fit_groups
 from astro_unetloc.measurement.likelihood import INDEX_PRIOR
 from astro_unetloc.sphere import neighbors, separation_deg
@@ -113,16 +112,14 @@ class _TestPositions:
     def upper_limit(self):
         """Upper limits (n,) on the counts."""
         npred, in_region = self._nearest_known()
-        in_background = (self.background.in_regions * self.field.weight).sum(axis=1)
+        background = self.background
+        in_background = (background.in_regions * self.field.weight).sum(axis=1)
         return _ProfileLikelihood(
-            source=self.background.pairs.source,
-            weighted=self.background.weighted,
-            density=self.density,
-            expected=self.expected,
-            components=np.column_stack([self.background.npred, npred]),
+            background.pairs, background.weighted, self.density, self.expected,
+            components=np.column_stack([background.npred, npred]),
             total=np.column_stack([in_background, in_region]),
             fixed=np.maximum(self.npred_known - npred.sum(axis=1), 0.0),
-        ).upper_bound()
+        ).upper_bound()  # fmt: skip
 
     def _nearest_known(self):
         """Counts of the nearest known sources: (m, j) at pairs, (n, j) weighted in the regions."""
@@ -239,7 +236,7 @@ def _position_table(positions):
 class _ProfileLikelihood:
     """Likelihood of the counts of n sources, maximized over the factors of k components."""
 
-    source: np.ndarray  # (m,), source of each pair
+    pairs: Pairs  # of sources and counts bins, m of them
     weighted: np.ndarray  # (m,), weighted counts
     density: np.ndarray  # (m,), expected counts at the pairs for one count of the source
     expected: np.ndarray  # (n,), the same in total
@@ -248,13 +245,13 @@ class _ProfileLikelihood:
     fixed: np.ndarray  # (m,), further expected counts
 
     def _sums(self, values):
-        return sum_groups(self.source, self.weighted * values, len(self.expected))
+        return self.pairs.sum(self.weighted * values, len(self.expected))
 
     def upper_bound(self):
         """Counts (n,) below which the likelihood has the fraction ``_LEVEL`` of its integral."""
         peak = np.zeros(len(self.expected))
-        np.maximum.at(peak, self.source, self.density)
-        close = self._sums(self.density > 0.01 * peak[self.source])
+        np.maximum.at(peak, self.pairs.source, self.density)
+        close = self._sums(self.density > 0.01 * peak[self.pairs.source])
         # more counts than any source has
         largest = 2 * (close + 10) / self.expected
         counts = largest[:, None] * np.append(0.0, np.geomspace(1e-3, 1.0, _N_COUNTS[0] - 1))
@@ -281,8 +278,9 @@ class _ProfileLikelihood:
 
     def _npred(self, logs, counts):
         """Expected counts at the pairs (m,), and those of the components (m, k)."""
-        components = np.exp(logs)[self.source] * self.components
-        npred = counts[self.source] * self.density + self.fixed + components.sum(axis=1)
+        source = self.pairs.source
+        components = np.exp(logs)[source] * self.components
+        npred = counts[source] * self.density + self.fixed + components.sum(axis=1)
         return np.maximum(npred, 1e-30), components
 
     def _newton_step(self, logs, counts):

@@ -39,12 +39,11 @@ def test_containment_radius_is_that_of_p8r3(energy, radius):
     assert KingPSF().containment_radius(0.68, energy) == pytest.approx(radius, rel=0.02)
 
 
-@properties
-@given(st.floats(0.3, 5.5))
-def test_containment_radius_at_low_energy_scales_as_published(energy):
+def test_containment_radius_at_low_energy_scales_as_published():
     # sqrt((0.8 E^-0.8)^2 + 0.06^2) deg; from 6 GeV on it is narrower than the tables
-    found = KingPSF().containment_radius(0.68, energy)
-    assert found == pytest.approx(np.hypot(0.8 * energy**-0.8, 0.06), rel=0.05)
+    energy = np.geomspace(0.3, 5.5, 30)
+    found = [KingPSF().containment_radius(0.68, e) for e in energy]
+    np.testing.assert_allclose(found, np.hypot(0.8 * energy**-0.8, 0.06), rtol=0.05)
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.68, 0.95, 0.99])
@@ -83,12 +82,6 @@ def test_scale_stretches_all_radii():
     assert radii[1] == pytest.approx(2 * radii[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("energy", [0.1, 0.29, 2100.0])
-def test_energies_outside_the_tables_are_refused(energy):
-    with pytest.raises(ValueError, match="covers 0.3-2000 GeV; got energies from .* give a PSF"):
-        KingPSF().containment(0.1, energy)
-
-
 @pytest.fixture(scope="module")
 def table_psf():
     """A `TablePSF` of the built-in PSF."""
@@ -104,12 +97,12 @@ def table_psf():
 def test_table_of_the_built_in_psf_has_its_containment(table_psf):
     psf, radius = KingPSF(), np.geomspace(0.01, 3, 20)
     for energy in (10.0, 14.0, 37.0, 100.0):
-        np.testing.assert_allclose(
-            table_psf.containment(radius, energy), psf.containment(radius, energy), atol=1e-2
-        )
+        found = table_psf.containment(radius, energy)
+        np.testing.assert_allclose(found, psf.containment(radius, energy), atol=1e-2)
         for fraction in (0.3, 0.68, 0.95):
+            expected = psf.containment_radius(fraction, energy)
             assert table_psf.containment_radius(fraction, energy) == pytest.approx(
-                psf.containment_radius(fraction, energy), rel=0.02
+                expected, rel=0.02
             )
 
 
@@ -127,29 +120,30 @@ def test_containment_radius_of_a_table_inverts_its_containment(table_psf, energy
     assert table_psf.containment(radius, energy) == pytest.approx(fraction, abs=1e-6)
 
 
-@pytest.mark.parametrize("energy", [9.9, 101.0])
-def test_energies_outside_a_table_are_refused(table_psf, energy, rng):
+@pytest.mark.parametrize("energy", [0.1, 0.29, 9.9, 101.0, 2100.0])
+def test_energies_outside_the_tables_are_refused(table_psf, energy, rng):
     with pytest.raises(ValueError, match="PSF table covers 10-100 GeV; got energies from"):
         table_psf.sample_offset(np.array([energy]), rng)
+    if not 0.3 < energy < 2000:
+        with pytest.raises(ValueError, match="built-in PSF covers 0.3-2000 GeV; got .* compute it"):
+            KingPSF().containment(0.1, energy)
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"energy": [20.0, 10.0]}, "increasing positive energies"),
-        ({"energy": [10.0]}, "two or more"),
-        ({"angle_deg": [0.0, 2.0, 1.0]}, "3 angles of a PSF table must increase"),
-        ({"angle_deg": [0.1, 0.2, 1.0]}, "increase from 0"),
-        ({"density": np.ones((3, 2))}, r"got the shape \(3, 2\)"),
-        ({"density": -np.ones((2, 3))}, "nowhere negative"),
-        ({"density": np.full((2, 3), np.nan)}, "must be finite"),
-        ({"density": np.zeros((2, 3))}, "photons at every energy"),
-    ],
-)
-def test_senseless_tables_are_refused(changes, match):
+SENSELESS = {
+    "energy": ([20.0, 10.0], [10.0]),
+    "angle_deg": ([0.0, 2.0, 1.0], [0.1, 0.2, 1.0]),
+    "density": (np.ones((3, 2)), -np.ones((2, 3)), np.full((2, 3), np.nan), np.zeros((2, 3))),
+}
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_senseless_tables_are_refused(name):
     table = {"energy": [10.0, 20.0], "angle_deg": [0.0, 1.0, 2.0], "density": np.ones((2, 3))}
-    with pytest.raises(ValueError, match=match):
-        TablePSF(**{name: np.array(value) for name, value in (table | changes).items()})
+    table = {name: np.array(value) for name, value in table.items()}
+    TablePSF(**table)
+    for value in SENSELESS[name]:
+        with pytest.raises(ValueError, match="PSF table must have .* got|photons at every energy"):
+            TablePSF(**table | {name: np.array(value)})
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +154,13 @@ def profiles():
 @pytest.fixture(scope="module")
 def gaussian():
     """A PSF of which everything is known: sigma 0.1 deg at all energies."""
-    angle = np.linspace(0, 1.5, 3000)
-    return TablePSF(
-        np.array([1.0, 3000.0]), angle, np.tile(np.exp(-(angle**2) / (2 * 0.1**2)), (2, 1))
-    )
+    return gaussian_psf(0.1)
+
+
+def gaussian_psf(sigma):
+    angle = np.linspace(0, 15 * sigma, 3000)
+    density = np.exp(-0.5 * (angle / sigma) ** 2)
+    return TablePSF(np.array([1.0, 3000.0]), angle, np.tile(density, (2, 1)))
 
 
 @pytest.mark.parametrize("disc_deg", [0.0, 0.03, 0.3])
@@ -213,25 +210,14 @@ def test_a_pixel_is_as_good_as_its_disc(gaussian):
 
 @properties
 @given(st.integers(0, 4), st.floats(0.02, 3.0))
-def test_derivatives_are_those_of_the_density(energy_bin, offset):
-    profiles = make_profiles(KingPSF(), EDGES)
-    at = np.array([offset**2])
-    bins = np.array([energy_bin])
+def test_derivatives_are_those_of_the_density(profiles, energy_bin, offset):
+    at, bins = np.array([offset**2]), np.array([energy_bin])
     _, gradient, hessian = profiles.density(bins, at)
     step = 0.1 * offset**2
-    low, high = (np.log(profiles.density(bins, at + s)[0]) for s in (-step, step))
-    np.testing.assert_allclose(gradient, (high - low) / (2 * step), rtol=0.05)
-    low, high = (profiles.density(bins, at + s)[1] for s in (-step, step))
-    np.testing.assert_allclose(
-        hessian, (high - low) / (2 * step), rtol=0.3, atol=0.05 * gradient[0] ** 2
-    )
-
-
-def test_single_precision_is_the_same(profiles):
-    offset2 = np.geomspace(1e-6, 4, 50).astype(np.float32)
-    bins = np.arange(50) % 5
-    expected = profiles.density(bins, offset2.astype(float))[0]
-    np.testing.assert_allclose(profiles.densities32(bins, offset2), expected, rtol=2e-3)
+    (low, first, _), (high, last, _) = (profiles.density(bins, at + s) for s in (-step, step))
+    np.testing.assert_allclose(gradient, np.log(high / low) / (2 * step), rtol=0.05)
+    margin = {"rtol": 0.3, "atol": 0.05 * gradient[0] ** 2}
+    np.testing.assert_allclose(hessian, (last - first) / (2 * step), **margin)
 
 
 def test_a_psf_that_begins_too_high_is_refused():
@@ -243,8 +229,8 @@ def test_a_psf_of_this_package_is_taken_as_it_is_and_another_type_is_refused():
     assert psf_of(None, np.eye(3)) == KingPSF()
     psf = KingPSF(1.2)
     assert psf_of(psf, np.eye(3)) is read_psf(psf) is psf
-    with pytest.raises(TypeError, match="got str"):
-        psf_of("psf.fits", np.eye(3))
+    with pytest.raises(TypeError, match="psf must be a path, .* got int"):
+        psf_of(3, np.eye(3))
 
 
 def test_a_kernel_of_gammapy_is_read(gaussian):
@@ -259,10 +245,7 @@ def test_a_kernel_of_gammapy_is_read(gaussian):
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
 def test_effective_area_of_a_gaussian_is_known(sigma):
-    angle = np.linspace(0, 10 * sigma, 2000)
-    density = np.tile(np.exp(-0.5 * (angle / sigma) ** 2), (2, 1))
-    gaussian = TablePSF(np.array([5.0, 5000.0]), angle, density)
-    area = make_profiles(gaussian, EDGES).effective_area()
+    area = make_profiles(gaussian_psf(sigma), EDGES).effective_area()
     np.testing.assert_allclose(area, 4 * np.pi * sigma**2, rtol=0.02)
 
 

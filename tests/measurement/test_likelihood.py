@@ -71,24 +71,6 @@ def test_the_hessian_is_that_of_finite_differences(lonely, number, step):
     assert np.median(np.abs(difference) / scale) < 0.02
 
 
-@pytest.mark.parametrize("factor", [0.9, 1.1])
-def test_other_counts_have_a_lower_likelihood(lonely, factor):
-    likelihood, state, npred_other = lonely
-    trial = likelihood.evaluate(state.parameters * [1, 1, factor, 1])
-    assert np.all(likelihood.gain(state, trial, npred_other) < 1e-6)
-
-
-def test_parts_of_a_likelihood_have_the_states_of_the_whole(lonely):
-    likelihood, state, npred_other = lonely
-    rows = np.array([3, 4, 9])
-    part, pairs = likelihood.select(rows)
-    selected = part.evaluate(state.parameters[rows])
-    np.testing.assert_allclose(selected.npred, state.npred[pairs])
-    whole = likelihood.gradient_and_hessian(state, npred_other)[1]
-    hessian = part.gradient_and_hessian(selected, npred_other[pairs])[1]
-    np.testing.assert_allclose(hessian, whole[rows])
-
-
 def test_two_close_sources_divide_their_photons(rng):
     """A pair 0.25 deg apart, forty times over."""
     lon = np.arange(0.0, 360.0, 9.0)

@@ -25,6 +25,7 @@ from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import power_laws
 from astro_unetloc.maps.photons import DiscFootprint, Photons
+from astro_unetloc.measurement.data import Pairs
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.limits import (
     _ProfileLikelihood,
@@ -57,10 +58,10 @@ def n_above(fraction, n):
 
 
 def limit_of(number, *, background=0.0, efficiency=1.0):
+    pair = Pairs(np.zeros(1, int), *np.zeros((5, 1)))
     return _ProfileLikelihood(
-        source=np.zeros(1, int), weighted=np.array([float(number)]), density=np.ones(1),
-        expected=np.full(1, efficiency), components=np.full((1, 1), 1e-12),
-        total=np.zeros((1, 1)), fixed=np.full(1, background),
+        pair, np.array([float(number)]), np.ones(1), np.full(1, efficiency),
+        np.full((1, 1), 1e-12), np.zeros((1, 1)), np.full(1, background),
     ).upper_bound()[0]  # fmt: skip
 
 
@@ -186,18 +187,6 @@ def test_sqrt_ts_on_much_background_is_the_signal_over_its_noise():
     found = expected_sqrt_ts(np.array([10.0]), fractions, background, profiles)[0]
     noise = np.sqrt(background * profiles.effective_area())
     assert found == pytest.approx(np.sqrt(np.sum((10 * fractions / noise) ** 2)), rel=0.01)
-
-
-def test_sqrt_ts_of_a_single_ring_is_that_of_a_counting_experiment():
-    class Disc:
-        contained = np.array([[0.0, *[1.0] * 8]])
-
-        def rings(self, stride):
-            return np.array([[2.0, 0.0]]), np.array([0.5, 1.0])
-
-    s, b = 7.0, 3.0 * 0.5
-    found = expected_sqrt_ts(np.array([s]), np.ones((1, 1)), np.full((1, 1), 3.0), Disc())
-    assert found[0] == pytest.approx(np.sqrt(2 * ((s + b) * np.log1p(s / b) - s)))
 
 
 def test_the_expected_sqrt_ts_is_what_the_fit_measures_on_average():
