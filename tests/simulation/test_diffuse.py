@@ -186,9 +186,7 @@ def test_lumps_have_their_scatter_and_leave_smooth_components_alone():
     assert np.exp(field).mean() == pytest.approx(1, abs=0.02)
     for name in ("ISOTROPIC", "BUBBLES", "IC", "LOOP"):
         np.testing.assert_array_equal(lumpy.shapes[name], diffuse.shapes[name])
-
-
-def test_no_scatter_changes_nothing_but_rounding():
+    # no scatter changes nothing but rounding
     diffuse = interstellar(nside=16)
     same = perturb(diffuse, np.random.default_rng(3), scatter=0.0, small_scale=0.0)
     for name in diffuse.shapes:
@@ -251,8 +249,7 @@ def test_power_law_of_a_cube_is_integrated_exactly(index):
 def test_index_of_one_is_a_logarithm_and_zero_emits_nothing():
     np.testing.assert_allclose(of_cube([1.0, 10.0], [1.0, 0.1], [1.0, 10.0]), np.log(10))
     low, high = of_cube([1.0, 2.0, 4.0], [1.0, 0.0, 0.0], [1.0, 2.0, 4.0])
-    assert low > 0
-    assert high == 0
+    assert low > high == 0
 
 
 @pytest.mark.parametrize("edges", [[0.1, 5.0], [5.0, 60.0]])
@@ -266,12 +263,9 @@ def test_bins_beyond_the_model_are_refused(edges):
 def test_bins_of_a_range_hold_its_ends_and_the_known_edges_between():
     np.testing.assert_array_equal(energy_bins(10.0, 2000.0), ENERGY_EDGES)
     np.testing.assert_allclose(energy_bins(0.5, 3.0), [0.5, 1.0, 2.0, 3.0])
-
-
-@pytest.mark.parametrize("energies", [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)])
-def test_bins_beyond_what_is_known_are_refused(energies):
-    with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
-        energy_bins(*energies)
+    for energies in [(0.1, 10.0), (10.0, 3000.0), (20.0, 20.0), (30.0, 20.0)]:
+        with pytest.raises(ValueError, match="energies must increase and lie within 0.3-2000 GeV"):
+            energy_bins(*energies)
 
 
 # Cubes and spectra from files
@@ -428,13 +422,10 @@ def test_drawn_photons_are_as_many_as_expected_in_every_bin():
     assert np.all(np.abs(found - expected) < 5 * np.sqrt(expected) + 1e-3 * expected)
 
 
-def test_photons_come_from_wanted_pixels_alone():
+def test_photons_come_from_wanted_pixels_alone_and_follow_the_shape():
     pixels = drawn_pixels(emission(), 1, wanted=np.arange(N_PIXELS) < 100)
     assert len(pixels) > 1000
     assert pixels.max() < 100
-
-
-def test_photons_follow_the_shape():
     pixels = drawn_pixels(emission(np.linspace(0.0, 2.0, N_PIXELS)), 2)
     assert np.mean(pixels >= N_PIXELS // 2) == pytest.approx(0.75, abs=0.02)  # exposure tilts it
 

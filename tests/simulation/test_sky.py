@@ -1,7 +1,5 @@
 """Simulated skies: photons of emission and sources, whole skies, truth, images and cubes."""
 
-import time
-
 import astropy.units as u
 import healpy
 import numpy as np
@@ -70,12 +68,11 @@ def test_photons_per_band_and_latitude_are_those_of_3fhl(real_profile, real_data
 
 def test_diffuse_photons_are_poisson_around_their_expectation():
     diffuse, exposure = interstellar(nside=8), SurveyExposure(0.3)
+    options = {"exposure": exposure, "psf": KingPSF(1e-3), "with_background": True}
     found = []
     for seed in range(60):
-        sky = draw_photons(
-            diffuse, make_sources([], []), exposure=exposure, psf=KingPSF(1e-3),
-            rng=np.random.default_rng(seed), with_background=True,
-        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        sky = draw_photons(diffuse, make_sources([], []), **options, rng=rng)
         found.append(np.histogram(sky.photons.energy, ENERGY_EDGES)[0])
         expected = sky.background.sum(axis=0) * 41252.96 / 768
     found = np.array(found)
@@ -95,13 +92,11 @@ def test_diffuse_photons_follow_the_exposure():
 # Photons of a source
 
 
-def observed(psf_scale=1e-3, seed=0, **source):
+def observed(psf_scale=1e-3, **source):
     """Photons of one source, their sky, and their offsets in degrees."""
     sources = make_sources([30.0], [60.0], **{"flux": 3e-7} | source)
-    sky = draw_photons(
-        NOTHING, sources, exposure=SurveyExposure(), psf=KingPSF(psf_scale),
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    response = {"exposure": SurveyExposure(), "psf": KingPSF(psf_scale)}
+    sky = draw_photons(NOTHING, sources, **response, rng=np.random.default_rng(0))
     return sky, separation_deg(sky.photons.vectors, sources.vectors[0])
 
 
@@ -173,21 +168,16 @@ def test_sky_without_sources_has_the_diffuse_photons_alone(small_sky):
     assert sky_map.n_photons == pytest.approx(expected, abs=6 * np.sqrt(small_sky[0].n_photons))
 
 
-def test_cone_holds_its_photons_and_truth_alone(small_sky):
-    sky_map, truth = small_sky
-    center = vectors_from_lonlat(120.0, 40.0)
-    assert separation_deg(sky_map.events.vectors, center).max() <= 10
-    positions = vectors_from_lonlat(truth["GLON"].to_value("deg"), truth["GLAT"].to_value("deg"))
-    assert separation_deg(positions, center).max() <= 10
-    assert sky_map.covers(center[None])
-    assert not sky_map.covers(-center[None])
-    assert np.all(truth["Npred"] > 0)
-
-
-def test_cone_holds_as_many_photons_as_the_same_part_of_the_whole_sky():
+def test_cone_holds_its_part_of_the_photons_and_sources_of_the_whole_sky():
     part, truth = simulate_sky(years=4.0, rng=3, **SMALL)
+    center = vectors_from_lonlat(60.0, 40.0)
+    assert separation_deg(part.events.vectors, center).max() <= 4
+    positions = vectors_from_lonlat(truth["GLON"].value, truth["GLAT"].value)
+    assert separation_deg(positions, center).max() <= 4
+    assert part.covers(np.array([center, -center])).tolist() == [True, False]
+    assert np.all(truth["Npred"] > 0)
     whole, all_sources = simulate_sky(years=4.0, rng=3)
-    inside = np.sum(separation_deg(whole.events.vectors, vectors_from_lonlat(60.0, 40.0)) <= 4)
+    inside = np.sum(separation_deg(whole.events.vectors, center) <= 4)
     assert abs(part.n_photons - inside) < 4 * np.sqrt(part.n_photons + inside)
     assert set(truth["Source_Name"]) <= set(all_sources["Source_Name"])
 
@@ -195,8 +185,7 @@ def test_cone_holds_as_many_photons_as_the_same_part_of_the_whole_sky():
 def test_sky_below_10_gev_has_its_photons_and_sources():
     sky_map, truth = simulate_sky(energy_range=(1.0, 100.0), years=1.0, **SMALL)
     energy = sky_map.events.energy
-    assert 1.0 <= energy.min() < 1.2
-    assert energy.max() < 100.0
+    assert 1.0 <= energy.min() < 1.2 < energy.max() < 100.0
     assert sky_map.energy_edges.tolist() == [1.0, 100.0]
     assert (truth.meta["FLUXEMIN"], truth.meta["FLUXEMAX"]) == (1.0, 100.0)
     ratio = np.sum(energy > 2) / len(energy)  # about E^-2.4 and a rising exposure
@@ -232,15 +221,6 @@ def test_response_files_are_used(real_data):
 def test_senseless_skies_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         simulate_sky(**options)
-
-
-@pytest.mark.slow
-def test_whole_sky_takes_less_than_twenty_seconds():
-    start = time.perf_counter()
-    sky_map, truth = simulate_sky(rng=0)
-    assert time.perf_counter() - start < 20  # 3 s on two busy cores
-    assert sky_map.n_photons > 400_000
-    assert len(truth) > 10_000
 
 
 # True sources
@@ -326,8 +306,7 @@ def test_cube_holds_the_photons_and_truth_of_its_image():
     counts, wcs, edges, truth = simulate_cube(
         center=(300.0, -30.0), width_deg=8.0, pixel_deg=0.2, years=1.0, rng=2
     )
-    assert counts.shape == (16, 40, 40)
-    assert counts.dtype == np.int32
+    assert (counts.shape, counts.dtype) == ((16, 40, 40), np.int32)
     assert edges[[0, -1]] == pytest.approx([10, 2000])
 
     def inside(lon, lat):

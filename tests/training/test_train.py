@@ -181,11 +181,17 @@ def test_training_stops_when_the_validation_loss_does_not_fall(tmp_path, patch_s
 
 @pytest.mark.slow
 @allow_foreign_warnings
-def test_mixed_precision_gives_a_network_of_single_precision(tmp_path, patch_set):
+def test_mixed_precision_and_another_loss_give_another_network_of_single_precision(
+    tmp_path, patch_set
+):
     import keras
 
-    options = {"epochs": 1, "steps_per_epoch": 1, "mixed_precision": True, **TINY}
-    network = fit_network(patch_set.path, tmp_path / "run", **options)
+    options = {"epochs": 1, "steps_per_epoch": 1, **TINY}
+    plain, network, dice = (
+        fit_network(patch_set.path, tmp_path / "run", **options | more)
+        for more in ({}, {"mixed_precision": True}, {"loss": "dice"})
+    )
+    assert not np.array_equal(plain.get_weights()[0], dice.get_weights()[0])
     assert keras.config.dtype_policy().name == "float32"
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
     assert np.isfinite(history(tmp_path / "run")["loss"]).all()
@@ -202,17 +208,6 @@ def test_trained_network_finds_what_it_was_shown(tmp_path):
     probability = network.predict(inputs, verbose=0)[..., :1]
     assert probability[columns["mask"] == 1].mean() > 0.6
     assert probability[columns["mask"] == 0].mean() < 0.05
-
-
-@pytest.mark.slow
-@allow_foreign_warnings
-def test_another_loss_trains_another_network(tmp_path, patch_set):
-    options = {"epochs": 1, "steps_per_epoch": 1, **TINY}
-    plain, dice = (
-        fit_network(patch_set.path, tmp_path / loss, loss=loss, **options).get_weights()
-        for loss in ("cross-entropy", "dice")
-    )
-    assert not np.array_equal(plain[0], dice[0])
 
 
 def test_input_is_checked_before_anything_is_made(tmp_path):
