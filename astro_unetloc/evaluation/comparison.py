@@ -8,7 +8,7 @@ from astropy.table import QTable
 from astropy.units import Quantity
 
 from astro_unetloc.catalog.table import degrees, glon_glat_vectors, numbers_of
-from astro_unetloc.evaluation.truth import SKIES, Evaluation, combine
+from astro_unetloc.evaluation.truth import SKIES, Evaluation
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index
@@ -201,75 +201,37 @@ class _Tiles(NamedTuple):
     tile: np.ndarray
     n_true: np.ndarray
 
-    def resampled(self, weight, threshold):
-        """`Evaluation` in which each tile is drawn ``weight`` (n_tiles,) times."""
-        n_listed = np.searchsorted(-self.score, -threshold, side="right")
-        rows = np.repeat(np.arange(n_listed), weight[self.tile[:n_listed]])
-        correct, n_true = self.correct[rows], int(self.n_true @ weight)
-        return Evaluation(n_true, self.score[rows], correct, 0, self.offset_deg[rows][correct])
-
-
-def _bootstrap(statistic, n_tiles, level, n_samples, rng):
-    """Value of a statistic (k,) of weights of tiles, and its percentile interval (2, k).
-
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3: the tiles are drawn
-    again with replacement. Samples in which a statistic is unknown are left out.
-    """
-    rng = np.random.default_rng(rng)
-    drawn = rng.integers(0, n_tiles, (n_samples, n_tiles))
-    value = statistic(np.ones(n_tiles, int))
-    samples = np.array([statistic(np.bincount(rows, minlength=n_tiles)) for rows in drawn])
-    interval = np.full((2, len(value)), np.nan)
-    known = np.isfinite(value) & np.isfinite(samples).any(axis=0)
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    interval[:, known] = np.nanquantile(samples[:, known], ends, axis=0)
-    return value, interval
-
-
-def paired_interval(first, second, statistic, *, level=0.95, n_samples=1000, rng=0):
-    """Difference of a score of two finders on the same tiles of the sky, and its interval's ends.
-
-    Each finder has one `Evaluation` per tile; the statistic is a function of that of all tiles.
-    """
-    n_true, other = (np.array([e.n_true for e in tiles], int) for tiles in (first, second))
-    if n_true.tolist() != other.tolist() or not n_true.any():
-        raise InputError(
-            f"expected two finders on the same tiles with true sources; got {len(first)} and "
-            f"{len(second)} tiles with {n_true.sum()} and {other.sum()}; score both on one truth"
-        )
-
-    def difference(weight):
-        if not n_true @ weight:
-            return np.array([np.nan])
-        rows = np.repeat(np.arange(len(weight)), weight)
-        one, other = (statistic(combine([tiles[i] for i in rows])) for tiles in (first, second))
-        return np.array([one - other])
-
-    value, interval = _bootstrap(difference, len(first), level, n_samples, rng)
-    return float(value[0]), *map(float, interval[:, 0])
+    def statistics(self, weight, threshold):
+        """``_STATISTICS`` if each tile is drawn ``weight`` (n_tiles,) times."""
+        scores, n_true = [], int(self.n_true @ weight)
+        for lowest in (-np.inf, threshold):
+            n_listed = np.searchsorted(-self.score, -lowest, side="right")
+            rows = np.repeat(np.arange(n_listed), weight[self.tile[:n_listed]])
+            correct, offset_deg = self.correct[rows], self.offset_deg[rows]
+            scores.append(Evaluation(n_true, self.score[rows], correct, 0, offset_deg[correct]))
+        return [function(*scores) for function in _STATISTICS.values()]
 
 
 def compare(first, second, *, thresholds=(-np.inf, -np.inf), level=0.95, n_samples=1000, rng=0):
     """Differences of the scores of two `TruthMatch` of the same tiles, with bootstrap intervals.
 
-    Completeness, purity and median offset are those of the lists from the two thresholds on.
+    Completeness, purity and median offset are those of the lists from the two thresholds on. The
+    tiles are drawn again with replacement (Efron & Tibshirani 1993, An Introduction to the
+    Bootstrap, section 13.3); samples in which a score is unknown are left out.
     """
-    names = _common_tiles(first, second)
-    rows = []
+    names, rows = _common_tiles(first, second), []
+    drawn = np.random.default_rng(rng).integers(0, len(names), (n_samples, len(names)))
+    weights = [np.bincount(tiles, minlength=len(names)) for tiles in (range(len(names)), *drawn)]
     for sky, limits in SKIES.items():
-        finders = [_tiles_in(matches, names, limits) for matches in (first, second)]
-
-        def statistics(weight, finders=finders):
-            values = []
-            for finder, threshold in zip(finders, thresholds):
-                whole, listed = (finder.resampled(weight, t) for t in (-np.inf, threshold))
-                values.append([f(whole, listed) for f in _STATISTICS.values()])
-            return np.array([*values[0], *values[1], *np.subtract(*values)])
-
-        value, interval = _bootstrap(statistics, len(names), level, n_samples, rng)
-        value, interval = value.reshape(3, -1), interval.reshape(2, 3, -1)[:, 2]
-        for name, values, low, high in zip(_STATISTICS, value.T, *interval):
-            rows.append((sky, name, *values, low, high, bool(low > 0 or high < 0)))
+        pairs = [(_tiles_in(m, names, limits), t) for m, t in zip((first, second), thresholds)]
+        scores = np.array([[tiles.statistics(w, t) for tiles, t in pairs] for w in weights])
+        differences = scores[:, 0] - scores[:, 1]
+        for name, values, (value, *samples) in zip(_STATISTICS, scores[0].T, differences.T):
+            samples = np.array(samples)[np.isfinite(samples)]
+            low = high = np.nan
+            if np.isfinite(value) and len(samples):
+                low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+            rows.append((sky, name, *values, value, low, high, bool(low > 0 or high < 0)))
     columns = ("Sky", "Statistic", "First", "Second", "Difference", "Low", "High", "Significant")
     return score_table(
         "Comparison",

@@ -69,7 +69,8 @@ def evaluate(
     (0.5, 0.5)
     """
     matches = match_truth(catalog, truth, radius_deg=radius_deg)
-    return matches.evaluation(min_latitude=min_latitude, max_latitude=max_latitude, region=region)
+    matches = matches if region is None else matches.inside(region)
+    return matches.evaluation(min_latitude=min_latitude, max_latitude=max_latitude)
 
 
 def found_scores(catalog, truth, *, brightest=False):

@@ -161,13 +161,15 @@ class TruthMatch:
         low, high = limits
         return [(b >= low) & (b < high) for b in (self.latitude, self.true_latitude)]
 
-    def evaluation(self, *, min_latitude=0.0, max_latitude=np.inf, region=None):
-        """Scores of a region of the sky; the parameters are those of `astro_unetloc.evaluate`."""
+    def inside(self, region):
+        """Matches of the sources of a region, see `astro_unetloc.evaluate`."""
+        vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
+        vectors = _replaced(vectors, self.true_row, true_vectors)
+        return self.take(*(np.flatnonzero(region(v)) for v in (vectors, true_vectors)))
+
+    def evaluation(self, *, min_latitude=0.0, max_latitude=np.inf):
+        """Scores of a range of latitude; the parameters are those of `astro_unetloc.evaluate`."""
         inside, true_inside = self.in_latitudes((min_latitude, max_latitude))
-        if region is not None:
-            vectors, true_vectors = (glon_glat_vectors(t) for t in (self.catalog, self.truth))
-            inside &= region(_replaced(vectors, self.true_row, true_vectors))
-            true_inside &= region(true_vectors)
         _, score, correct, offset_deg = self.ranked(inside)
         n_true = int(np.sum(true_inside & self.is_class("counted")))
         n_ignored = int(np.sum(inside & ~self.is_listed))

@@ -13,15 +13,12 @@ from astro_unetloc.evaluation.comparison import (
     comparison_lines,
     measurement_errors,
     offset_over_ellipse,
-    paired_interval,
     true_flux,
     true_index,
 )
-from astro_unetloc.evaluation.metrics import evaluate
-from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
+from astro_unetloc.evaluation.truth import SKIES, combine, join_matches, match_truth
 
 FLUX = u.Unit("ph cm-2 s-1")
-TWO = make_truth([0, 10], [0, 0])
 
 # Two catalogues
 
@@ -84,7 +81,12 @@ def test_intervals_are_those_of_the_bootstrap_of_evaluations(thresholds):
             for matches, threshold in zip(both, (0, 0) if of_all else thresholds):
                 parts = by_tile(matches.select(threshold)).values()
                 tiles.append([p.evaluation(min_latitude=low, max_latitude=high) for p in parts])
-            expected = paired_interval(*tiles, of, n_samples=40, rng=3)
+            drawn = np.random.default_rng(3).integers(0, 12, (40, 12))
+            difference, *samples = (
+                np.subtract(*(of(combine([finder[i] for i in rows])) for finder in tiles))
+                for rows in (range(12), *drawn)
+            )
+            expected = [difference, *np.quantile(samples, [0.025, 0.975])]
             row = values(table, sky, statistic)
             found = [row[name] for name in ("Difference", "Low", "High")]
             np.testing.assert_allclose(found, expected, atol=1e-10, err_msg=f"{sky} {statistic}")
@@ -139,25 +141,20 @@ def test_other_truth_or_a_single_tile_is_refused():
     alone = match_truth(make_catalog([0], [0]), make_truth([0], [0]))
     with pytest.raises(ValueError, match="got 1 and 1 sources in 1 tiles"):
         compare(alone, alone)
-    tiles = [evaluate(make_catalog([0], [0]), TWO)] * 3
-    with pytest.raises(ValueError, match="on the same tiles .*; got 3 and 2 tiles"):
-        paired_interval(tiles, tiles[:2], None)
-    with pytest.raises(ValueError, match="got 0 and 0 tiles with 0 and 0; score both"):
-        paired_interval([], [], None)
 
 
 def test_interval_is_that_of_the_mean(rng):
     # of tiles with one source each the completeness is a mean; so is the difference
-    first, second = (rng.random(400) < chance for chance in (0.8, 0.6))
-    kinds = [evaluate(make_catalog([0] * n, [0] * n), TWO[:1]) for n in (0, 1)]
-    tiles = [[kinds[found] for found in finder.astype(int)] for finder in (first, second)]
-    difference, low, high = paired_interval(
-        *tiles, STATISTICS["completeness"], level=0.68, n_samples=400
-    )
-    each = first.astype(float) - second
-    assert difference == pytest.approx(each.mean())
-    assert (high - low) / 2 == pytest.approx(each.std() / 20, rel=0.1)
-    assert low < difference < high
+    finders = [rng.random(400) < chance for chance in (0.8, 0.6)]
+    lon = np.linspace(0, 359, 400)
+    tile = lambda vectors: np.arctan2(vectors[:, 1], vectors[:, 0]).round(5)  # noqa: E731
+    truth = make_truth(lon, lon * 0)
+    both = [match_truth(make_catalog(lon[f], lon[f] * 0), truth, tile=tile) for f in finders]
+    row = values(compare(*both, level=0.68, n_samples=400), "all sky", "completeness")
+    each = finders[0].astype(float) - finders[1]
+    assert row["Difference"] == pytest.approx(each.mean())
+    assert (row["High"] - row["Low"]) / 2 == pytest.approx(each.std() / 20, rel=0.1)
+    assert row["Low"] < row["Difference"] < row["High"]
 
 
 # Measured and true values
