@@ -24,9 +24,8 @@ from options import options_of
 from tqdm import tqdm
 
 from astro_unetloc.catalog.table import degrees, numbers
-from astro_unetloc.evaluation.comparison import paired_interval
-from astro_unetloc.evaluation.metrics import evaluate
-from astro_unetloc.evaluation.truth import combine
+from astro_unetloc.evaluation import comparison
+from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons, bin_photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
@@ -41,10 +40,10 @@ LOW_LATITUDE = 10.0
 # map, to which a pixel costs time, still looks: matches reach over by 0.3 deg.
 MARGIN_DEG = 0.5
 SEARCH_DEG = 0.45
-BANDS = {"all sky": (0.0, 91.0), "|b|>10": (10.0, 91.0), "|b|<10": (0.0, 10.0)}
+BANDS = dict(zip(("all sky", "|b|>10", "|b|<10"), SKIES))
 STATISTICS = {
     "average precision": lambda scores: scores.average_precision,
-    "completeness": lambda scores: scores.completeness_at(0.95)[0],
+    "completeness at 95 % purity": lambda scores: scores.completeness_at(0.95)[0],
 }
 PEERS = ["network", "ts-true", "ts-fit", "dao", "log"]
 
@@ -164,23 +163,22 @@ def run_peer_everywhere(name, chosen, sky_of, settings):
 
 
 def score_patches(found, sky_of, chosen):
-    """Evaluations of the patches, one list for each of ``BANDS``."""
-    scores = {name: [] for name in BANDS}
+    """Matches of the patches, each of which is a tile."""
+    parts = []
     for number, (sky, patch) in enumerate(chosen):
         truth = sky_of(sky).truth
         lon, lat, score = found.rows[found.rows[:, 0] == number, 1:].T
         catalog = QTable({"GLON": lon, "GLAT": lat, "Score": score})
         away = vectors_from_lonlat(truth["GLON"].value, truth["GLAT"].value)
         near = separation_deg(away, GRID.centers[patch]) < 9.0
-        for name, (low, high) in BANDS.items():
-            limits = {"min_latitude": low, "max_latitude": high, "region": counted_region(patch)}
-            scores[name].append(evaluate(catalog, truth[near], **limits))
-    return scores
+        matches = match_truth(catalog, truth[near], tile=f"{sky}/{patch}")
+        parts.append(matches.inside(counted_region(patch)))
+    return join_matches(parts)
 
 
 def print_table(scores, seconds):
     """Print one row for each finder, then the differences of the network to the TS maps."""
-    whole = {name: {b: combine(e) for b, e in bands.items()} for name, bands in scores.items()}
+    whole = {name: dict(zip(BANDS, m.by_sky().values())) for name, m in scores.items()}
     first = next(iter(whole.values()))
     print("true sources with 8 or more expected photons:", end=" ")
     print(", ".join(f"{band} {e.n_true}" for band, e in first.items()))
@@ -192,30 +190,31 @@ def print_table(scores, seconds):
             "".join(f"{statistic(e):9.3f}" for e in bands.values())
             for statistic in STATISTICS.values()
         )
-        offsets = bands["all sky"].offset_deg
-        offset = np.median(offsets) if len(offsets) else np.nan
-        listed = f"{bands['all sky'].completeness:7.3f}  {offset:.4f} {np.mean(seconds[name]):9.3f}"
+        e, spent = bands["all sky"], np.mean(seconds[name])
+        listed = f"{e.completeness:7.3f}  {e.median_offset_deg:.4f} {spent:9.3f}"
         print(f"{name:8} {ap} {complete} {listed}")
     for name in (n for n in ("ts-true", "ts-fit") if {"network", n} <= scores.keys()):
         print(f"network - {name}, 95 % interval of 1000 paired bootstraps over patches")
+        differences = comparison.compare(scores["network"], scores[name])
         for band in (b for b, e in first.items() if e.n_true):
-            pair = scores["network"][band], scores[name][band]
+            rows = differences[differences["Sky"] == BANDS[band]]
             cells = [
-                "{} {:+.3f} ({:+.3f} to {:+.3f})".format(title, *paired_interval(*pair, statistic))
-                for title, statistic in STATISTICS.items()
+                "{} {:+.3f} ({:+.3f} to {:+.3f})".format(*row)
+                for row in rows.iterrows("Statistic", "Difference", "Low", "High")
+                if row[0] in STATISTICS
             ]
             print(f"{band:8} {'   '.join(cells)}")
 
 
 def draw_curves(scores):
-    """Figure of purity against completeness, as the threshold falls, in each of ``BANDS``."""
+    """Figure of purity against completeness, as the threshold falls, in each part of the sky."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, len(BANDS), sharey=True)
-    for axes, band in zip(panels, BANDS):
-        for name, parts in scores.items():
-            whole = combine(parts[band])
+    for axes, (band, sky) in zip(panels, BANDS.items()):
+        for name, matches in scores.items():
+            whole = matches.by_sky()[sky]
             found = np.cumsum(whole.correct)
             purity = found / np.arange(1, len(found) + 1)
             axes.plot(found / max(whole.n_true, 1), purity, lw=2 if name == "network" else 1,
@@ -228,7 +227,7 @@ def draw_curves(scores):
 
 
 def compare(options):
-    """Evaluations and seconds of each finder."""
+    """Matches and seconds of each finder."""
     chosen = choose_patches(options.patches, options.skies, np.random.default_rng(options.seed))
     names = ("skies", "patches", "seed", "years", "variant")
     settings = {name: getattr(options, name) for name in names}

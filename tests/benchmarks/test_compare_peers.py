@@ -58,11 +58,11 @@ def table(compare, arguments, capsys):
 
 @pytest.fixture
 def small_run(compare, sky, monkeypatch):
-    """A run on one patch of the small sky."""
+    """A run on one patch of the small sky, which stands for two skies."""
     center = SkyCoord(0 * u.deg, -4.8 * u.deg, frame="galactic")
     monkeypatch.setattr(compare, "SEARCH_DEG", -2.5)
     monkeypatch.setattr(compare, "make_sky", lambda *_, **__: sky)
-    monkeypatch.setattr(compare, "choose_patches", lambda *_: np.array([[0, PATCH]]))
+    monkeypatch.setattr(compare, "choose_patches", lambda *_: np.array([[0, PATCH], [1, PATCH]]))
     monkeypatch.setattr(compare, "detect", partial(detect, region=(center, 6 * u.deg)))
     return compare
 
@@ -170,15 +170,15 @@ def test_source_counts_in_one_patch_at_most(compare, rng):
 def test_nothing_found_scores_zero(compare, sky):
     found = compare.Found(np.zeros((0, 4)), np.zeros(1))
     scores = compare.score_patches(found, lambda _: sky, np.array([[0, PATCH]]))
-    assert [scores[band][0].n_true for band in compare.BANDS] == [3, 0, 3]
-    assert scores["all sky"][0].average_precision == 0
+    assert [evaluation.n_true for evaluation in scores.by_sky().values()] == [3, 0, 3]
+    assert scores.evaluation().average_precision == 0
 
 
 def test_table_has_a_row_for_each_finder(small_run, capsys):
     pytest.importorskip("photutils")
     arguments = ["--peers", "network", "ts-true", "dao", "--patches", "1", "--skies", "1"]
     lines = table(small_run, arguments, capsys).splitlines()
-    assert "all sky 3, |b|>10 0, |b|<10 3" in lines[0]
+    assert "all sky 6, |b|>10 0, |b|<10 6" in lines[0]
     assert [line.split()[0] for line in lines[3:6]] == ["network", "ts-true", "dao"]
     assert [line.split()[1] for line in lines[3:6]] == ["1.000", "1.000", "1.000"]
     assert "+0.000 (+0.000 to +0.000)" in lines[7]
