@@ -4,6 +4,7 @@ One formula holds for all three, with parameters that are zero where a kind does
 that functions work on arrays of sources.
 """
 
+import warnings
 from copy import copy
 from dataclasses import dataclass, fields, replace
 
@@ -12,6 +13,7 @@ from scipy.special import exprel
 
 from astro_unetloc.exceptions import InputError
 
+INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"  # of the official models of diffuse emission
 # Inside an energy bin of a map the photons are assumed to follow E ** -PHOTON_INDEX.
 PHOTON_INDEX = 2.4
 
@@ -22,6 +24,8 @@ KINDS = ("PowerLaw", "LogParabola", "PLSuperExpCutoff2")
 _N_NODES = 48
 # Gauss-Legendre nodes in ln E inside one bin.
 _N_BIN_NODES = 4
+# How far a spectrum is extrapolated beyond its ends: the official models end at 0.5-0.9 TeV.
+_MAX_EXTRAPOLATION = 5.0
 # Steps in ln E within which a spectrum is drawn as a power law.
 _N_STEPS = 160
 
@@ -247,3 +251,71 @@ def fitted_index(spectra, emin, emax, *, weight):
         _, mean, variance, _ = power_law.moments(index)
         index = np.clip(index + np.clip((mean - logs) / variance, -0.5, 0.5), 0.0, 12.0)
     return index
+
+
+# Intensities in bins. gammapy's TemplateSpectralModel.integral differs by up to 5e-5, and handles
+# one spectrum at a time and none that touches zero.
+
+
+def integrate_intensity(energy, intensity, edges):
+    """Integrals over bins (n_bins + 1 edges in GeV) of intensities (m, ...) at m energies, yielded.
+
+    Between two energies, and beyond the ends, the intensity is a power law; where one of two is
+    zero, energy times intensity is a straight line in log energy.
+    """
+    low, high = energy[0] / _MAX_EXTRAPOLATION, energy[-1] * _MAX_EXTRAPOLATION
+    if edges[0] < low or edges[-1] > high:
+        raise InputError(
+            f"a model from {energy[0]:g} to {energy[-1]:g} GeV cannot be continued to bins from "
+            f"{edges[0]:g} to {edges[-1]:g} GeV; give one that covers them"
+        )
+    for start, stop in zip(edges[:-1], edges[1:]):
+        inside = energy[(energy > start) & (energy < stop)]
+        nodes = np.concatenate([[start], inside, [stop]])
+        values = [_intensity_at(energy, intensity, node) for node in nodes]
+        yield sum(_segment(*pair) for pair in zip(nodes[:-1], nodes[1:], values[:-1], values[1:]))
+
+
+def _intensity_at(energy, intensity, node):
+    """Intensity at one energy: a power law through the two around it or nearest to it."""
+    row = int(np.clip(np.searchsorted(energy, node) - 1, 0, len(energy) - 2))
+    weight = np.log(node / energy[row]) / np.log(energy[row + 1] / energy[row])
+    below, above = (np.asarray(intensity[row + step], dtype=float) for step in (0, 1))
+    positive = (below > 0) & (above > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        power = below * (above / below) ** weight
+    return np.where(positive, power, np.maximum(below + weight * (above - below), 0.0))
+
+
+def _segment(start, stop, at_start, at_stop):
+    """Integral of a power law between two energies."""
+    log_step = np.log(stop / start)
+    first, last = at_start * start, at_stop * stop
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.log(last / first)
+        integral = (last - first) / slope
+    # a slope near zero is a straight line, and so is what touches zero
+    usable = np.isfinite(slope) & (np.abs(slope) > 1e-6)
+    return log_step * np.where(usable, integral, (first + last) / 2)
+
+
+def read_isotropic(path):
+    """Energies (m,) in GeV and intensities in ph cm-2 s-1 sr-1 GeV-1 of the official text format.
+
+    Its three columns are energy in MeV, intensity in ph cm-2 s-1 sr-1 MeV-1, and its error.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # an empty file is refused below
+            energy, intensity, _ = np.loadtxt(path, ndmin=2, encoding="utf-8", unpack=True)
+        if len(energy) < 2 or not np.all(np.isfinite([energy, intensity])):
+            raise ValueError("expected two rows or more of finite numbers")
+        if energy[0] <= 0 or np.any(np.diff(energy) <= 0) or np.any(intensity <= 0):
+            raise ValueError("expected increasing, positive energies and positive intensities")
+    except FileNotFoundError as err:
+        raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
+    except ValueError as err:
+        raise InputError(
+            "an isotropic spectrum has three columns: increasing energies in MeV, intensities in "
+            f"ph cm-2 s-1 sr-1 MeV-1 and their errors; {path}: {err}; give the official text file"
+        ) from err
+    return energy / 1e3, intensity * 1e3

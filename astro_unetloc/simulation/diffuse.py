@@ -5,7 +5,6 @@ Loop I) or read from files. Spectra are integrated over energy bins by power law
 energies, and turned into expected densities of photons or into random photons.
 """
 
-import warnings
 from dataclasses import dataclass, field
 
 import healpy
@@ -14,7 +13,12 @@ import numpy as np
 from astro_unetloc.cubes import check_smooth, find_map, is_map, read_sky_map, values_at
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.spectra import draw_energy
+from astro_unetloc.irf.spectra import (
+    INTENSITY_UNIT,
+    draw_energy,
+    integrate_intensity,
+    read_isotropic,
+)
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
 
@@ -83,10 +87,7 @@ _LOW_RATIO = {
 
 _SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")  # components without lumps
 
-_INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"
 _MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
-# How far a spectrum is extrapolated beyond its ends: the official models end at 0.5-0.9 TeV.
-_MAX_EXTRAPOLATION = 5.0
 
 # Loop I is a shell around this Galactic direction with this outer radius (Berkhuijsen et al. 1971,
 # A&A 14, 252); the bubbles are two ellipses (arXiv:1407.7905) that meet at the centre.
@@ -142,7 +143,7 @@ class Diffuse:
             if edges[0] < ENERGY_EDGES[0] * (1 - 1e-6) and name in self.low:
                 intensity, known = np.concatenate([self.low[name], intensity]), _ALL_EDGES
             yield name, shape, _rebin_intensity(intensity, known, edges)
-        planes = () if self.cube is None else _integrate_intensity(*self.cube, edges)
+        planes = () if self.cube is None else integrate_intensity(*self.cube, edges)
         for number, plane in enumerate(planes):
             mean = plane.mean()
             shape = plane / mean if mean > 0 else np.ones(len(plane))
@@ -194,9 +195,9 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
         for name, values in intensity.items()
     }
     if isotropic is not None:
-        spectrum = _read_isotropic(isotropic)
+        spectrum = read_isotropic(isotropic)
         for target, edges in ((intensity, ENERGY_EDGES), (low, LOW_ENERGY_EDGES)):
-            target["ISOTROPIC"] = np.array(list(_integrate_intensity(*spectrum, edges)))
+            target["ISOTROPIC"] = np.array(list(integrate_intensity(*spectrum, edges)))
     return Diffuse(nside, shapes, intensity, low, cube, galaxy)
 
 
@@ -298,52 +299,6 @@ def _points_inside(nside, pixels, rng):
     fine = healpy.ring2nest(nside, pixels).astype(np.int64) * 4**10
     fine += rng.integers(0, 4**10, len(pixels))
     return np.stack(healpy.pix2vec(nside * 2**10, fine, nest=True), axis=-1)
-
-
-# Intensities in bins. gammapy's TemplateSpectralModel.integral differs by up to 5e-5, and handles
-# one spectrum at a time and none that touches zero.
-
-
-def _integrate_intensity(energy, intensity, edges):
-    """Integrals over bins (n_bins + 1 edges in GeV) of intensities (m, ...) at m energies, yielded.
-
-    Between two energies, and beyond the ends, the intensity is a power law; where one of two is
-    zero, energy times intensity is a straight line in log energy.
-    """
-    low, high = energy[0] / _MAX_EXTRAPOLATION, energy[-1] * _MAX_EXTRAPOLATION
-    if edges[0] < low or edges[-1] > high:
-        raise InputError(
-            f"a model from {energy[0]:g} to {energy[-1]:g} GeV cannot be continued to bins from "
-            f"{edges[0]:g} to {edges[-1]:g} GeV; give one that covers them"
-        )
-    for start, stop in zip(edges[:-1], edges[1:]):
-        inside = energy[(energy > start) & (energy < stop)]
-        nodes = np.concatenate([[start], inside, [stop]])
-        values = [_intensity_at(energy, intensity, node) for node in nodes]
-        yield sum(_segment(*pair) for pair in zip(nodes[:-1], nodes[1:], values[:-1], values[1:]))
-
-
-def _intensity_at(energy, intensity, node):
-    """Intensity at one energy: a power law through the two around it or nearest to it."""
-    row = int(np.clip(np.searchsorted(energy, node) - 1, 0, len(energy) - 2))
-    weight = np.log(node / energy[row]) / np.log(energy[row + 1] / energy[row])
-    below, above = (np.asarray(intensity[row + step], dtype=float) for step in (0, 1))
-    positive = (below > 0) & (above > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        power = below * (above / below) ** weight
-    return np.where(positive, power, np.maximum(below + weight * (above - below), 0.0))
-
-
-def _segment(start, stop, at_start, at_stop):
-    """Integral of a power law between two energies."""
-    log_step = np.log(stop / start)
-    first, last = at_start * start, at_stop * stop
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.log(last / first)
-        integral = (last - first) / slope
-    # a slope near zero is a straight line, and so is what touches zero
-    usable = np.isfinite(slope) & (np.abs(slope) > 1e-6)
-    return log_step * np.where(usable, integral, (first + last) / 2)
 
 
 def _rebin_intensity(intensity, edges, new_edges):
@@ -516,11 +471,11 @@ def _read_template_cube(path, nside):
     hdus, _ = open_fits(path)
     with hdus:
         hdu = find_map(hdus, "", what, path)
-        cube = read_sky_map(hdus, hdu, what=what, unit=_INTENSITY_UNIT)
+        cube = read_sky_map(hdus, hdu, what=what, unit=INTENSITY_UNIT)
     if not cube.geom.axes or cube.geom.axes[0].nbin < 2:
         raise InputError(f"{what} needs two or more energies; got one in {path}")
     check_smooth(cube, what)
-    energy, unit = cube.geom.axes[0].center.to_value("GeV"), cube.unit.to(_INTENSITY_UNIT)
+    energy, unit = cube.geom.axes[0].center.to_value("GeV"), cube.unit.to(INTENSITY_UNIT)
     pixel_deg = np.min(cube.geom.to_image().pixel_scales.to_value("deg"))
     # every small pixel of the cube must count: several points in each pixel of the result
     size_deg = np.degrees(np.sqrt(np.pi / 3)) / nside
@@ -542,25 +497,3 @@ def _read_template_cube(path, nside):
     if fraction < 0.999:
         warn(f"{path} covers {100 * fraction:.2g} % of the sky; nothing else of the sky emits")
     return energy, values
-
-
-def _read_isotropic(path):
-    """Energies (m,) in GeV and intensities in ph cm-2 s-1 sr-1 GeV-1 of the official text format.
-
-    Its three columns are energy in MeV, intensity in ph cm-2 s-1 sr-1 MeV-1, and its error.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # an empty file is refused below
-            energy, intensity, _ = np.loadtxt(path, ndmin=2, encoding="utf-8", unpack=True)
-        if len(energy) < 2 or not np.all(np.isfinite([energy, intensity])):
-            raise ValueError("expected two rows or more of finite numbers")
-        if energy[0] <= 0 or np.any(np.diff(energy) <= 0) or np.any(intensity <= 0):
-            raise ValueError("expected increasing, positive energies and positive intensities")
-    except FileNotFoundError as err:
-        raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
-    except ValueError as err:
-        raise InputError(
-            "an isotropic spectrum has three columns: increasing energies in MeV, intensities in "
-            f"ph cm-2 s-1 sr-1 MeV-1 and their errors; {path}: {err}; give the official text file"
-        ) from err
-    return energy / 1e3, intensity * 1e3
