@@ -308,7 +308,12 @@ def make_patch_set(
         file cannot be written or a worker died; finished skies are kept.
     """
     rule, band_edges = label_rule or TrainingConfig(), tuple(map(float, band_edges))
-    n_skies = _number_of_skies(n_skies, folders, template)
+    if isinstance(folders, str) or folders and (template or n_skies not in (None, len(folders))):
+        raise InputError(
+            f"folders must be a list, of one folder for each sky, and stand instead of a template; "
+            f"got {folders!r}, {n_skies} skies and template {template}; give the folders alone"
+        )
+    n_skies = (len(folders) or 60) if n_skies is None else n_skies
     _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
     path, parts = Path(path), Path(f"{path}.parts")
     check_output(path, overwrite=True)
@@ -341,19 +346,6 @@ def make_patch_set(
     join_patch_sets(joined, parts / "joined.h5", overwrite=True)
     os.replace(parts / "joined.h5", path)
     shutil.rmtree(parts)
-
-
-def _number_of_skies(n_skies, folders, template):
-    if not folders:
-        return 60 if n_skies is None else n_skies
-    if isinstance(folders, str):
-        raise InputError(f"folders must be a list; got {folders!r}; put it in brackets")
-    if template or n_skies not in (None, len(folders)):
-        raise InputError(
-            f"expected as many skies as folders, and no template; got {n_skies} skies, "
-            f"{len(folders)} folders and template {template}; give the folders alone"
-        )
-    return len(folders)
 
 
 def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule):

@@ -457,8 +457,9 @@ def test_patch_set_of_folders_holds_what_they_hold(image, whole_sky, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_skies": 2}, "as many skies as folders"),
-        ({"template": "t.fits"}, "no template"),
+        ({"n_skies": 2}, "one folder for each sky, .*, 2 skies and template None"),
+        ({"template": "t.fits"}, "instead of a template; got .* and template t.fits"),
+        ({"folders": "sky"}, "folders must be a list, .*; got 'sky'"),
         ({"band_edges": (5, 20, 100)}, "expected cubes of 5-100 GeV, the bands of the set"),
     ],
 )
