@@ -99,24 +99,21 @@ def patch_code(seed, number):
     return f"sky{seed:06d}-p{number:03d}"
 
 
-def check_codes(codes, seeds):
-    """Raise an error unless the codes are those of patches of the skies."""
-    n_patches = PatchGrid().n_patches
-    known = [patch_code(seed, number) for seed in seeds for number in range(n_patches)]
-    unknown = set(codes) - set(known)
-    if unknown:
+def chosen_patches(seeds, n, codes=()):
+    """Ascending numbers of n patches of each sky, drawn by its seed, and of those with a code."""
+    n_patches, chosen = PatchGrid().n_patches, {}
+    known = {patch_code(seed, i): (seed, i) for seed in seeds for i in range(n_patches)}
+    if unknown := set(codes) - set(known):
+        first, *_, last = known
         raise InputError(
-            f"expected code names such as {known[0]} to {known[-1]}; got {min(unknown)!r}; name "
-            "patches of the skies"
+            f"expected code names such as {first} to {last}; got {min(unknown)!r}; name patches of "
+            "the skies"
         )
-
-
-def chosen_patches(seed, n, codes=()):
-    """Ascending numbers of n patches drawn by the seed of the sky, and of those with a code."""
-    n_patches = PatchGrid().n_patches
-    drawn = np.random.default_rng([20270, seed]).permutation(n_patches)[:n]
-    named = [i for i in range(n_patches) if patch_code(seed, i) in set(codes)]
-    return np.union1d(drawn, named).astype(int)
+    for seed in seeds:
+        drawn = np.random.default_rng([20270, seed]).permutation(n_patches)[:n]
+        named = [known[code][1] for code in codes if known[code][0] == seed]
+        chosen[seed] = np.union1d(drawn, named).astype(int)
+    return chosen
 
 
 def search_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **options):

@@ -88,8 +88,8 @@ def run_on_skies(
     """
     runner, seeds = _Runner(model, baseline, threshold, checkpoints, overwrite), list(seeds)
     edges = predictions.narrowed(runner.model.band_edges, energy_range)
-    predictions.check_codes(codes, seeds)
     per_sky = -(-n_patches // len(seeds))
+    numbers = predictions.chosen_patches(seeds, per_sky, codes)
     sky = {"years": float(years), "pixel_deg": GridConfig().pixel_deg}
     if template:
         digest = hashlib.sha256(Path(template).read_bytes()).hexdigest()
@@ -100,10 +100,8 @@ def run_on_skies(
         predictions.search_sky, years=float(years), template=template, variant=variant,
         band_edges=edges, progress=progress,
     )  # fmt: skip
-    jobs = {}
-    for seed in seeds:
-        numbers = predictions.chosen_patches(seed, per_sky, codes) if checkpoints else ()
-        jobs[f"sky{seed:06d}"] = partial(search, runner.model, seed, numbers=numbers)
+    kept = numbers if checkpoints else dict.fromkeys(seeds, ())
+    jobs = {f"sky{s:06d}": partial(search, runner.model, s, numbers=kept[s]) for s in seeds}
     about = sky | {"patches_per_sky": per_sky, "codes": list(codes)}
     empty, other, matches = None, None, runner.run(jobs, about, joined=True)
     if source_free:

@@ -16,7 +16,7 @@ from astro_unetloc import find_sources, read_catalog
 from astro_unetloc.evaluation import predictions as evaluation_predictions
 from astro_unetloc.evaluation import report as evaluation_report
 from astro_unetloc.evaluation.metrics import evaluate
-from astro_unetloc.evaluation.predictions import check_codes
+from astro_unetloc.evaluation.predictions import chosen_patches
 from astro_unetloc.training import make as training_make
 
 DATA = Path(astro_unetloc.__file__).parent / "data"
@@ -242,7 +242,7 @@ def test_interrupted_evaluation_is_resumed_and_a_finished_one_is_kept(
 
 def test_code_in_the_help_is_on_the_first_sky(run):
     stdout = run("evaluate", "--help")[1]
-    check_codes(re.findall("sky[0-9]+-p[0-9]+", stdout), [2000])
+    chosen_patches([2000], 0, re.findall("sky[0-9]+-p[0-9]+", stdout))
     assert "such as sky002000-p123" in " ".join(stdout.split())
 
 

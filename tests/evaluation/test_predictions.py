@@ -15,7 +15,6 @@ from astro_unetloc.evaluation import predictions as predictions_module
 from astro_unetloc.evaluation.predictions import (
     _sky_patches,
     check_bands,
-    check_codes,
     chosen_patches,
     chosen_rows,
     join_predictions,
@@ -115,17 +114,16 @@ def test_mask_is_a_disc_around_what_should_be_found_where_the_probability_is_hig
 
 
 def test_patches_are_drawn_by_the_seed_and_named_ones_kept():
-    drawn = chosen_patches(5, 30)
-    assert (len(drawn), len(chosen_patches(5, 5000))) == (30, 768)
-    np.testing.assert_array_equal(drawn, chosen_patches(5, 30))
-    assert set(drawn) != set(chosen_patches(6, 30))
-    other = next(i for i in range(768) if i not in drawn)
-    codes = [patch_code(5, other), patch_code(6, other - 1)]
-    assert set(chosen_patches(5, 30, codes=codes)) == {*drawn.tolist(), other}
-    check_codes(["sky000005-p000", "sky000006-p767"], [5, 6])
+    drawn, other = chosen_patches([5, 6], 30).values()
+    assert (len(drawn), len(chosen_patches([5], 5000)[5])) == (30, 768)
+    np.testing.assert_array_equal(drawn, chosen_patches([5], 30)[5])
+    assert set(drawn) != set(other)
+    number = next(i for i in range(768) if i not in drawn)
+    named = chosen_patches([5, 6], 30, codes=[patch_code(5, number), "sky000006-p767"])
+    assert set(named[5]) == {*drawn.tolist(), number}
     message = "such as sky000005-p000 to sky000006-p767; got 'sky000007-p000'; name patches"
     with pytest.raises(ValueError, match=message):
-        check_codes(["sky000005-p000", "sky000007-p000"], [5, 6])
+        chosen_patches([5, 6], 30, codes=["sky000005-p000", "sky000007-p000"])
 
 
 def few_photons(**options):
