@@ -321,7 +321,7 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
     if not bands[:, 0].any():
         low, high = sky_map.energy_edges[[0, -1]]
         ends = f"{band_edges[0]:g}-{band_edges[-1]:g} GeV; got a map of {low:g}-{high:g} GeV"
-        raise InputError(f"expected energies in the model's range {ends}; choose another model")
+        raise InputError(f"expected energies within the model's range {ends}; choose another model")
     if sky_map.events is None:
         _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)
