@@ -49,6 +49,7 @@ class Run:
     patches: Patches
     probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
     n_failed: int  # patches for which the network returned no finite probability
+    background_norm: float | None  # fitted factor of the background of the map, if it has one
     sources: object  # QTable of all sources above the threshold, also those outside the region
 
     @cached_property
@@ -77,6 +78,8 @@ class Run:
             if edges is not None and len(edges):
                 keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
         keywords["NFAILED"] = self.n_failed
+        if self.background_norm is not None:
+            keywords["BKGNORM"] = self.background_norm
         # The program that made the map did not make the catalogue.
         keywords |= {key: value for key, value in sky_map.header.items() if key != "CREATOR"}
         if self.fit_edges is not None:
@@ -88,11 +91,13 @@ class Run:
         low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.energy_range)
         n, n_patches = len(self.catalog), len(self.patches)
         n_sure = int((self.catalog["Score"] >= _SURE).sum())
+        norm = self.background_norm
         return (
             f"{n} {'source' if n == 1 else 'sources'} with Score >= {self.threshold:g} "
             f"({n_sure} of them >= {_SURE:g}) in "
             f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
-            f"({n_patches} {'patch' if n_patches == 1 else 'patches'}, model {self.model.name})"
+            f"({n_patches} {'patch' if n_patches == 1 else 'patches'}, model {self.model.name}"
+            + (")" if norm is None else f", background times {norm:.3g})")
             + (f" -> {', '.join(map(str, paths))}" if paths else "")
         )
 
@@ -129,13 +134,13 @@ def detect(
     sources = localize(_candidates(probability, patches, model), patches, min_probability=least)
     if measure:
         sources = _measured(sources, sky_map, model, patches.grid)
+    norm = sources.meta.get("background_norm")
     if model.calibration is not None:
         sources = model.calibration.apply(sources)
     sources = with_neighbors(sources[np.asarray(sources["Score"]) >= threshold])
     sources = flag_sources(sources, sky_map, extended)
-    run = Run(
-        sky_map, model, threshold, seed, cone, fit_edges, patches, probability, n_failed, sources
-    )
+    found = patches, probability, n_failed, norm, sources
+    run = Run(sky_map, model, threshold, seed, cone, fit_edges, *found)
     log.info("%d sources with Score >= %g", len(run.catalog), threshold)
     return run
 

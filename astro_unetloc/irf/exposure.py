@@ -1,11 +1,15 @@
-"""Exposure of the LAT, built in or from maps, and background maps."""
+"""Exposure of the LAT, built in or from maps, and backgrounds: expected counts or intensities."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import healpy
 import numpy as np
-from gammapy.maps import HpxGeom, Map
+from astropy import units as u
+from gammapy.maps import HpxGeom, Map, MapAxis
+from scipy.ndimage import map_coordinates
+from scipy.signal import fftconvolve
 
 from astro_unetloc.cubes import (
     check_smooth,
@@ -15,12 +19,30 @@ from astro_unetloc.cubes import (
     planes_of,
     read_sky_map,
     values_at,
+    with_axes,
 )
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import open_fits
-from astro_unetloc.irf.spectra import bin_fractions, energy_nodes
-from astro_unetloc.sphere import frame_rotation
+from astro_unetloc.irf.psf import make_profiles, psf_of
+from astro_unetloc.irf.spectra import (
+    INTENSITY_UNIT,
+    PHOTON_INDEX,
+    bin_fractions,
+    energy_nodes,
+    integrate_intensity,
+    read_isotropic,
+)
+from astro_unetloc.sphere import (
+    frame_rotation,
+    lonlat_from_vectors,
+    move,
+    rotate,
+    tangent_axes,
+    tangent_offsets,
+)
 
+# Range of the largest exposure of a map in cm2 s: a day of the LAT has 1e8.
+_EXPOSURES = 1e8, 1e14
 # Mean exposure per year above 10 GeV (cm2 s) and its shape in sin(declination), a cubic fitted
 # to the 84-month exposure cube of 3FHL (mean 3.15e11 cm2 s; scatter 5 %).
 _EXPOSURE_PER_YEAR = 3.15e11 / 7
@@ -75,13 +97,28 @@ class MapExposure:
     map: Map
 
     def __post_init__(self):
-        axes = self.map.geom.axes
+        axes, unit = self.map.geom.axes, self.map.unit
         if len(axes) != 1 or not axes[0].unit.is_equivalent("GeV"):
             raise InputError(
                 "exposure must be a cube over energy; got a map with the axes "
                 f"{', '.join(axes.names) or 'none'}; give the cube made by gtexpcube2"
             )
+        if unit != "" and not unit.is_equivalent("cm2 s"):
+            raise InputError(f"exposure must be in cm2 s; got the unit {unit}; convert the map")
         check_smooth(self.map, "exposure", allow_nan=True)
+        largest = max(np.nanmax(plane, initial=0.0) for plane in planes_of(self.map)) * self._unit
+        if largest > 0 and not _EXPOSURES[0] <= largest <= _EXPOSURES[1]:
+            raise InputError(
+                f"exposure must be {_EXPOSURES[0]:.0e} to {_EXPOSURES[1]:.0e} cm2 s where it is "
+                f"largest; got {largest:.3g}, as of another unit or map; give that of gtexpcube2"
+            )
+        self._mean  # noqa: B018  an exposure of nothing is refused here
+
+    @property
+    def energy_range(self):
+        """Lowest and highest energy in GeV, of the bins where the map has any."""
+        axis = self.map.geom.axes[0]
+        return (axis.edges if axis.node_type == "edges" else axis.center).to_value("GeV")[[0, -1]]
 
     @property
     def energy(self):
@@ -156,8 +193,10 @@ def read_exposure(value, *, frame=None):
     if value is None or isinstance(value, (SurveyExposure, MapExposure)):
         return value
     if isinstance(value, Map):
-        return MapExposure(value)
-    with _open(value, "exposure") as hdus:
+        return _exposure_of_map(value)
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"exposure must be a path or a gammapy Map; got {type(value).__name__}")
+    with open_fits(value)[0] as hdus:
         return exposure_from_hdus(hdus, value, frame=frame)
 
 
@@ -167,7 +206,17 @@ def exposure_from_hdus(hdus, path, *, frame=None):
     options = {"what": "exposure", "unit": "cm2 s"}
     if not hdu.is_image and healpix_frame(hdu.header) is None and frame is None:
         frame = _frame_by_declination(read_sky_map(hdus, hdu, frame="icrs", **options), path)
-    return MapExposure(read_sky_map(hdus, hdu, frame=frame, **options))
+    return _exposure_of_map(read_sky_map(hdus, hdu, frame=frame, **options))
+
+
+def _exposure_of_map(exposure):
+    """`MapExposure` of a map; an image is the same at all energies."""
+    if not exposure.geom.axes:
+        warn("the exposure is an image; it is taken to be the same at all energies", 5)
+        axis = MapAxis.from_nodes([1e-3, 1e6], unit="GeV", name="energy_true", interp="log")
+        planes = np.stack([exposure.data] * 2)
+        exposure = Map.from_geom(with_axes(exposure.geom, [axis]), data=planes, unit=exposure.unit)
+    return MapExposure(exposure)
 
 
 _CLEAR_RATIO = 2.0  # the 3FHL and 2FHL files differ by more than 10
@@ -194,20 +243,6 @@ def _frame_by_declination(exposure, path):
     return best
 
 
-def read_background(value):
-    """Background map of counts per pixel and energy bin from a file or a gammapy Map."""
-    if value is None or isinstance(value, Map):
-        return value
-    with _open(value, "background") as hdus:
-        return read_sky_map(hdus, find_map(hdus, "BACKGROUND", "background", value))
-
-
-def _open(value, what):
-    if not isinstance(value, (str, Path)):
-        raise TypeError(f"{what} must be a path or a gammapy Map; got {type(value).__name__}")
-    return open_fits(value)[0]
-
-
 def exposure_of(exposure, vectors):
     """Where (n,) an exposure is known at Galactic vectors (n, 3), and its function of energy.
 
@@ -229,18 +264,219 @@ def exposure_of(exposure, vectors):
     return known, table
 
 
-def background_at(background, vectors, energy_edges):
+def square_degree_density(background):
+    """A map of expected counts divided by the solid angles of its pixels in square degrees."""
+    area = background.geom.solid_angle().to_value("deg2")
+    return Map.from_geom(background.geom, data=background.data / area)
+
+
+def background_at(density, vectors, energy_edges):
     """Expected counts (n_energy, n) per square degree at Galactic vectors (n, 3).
 
-    ``background`` is a map of counts per pixel and energy bin; the bins of the result, with edges
-    in GeV, may be others. It is zero outside the map.
+    ``density`` is a map of them over energy; the bins of the result, with edges in GeV, may be
+    others. Beyond its energies the spectrum of the first and the last bin is continued. NaN outside
+    the map.
     """
-    geom = background.geom
-    density = background.copy(data=background.data / geom.solid_angle().to_value("deg2"))
-    planes = np.maximum(np.nan_to_num(values_at(density, vectors)), 0.0)
-    if geom.axes:
-        edges = geom.axes[0].edges.to_value("GeV")
-        fractions = bin_fractions(edges, np.asarray(energy_edges, float)).T
-    else:
-        fractions = np.full((len(energy_edges) - 1, 1), 1 / (len(energy_edges) - 1))
-    return fractions @ planes
+    planes, new = np.maximum(values_at(density, vectors), 0.0), np.asarray(energy_edges, float)
+    edges = density.geom.axes[0].edges.to_value("GeV")
+    wider = np.concatenate([[min(edges[0], new[0])], edges[1:-1], [max(edges[-1], new[-1])]])
+    continued, inside = (np.diff(e ** (1 - PHOTON_INDEX)) for e in (wider, edges))
+    return bin_fractions(wider, new).T @ (planes * (continued / inside)[:, None])
+
+
+# Units of expected counts; a file without a unit has expected counts in bins, or intensities at
+# single energies.
+_COUNTS_UNITS = ("", "count", "counts", "ct", "photon", "photons", "ph")
+# More than any intensity of the sky in INTENSITY_UNIT at 30 MeV, less than any exposure.
+_MAX_INTENSITY = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Emission:
+    """Intensity of diffuse emission, the sum of its parts.
+
+    A part is a cube over energy, a pair of energies (m,) in GeV and isotropic intensities (m,) in
+    ph cm-2 s-1 sr-1 GeV-1, or a `gammapy.modeling.models.SkyModel`.
+    """
+
+    parts: tuple
+
+    @property
+    def energy_range(self):
+        """Energies in GeV that all parts cover."""
+        ends = [(0.0, np.inf)]
+        for part in self.parts:
+            if isinstance(part, Map):
+                ends.append(part.geom.axes[0].center.to_value("GeV")[[0, -1]])
+            elif isinstance(part, tuple):
+                ends.append(part[0][[0, -1]])
+        return max(low for low, _ in ends), min(high for _, high in ends)
+
+    def density(self, vectors, exposure, edges):
+        """Photons (n_energy, n) per square degree at vectors (n, 3), before the PSF blurs them.
+
+        The edges are in GeV. NaN where a part or the exposure is unknown.
+        """
+        known, exposure_at = exposure_of(exposure, vectors)
+        total = np.where(known, 0.0, np.nan)
+        for part in self.parts:
+            energy, intensity = _intensity(part, vectors, edges)
+            rate = intensity * exposure_at(energy).T
+            total = total + np.stack(list(integrate_intensity(energy, rate, edges)))
+        return total * np.radians(1.0) ** 2
+
+
+def _intensity(part, vectors, edges):
+    """Energies (m,) in GeV and intensities (m, n) in ph cm-2 s-1 sr-1 GeV-1 of an emission part."""
+    if isinstance(part, Map):
+        energy = part.geom.axes[0].center.to_value("GeV")
+        return energy, values_at(part, vectors) * (1e3 * part.unit.to(INTENSITY_UNIT))
+    if isinstance(part, tuple):
+        return part[0], part[1][:, None]
+    energy = np.geomspace(edges[0], edges[-1], 8 * len(edges))
+    to_frame = frame_rotation(part.spatial_model.frame).T
+    lon, lat = lonlat_from_vectors(rotate(vectors, to_frame)) * u.deg
+    value = part.evaluate(lon, lat, energy[:, None] * u.GeV)
+    return energy, value.to_value("cm-2 s-1 sr-1 GeV-1")
+
+
+def read_background(value):
+    """Background from files or objects: expected counts as a Map, or an `Emission`.
+
+    Parameters
+    ----------
+    value : path, gammapy Map or model, or a list of them; Emission or None
+        A cube of expected counts per pixel and energy bin (gtmodel, gammapy), or intensities: a
+        model of the Galaxy (gll_iem), an isotropic text file, models of gammapy or their YAML file.
+
+    Raises
+    ------
+    InputError
+        If it is another thing, such as an exposure or the counts themselves.
+    """
+    if value is None or isinstance(value, Emission):
+        return value
+    values = value if isinstance(value, (list, tuple)) else [value]
+    parts = [part for one in values for part in _background_parts(one)]
+    counts = [part for part in parts if isinstance(part, Map) and part.unit == ""]
+    if counts and len(parts) > 1 or not parts:
+        raise InputError(
+            "background must be one cube of expected counts or intensities; got "
+            f"{len(counts)} of counts and {len(parts) - len(counts)} of intensities; add them up"
+        )
+    return counts[0] if counts else Emission(tuple(parts))
+
+
+def _background_parts(value):
+    """Parts of a background: a Map, a spectrum or models of gammapy."""
+    if isinstance(value, Map):
+        return [check_background(value, type(value).__name__)]
+    if isinstance(value, (str, Path)):
+        path = Path(value).expanduser()
+        if path.suffix.lower() == ".txt":
+            return [read_isotropic(path)]
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            with open_fits(path)[0] as hdus:
+                return [background_from_hdus(hdus, path)]
+        from gammapy.modeling.models import Models
+
+        try:
+            value = Models.read(path)
+        except Exception as err:  # gammapy raises many kinds
+            raise InputError(
+                f"models of gammapy were expected; {path} cannot be read: {err}; write them again"
+            ) from err
+    models = value if hasattr(value, "to_dict") and hasattr(value, "__iter__") else [value]
+    for model in models:
+        spatial = getattr(model, "spatial_model", None)
+        if spatial is None or spatial.tag[0] not in (
+            "TemplateSpatialModel",
+            "ConstantSpatialModel",
+        ):
+            raise TypeError(
+                "background must be a path or a gammapy Map of expected counts or diffuse emission "
+                "(a SkyModel with a TemplateSpatialModel or ConstantSpatialModel); got "
+                f"{type(model).__name__}; leave it out"
+            )
+    return list(models)
+
+
+def background_from_hdus(hdus, path):
+    """Map of expected counts or intensities of an open file."""
+    hdu = find_map(hdus, "BACKGROUND", "background", path)
+    stated = hdu.header.get("BUNIT") if hdu.is_image else hdu.columns[-1].unit
+    is_counts = str(stated or "").strip().lower() in _COUNTS_UNITS
+    unit = None if is_counts else INTENSITY_UNIT
+    return check_background(read_sky_map(hdus, hdu, what="background", unit=unit), path)
+
+
+def check_background(background, path):
+    """The map, without a unit if of expected counts; refused if it is no intensity either."""
+    axes, unit = background.geom.axes, background.unit
+    if str(unit) in _COUNTS_UNITS:
+        is_counts = not axes or axes[0].node_type == "edges"
+        unit = u.Unit("" if is_counts else INTENSITY_UNIT)
+    elif not unit.is_equivalent(INTENSITY_UNIT) or not axes:
+        raise InputError(
+            f"background must be expected counts or a cube of intensities in {INTENSITY_UNIT}; got "
+            f"{path} in {unit} with {len(axes)} energy axes; give the file of gtmodel or gll_iem"
+        )
+    largest, whole = 0.0, True
+    for plane in planes_of(background):
+        if not np.all((plane >= 0) & (plane < np.inf) | np.isnan(plane)):
+            raise InputError(
+                f"background must be finite and nowhere negative; got others in {path}"
+            )
+        largest = max(largest, np.nanmax(plane, initial=0.0))
+        whole = whole and np.all((plane == np.rint(plane)) | np.isnan(plane))
+    if largest == 0 or unit != "" and largest * unit.to(INTENSITY_UNIT) > _MAX_INTENSITY:
+        raise InputError(
+            f"background must be expected counts or intensities in {INTENSITY_UNIT}; got values up "
+            f"to {largest:.3g} in {path}; give the file of gtmodel or gll_iem"
+        )
+    if unit == "" and whole and largest > np.nanmin(planes_of(background)):
+        raise InputError(
+            f"background must be expected counts, which are no integers; got {path} with integers "
+            "only, as observed counts are; give a model, or none: it is estimated from the counts"
+        )
+    return Map.from_geom(background.geom, data=background.data, unit=unit)
+
+
+# Sides in degrees of the pixels in which emission is blurred, and of the sky that is blurred at
+# once: cells of HEALPix pixels of this resolution. Farther than this containment radius of the PSF,
+# at most so many degrees, photons are left out.
+_BLUR_DEG, _BLUR_NSIDE, _BLUR_CONTAINED, _MAX_BLUR_DEG = 0.1, 4, 0.98, 5.0
+
+
+def blurred_density(emission, exposure, psf, vectors, edges):
+    """Expected counts (n_energy, n) per square degree of an `Emission` at vectors (n, 3).
+
+    NaN where emission or exposure are unknown.
+    """
+    result = np.empty((len(edges) - 1, len(vectors)))
+    cells = healpy.vec2pix(_BLUR_NSIDE, *vectors.T)
+    for cell in np.unique(cells):
+        rows, center = np.flatnonzero(cells == cell), np.array(healpy.pix2vec(_BLUR_NSIDE, cell))
+        axes = center, *(axis[0] for axis in tangent_axes(center[None]))
+        profiles = make_profiles(
+            psf_of(psf, center[None]), edges, disc_deg=_BLUR_DEG / np.sqrt(np.pi)
+        )
+        margin = np.minimum(profiles.containment_radius(_BLUR_CONTAINED), _MAX_BLUR_DEG).max()
+        n_margin = int(np.ceil(margin / _BLUR_DEG)) + 1
+        # pixels of the tangent plane, and where the directions are in it
+        place = np.array(tangent_offsets(*axes, vectors[rows]))[::-1] / _BLUR_DEG
+        first = np.floor(place.min(axis=1)).astype(int) - n_margin
+        last = np.ceil(place.max(axis=1)).astype(int) + n_margin
+        y, x = np.meshgrid(
+            *(np.arange(a, b + 1) * _BLUR_DEG for a, b in zip(first, last)), indexing="ij"
+        )
+        density = emission.density(move(*axes, x, y).reshape(-1, 3), exposure, edges)
+        density, place = density.reshape(-1, *x.shape), place - first[:, None]
+        known = np.isfinite(density).all(axis=0)
+        offset = np.arange(-n_margin, n_margin + 1) * _BLUR_DEG
+        for number, plane in enumerate(np.where(known, density, 0.0)):
+            kernel = profiles.density(number, offset**2 + offset[:, None] ** 2)[0]
+            blurred, share = (fftconvolve(v, kernel, mode="same") for v in (plane, known * 1.0))
+            blurred = np.where(known, blurred / np.maximum(share, 1e-3 * kernel.sum()), np.nan)
+            result[number, rows] = map_coordinates(blurred, place, order=1)
+    return result

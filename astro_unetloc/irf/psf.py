@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.units import Unit
 
 from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
@@ -352,7 +353,7 @@ def read_psf(value):
         return value
     if not isinstance(value, (str, Path)):
         raise TypeError(
-            f"psf must be a path, a gammapy PSFMap or PSFKernel; got {type(value).__name__}"
+            f"psf must be a path or a gammapy PSFMap or PSFKernel; got {type(value).__name__}"
         )
     with open_fits(value)[0] as hdus:
         return psf_from_hdus(hdus, value)
@@ -363,13 +364,20 @@ def psf_from_hdus(hdus, path):
     from gammapy.irf import PSFMap
 
     names = [hdu.name.upper() for hdu in hdus]
-    if {"PSF", "THETA"} <= set(names):
-        table = find_hdu(hdus, "PSF")
-        # gammapy takes MeV whatever the unit of the column
-        table.data["Energy"] = energy_column(table, "Energy") * 1e3
-        return PSFMap.from_hdulist(hdus, format="gtpsf")
-    if "PSF_BANDS" in names:
-        return PSFMap.from_hdulist(hdus, hdu="PSF")
+    try:
+        if {"PSF", "THETA"} <= set(names):
+            table, theta = find_hdu(hdus, "PSF"), find_hdu(hdus, "THETA")
+            # gammapy takes MeV and degrees whatever the units of the columns
+            table.data["Energy"] = energy_column(table, "Energy") * 1e3
+            angle = Unit(theta.columns["Theta"].unit or "deg")
+            theta.data["Theta"] = (theta.data["Theta"] * angle).to_value("deg")
+            return PSFMap.from_hdulist(hdus, format="gtpsf")
+        if "PSF_BANDS" in names:
+            return PSFMap.from_hdulist(hdus, hdu="PSF")
+    except Exception as err:  # gammapy and astropy raise many kinds for damaged files
+        raise InputError(
+            f"psf cannot be read from {path}: {type(err).__name__}: {err}; compute it with gtpsf"
+        ) from err
     raise InputError(
         "psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and PSF_BANDS); "
         f"got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf"

@@ -7,13 +7,24 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from gammapy.maps import Map, MapAxis
+from gammapy.maps import HpxGeom, Map, MapAxis
 
-from astro_unetloc.cubes import energy_axis, is_map, read_sky_map, with_axes
+from astro_unetloc.cubes import energy_axis, is_map, read_sky_map, values_at, with_axes
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu, open_fits
-from astro_unetloc.irf.exposure import exposure_from_hdus, read_background, read_exposure
-from astro_unetloc.irf.psf import psf_from_hdus, read_psf
+from astro_unetloc.irf.exposure import (
+    Emission,
+    MapExposure,
+    background_at,
+    background_from_hdus,
+    blurred_density,
+    exposure_from_hdus,
+    exposure_of,
+    read_background,
+    read_exposure,
+    square_degree_density,
+)
+from astro_unetloc.irf.psf import psf_from_hdus, psf_of, read_psf
 from astro_unetloc.maps.photons import estimate_footprint, read_events, whole_counts
 from astro_unetloc.maps.selection import (
     ASSUMED_RANGE_GEV,
@@ -89,6 +100,7 @@ def read_map(
         if size > COARSE_PIXEL_DEG:
             limits = f"pixels of {size:.2f} deg are coarser than {COARSE_PIXEL_DEG} deg"
             warn(f"{limits}: positions cannot be better; use a finer map or the events")
+    sky_map = _with_companions(sky_map)
     low, high = sky_map.energy_edges[[0, -1]]
     log.info("%s: %d photons, %.4g to %.4g GeV", sky_map.name, sky_map.n_photons, low, high)
     return sky_map
@@ -115,7 +127,7 @@ def _read_any(map):
             "name": map.name,
             "header": _plain_header(map.counts),
             "exposure": read_exposure(map.exposure),
-            "background": map.background,
+            "background": read_background(map.background),
             "psf": read_psf(map.psf),
         }
     raise TypeError(
@@ -170,7 +182,7 @@ def _read_hdus(hdus, name):
         if find_hdu(hdus, "EXPOSURE") is not None:
             parts["exposure"] = exposure_from_hdus(hdus, name)
         if find_hdu(hdus, "BACKGROUND") is not None:
-            parts["background"] = read_sky_map(hdus, find_hdu(hdus, "BACKGROUND"))
+            parts["background"] = background_from_hdus(hdus, name)
         if find_hdu(hdus, "PSF") is not None:
             parts["psf"] = psf_from_hdus(hdus, name)
     return parts
@@ -324,3 +336,131 @@ def _exposure_of_bins(sky_map):
     edges, pixels = sky_map.energy_edges, sky_map.pixels
     centers = pixels.centers(np.arange(pixels.n_pixels))
     return sky_map.exposure.at(centers, np.sqrt(edges[:-1] * edges[1:])).T
+
+
+# Companions are compared with the map at this many of its pixels, or at HEALPix pixels for events.
+_N_COMPARED, _NSIDE_COMPARED = 20_000, 64
+# Emission becomes counts in the pixels of the map, in parts of at most so many degrees, or of
+# events in HEALPix pixels and so many energy bins per decade.
+_EMISSION_DEG, _EMISSION_NSIDE, _BINS_PER_DECADE = 0.25, 256, 8
+# Ratios of expected and observed counts that are warned about and refused, radii of the PSF in deg.
+_COUNTS_RATIOS, _PSF_RADII_DEG = (10.0, 1e3), (0.003, 30.0)
+
+
+def _with_companions(sky_map):
+    """The sky map with its background in expected counts; companions cover it, or are refused."""
+    edges = sky_map.energy_edges
+    points, area_deg2 = _compared_points(sky_map)
+    if isinstance(sky_map.exposure, MapExposure):
+        _check_energies(
+            "exposure", sky_map.exposure.energy_range, edges, "beyond, its ends are taken"
+        )
+        known = exposure_of(sky_map.exposure, points)[0]
+        _check_sky("exposure", known, "sources elsewhere get no flux")
+    if sky_map.psf is not None:
+        psf, energy = psf_of(sky_map.psf, points), np.sqrt(edges[0] * edges[-1])
+        _check_energies("PSF", psf.energy_range, edges, "beyond, its ends are taken")
+        radius_deg = psf.containment_radius(0.68, np.clip(energy, *psf.energy_range))
+        if not _PSF_RADII_DEG[0] < radius_deg < _PSF_RADII_DEG[1]:
+            raise InputError(
+                f"the PSF must hold 68 % of the photons in {_PSF_RADII_DEG[0]}-{_PSF_RADII_DEG[1]} "
+                f"deg; got {radius_deg:.2g} deg at {energy:.3g} GeV; correct the unit of its angles"
+            )
+    if sky_map.background is None:
+        return sky_map
+    if isinstance(sky_map.background, Emission):
+        ends = np.array(sky_map.background.energy_range)
+        _check_energies("background", ends, edges, "beyond, its spectrum is continued")
+        sky_map = replace(sky_map, background=_expected_counts(sky_map))
+    elif not sky_map.background.geom.axes:
+        axis = MapAxis.from_energy_edges(edges[[0, -1]], unit="GeV", name="energy")
+        geom = with_axes(sky_map.background.geom, [axis])
+        background = Map.from_geom(geom, data=sky_map.background.data[None])
+        sky_map = replace(sky_map, background=background)
+        warn(f"background has no energies; taken for {edges[0]:g}-{edges[-1]:g} GeV", 4)
+    else:
+        ends = sky_map.background.geom.axes[0].edges.to_value("GeV")[[0, -1]]
+        _check_energies("background", ends, edges, "beyond, its spectrum is continued")
+    density = square_degree_density(sky_map.background)
+    known = np.isfinite(values_at(density, points)).any(axis=0)
+    _check_sky("background", known, "elsewhere it is estimated around each source", refuse=True)
+    expected = np.nan_to_num(background_at(density, points, edges)).sum(axis=0)
+    expected = float(expected @ area_deg2) / known.mean()
+    ratio = expected / max(sky_map.n_photons, 1)
+    warned, refused = _COUNTS_RATIOS
+    if not 1 / warned < ratio < warned and max(expected, sky_map.n_photons) > 100:
+        text = f"background of {expected:.3g} expected counts beside {sky_map.n_photons} observed"
+        text += "; check its time, unit and exposure"
+        if not 1 / refused < ratio < refused:
+            raise InputError(
+                f"a background about as large as the counts was expected; got a {text}"
+            )
+        warn(text, 4)
+    return sky_map
+
+
+def _compared_points(sky_map):
+    """Observed directions (n, 3), spread over the map, and the areas (n,) that they stand for."""
+    if sky_map.events is None:
+        pixels = sky_map.pixels
+        index = np.arange(0, pixels.n_pixels, -(-pixels.n_pixels // _N_COMPARED))
+        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+        area_deg2 = np.nan_to_num(area_deg2) * (pixels.n_pixels / len(index))
+    else:
+        pixels = pixels_of(HpxGeom(_NSIDE_COMPARED, nest=False, frame="galactic"))
+        index = np.arange(pixels.n_pixels)
+        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+    seen = np.isfinite(points[:, 0])
+    seen[seen] = sky_map.covers(points[seen])
+    if not seen.any():  # a field smaller than a pixel
+        return next(sky_map.photons(0)).vectors, np.zeros(1)
+    return points[seen], area_deg2[seen]
+
+
+def _check_energies(what, energy, edges, consequence):
+    """Warn of a companion that covers a part of the energies of the map, refuse if it is none."""
+    (low, high), (emin, emax) = np.asarray(energy)[[0, -1]], edges[[0, -1]]
+    text = f"the {what} covers {low:.4g}-{high:.4g} GeV and the map {emin:.4g}-{emax:.4g} GeV"
+    if low > emax or high < emin:
+        raise InputError(f"{text}; compute it for these, or correct the unit of its energies")
+    if low > 1.25 * emin or high < emax / 1.25:
+        warn(f"{text}: {consequence}", 5)
+
+
+def _check_sky(what, known, consequence, *, refuse=False):
+    """Warn of a companion that covers a part of the map."""
+    if refuse and not known.any():
+        raise InputError(f"the {what} must cover the map; got one of another part of the sky")
+    if known.mean() < 0.99:
+        warn(f"the {what} covers {100 * known.mean():.3g} % of the map: {consequence}", 5)
+
+
+def _expected_counts(sky_map):
+    """Counts, as a map, of the emission that a sky map has as its background."""
+    if sky_map.exposure is None:
+        raise InputError(
+            "background of intensities, such as gll_iem, becomes counts by an exposure; got none; "
+            "give exposure, or a background cube of expected counts"
+        )
+    edges, pixels, n_split = sky_map.energy_edges, sky_map.pixels, 1
+    if sky_map.events is None:
+        n_split = 2 ** int(np.ceil(np.log2(max(pixels.pixel_size_deg / _EMISSION_DEG, 1.0))))
+    else:
+        n_energy = int(np.ceil(_BINS_PER_DECADE * np.log10(edges[-1] / edges[0])))
+        edges = np.geomspace(edges[0], edges[-1], n_energy + 1)
+        sphere = pixels_of(HpxGeom(_EMISSION_NSIDE, nest=False, frame="galactic"))
+        inside = np.flatnonzero(sky_map.covers(sphere.centers(np.arange(sphere.n_pixels))))
+        geom = HpxGeom(_EMISSION_NSIDE, nest=False, frame="galactic", region=(inside,))
+        pixels = pixels_of(geom)
+    index = np.arange(pixels.n_pixels)
+    points = np.stack(list(pixels.parts(index, n_split)))
+    density, on_sky = (
+        np.full((len(edges) - 1, *points.shape[:2]), np.nan),
+        np.isfinite(points[..., 0]),
+    )
+    parts = sky_map.background, sky_map.exposure, sky_map.psf
+    density[:, on_sky] = blurred_density(*parts, points[on_sky], edges)
+    axis = MapAxis.from_energy_edges(edges, unit="GeV", name="energy")
+    geom = with_axes(pixels.geom, [axis])
+    counts = density.mean(axis=1) * pixels.area_deg2(index)
+    return Map.from_geom(geom, data=counts.reshape(geom.data_shape))

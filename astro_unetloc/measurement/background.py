@@ -8,6 +8,7 @@ many. It is fitted by expectation maximization to the counts that the sources do
 
 from copy import copy
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,25 +20,41 @@ from astro_unetloc.sphere import move
 _MAX_STEP = 0.5
 # Counts per square degree and bin of a model outside of its map.
 _MIN_DENSITY = 1e-6
+# Regions in which a model is integrated at once.
+_MAX_REGIONS = 100
+_COVERED = 0.99  # least fraction of a region that a model covers
 
 
-def model_background(background, regions):
-    """Counts (m,) per square degree and energy bin of a gammapy map at the pairs of regions.
+class BackgroundModel(NamedTuple):
+    """A background map in regions of interest; 1 in the regions that it does not cover."""
 
-    Also counts (n, n_energy) in the observed part of each region.
-    """
+    known: np.ndarray  # (n,), whether it covers a region
+    at_pairs: np.ndarray  # (m,), counts per square degree and energy bin
+    at_sources: np.ndarray  # (n, n_energy), the same at the centres
+    in_regions: np.ndarray  # (n, n_energy), counts in the observed part of each region
+
+
+def model_background(density, regions):
+    """`BackgroundModel` of a map of expected counts per square degree."""
     counts, edges = regions.counts, regions.counts.energy_edges
-    at_positions = np.maximum(background_at(background, counts.vectors, edges), _MIN_DENSITY)
-    in_regions = np.empty((len(regions), counts.n_energy))
-    samples = regions.sample_x, regions.sample_y, regions.sample_area
-    sample_x, sample_y, _ = np.broadcast_arrays(*samples)
-    for row, axes in enumerate(zip(regions.vectors, regions.east, regions.north)):
-        seen = regions.sample_area[row] > 0
-        x, y = sample_x[row, seen], sample_y[row, seen]
-        density = background_at(background, move(*axes, x, y), edges)
-        in_regions[row] = density @ regions.sample_area[row, seen]
-    bins = regions.pairs.bin
-    return at_positions[counts.energy_bin[bins], counts.position[bins]], in_regions
+    in_regions, known = np.empty((len(regions), counts.n_energy)), np.empty(len(regions), bool)
+    samples = np.broadcast_arrays(regions.sample_x, regions.sample_y, regions.sample_area)
+    for rows in np.array_split(np.arange(len(regions)), len(regions) // _MAX_REGIONS + 1):
+        axes = (axis[rows, None] for axis in (regions.vectors, regions.east, regions.north))
+        x, y, area = (values[rows] for values in samples)
+        found = background_at(density, move(*axes, x, y).reshape(-1, 3), edges)
+        found = found.reshape(-1, *area.shape)
+        known[rows] = ((area * np.isfinite(found[0])).sum(axis=1)) >= _COVERED * area.sum(axis=1)
+        in_regions[rows] = np.einsum("enq,nq->ne", np.nan_to_num(found), area)
+    pairs = regions.pairs
+    at_positions = background_at(density, counts.vectors, edges)
+    at_pairs = at_positions[pairs.energy_bin, counts.position[pairs.bin]]
+    at_sources = background_at(density, regions.vectors, edges).T
+    at_pairs, at_sources = (
+        np.maximum(np.nan_to_num(v), _MIN_DENSITY) for v in (at_pairs, at_sources)
+    )
+    at_pairs = np.where(known[pairs.source], at_pairs, 1.0)
+    return BackgroundModel(known, at_pairs, np.where(known[:, None], at_sources, 1.0), in_regions)
 
 
 def _surface_terms(x, y):
@@ -50,8 +67,17 @@ def _averages(weight, terms):
     return (weight[:, None] @ terms)[:, 0]
 
 
+def _schur_complement(cross, inner):
+    """Information (n, k, k) lost to p parameters: ``cross`` (k, n, p), ``inner`` (n, p, p)."""
+    cross = np.swapaxes(cross, 0, 1)
+    return cross @ np.linalg.solve(inner, np.swapaxes(cross, 1, 2))
+
+
 class LocalBackground:
-    """Background in the regions of interest of n sources; a step of the fit returns another one."""
+    """Background in the regions of interest of n sources; a step of the fit returns another one.
+
+    It is a factor on a `BackgroundModel` in the regions that one covers, else the parabola.
+    """
 
     def __init__(self, regions, spectrum, model=None, config=None, weight=1.0):
         self._config = MeasurementConfig() if config is None else config
@@ -62,15 +88,16 @@ class LocalBackground:
         weight = np.broadcast_to(weight, (self.n, self.n_energy))
         self.weighted = self.pairs.number * weight.ravel()[self._cell]
         self._area, radius_deg = regions.sample_area, regions.radius_deg
-        if model is None:
+        self.known = np.zeros(self.n, bool) if model is None else model.known
+        if not self.known.all():
             self._terms = _surface_terms(self.pairs.x / radius_deg, self.pairs.y / radius_deg)
             samples = regions.sample_x / radius_deg, regions.sample_y / radius_deg
             self._sample_terms = np.stack(_surface_terms(*samples), axis=-1)
         # Counts per square degree and energy bin at the source, first of one count per square
         # degree, or a factor on the model; coefficients of the terms of the parabola, zero with a
         # model; photon index (n,)
-        level = 1.0 / self.n_energy if model is None else 1.0
-        self.level = np.full((self.n, self.n_energy), level)
+        level = np.where(self.known, 1.0, 1.0 / self.n_energy)
+        self.level = np.repeat(level[:, None], self.n_energy, axis=1)
         self.surface, self.index = np.zeros((self.n, 5)), np.full(self.n, 2.4)
 
     def _changed(self, **parameters):
@@ -89,7 +116,9 @@ class LocalBackground:
         """Expected counts (m,) per square degree and energy bin at the pairs."""
         level = self.level.ravel()[self._cell]
         if self._model is not None:
-            return level * self._model[0]
+            level *= self._model.at_pairs
+        if self.known.all():
+            return level
         exponent = np.zeros(len(self.pairs))
         for term, coefficient in zip(self._terms, self.surface.T):
             exponent += term * coefficient[self.pairs.source]
@@ -98,9 +127,17 @@ class LocalBackground:
     @property
     def in_regions(self):
         """Expected counts (n, n_energy) in the observed part of each region."""
-        if self._model is not None:
-            return self.level * self._model[1]
-        return self.level * self._at_samples(self.surface)[1][:, None]
+        if self.known.all():
+            return self.level * self._model.in_regions
+        local = self.level * self._at_samples(self.surface)[1][:, None]
+        if self._model is None:
+            return local
+        return np.where(self.known[:, None], self.level * self._model.in_regions, local)
+
+    @property
+    def at_sources(self):
+        """Expected counts (n, n_energy) per square degree at the centres of the regions."""
+        return self.level if self._model is None else self.level * self._model.at_sources
 
     def step(self, fraction, *, surface_free=True):
         """The background after one step of expectation maximization.
@@ -111,12 +148,15 @@ class LocalBackground:
         number = self.pairs.number * fraction
         counts = self._by_cell(number)
         total = counts.sum(axis=1)
+        level, surface, index = self.level, self.surface, self.index
+        if not self.known.all():
+            if surface_free:
+                surface = np.where(self.known[:, None], 0.0, self._surface_step(number, total))
+            in_bins, index = self._spectrum_step(counts, total)
+            level = in_bins / self._at_samples(surface)[1][:, None]
         if self._model is not None:
-            factor = (total + 1) / (self._model[1].sum(axis=1) + 1)
-            return self._changed(level=np.repeat(factor[:, None], self.n_energy, axis=1))
-        surface = self._surface_step(number, total) if surface_free else self.surface
-        in_bins, index = self._spectrum_step(counts, total)
-        level = in_bins / self._at_samples(surface)[1][:, None]
+            factor = (total + 1) / (self._model.in_regions.sum(axis=1) + 1)
+            level = np.where(self.known[:, None], factor[:, None], level)
         return self._changed(level=level, surface=surface, index=index)
 
     def _surface_step(self, number, total):
@@ -164,16 +204,17 @@ class LocalBackground:
         number = self.weighted * fraction
         n_core = len(self.core)
         mixed = derivatives * number[:n_core]  # zero beyond the core
-        if self._model is not None:
-            inner = 1.0 + self.pairs.sum(number * fraction, self.n)[:, None, None]
-            cross = self.core.sum(mixed, self.n)[..., None]
-        else:
-            inner = self._information(number * fraction)
+        loss = np.zeros((self.n, len(mixed), len(mixed)))
+        if not self.known.all():
             levels = np.stack([self._by_cell(row) for row in mixed])
             surface = [self.core.sum(mixed * term[:n_core], self.n) for term in self._terms]
             cross = np.concatenate([levels, np.stack(surface, axis=2)], axis=2)
-        cross = np.swapaxes(cross, 0, 1)
-        return cross @ np.linalg.solve(inner, np.swapaxes(cross, 1, 2))
+            loss = _schur_complement(cross, self._information(number * fraction))
+        if self._model is not None:
+            inner = 1.0 + self.pairs.sum(number * fraction, self.n)[:, None, None]
+            of_model = _schur_complement(self.core.sum(mixed, self.n)[..., None], inner)
+            loss = np.where(self.known[:, None, None], of_model, loss)
+        return loss
 
     def _information(self, number):
         """Information (n, n_energy + 5, n_energy + 5) on levels and surface, with their priors."""

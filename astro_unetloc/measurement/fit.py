@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from astro_unetloc.catalog.columns import set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.exceptions import warn
-from astro_unetloc.irf.exposure import exposure_of
+from astro_unetloc.irf.exposure import exposure_of, square_degree_density
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
 from astro_unetloc.irf.spectra import PowerLawFractions, power_laws
 from astro_unetloc.measurement.background import LocalBackground, model_background
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 _ELLIPSES = [f"Conf_{n}_{axis}" for n in (68, 95) for axis in ("SemiMajor", "SemiMinor", "PosAng")]
 _SPECTRUM = "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index"
 _FLAGS = "fit_failed", "wide", "bright_neighbor"
+# A background with a fitted factor outside of these is warned about.
+_NORMS = 0.5, 2.0
 # Groups that are fitted, and held in memory, at the same time.
 _MAX_THREADS = 4
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
@@ -59,6 +61,9 @@ class FieldSetup:
 
     def __init__(self, sky_map, counts, vectors, config):
         self.sky_map, self.counts, self.config = sky_map, counts, config
+        self.background = None  # per square degree
+        if sky_map.background is not None:
+            self.background = square_degree_density(sky_map.background)
         psf = psf_of(sky_map.psf, vectors)
         _, exposure = exposure_of(sky_map.exposure, vectors)
 
@@ -112,7 +117,7 @@ class FieldFit:
         area_deg2 = setup.profiles.effective_area()
         self.weight = systematic_weights(self.regions, area_deg2, self.config.systematic)
         self.likelihood = Likelihood(self.regions, setup.profiles, self.spectrum, self.weight)
-        model = setup.sky_map.background
+        model = setup.background
         model = None if model is None else model_background(model, self.regions)
         parts = self.regions, self.spectrum, model, self.config, self.weight
         self.background = LocalBackground(*parts)
@@ -141,6 +146,7 @@ class FieldFit:
             **{name: np.where(failed, np.nan, values) for name, values in ellipses.items()},
             "Sqrt_TS": self._sqrt_ts(*best[:2])[members],
             **self._spectra(*best, flux_range),
+            "background_norm": np.where(best[1].known, best[1].level[:, 0], np.nan)[members],
             "fit_failed": failed,
             "wide": self._wide(*best),
             "bright_neighbor": np.isin(members, outshone),
@@ -324,7 +330,8 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
         A copy with ``GLON`` and ``GLAT`` of the fit, the axes of the 68 % and 95 % confidence
         ellipses, ``Sqrt_TS``, ``Npred``, ``Flux``, ``Spectral_Index`` and their errors (NaN where
         unknown; without an exposure ``Flux`` and ``Spectral_Index`` are), and the flags
-        "fit_failed", "wide" and "bright_neighbor".
+        "fit_failed", "wide" and "bright_neighbor". With a background, ``meta`` has its fitted
+        factor "background_norm", the median over the sources.
     """
     result, vectors = sources.copy(), glon_glat_vectors(sources)
     config = MeasurementConfig() if config is None else config
@@ -336,6 +343,14 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     if values:
         for name, lonlat in zip(("GLON", "GLAT"), lonlat_from_vectors(values["vectors"])):
             set_column(result, name, lonlat)
+        norms = values["background_norm"][np.isfinite(values["background_norm"])]
+        if len(norms):
+            norm = result.meta["background_norm"] = float(np.median(norms))
+            if not _NORMS[0] <= norm <= _NORMS[1]:
+                warn(
+                    f"the counts need {norm:.3g} times the background; expected {_NORMS[0]:g} to "
+                    f"{_NORMS[1]:g}; check its time, events and exposure"
+                )
         n_failed = int(values["fit_failed"].sum())
         log.info("%d sources measured, %d fits failed", len(result), n_failed)
     return result

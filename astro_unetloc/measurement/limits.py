@@ -20,7 +20,6 @@ from scipy.interpolate import CubicSpline
 from astro_unetloc.catalog.columns import LIMIT_COLUMNS
 from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_columns
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.irf.exposure import background_at
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.selection import parse_energy_range
 from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
@@ -88,10 +87,7 @@ class _TestPositions:
     @cached_property
     def _density_at_positions(self):
         """Expected counts (n, n_energy) per deg2 of background and known sources."""
-        setup, density = self.field.setup, self.background.level
-        if setup.sky_map.background is not None:  # the level is a factor on it
-            args = setup.sky_map.background, self.field.vectors, setup.counts.energy_edges
-            density = density * background_at(*args).T
+        density = self.background.at_sources
         # bin by bin: the separations of a sky of sources are many
         offset2, known = self._separation_deg**2, enumerate(self._known_counts.T)
         psf = [self.profiles.density(number, offset2)[0] @ counts for number, counts in known]

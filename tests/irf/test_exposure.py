@@ -8,6 +8,7 @@ from gammapy.maps import HpxGeom, Map, MapAxis
 from made_files import energies_hdu, image_header, write_healpix_cube, write_image_cube
 
 from astro_unetloc.cubes import check_smooth, is_map, read_sky_map, values_at
+from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.files import open_fits
 from astro_unetloc.irf.exposure import MapExposure, SurveyExposure, exposure_of, read_exposure
 from astro_unetloc.sphere import frame_rotation, vectors_from_lonlat
@@ -247,10 +248,12 @@ def test_bands_of_gammapy_are_energies(tmp_path):
     np.testing.assert_allclose(cube.geom.axes[0].center.to_value("GeV"), ENERGY_GEV)
 
 
-def test_an_exposure_without_energies_is_refused(tmp_path):
-    fits.PrimaryHDU(np.ones((8, 8)), image_header((8, 8))).writeto(tmp_path / "i.fits")
-    with pytest.raises(ValueError, match="exposure must be a cube over energy; got .* axes none"):
-        read_exposure(tmp_path / "i.fits")
+def test_an_exposure_image_is_the_same_at_all_energies(tmp_path):
+    path = tmp_path / "i.fits"
+    fits.PrimaryHDU(np.full((8, 8), 3e11), image_header((8, 8))).writeto(path)
+    with pytest.warns(UnetlocWarning, match="same at all energies"):
+        exposure = read_exposure(path)
+    np.testing.assert_allclose(exposure.at(np.eye(3)[:1], [1.0, 50.0, 2000.0]), 3e11)
 
 
 def test_values_that_are_no_intensity_are_counted():

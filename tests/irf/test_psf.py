@@ -229,7 +229,7 @@ def test_a_psf_of_this_package_is_taken_as_it_is_and_another_type_is_refused():
     assert psf_of(None, np.eye(3)) == KingPSF()
     psf = KingPSF(1.2)
     assert psf_of(psf, np.eye(3)) is read_psf(psf) is psf
-    with pytest.raises(TypeError, match="psf must be a path, .* got int"):
+    with pytest.raises(TypeError, match="psf must be a path or .* got int"):
         psf_of(3, np.eye(3))
 
 
