@@ -158,7 +158,9 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     exposure, background, psf : path or gammapy object, optional
         Companions of the map. Without an exposure there are counts but no fluxes and indices;
         without a background it is estimated around each source; without a PSF that of the LAT is
-        used. An exposure also converts a flux map into counts.
+        used. An exposure also converts a flux map into counts. Background is a cube of expected
+        counts or, with an exposure, one or a list of: intensity cubes such as gll_iem, isotropic
+        text files, diffuse models of gammapy.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure whose header does not name it.
     energy_range : pair of Quantity or float, optional

@@ -1,5 +1,6 @@
 """Tiny FITS files and maps that tests write."""
 
+import astropy.units as u
 import numpy as np
 from astropy.io import fits
 
@@ -71,7 +72,7 @@ def event_hdus(ra_deg, dec_deg, energy_mev, cuts=()):
 
 def energies_hdu(energy_gev=(10.0, 100.0, 1000.0), name="ENERGIES", column="Energy", unit="MeV"):
     """A table of single energies, as gtexpcube2 writes it."""
-    scale = {"MeV": 1e3, "GeV": 1.0}[unit or "MeV"]
+    scale = u.GeV.to(unit or "MeV")
     column = fits.Column(column, "D", unit=unit, array=np.array(energy_gev) * scale)
     return fits.BinTableHDU.from_columns([column], name=name)
 

@@ -35,8 +35,9 @@ COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
                 help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
     click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
                  help="Frame of a HEALPix exposure whose header does not state it."),
-    path_option("--background",
-                help="Background cube; without it the background is estimated around each source."),
+    path_option("--background", "backgrounds", multiple=True,
+                help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
+                "(repeat it); else the background is estimated around each source."),
     path_option("--psf", help="PSF file of gtpsf; that of the LAT is built in."),
     click.option("--measure/--no-measure", default=True,
                  help="Fit positions, counts and fluxes by likelihood."),
@@ -55,7 +56,8 @@ COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
     path_option("--limit-map", metavar="FILE", help="Write the counts and fluxes at which half of "
                 "the sources are found as a HEALPix FITS map."),
 )  # fmt: skip
-def find(map, outputs, model, energy_range, region, frame, seed, overwrite, quiet, **others):
+def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, overwrite, quiet,
+         **others):  # fmt: skip
     """Find the sources of MAP."""
     from astro_unetloc.catalog.write import check_fluxes, format_catalog
     from astro_unetloc.maps.read import read_map
@@ -65,11 +67,12 @@ def find(map, outputs, model, energy_range, region, frame, seed, overwrite, quie
 
     maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
     search = {name: others.pop(name) for name in ("threshold", "measure", "extended")}
-    inputs = [map, *(others[name] for name in ("exposure", "background", "psf"))]
+    inputs = [map, others["exposure"], others["psf"], *backgrounds]
     map_paths = [path for path in maps.values() if path]
     paths = _checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
     region = sky_cone(region, frame)
-    sky_map = read_map(map, energy_range=energy_range or None, **others)
+    others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
+    sky_map = read_map(map, **others)
     check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
     model = load_model(model) if model else select_model(sky_map.energy_edges)
     if maps["limit_map"]:

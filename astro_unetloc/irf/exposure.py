@@ -8,7 +8,7 @@ import healpy
 import numpy as np
 from astropy import units as u
 from gammapy.maps import HpxGeom, Map, MapAxis
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_dilation, map_coordinates
 from scipy.signal import fftconvolve
 
 from astro_unetloc.cubes import (
@@ -473,10 +473,12 @@ def blurred_density(emission, exposure, psf, vectors, edges):
         density = emission.density(move(*axes, x, y).reshape(-1, 3), exposure, edges)
         density, place = density.reshape(-1, *x.shape), place - first[:, None]
         known = np.isfinite(density).all(axis=0)
+        near = binary_dilation(known, np.ones((3, 3)))
         offset = np.arange(-n_margin, n_margin + 1) * _BLUR_DEG
         for number, plane in enumerate(np.where(known, density, 0.0)):
             kernel = profiles.density(number, offset**2 + offset[:, None] ** 2)[0]
-            blurred, share = (fftconvolve(v, kernel, mode="same") for v in (plane, known * 1.0))
-            blurred = np.where(known, blurred / np.maximum(share, 1e-3 * kernel.sum()), np.nan)
+            # photons that would come from beyond the emission are replaced by those of its border
+            blurred, fraction = (fftconvolve(v, kernel, mode="same") for v in (plane, known * 1.0))
+            blurred = np.where(near, blurred / np.maximum(fraction, 1e-3 * kernel.sum()), np.nan)
             result[number, rows] = map_coordinates(blurred, place, order=1)
     return result

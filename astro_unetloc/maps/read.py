@@ -58,7 +58,8 @@ def read_map(
         Of an image, the range of its photons, which overrules the header; of a cube, the range
         whose whole bins are taken; of events, the range that is cut out.
     exposure, background : str, pathlib.Path or gammapy Map, optional
-        Carried for measurement. The exposure also turns a flux map into counts.
+        Carried for measurement. The exposure also turns a flux map into counts. Intensities, see
+        `astro_unetloc.irf.exposure.read_background`, become the counts expected in the map.
     psf : str, pathlib.Path or gammapy PSFMap, optional
         Carried for measurement, in the format of gtpsf or of gammapy.
     exposure_frame : {"galactic", "icrs"}, optional

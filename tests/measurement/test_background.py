@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from made_sources import as_events, background_around, regions_of
 
-from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.exposure import SurveyExposure, square_degree_density
 from astro_unetloc.irf.spectra import PowerLawFractions
 from astro_unetloc.measurement.background import LocalBackground, model_background
 from astro_unetloc.sphere import vectors_from_lonlat
@@ -67,14 +67,26 @@ def test_a_model_is_scaled_to_the_counts(rng):
     # 20 per square degree above 10 GeV with the spectrum of a power law of index 2.4
     power = -np.diff(edges**-1.4) / (10**-1.4 - 2000**-1.4)
     model = WcsNDMap(geom, (20.0 * power[:, None, None]) * geom.solid_angle().to_value("deg2"))
-    regions = regions_of(as_events(background_around(center, 40.0, rng)), center)
-    at_pairs, in_regions = model_background(model, regions)
-    assert in_regions.sum() == pytest.approx(20 * 4 * np.pi, rel=0.02)
-    assert len(at_pairs) == len(regions.pairs)
-    background = background_of(regions, (at_pairs, in_regions)).step(np.ones(len(regions.pairs)))
-    number = regions.pairs.number.sum()
-    np.testing.assert_allclose(background.level, number / in_regions.sum(), rtol=0.01)
-    assert background.in_regions[0].sum() == pytest.approx(number, rel=0.01)
+    beyond = vectors_from_lonlat([3.5], 0.0)  # half of this region is outside of the model
+    vectors = np.concatenate([center, beyond])
+    regions = regions_of(as_events(background_around(center, 40.0, rng, 6.0)), vectors)
+    model = model_background(square_degree_density(model), regions)
+    np.testing.assert_array_equal(model.known, [True, False])
+    assert model.in_regions[0].sum() == pytest.approx(20 * 4 * np.pi, rel=0.02)
+    background = background_of(regions, model)
+    for _ in range(8):
+        background = background.step(np.ones(len(regions.pairs)))
+    number = regions.pairs.sum(regions.pairs.number, 2)
+    np.testing.assert_allclose(background.in_regions.sum(axis=1), number, rtol=0.01)
+    np.testing.assert_allclose(
+        background.level[0], number[0] / model.in_regions[0].sum(), rtol=0.01
+    )
+    np.testing.assert_allclose(background.at_sources.sum(axis=1), 40.0, rtol=0.15)
+    loss = background.information_loss(
+        np.ones(len(regions.pairs)), np.full((1, len(regions.core)), 1e-2)
+    )
+    assert np.all(loss > 0)
+    assert loss[0] < loss[1], "a factor costs less than a free surface"
 
 
 def test_an_unknown_background_costs_information_on_a_source(rng):
