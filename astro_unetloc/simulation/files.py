@@ -54,6 +54,7 @@ from astro_unetloc.simulation.sky import (
     N_CUBE_BINS,
     SimulatedSky,
     check_image,
+    count_photons,
     counts_cube,
     healpix_cube,
     inside_image,
@@ -349,7 +350,8 @@ def simulate_components(
     sources, photons = sky.sources.select(kept), sky.photons.select(seen)
     # row of each source among those that are kept; the last is that of origin -1
     row = np.append(np.where(kept, np.cumsum(kept) - 1, _OUTSIDE), _DIFFUSE)[sky.origin[seen]]
-    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]))
+    counts = count_photons(row, len(sources))
+    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]), counts=counts)
     truth.meta |= keywords
     events = events_bytes(photons, edges[[0, -1]], source_id=row, keywords=keywords)
     library = format_source_library(sources, truth["Source_Name"])

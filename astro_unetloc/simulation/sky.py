@@ -110,8 +110,8 @@ def simulate_sky(
     truth : QTable
         The true sources in that part of the sky, see `truth_table`: names, positions, ``Flux``
         (above 10 GeV, or of 1-100 GeV if the range starts lower), ``Spectral_Index``, ``Class``,
-        ``Npred`` (the expected number of detected photons), ``Shape``, ``Radius`` (0 for point
-        sources) and spectrum.
+        ``Npred`` (the expected number of detected photons), ``Counts`` (their number),
+        ``Shape``, ``Radius`` (0 for point sources) and spectrum.
 
     Examples
     --------
@@ -134,9 +134,11 @@ def simulate_sky(
         cone=cone, rng=rng,
     )  # fmt: skip
     edges, footprint = sky.energy_edges[[0, -1]], cone or WHOLE_SKY
-    sources = sky.sources.select(footprint.covers(sky.sources.vectors))
+    inside = footprint.covers(sky.sources.vectors)
+    counts = count_photons(sky.origin, len(inside))[inside]
     options = {"footprint": footprint, "energy_edges": edges, "name": "simulated sky"}
-    return SkyMap(events=sky.photons, **options), truth_table(sources, exposure, band=tuple(edges))
+    sky_map, sources = SkyMap(events=sky.photons, **options), sky.sources.select(inside)
+    return sky_map, truth_table(sources, exposure, band=tuple(edges), counts=counts)
 
 
 def simulate_photons(
@@ -276,10 +278,16 @@ def expected_photons(sources, exposure, band):
     return sources.spectra.flux(*band, weight=exposure.relative) * exposure.sky(sources.vectors)
 
 
-def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
+def count_photons(origin, n):
+    """Photons (n,) of each of n sources, from the row of the source of each photon."""
+    return np.bincount(origin[origin >= 0], minlength=n)
+
+
+def truth_table(sources, exposure, *, band=(10.0, 2000.0), counts=None):
     """Table of the true sources in the columns of the catalogue, with their spectra and shapes.
 
-    ``Npred`` is the mean number of detected photons in ``band`` (GeV). ``Flux`` and the mean
+    ``Npred`` is the mean number of detected photons in ``band`` (GeV), ``Counts`` the number that
+    was drawn, a column only if they are given. ``Flux`` and the mean
     ``Spectral_Index`` are of the same band if it begins at 10 GeV or above, else of 1-100 GeV as in
     4FGL. ``Radius`` is 0 for a point source and holds 68 % of a Gaussian.
     """
@@ -309,6 +317,8 @@ def truth_table(sources, exposure, *, band=(10.0, 2000.0)):
             "Exp_Index": spectra.exp_index,
         }
     )
+    if counts is not None:
+        table.add_column(counts, name="Counts", index=table.colnames.index("Npred") + 1)
     table.meta = {"FLUXEMIN": float(flux_band[0]), "FLUXEMAX": float(flux_band[1])}
     return table
 

@@ -182,6 +182,14 @@ def test_cone_holds_its_part_of_the_photons_and_sources_of_the_whole_sky():
     assert set(truth["Source_Name"]) <= set(all_sources["Source_Name"])
 
 
+def test_counts_of_the_true_sources_are_photons_of_the_sky():
+    sky_map, truth = simulate_sky(years=1.0, rng=8)
+    excess = truth["Counts"] - truth["Npred"]
+    assert 0 < truth["Counts"].sum() < sky_map.n_photons
+    assert np.mean(excess**2 / truth["Npred"]) == pytest.approx(1.0, abs=0.1)
+    assert truth["Counts"].dtype.kind == "i"
+
+
 def test_sky_below_10_gev_has_its_photons_and_sources():
     sky_map, truth = simulate_sky(energy_range=(1.0, 100.0), years=1.0, **SMALL)
     energy = sky_map.events.energy
