@@ -243,11 +243,11 @@ def run(job, folder, paths, known, keep):
     return name, mutation, found
 
 
-def main():
+def main(arguments=None):
     """Mutate, run and print."""
     parser = options_of(__doc__, number=10000, seed=0, workers=2, only=[""], keep=Path)
     parser.add_argument("folder", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     counts = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as executor:
         paths = small_files(options.folder, Path(folder))
