@@ -18,12 +18,3 @@ def test_mutations_change_little(fuzz, rng):
     assert (changed[:80], changed[160:]) == (card, data[160:])
     assert changed[80:160] != data[80:160]
     assert fuzz.change_words(b"1,2\n3,4\n", rng) != b"1,2\n3,4\n"
-
-
-def test_no_mutated_file_is_a_fault_a_hang_or_silently_other(fuzz, real_data, capsys):
-    fuzz.main([str(real_data), "--number", "70"])
-    title, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
-    whole = dict(zip(title, map(int, next(row[1:] for row in rows if row[0] == "all"))))
-    assert sum(whole.values()) == 70
-    assert whole["refused"] > 10
-    assert {name: whole[name] for name in title[3:]} == dict.fromkeys(title[3:], 0)
