@@ -1,16 +1,21 @@
 """Files: FITS files are opened once and checked to be whole; output files are written whole."""
 
+import errno
+import glob
 import gzip
 import hashlib
 import os
+import platform
 import secrets
 import warnings
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 from astro_unetloc.exceptions import InputError
+
+_TEMPORARY = ".unetloc-"  # beginning of the names of files that are not whole yet
 
 
 def open_fits(path):
@@ -100,6 +105,10 @@ def check_output(path, *, overwrite=False):
     folder = str(Path(path).parent)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"output directory must exist; got {folder!r}; create it first")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(
+            f"output must be a regular file; got {str(path)!r}, a pipe or a device; give a name"
+        )
     if target.exists() and not overwrite:
         raise _exists(path)
     if not os.access(target.parent, os.W_OK):
@@ -139,23 +148,9 @@ def suffix_of(path, suffixes):
 
 @contextmanager
 def whole_file(path, *, overwrite=False):
-    """Temporary path beside a file, which takes the place of the file when the block ends.
-
-    An error inside the block removes it, so that the file is written whole or not at all. A file
-    that appeared since the check of the outputs is not replaced without ``overwrite``; a symbolic
-    link stays and its target is written.
-    """
-    target = Path(os.path.realpath(path))
-    fresh = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
-    try:
+    """Temporary path beside a file, which takes the place of the file when the block ends."""
+    with _whole_files([path], overwrite) as (fresh,):
         yield fresh
-        with open(fresh, "rb+") as stream:
-            os.fsync(stream.fileno())
-        if target.exists() and not overwrite:
-            raise _exists(path)
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def write_files(contents, *, overwrite=False):
@@ -163,8 +158,71 @@ def write_files(contents, *, overwrite=False):
 
     ``contents`` is a dict of path to bytes or to a function that writes to the path it is given.
     """
-    with ExitStack() as stack:
-        for path, content in contents.items():
-            fresh = stack.enter_context(whole_file(path, overwrite=overwrite))
+    with _whole_files(contents, overwrite) as temporary:
+        for fresh, content in zip(temporary, contents.values()):
             content(fresh) if callable(content) else fresh.write_bytes(content)
     return [Path(path) for path in contents]
+
+
+@contextmanager
+def _whole_files(paths, overwrite):
+    """Temporary paths beside files, which take the places of all of them when the block ends.
+
+    After an error none of them is there, so that files are written whole or not at all. A symbolic
+    link stays and its target is written.
+    """
+    targets, placed = [Path(os.path.realpath(path)) for path in paths], []
+    mark = f"{_TEMPORARY}{_host()}-{os.getpid()}-{secrets.token_hex(4)}."
+    temporary = [target.with_name(mark + target.name) for target in targets]
+    try:
+        for target in targets:
+            _remove_left_over(target)
+        yield temporary
+        for fresh in temporary:
+            with open(fresh, "rb+") as stream:
+                os.fsync(stream.fileno())
+        for fresh, target in zip(temporary, targets):
+            _place(fresh, target, overwrite)
+            placed.append(target)
+    except BaseException:
+        for target in placed if not overwrite else ():
+            target.unlink(missing_ok=True)
+        raise
+    finally:
+        for fresh in temporary:
+            fresh.unlink(missing_ok=True)
+
+
+def _place(fresh, target, overwrite):
+    """Move a file; without ``overwrite`` it does not replace one that another run just wrote."""
+    if overwrite:
+        os.replace(fresh, target)
+        return
+    try:
+        os.link(fresh, target)
+    except FileExistsError as err:
+        raise _exists(target) from err
+    except OSError as err:
+        if err.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # a file system without hard links
+        if target.exists():
+            raise _exists(target) from err
+        os.replace(fresh, target)
+
+
+def _host():
+    """Short name of this computer in the names of temporary files."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _remove_left_over(target):
+    """Remove temporary files of this target whose process, on this computer, was killed."""
+    pattern = f"{_TEMPORARY}{_host()}-*.{glob.escape(target.name)}"
+    for path in target.parent.glob(pattern) if os.name == "posix" else ():
+        try:
+            os.kill(int(path.name.removeprefix(_TEMPORARY).split("-")[1]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue  # the process of another user, or a file that is not ours

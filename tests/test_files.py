@@ -1,7 +1,13 @@
 """FITS files are opened whole, and output files are written whole or not at all."""
 
+import errno
 import gzip
 import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -30,6 +36,8 @@ def test_longest_known_suffix_counts(name, suffix):
         (["nowhere/c.fits"], {}, FileNotFoundError, "directory must exist; got .*nowhere"),
         (["folder"], {"overwrite": True}, FileExistsError, "must be a file; got the directory"),
         (["old"], {}, FileExistsError, "output must not exist; got .*old"),
+        (["pipe"], {"overwrite": True}, FileExistsError, "must be a regular file; got 'pipe'"),
+        (["/dev/null"], {"overwrite": True}, FileExistsError, "must be a regular file; got '/dev"),
         (["c.fits", "./c.fits"], {}, ValueError, "outputs must differ; got .* twice"),
         (["old"], {"overwrite": True, "inputs": ["old"]}, ValueError, "must not be the input"),
     ],
@@ -40,10 +48,11 @@ def test_outputs_that_cannot_be_written_are_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "old").touch()
+    os.mkfifo("pipe")
     with pytest.raises(error, match=message):
         check_outputs(paths, **options)
     check_outputs(["c.fits", "c.reg", "old"], overwrite=True)
-    assert names_in(tmp_path) == ["folder", "old"]
+    assert names_in(tmp_path) == ["folder", "old", "pipe"]
 
 
 def test_unwritable_directory_is_refused(tmp_path, monkeypatch):
@@ -86,25 +95,72 @@ def test_failure_of_one_content_leaves_all_files_as_they_were(tmp_path, error, o
     assert not overwrite or (tmp_path / "a").read_text() == "old"
 
 
-def test_failure_to_rename_leaves_no_temporary_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_failure_to_put_files_in_place_leaves_no_temporary_file(tmp_path, monkeypatch, overwrite):
     def fail(source, target):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "replace" if overwrite else "link", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        write_files({tmp_path / "a": b"", tmp_path / "b": b""})
+        write_files({tmp_path / "a": b"", tmp_path / "b": b""}, overwrite=overwrite)
     assert names_in(tmp_path) == []
 
 
-def test_file_that_appeared_meanwhile_is_not_replaced(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_file_that_appeared_meanwhile_is_not_replaced(tmp_path, monkeypatch, links):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "a file system without hard links")
+
     def write(path):
         path.write_text("new")
-        (tmp_path / "a").write_text("of another run")
+        (tmp_path / "b").write_text("of another run")
 
-    with pytest.raises(FileExistsError, match="output must not exist"):
-        write_files({tmp_path / "a": write})
-    assert (tmp_path / "a").read_text() == "of another run"
-    assert names_in(tmp_path) == ["a"]
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    write_files({tmp_path / "old": b"0"})
+    with pytest.raises(FileExistsError, match="output must not exist; got '.*b'"):
+        write_files({tmp_path / "a": b"new", tmp_path / "b": write})
+    assert (tmp_path / "b").read_text() == "of another run"
+    assert names_in(tmp_path) == ["b", "old"]
+
+
+def test_of_many_writers_of_one_file_one_wins_and_the_others_are_refused(tmp_path):
+    barrier = Barrier(8)
+
+    def run(number):
+        def write(path):
+            path.write_text(str(number))
+            barrier.wait()
+
+        try:
+            write_files({tmp_path / "a": write})
+        except FileExistsError:
+            return None
+        return str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [number for number in pool.map(run, range(8)) if number]
+    assert won == [(tmp_path / "a").read_text()]
+
+
+def test_next_run_removes_what_a_killed_one_left_but_nothing_of_a_live_one(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from astro_unetloc.files import write_files
+        kill = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        write_files({sys.argv[1] + "/a[1].txt": b"whole", sys.argv[1] + "/b": kill})
+    """
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [name[:9] for name in names_in(tmp_path)] == [".unetloc-"]
+
+    def write(path):
+        write_files({tmp_path / "a[1].txt": b"of another run"})
+        path.write_text("mine")
+
+    write_files({tmp_path / "a[1].txt": write, tmp_path / "b": b""}, overwrite=True)
+    assert names_in(tmp_path) == ["a[1].txt", "b"]
+    assert (tmp_path / "a[1].txt").read_text() == "mine"
 
 
 # Reading
