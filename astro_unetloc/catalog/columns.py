@@ -13,6 +13,9 @@ LAYOUT_KEYWORDS = re.compile(
     r"|T(TYPE|FORM|UNIT|NULL|DISP|DIM|COMM|UCD|SCAL|ZERO|BCOL)\d+)$"
 )
 
+# Keyword of the area that was searched: a MOC as text (IVOA Recommendation "MOC", version 2.0).
+AREA = "MOC"
+
 
 @dataclass(frozen=True)
 class ColumnSpec:

@@ -7,7 +7,13 @@ import numpy as np
 from astropy.table import Table
 
 from astro_unetloc.catalog.read import energy_range
-from astro_unetloc.catalog.table import numbers_of, sky_positions, texts_of, unique_names
+from astro_unetloc.catalog.table import (
+    numbers_of,
+    one_line,
+    sky_positions,
+    texts_of,
+    unique_names,
+)
 from astro_unetloc.exceptions import InputError, warn
 
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
@@ -186,7 +192,7 @@ def library_source(name, spectrum, shape, position, *, source_class=""):
     kind = "PointSource" if shape == "SkyDirFunction" else "DiffuseSource"
     stated = f' class="{source_class}"' if source_class else ""
     lines = [
-        f'  <source name={quoteattr(str(name))} type="{kind}"{stated}>',
+        f'  <source name={quoteattr(one_line(name))} type="{kind}"{stated}>',
         f'    <spectrum type="{spectrum[0]}">',
         *spectrum[1],
         "    </spectrum>",

@@ -1,23 +1,34 @@
 """Reading catalogues: ours in every format, those of the Fermi-LAT, any table with positions."""
 
+import codecs
 import inspect
+import os
 import re
 import warnings
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import QTable, Table
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
-from astro_unetloc.catalog.table import _conform, _ucd, degrees, sky_positions, texts
+from astro_unetloc.catalog.columns import AREA, COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.catalog.table import (
+    _conform,
+    _ucd,
+    degrees,
+    position_columns,
+    sky_positions,
+    texts,
+)
 from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.files import open_fits, suffix_of
 from astro_unetloc.sphere import vectors_from_lonlat
 
-_FORMATS = {".fits": "fits", ".fit": "fits", ".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
-_FORMATS |= {".vot": "votable", ".xml": "votable"}
+_FORMATS = dict.fromkeys((".fits", ".fit", ".fits.gz", ".fit.gz"), "fits")
+_FORMATS |= {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".vot": "votable", ".xml": "votable"}
 
 # Columns with the names of sources, in lower case and with _ for a space.
 _NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
@@ -61,19 +72,23 @@ def read_catalog(path):
         path = _named_file(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"catalogue must be a file; got {str(path)!r}; check the path")
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in _FORMATS:
+    kind = _FORMATS.get(suffix_of(path, _FORMATS))
+    if kind is None:
         known = " ".join(_FORMATS)
         raise InputError(f"catalogue must end in one of {known}; got {path.name!r}; convert it")
     try:
-        table, extended = _read_tables(path, _FORMATS[suffix])
-    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError) as err:
+        return _checked(*_read_tables(path, kind), path.name)
+    except Exception as err:  # astropy raises many kinds for damaged files
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise InputError(f"{path.name!r} must hold a table of sources; got: {reason}") from err
+
+
+def _checked(table, extended, name):
+    """A table from a file of this name with the columns of ours or of a reference."""
     table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
     if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
         return _conform({name: table[name] for name in table.colnames}, table.meta)
-    table.meta.setdefault("FILENAME", path.name)
+    table.meta.setdefault("FILENAME", name)
     return as_reference(table, extended)
 
 
@@ -95,33 +110,101 @@ def _named_file(name):
     return path
 
 
-def _read_tables(path, file_format):
+def _read_tables(path, kind):
     """The table of sources and, from a Fermi catalogue, that of the extended ones (or None)."""
-    from astropy.io.votable import parse_single_table
-
     with warnings.catch_warnings():
         # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
         warnings.simplefilter("ignore", u.UnitsWarning)
-        if file_format == "fits":
+        if kind == "fits":
             return _read_fits(path)
-        if file_format == "votable":
+        if kind == "votable":
+            from astropy.io.votable import parse_single_table
+
             votable = parse_single_table(path, verify="ignore")
             table = QTable(votable.to_table(use_names_over_ids=True))
             table.meta = {param.name: param.value for param in votable.params}
             return table, None
-        texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype.startswith("U")}
-        options = {"converters": texts} if file_format == "ascii.csv" else {}
-        return QTable.read(path, format=file_format, **options), None
+        text, options = _text_of(path), {}
+        if kind == "ascii.csv":
+            names = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
+            delimiter = max(",;\t", key=text.partition("\n")[0].count)
+            if delimiter == ";":  # together with decimal commas
+                text = re.sub(r"(?<![^;\n])(\s*[-+]?\d*),(\d+\s*)(?![^;\r\n])", r"\1.\2", text)
+            options = {"converters": {"*[Nn]ame": str} | names, "delimiter": delimiter}
+        return QTable.read(text.splitlines(), format=kind, **options), None
+
+
+def _text_of(path):
+    """Text of a file in UTF-8 or UTF-16 with or without a byte order mark, or else in Latin-1."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _read_fits(path):
-    with fits.open(path) as hdus:
-        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
-        if not tables:
-            raise InputError("a FITS file without a table")
-        names = [hdu.name.replace(" ", "").upper() for hdu in tables]
-        extended = [h for h, n in zip(tables, names) if n == "EXTENDEDSOURCES"][:1]
-        return QTable.read(tables[0]), QTable.read(extended[0]) if extended else None
+    with open_fits(path)[0] as hdus:
+        hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+        tables = (QTable.read(hdu) for hdu in hdus if hdu.name != "GTI")
+        table = next((table for table in tables if position_columns(table)), None)
+        if table is None:
+            names = [name for hdu in hdus for name in hdu.columns.names]
+            found = f"{len(hdus)} with {', '.join(names[:8])}" if hdus else "none"
+            raise InputError(f"a FITS file needs a table with positions; got {found}")
+        for hdu in hdus:
+            if hdu.header.get("ORDERING") == "NUNIQ" and "MOC" in hdu.header.get("MOCVERS", "MOC"):
+                table.meta[AREA] = _area_text(hdu.data.field(0))
+        extended = [h for h in hdus if h.name.replace(" ", "").upper() == "EXTENDEDSOURCES"][:1]
+        return table, QTable.read(extended[0]) if extended else None
+
+
+def _area_text(numbers):
+    """A MOC as text from its cells, numbered ``4 * 4**order + cell``."""
+    from mocpy import MOC
+
+    order = np.log2(numbers).astype(np.int64) // 2 - 1
+    cells = (numbers - 4 * 4**order).astype(np.uint64)
+    return MOC.from_healpix_cells(cells, order.astype(np.uint8), max_depth=10).to_string()
+
+
+def searched_area(table):
+    """The area (`mocpy.MOC`) in which the sources of a table were searched; None if unknown."""
+    from mocpy import MOC
+
+    try:
+        return MOC.from_string(table.meta[AREA]) if table.meta.get(AREA) else None
+    except (OSError, TypeError) as err:
+        raise InputError(
+            f"the searched area of a catalogue must be a MOC; got {str(table.meta[AREA])[:40]!r}; "
+            f"drop {AREA} from its header"
+        ) from err
+
+
+def as_table(source):
+    """Table of the sources in any form that has one.
+
+    A table, FITS records or HDU, a SkyCoord, a catalogue of gammapy, or what astropy makes a table
+    of; or a file or name that `read_catalog` takes.
+    """
+    if isinstance(source, str | os.PathLike):
+        return read_catalog(source)
+    source = getattr(source, "table", source)  # of a catalogue of gammapy
+    try:
+        if isinstance(source, SkyCoord):
+            return QTable({"skycoord": source.reshape(-1)})
+        if isinstance(source, fits.FITS_rec):
+            source = fits.BinTableHDU(source)
+        if isinstance(source, fits.BinTableHDU | fits.TableHDU):
+            return QTable.read(source)
+        return source if isinstance(source, Table) else QTable(source)
+    except (TypeError, ValueError) as err:
+        raise InputError(
+            f"a table of sources was expected; got {type(source).__name__}; give a QTable, "
+            "SkyCoord, or the name of a file"
+        ) from err
 
 
 def energy_range(table, kind=""):
@@ -150,12 +233,15 @@ def catalog_name(table):
 
 
 def as_reference(table, extended=None):
-    """Copy of any catalogue with the columns that matching needs.
+    """Copy of any catalogue, as `as_table` takes it, with the columns that matching needs.
 
     These are ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius
     in deg, masked where unknown) and ``skycoord``. ``extended`` is the table of extended sources of
     a Fermi-LAT catalogue.
     """
+    table = as_table(table)
+    if "ENERGY" in table.colnames and "Source_Name" not in table.colnames:
+        raise InputError("sources were expected; got photons; find their sources first")
     positions, names = sky_positions(table), _source_names(table)
     is_extended, radius = _extensions(table, names, extended)
     table = table.copy(copy_data=False)
@@ -171,7 +257,9 @@ def _source_names(table):
     lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
     found = [lower[name] for name in _NAME_COLUMNS if name in lower]
     found += [name for name in table.colnames if _ucd(table[name]) == "meta.id;meta.main"]
-    return texts(table[found[0]] if found else np.arange(1, len(table) + 1))
+    numbers = np.arange(1, len(table) + 1).astype("U8")
+    names = texts(table[found[0]]) if found else numbers
+    return np.where(names == "", numbers, names)
 
 
 def _extensions(table, names, extended):
@@ -198,8 +286,7 @@ def _extensions(table, names, extended):
 
 def read_extended(reference):
     """Extended sources (QTable) of a catalogue, a file or the name of one; warns without any."""
-    table = reference if hasattr(reference, "colnames") else read_catalog(reference)
-    table = as_reference(table)
+    table = as_reference(reference)
     if not table["Extended"].any():
         warn("the catalogue of extended sources holds none; it flags nothing")
     return table[table["Extended"]]

@@ -39,6 +39,9 @@ _ELLIPSE_NAMES = (
     ("Pos_err_95", "Pos_err_95", None),
 )
 
+# Control characters, line ends and code points that are no characters.
+_NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+
 # The photon flux of the whole range of 3FHL, 1FHL and ours, above 1 GeV and above 50 GeV.
 _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
 
@@ -162,9 +165,16 @@ def with_columns(table, specs, values):
 
 
 def texts(column):
-    """Strings (n,) of a column without spaces around; empty where masked."""
-    values = np.char.strip(np.asarray(np.ma.getdata(column)).astype(str))
-    return np.where(getattr(column, "mask", False), "", values)
+    """Strings (n,) of a column, each of one line without spaces around; empty where masked."""
+    values = np.asarray(np.ma.getdata(column))
+    values = np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
+    lines = np.array([one_line(value) for value in values.ravel().tolist()], str)
+    return np.where(getattr(column, "mask", False), "", lines.reshape(values.shape))
+
+
+def one_line(value):
+    """Text of a value without what a line of a file cannot hold, such as control characters."""
+    return _NOT_IN_A_LINE.sub(" ", str(value)).strip()
 
 
 def texts_of(table, name):
@@ -208,22 +218,35 @@ def sky_positions(table):
     They are ``skycoord``, or columns of the usual names or UCDs in degrees, hours and degrees where
     they are sexagesimal text.
     """
-    if "skycoord" in table.colnames:
+    columns = position_columns(table)
+    if not columns:
+        raise InputError(
+            "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
+            f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
+        )
+    if "skycoord" in columns:
         return table["skycoord"].icrs
+    frame, *columns = columns[0], *(table[name] for name in columns[1:])
+    if frame == "icrs" and _is_sexagesimal(columns[0]):
+        return _from_text(*columns)
+    return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
+
+
+def position_columns(table):
+    """Frame and names of the columns of longitude and latitude of a table, empty if it has none.
+
+    Where it has it the column ``skycoord`` stands alone.
+    """
+    if "skycoord" in table.colnames:
+        return ("skycoord",)
     names = {name.lower(): name for name in table.colnames}
     ucds = {_ucd(table[name]): name for name in reversed(table.colnames)}
     for known, pairs in ((names, _POSITION_NAMES), (ucds, _POSITION_UCDS)):
         for lon, lat in pairs:
             if lon in known and lat in known:
-                columns = table[known[lon]], table[known[lat]]
                 frame = "galactic" if lon.startswith(("glon", "pos.galactic")) else "icrs"
-                if frame == "icrs" and _is_sexagesimal(columns[0]):
-                    return _from_text(*columns)
-                return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
-    raise InputError(
-        "a catalogue must have columns RAJ2000 and DEJ2000, RA and Dec, or GLON and GLAT; "
-        f"got {', '.join(table.colnames[:8]) or 'none'}; rename its columns"
-    )
+                return frame, known[lon], known[lat]
+    return ()
 
 
 def _ucd(column):

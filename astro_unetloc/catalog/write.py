@@ -6,8 +6,10 @@ The content of a file is made in memory, as bytes; `astro_unetloc.files` puts it
 import gzip
 import io
 import re
+import unicodedata
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import astropy.units as u
@@ -19,8 +21,15 @@ from astro_unetloc import files
 from astro_unetloc.catalog import columns
 from astro_unetloc.catalog.columns import FLAGS, LAYOUT_KEYWORDS
 from astro_unetloc.catalog.models import fermi_library, gammapy_yaml
-from astro_unetloc.catalog.table import confidence_ellipses, sky_positions, texts_of
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.catalog.table import (
+    confidence_ellipses,
+    one_line,
+    sky_positions,
+    texts,
+    texts_of,
+    unique_names,
+)
+from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import check_output, suffix_of, write_files
 
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
@@ -152,7 +161,13 @@ def format_catalog(catalog, suffix):
     formats = {name: _shortest for name in table.colnames if table[name].dtype == np.float32}
     stream = io.StringIO()
     table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
-    return stream.getvalue().encode()
+    lines = stream.getvalue().splitlines()
+    first = sum(1 for _ in takewhile(lambda line: line.startswith("#"), lines)) + 1
+    for number, line in enumerate(lines[first:], first):
+        if line.startswith("#"):  # a reader would take the row for a comment
+            cell, *rest = line.split(",", 1)
+            lines[number] = ",".join([f'"{cell}"', *rest])
+    return "\n".join([*lines, ""]).encode(errors="replace")
 
 
 def _shortest(value):
@@ -163,9 +178,11 @@ def _plain_table(catalog):
     """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
     columns = {n: c for n, c in catalog.items() if isinstance(c, Column | u.Quantity)}
     table = Table(columns, meta=catalog.meta)
-    for name, column in table.items():
+    for name, column in list(table.items()):
         ucd = _UCDS.get(name, column.meta.get("ucd"))
-        column.meta = {"ucd": ucd} if ucd else {}
+        column.meta, column.format = {"ucd": ucd} if ucd else {}, None
+        if column.dtype.kind in "SUO":
+            table[name] = _with_texts(column, texts(column))
     return table
 
 
@@ -173,8 +190,11 @@ def _fits_bytes(table):
     """FITS table; `Table.write` would drop UCDs and descriptions."""
     bare = table.copy(copy_data=False)
     bare.meta = {}
-    for column in bare.itercols():
+    for column in list(bare.itercols()):
         column.meta, column.description = {}, None
+        if column.dtype.kind == "U":
+            bare[column.name] = _with_texts(column, _ascii_texts(column))
+    bare.rename_columns(bare.colnames, unique_names([_ascii(name) for name in bare.colnames]))
     hdu = fits.table_to_hdu(bare, character_as_bytes=True)
     hdu.name = EXTENSION_NAME
     for number, column in enumerate(table.itercols(), 1):
@@ -214,8 +234,30 @@ def set_cards(header, keywords):
 
 
 def _ascii(text):
-    text = str(text).encode("ascii", "replace").decode()
-    return re.sub(r"[^ -~]", " ", text)
+    """Text in the characters of FITS: letters without their accents, others replaced by ?."""
+    parts = unicodedata.normalize("NFKD", one_line(text))
+    bare = "".join(c for c in parts if not unicodedata.combining(c))
+    return bare.encode("ascii", "replace").decode()
+
+
+def _ascii_texts(column):
+    """Texts of a column for FITS; warns of those that it cannot hold."""
+    before = np.ma.getdata(column)
+    after = np.array([_ascii(text) for text in before.ravel().tolist()], str).reshape(before.shape)
+    changed = after != before
+    if changed.any():
+        first, kept = str(before[changed][0]), str(after[changed][0])
+        warn(
+            f"FITS holds ASCII only: {changed.sum()} of {changed.size} texts in {column.name} are "
+            f"changed, such as {first!r} to {kept!r}; .ecsv and .vot keep them"
+        )
+    return after
+
+
+def _with_texts(column, values):
+    """A copy of a column with other texts in the same rows."""
+    masked = hasattr(column, "mask")
+    return column.copy(data=np.ma.MaskedArray(values, column.mask) if masked else values)
 
 
 def _votable_bytes(table):
@@ -225,10 +267,9 @@ def _votable_bytes(table):
 
     text = table.copy()
     text.meta = {}
-    for name in text.colnames:
-        if text[name].dtype.kind == "U":
-            text[name][:] = [_xml_text(value) for value in np.ma.getdata(text[name])]
-    text.convert_unicode_to_bytestring()  # ``char``, which every reader knows
+    for name, column in list(text.items()):
+        if column.dtype.kind == "U" and "".join(np.ma.getdata(column).ravel()).isascii():
+            text[name] = column.astype("S")  # ``char``, which every reader knows
     votable = from_table(text)
     first = votable.get_first_table()
     votable.resources[0].coordinate_systems.append(CooSys(ID="icrs", system="ICRS"))
@@ -253,16 +294,11 @@ def _votable_param(votable, number, name, value):
     value = value.item() if isinstance(value, np.generic) else value
     kind = {bool: "boolean", int: "long", float: "double"}.get(type(value))
     about = {"datatype": kind} if kind else {"datatype": "unicodeChar", "arraysize": "*"}
-    value = value if kind else _xml_text(value)
-    param = Param(votable, ID=number, name=_xml_text(name), value=value, **about)
+    value = value if kind else one_line(value)
+    param = Param(votable, ID=number, name=one_line(name), value=value, **about)
     if not kind:
         param.to_xml = partial(Field.to_xml, param)  # that of `Param` escapes < and & twice
     return param
-
-
-def _xml_text(text):
-    """Text without the characters that XML cannot hold."""
-    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", str(text))
 
 
 # Regions

@@ -64,8 +64,8 @@ NO_TABLE = "must hold a table of sources"
         ("none.fits", "catalogue must be a file; got .*none.fits"),
         ("bad.doc", r"must end in one of .fits .* got 'bad.doc'"),
         ("bad.fits", NO_TABLE), ("bad.fits.gz", NO_TABLE), ("bad.vot", NO_TABLE),
-        ("bad.ecsv", NO_TABLE), ("image.fits", "a FITS file without a table"),
-        ("table.fits", "must have columns RAJ2000 and DEJ2000.*got A"),
+        ("bad.ecsv", NO_TABLE), ("image.fits", "got: a FITS file needs a table with positions; got none"),
+        ("table.fits", "needs a table with positions; got 1 with A"),
     ],
 )  # fmt: skip
 def test_file_without_sources_is_refused_in_one_line(tmp_path, name, message):
