@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "columns": ["flag_names"],
         "match": ["MatchResult", "match_catalogs"],
         "read": ["read_catalog"],
         "models": ["to_gammapy_models"],

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 
+from astro_unetloc.exceptions import InputError
+
 # Keywords that describe the layout of a file, not the catalogue in it.
 LAYOUT_KEYWORDS = re.compile(
     r"^(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|THEAP|EXTEND|EXTNAME|EXTVER|END|DATE"
@@ -110,6 +112,32 @@ def set_flag(table, name, where):
     """Set one of `FLAGS` in the rows of a table where a condition (n,) holds, else clear it."""
     bit, flags = FLAGS[name][0], np.asarray(table["Flags"])
     table["Flags"] = np.where(where, flags | bit, flags & ~bit).astype(np.int16)
+
+
+def flag_names(flags):
+    """Return the names of the flags that are set.
+
+    Parameters
+    ----------
+    flags : int or array_like of int (n,)
+        A value of the column ``Flags``, or the column.
+
+    Returns
+    -------
+    list
+        Names, see `FLAGS`; for a column a list of them for each source.
+
+    Examples
+    --------
+    >>> from astro_unetloc import flag_names
+    >>> flag_names(18)
+    ['blended', 'low_latitude']
+    """
+    values = np.asarray(flags)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"flags must be whole numbers; got {flags!r}; give the column Flags")
+    names = [[n for n, (bit, _) in FLAGS.items() if value & bit] for value in values.flat]
+    return names if values.ndim else names[0]
 
 
 def has_flag(table, name):

@@ -5,14 +5,15 @@ error ellipse, as vectors of degrees tangent to the sky, which need no angle nea
 """
 
 from dataclasses import dataclass
+from html import escape
 
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable, Table, vstack
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import MATCH_COLUMNS
-from astro_unetloc.catalog.read import as_reference, catalog_name
+from astro_unetloc.catalog.columns import AREA, MATCH_COLUMNS
+from astro_unetloc.catalog.read import as_reference, as_table, catalog_name, searched_area
 from astro_unetloc.catalog.table import (
     confidence_ellipses,
     degrees,
@@ -68,9 +69,10 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     Parameters
     ----------
     catalog : QTable
-        From `find_sources` or `read_catalog`, restricted to the sky of interest.
-    reference : QTable
-        From `read_catalog`, or any table with positions, restricted to the same sky.
+        From `find_sources` or `read_catalog`. If it states the area that was searched, only the
+        reference sources in this area can be missing; else restrict both to the same sky.
+    reference : QTable, SkyCoord, FITS records, catalogue of gammapy, str or path
+        From `read_catalog`, or any table with positions, or the name of a file.
     radius : Quantity [angle] or float, optional
         Largest distance, whatever the errors are; degrees if bare.
     surroundings : QTable, optional
@@ -96,6 +98,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     (array([1]), array([0]))
     """
     radius_deg, reference = _radius_deg(radius), as_reference(reference)
+    catalog, area = as_table(catalog), searched_area(as_table(catalog))
     found, known = _positions(catalog), _positions(reference, ~reference["Extended"])
     by_errors = radius is None and any(
         np.isfinite(_variances(side)).all(axis=1).any() for side in (found, known)
@@ -121,7 +124,10 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     row = pairs["catalog_index"]
     order = (pairs["separation"], -np.nan_to_num(pairs["probability"]), row, rank[row])
     pairs = QTable(pairs[np.lexsort(order)])
-    return MatchResult(catalog, reference, pairs, chance, radius_deg, by_errors)
+    searched = np.ones(len(reference), bool)
+    if area is not None:
+        searched = area.contains_skycoords(reference["skycoord"])
+    return MatchResult(catalog, reference, pairs, chance, searched, radius_deg, by_errors)
 
 
 def is_known(catalog, references, *, radius=None):
@@ -140,7 +146,7 @@ def inside_extended(vectors, reference):
     return np.isin(np.arange(len(vectors)), hits["catalog_index"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MatchResult:
     """Which rows of a catalogue and of a reference belong together.
 
@@ -157,6 +163,8 @@ class MatchResult:
         are one source, NaN for extended sources), ``matched`` and ``extended`` (bool).
     chance_probability : ndarray (n,)
         Probability that a detection which has nothing to do with the reference would match.
+    searched : ndarray (m,)
+        Which reference sources lie in the area that was searched; all where it is unknown.
     radius_deg : float
         Largest distance of a match, where the errors do not decide.
     by_errors : bool
@@ -167,8 +175,19 @@ class MatchResult:
     reference: object
     pairs: object
     chance_probability: np.ndarray
+    searched: np.ndarray
     radius_deg: float
     by_errors: bool
+
+    def __repr__(self):
+        n_known = len(self.catalog) - len(self.catalog_unmatched)
+        return (
+            f"<MatchResult: {_fraction(n_known, len(self.catalog))} detections known in "
+            f"{catalog_name(self.reference)}>"
+        )
+
+    def _repr_html_(self):
+        return f"<pre>{escape(self.summary())}</pre>"
 
     @property
     def matches(self):
@@ -198,8 +217,9 @@ class MatchResult:
 
     @property
     def reference_unmatched(self):
-        """Rows of the point-like reference sources that do not match."""
-        return np.setdiff1d(np.flatnonzero(~self.reference["Extended"]), self.reference_index)
+        """Rows of the point-like reference sources in the searched area that do not match."""
+        point_like = ~self.reference["Extended"] & self.searched
+        return np.setdiff1d(np.flatnonzero(point_like), self.reference_index)
 
     @property
     def chance_rate(self):
@@ -210,13 +230,17 @@ class MatchResult:
     def summary(self):
         """Return the numbers of matches, their quality and the chance rate in a few lines (str)."""
         matches, n_found = self.matches, len(self.catalog)
-        n_extended, n_known = int(self.reference["Extended"].sum()), n_found - len(self.not_known())
-        n_point, name = len(self.reference) - n_extended, catalog_name(self.reference)
+        n_known, name = n_found - len(self.catalog_unmatched), catalog_name(self.reference)
+        n_point = len(matches) + len(self.reference_unmatched)
+        seen = np.unique(self.inside["reference_index"])
+        extended = np.flatnonzero(self.reference["Extended"] & self.searched)
+        n_extended = len(np.union1d(seen, extended))
+        where = " in the searched area" if AREA in self.catalog.meta else ""
         rule = f"<= {self.radius_deg:g} deg"
         if self.by_errors:
             rule = f"<= {MAX_SIGMAS:.2f} sigma, or {rule} where an error is unknown"
         lines = [
-            f"{_fraction(len(matches), n_point)} point-like {name} sources found ({rule}).",
+            f"{_fraction(len(matches), n_point)} point-like {name} sources{where} found ({rule}).",
             f"{_fraction(n_known, n_found)} detections known, {len(self.inside)} of them in "
             "extended sources.",
         ]
@@ -234,8 +258,8 @@ class MatchResult:
             rate = f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match"
             lines.append(f"{rate} (from the local density).")
         if n_extended:
-            n_seen = len(np.unique(self.inside["reference_index"]))
-            apart = f"Listed apart: {n_extended} extended sources, {n_seen} with a detection inside"
+            kind = f"extended source{'s' if n_extended > 1 else ''}"
+            apart = f"Listed apart: {n_extended} {kind}, {len(seen)} with a detection inside"
             lines.append(f"{apart} that matches no point-like one.")
         bins = self.completeness().iterrows("Flux_Min", "Flux_Max", "N", "N_Found")
         by_flux = [f"  {low:8.2g} - {high:<8.2g} {_fraction(k, n)}" for low, high, n, k in bins]
@@ -243,7 +267,7 @@ class MatchResult:
         return "\n".join(lines)
 
     def completeness(self, edges=None):
-        """Return how many of the point-like reference sources were found, by their flux.
+        """Return how many point-like reference sources in the searched area were found, by flux.
 
         Parameters
         ----------
@@ -261,7 +285,8 @@ class MatchResult:
 
         name = flux_column(self.reference)
         flux = numbers(self.reference[name]) if name else np.full(len(self.reference), np.nan)
-        use = np.isfinite(flux) & (flux > 0) & ~self.reference["Extended"]
+        counted = np.append(self.reference_index, self.reference_unmatched)
+        use = np.isfinite(flux) & (flux > 0) & np.isin(np.arange(len(flux)), counted)
         if edges is None:
             steps = 2 * np.log10(flux[use]) if use.any() else np.zeros(1)
             edges = 10 ** (np.arange(np.floor(steps.min()), np.floor(steps.max()) + 2) / 2)
@@ -321,7 +346,7 @@ class MatchResult:
         return self.catalog[self.catalog_unmatched]
 
     def not_found(self):
-        """Return a QTable of the point-like reference sources that were not found.
+        """Return a QTable of the point-like reference sources in the searched area not found.
 
         It has names, positions, 95 % error ellipses and fluxes, where known.
         """

@@ -6,7 +6,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
-from astro_unetloc.catalog.read import energy_range
+from astro_unetloc.catalog.read import as_table, energy_range
 from astro_unetloc.catalog.table import (
     numbers_of,
     one_line,
@@ -57,7 +57,7 @@ def to_gammapy_models(catalog):
     """
     from gammapy.modeling.models import Models, SkyModel
 
-    sources = _power_laws(catalog)
+    sources = _power_laws(as_table(catalog))
     return Models([SkyModel(*_spectrum_and_place(s), name=str(s["name"])) for s in sources])
 
 

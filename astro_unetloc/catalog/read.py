@@ -172,10 +172,12 @@ def _area_text(numbers):
 
 def searched_area(table):
     """The area (`mocpy.MOC`) in which the sources of a table were searched; None if unknown."""
+    if not table.meta.get(AREA):
+        return None
     from mocpy import MOC
 
     try:
-        return MOC.from_string(table.meta[AREA]) if table.meta.get(AREA) else None
+        return MOC.from_string(table.meta[AREA])
     except (OSError, TypeError) as err:
         raise InputError(
             f"the searched area of a catalogue must be a MOC; got {str(table.meta[AREA])[:40]!r}; "
@@ -240,9 +242,11 @@ def as_reference(table, extended=None):
     a Fermi-LAT catalogue.
     """
     table = as_table(table)
-    if "ENERGY" in table.colnames and "Source_Name" not in table.colnames:
-        raise InputError("sources were expected; got photons; find their sources first")
-    positions, names = sky_positions(table), _source_names(table)
+    names = _source_names(table)
+    if names is None and "ENERGY" in {name.upper() for name in table.colnames}:
+        raise InputError("sources were expected; got a list of photons; find their sources first")
+    numbers, positions = np.arange(1, len(table) + 1).astype("U8"), sky_positions(table)
+    names = numbers if names is None else np.where(names == "", numbers, names)
     is_extended, radius = _extensions(table, names, extended)
     table = table.copy(copy_data=False)
     table["Source_Name"] = names
@@ -254,12 +258,11 @@ def as_reference(table, extended=None):
 
 
 def _source_names(table):
+    """Names of the sources of a table, which may be empty; None without a column of names."""
     lower = {name.lower().replace(" ", "_"): name for name in table.colnames}
     found = [lower[name] for name in _NAME_COLUMNS if name in lower]
     found += [name for name in table.colnames if _ucd(table[name]) == "meta.id;meta.main"]
-    numbers = np.arange(1, len(table) + 1).astype("U8")
-    names = texts(table[found[0]]) if found else numbers
-    return np.where(names == "", numbers, names)
+    return texts(table[found[0]]) if found else None
 
 
 def _extensions(table, names, extended):

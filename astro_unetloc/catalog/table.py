@@ -32,6 +32,9 @@ _POSITION_UCDS = (
     ("pos.galactic.lon", "pos.galactic.lat"),
 )
 
+# How values are shown: the errors of positions are above 1e-4 deg, those of the rest above 0.1 %.
+_DISPLAY = {"f8": ".5f", "f4": ".4g"}
+
 # Names of 95 % ellipses: 1FGL to 4FGL, FL16Y, 1FHL, 3FHL and ours; the reduced 4FGL; 2FHL (circle).
 _ELLIPSE_NAMES = (
     ("Conf_95_SemiMajor", "Conf_95_SemiMinor", "Conf_95_PosAng"),
@@ -128,6 +131,7 @@ def _typed_column(spec, column, n_rows):
     else:
         column = Column(values) if spec.required else MaskedColumn(values, mask=mask)
     column.info.description, column.info.meta = spec.description, {"ucd": spec.ucd}
+    column.info.format = _DISPLAY.get(spec.dtype)
     return column
 
 

@@ -19,8 +19,9 @@ from astropy.table import Column, Table
 
 from astro_unetloc import files
 from astro_unetloc.catalog import columns
-from astro_unetloc.catalog.columns import FLAGS, LAYOUT_KEYWORDS
+from astro_unetloc.catalog.columns import AREA, FLAGS, LAYOUT_KEYWORDS
 from astro_unetloc.catalog.models import fermi_library, gammapy_yaml
+from astro_unetloc.catalog.read import as_table, searched_area
 from astro_unetloc.catalog.table import (
     confidence_ellipses,
     one_line,
@@ -129,7 +130,7 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
 
 def file_content(catalog, path, *, frame="icrs", figure=None):
     """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
-    suffix = suffix_of(path, SUFFIXES)
+    suffix, catalog = suffix_of(path, SUFFIXES), as_table(catalog)
     if suffix in (".reg", ".crtf"):
         return format_regions(catalog, frame=frame, casa=suffix == ".crtf").encode()
     if suffix == ".yaml":
@@ -205,9 +206,13 @@ def _fits_bytes(table):
             hdu.header.set(f"TUCD{number}", column.meta["ucd"], after=after)
     hdu.header["RADESYS"] = ("ICRS", "frame of RAJ2000 and DEJ2000")
     hdu.header["DATE"] = (f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}", "UTC, when written")
-    set_cards(hdu.header, table.meta)
+    set_cards(hdu.header, {key: value for key, value in table.meta.items() if key != AREA})
+    hdus = [fits.PrimaryHDU(), hdu]
+    if (area := searched_area(table)) is not None:
+        hdus.append(area.serialize("fits", v1_compatible=True)[1])
+        hdus[2].name, hdus[2].header["PIXTYPE"] = AREA, "HEALPIX"
     stream = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream, checksum=True)
+    fits.HDUList(hdus).writeto(stream, checksum=True)
     return stream.getvalue()
 
 
@@ -392,4 +397,4 @@ def to_regions(catalog, *, frame="icrs"):
     """
     from regions import Regions
 
-    return Regions.parse(format_regions(catalog, frame=frame), format="ds9")
+    return Regions.parse(format_regions(as_table(catalog), frame=frame), format="ds9")

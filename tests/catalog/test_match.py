@@ -461,7 +461,7 @@ def test_summary_states_what_was_found_its_probabilities_and_the_chance_rate():
     assert "1 of 2 (50 %) point-like" in summary
     assert "2 of 4 (50 %) detections known, 1 of them in extended sources" in summary
     assert "0.100 deg" in summary
-    assert "1 extended sources, 1 with a detection inside" in summary
+    assert "1 extended source, 1 with a detection inside" in summary
     catalog = with_errors(make_table(np.random.default_rng(1).uniform(0, 360, 200)), 0.1)
     reference = with_errors(make_table(catalog["RAJ2000"].value), 0.1)
     summary = match_catalogs(catalog, reference).summary()
