@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from astro_unetloc.catalog.columns import set_flag
+from astro_unetloc.catalog.columns import AREA, set_flag
 from astro_unetloc.catalog.match import inside_extended
 from astro_unetloc.catalog.read import read_extended
 from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
@@ -58,7 +58,12 @@ class Run:
         sources = self.sources
         if self.region is not None:
             sources = sources[self.region.covers(glon_glat_vectors(sources))]
-        return make_catalog(sources, self.keywords())
+        return make_catalog(sources, self.keywords() | {AREA: self.area.to_string()})
+
+    @cached_property
+    def area(self):
+        """The searched area inside the region, a `mocpy.MOC` (ICRS)."""
+        return self.patches.observed_area(self.region)
 
     def keywords(self):
         """Return the provenance of the run as FITS keywords and their values."""

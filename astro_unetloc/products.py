@@ -7,13 +7,11 @@ from pathlib import Path
 import healpy
 import numpy as np
 from astropy.io import fits
-from mocpy import MOC
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.plot import plot_sources
-from astro_unetloc.sphere import frame_rotation
 
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
 _ORDER = 10
@@ -54,7 +52,7 @@ def probability_map_bytes(run):
         image = probability_image(run.patches, run.probability, pixels)
         primary = fits.PrimaryHDU(image, header=pixels.wcs.to_header())
         primary.header["BTYPE"] = ("stat.probability", "probability of a source, no unit")
-    cells, values = _searched_cells(run, "galactic")
+    cells, values = _searched_cells(run)
     order = np.argsort(cells)
     about = "probability of a source, no unit", "stat.probability", ""
     columns = {"PROBABILITY": (values[order], *about)}
@@ -72,7 +70,7 @@ def probability_image(patches, probability, pixels):
     image = np.full(pixels.n_pixels, np.nan, np.float32)
     for start in range(0, pixels.n_pixels, _CHUNK):
         index = np.arange(start, min(start + _CHUNK, pixels.n_pixels))
-        image[index] = _values_at(patches, probability, pixels.centers(index))
+        image[index] = patches.values_at(probability, pixels.centers(index))
     if pixels.pixel_size_deg > patches.grid.config.pixel_deg:
         for row, patch in enumerate(patches.index):
             vectors = patches.grid.plane(patch).pixel_vectors
@@ -92,7 +90,7 @@ def limit_map_bytes(run, progress=None):
     nside, (low, high) = 2**_LIMIT_ORDER, run.model.flux_range
     cells = np.arange(12 * nside**2)
     vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
-    seen = _values_at(run.patches, run.patches.coverage[..., 0], vectors) > 0
+    seen = run.patches.values_at(run.patches.coverage[..., 0], vectors) > 0
     if run.region is not None:
         seen &= run.region.covers(vectors)
     sqrt_ts = run.model.half_found(run.threshold)
@@ -117,49 +115,24 @@ def moc_bytes(run):
     sections 4.2 and 5); a cell belongs to the area where its centre was observed and lies in the
     region.
     """
-    cells, _ = _searched_cells(run, "icrs", run.region)
-    moc = MOC.from_healpix_cells(cells.astype(np.uint64), np.uint8(_ORDER), max_depth=_ORDER)
-    hdus = moc.serialize("fits", v1_compatible=True)
+    hdus = run.area.serialize("fits", v1_compatible=True)
     hdus[1].header["PIXTYPE"] = "HEALPIX"
     return _file_bytes(hdus, run.keywords())
 
 
-def _searched_cells(run, frame, region=None):
-    """Observed HEALPix cells (n,) (NESTED, of a frame, in a region) and their probabilities."""
-    nside, rotation, patches = 2**_ORDER, frame_rotation(frame), run.patches
+def _searched_cells(run):
+    """Observed HEALPix cells (n,) (NESTED, Galactic) and their probabilities."""
+    nside, patches = 2**_ORDER, run.patches
     cells, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for row, patch in enumerate(patches.index):
-        center = patches.grid.centers[patch] @ rotation
+        center = patches.grid.centers[patch]
         near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
-        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1) @ rotation.T
+        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1)
         own = patches.grid.owner(vectors) == patch
-        if region is not None:
-            own &= region.covers(vectors)
-        y, x, seen = _pixel_of(patches, row, vectors[own])
+        y, x, seen = patches.pixel_of(row, vectors[own])
         cells.append(near[own][seen])
         values.append(run.probability[row, y[seen], x[seen]])
     return np.concatenate(cells), np.concatenate(values)
-
-
-def _pixel_of(patches, row, vectors):
-    """Pixel y, x of directions in a patch, and whether it was observed."""
-    plane = patches.grid.plane(patches.index[row])
-    x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
-    return y, x, patches.coverage[row, y, x, 0] > 0
-
-
-def _values_at(patches, images, vectors):
-    """Values (n,) of images of patches at directions (n, 3); NaN where nothing was searched."""
-    values = np.full(len(vectors), np.nan, np.float32)
-    on_sky = np.flatnonzero(np.isfinite(vectors[:, 0]))
-    rows = np.full(patches.grid.n_patches, -1)
-    rows[patches.index] = np.arange(len(patches.index))
-    owner = rows[patches.grid.owner(vectors[on_sky])] if len(on_sky) else on_sky
-    for row in np.unique(owner[owner >= 0]):
-        here = on_sky[owner == row]
-        y, x, seen = _pixel_of(patches, row, vectors[here])
-        values[here[seen]] = images[row, y[seen], x[seen]]
-    return values
 
 
 def _healpix_table(name, order, cells, columns):

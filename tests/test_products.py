@@ -14,7 +14,6 @@ from made_runs import make_run, with_pixels
 from made_sources import RANGE, as_events, background_around, sources_at
 from mocpy import MOC
 
-from astro_unetloc import products
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.maps.photons import DiscFootprint
@@ -191,7 +190,6 @@ def test_moc_ends_where_the_region_ends():
     assert read_moc(make_run([400], region=region))[1] == pytest.approx(np.pi, rel=0.02)
 
 
-def test_moc_of_the_whole_sky_and_of_nothing(monkeypatch):
-    monkeypatch.setattr(products, "_ORDER", 4)
+def test_moc_of_the_whole_sky_and_of_nothing():
     assert read_moc(make_run(range(768)))[1] == pytest.approx(SKY_DEG2)
     assert read_moc(make_run([]))[1] == 0

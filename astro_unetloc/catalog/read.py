@@ -155,7 +155,7 @@ def _read_fits(path):
             found = f"{len(hdus)} with {', '.join(names[:8])}" if hdus else "none"
             raise InputError(f"a FITS file needs a table with positions; got {found}")
         for hdu in hdus:
-            if hdu.header.get("ORDERING") == "NUNIQ" and "MOC" in hdu.header.get("MOCVERS", "MOC"):
+            if hdu.header.get("ORDERING") == "NUNIQ" and hdu.columns.names == ["UNIQ"]:
                 table.meta[AREA] = _area_text(hdu.data.field(0))
         extended = [h for h in hdus if h.name.replace(" ", "").upper() == "EXTENDEDSOURCES"][:1]
         return table, QTable.read(extended[0]) if extended else None
@@ -200,13 +200,16 @@ def as_table(source):
         if isinstance(source, fits.FITS_rec):
             source = fits.BinTableHDU(source)
         if isinstance(source, fits.BinTableHDU | fits.TableHDU):
-            return QTable.read(source)
-        return source if isinstance(source, Table) else QTable(source)
+            source = QTable.read(source)
+        table = source if isinstance(source, Table) else QTable(source)
     except (TypeError, ValueError) as err:
         raise InputError(
             f"a table of sources was expected; got {type(source).__name__}; give a QTable, "
             "SkyCoord, or the name of a file"
         ) from err
+    if _source_names(table) is None and "ENERGY" in {name.upper() for name in table.colnames}:
+        raise InputError("sources were expected; got a list of photons; find their sources first")
+    return table
 
 
 def energy_range(table, kind=""):
@@ -242,10 +245,8 @@ def as_reference(table, extended=None):
     a Fermi-LAT catalogue.
     """
     table = as_table(table)
-    names = _source_names(table)
-    if names is None and "ENERGY" in {name.upper() for name in table.colnames}:
-        raise InputError("sources were expected; got a list of photons; find their sources first")
-    numbers, positions = np.arange(1, len(table) + 1).astype("U8"), sky_positions(table)
+    names, positions = _source_names(table), sky_positions(table)
+    numbers = np.arange(1, len(table) + 1).astype("U8")
     names = numbers if names is None else np.where(names == "", numbers, names)
     is_extended, radius = _extensions(table, names, extended)
     table = table.copy(copy_data=False)

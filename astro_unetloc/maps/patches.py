@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
-from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class GridConfig:
         return self.patch_width_deg / self.patch_pixels
 
 
+# HEALPix orders of the observed area, of 0.46 and 0.06 deg, and the number of coarse cells below
+# which all are resolved.
+_AREA_ORDERS, _MAX_FINE = (7, 10), 3000
+_CELL_REACH_DEG = 7.0  # no direction is farther than 5.84 deg from the patch that owns it
 _MAX_STRADDLING_FACTOR = 1.6  # wider bins across a band edge of the model raise a warning
 
 
@@ -182,6 +186,51 @@ class Patches:
 
     def __len__(self):
         return len(self.index)
+
+    def values_at(self, images, vectors):
+        """Values (m,) of images (n, ny, nx) at directions (m, 3); NaN where not observed."""
+        values = np.full(len(vectors), np.nan, np.float32)
+        on_sky = np.flatnonzero(np.isfinite(vectors[:, 0]))
+        rows = np.full(self.grid.n_patches, -1)
+        rows[self.index] = np.arange(len(self))
+        owner = rows[self.grid.owner(vectors[on_sky])] if len(on_sky) else on_sky
+        for row in np.unique(owner[owner >= 0]):
+            here = on_sky[owner == row]
+            y, x, seen = self.pixel_of(row, vectors[here])
+            values[here[seen]] = images[row, y[seen], x[seen]]
+        return values
+
+    def pixel_of(self, row, vectors):
+        """Pixel y, x of directions (m, 3) in a patch, and whether it was observed."""
+        plane = self.grid.plane(self.index[row])
+        x, y = (np.rint(c).astype(int) for c in plane.pixel_from_vectors(vectors))
+        return y, x, self.coverage[row, y, x, 0] > 0
+
+    def observed_area(self, region=None):
+        """The cells with an observed centre, in a region if given, as a `mocpy.MOC` (ICRS)."""
+        from mocpy import MOC
+
+        rotation, (coarse, fine) = frame_rotation("icrs"), _AREA_ORDERS
+        n_children, n_cells = 4 ** (fine - coarse), 12 * 4**coarse
+
+        def is_observed(order, cells):
+            vectors = np.stack(healpy.pix2vec(2**order, cells, nest=True), axis=-1) @ rotation.T
+            seen = np.isfinite(self.values_at(self.coverage[..., 0], vectors))
+            return seen if region is None else seen & region.covers(vectors)
+
+        near, reach = [np.zeros(0, np.int64)], np.radians(_CELL_REACH_DEG)
+        for center in self.grid.centers[self.index] @ rotation:
+            near.append(healpy.query_disc(2**coarse, center, reach, inclusive=True, nest=True))
+        cells, inside = np.unique(np.concatenate(near)), np.zeros(n_cells, bool)
+        inside[cells] = is_observed(coarse, cells)
+        around = healpy.get_all_neighbours(2**coarse, cells, nest=True)
+        # A large area is resolved at its edge only.
+        edge = (inside[around] != inside[cells]).any(axis=0) | (len(cells) < _MAX_FINE)
+        parts = (cells[edge][:, None] * n_children + np.arange(n_children)).ravel()
+        parts, whole = parts[is_observed(fine, parts)], cells[~edge & inside[cells]]
+        order = np.repeat(np.array([coarse, fine], np.uint8), [len(whole), len(parts)])
+        cells = np.concatenate([whole, parts]).astype(np.uint64)
+        return MOC.from_healpix_cells(cells, order, max_depth=fine)
 
 
 def band_inputs(band_edges, energy_edges, *, events=False):

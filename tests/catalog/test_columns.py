@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 from astropy.io.votable.ucd import check_ucd
+from astropy.table import Column
 from astropy.units import Unit
 
+from astro_unetloc import flag_names
 from astro_unetloc.catalog.columns import COLUMNS, FLAGS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.exceptions import InputError
 
 CONTRACT = """
     Source_Name RAJ2000 DEJ2000 GLON GLAT
@@ -29,6 +32,14 @@ def test_column_has_valid_ucd_unit_type_and_description(spec):
     assert Unit(spec.unit).to_string("fits") is not None
     assert np.dtype(spec.dtype).kind in "Ufi"
     assert 0 < len(spec.description) <= 68  # what one card of a FITS header holds
+
+
+def test_flags_have_names():
+    assert flag_names(0) == []
+    assert flag_names(np.int16(3)) == ["edge", "blended"]
+    assert flag_names(Column([256, 20])) == [["known_extended"], ["wide", "low_latitude"]]
+    with pytest.raises(InputError, match="flags must be whole numbers; got 'edge'; give the colu"):
+        flag_names("edge")
 
 
 def test_layout_keywords_are_told_from_provenance():

@@ -12,6 +12,7 @@ from conftest import skip_unless_in_ci
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import make_measured
+from mocpy import MOC
 
 from astro_unetloc.catalog.match import (
     MAX_SIGMAS,
@@ -485,6 +486,29 @@ def test_completeness_is_counted_by_flux():
     assert "1 of 3 (33 %)" in match.summary()
     assert list(match.completeness([1e-12, 1e-8])["N"]) == [5]
     assert len(match_catalogs(make_table([1.0]), make_reference([1.0])).completeness()) == 0
+
+
+def test_only_sources_in_the_searched_area_can_be_missing():
+    area = MOC.from_cone(10 * u.deg, 0 * u.deg, radius=2 * u.deg, max_depth=10)
+    catalog = make_table([10.0, 12.1])
+    catalog.meta["MOC"] = area.to_string()
+    radii = [None] * 4 + [1.0, 1.0]
+    reference = make_reference([10.0, 11.0, 12.2, 50.0, 9.0, 60.0], radii)
+    reference["Flux"] = 1e-10
+    match = match_catalogs(catalog, reference)
+    assert pairs(match) == [(0, 0), (1, 2)]  # the second across the border
+    assert list(match.not_found()["Source_Name"]) == ["B"]
+    assert list(match.completeness()["N"]) == [3]
+    assert "2 of 3 (67 %) point-like reference sources in the searched area" in match.summary()
+    assert "Listed apart: 1 extended source, 0 with" in match.summary()
+    assert "2 of 4" in match_catalogs(make_table([10.0, 12.1]), reference).summary()
+
+
+def test_result_is_shown_in_one_line_and_in_a_notebook_by_its_summary():
+    match = match_catalogs(make_table([10.0, 20.0]), make_reference([10.0]))
+    assert repr(match) == "<MatchResult: 1 of 2 (50 %) detections known in reference>"
+    assert match._repr_html_().startswith("<pre>1 of 1 (100 %) point-like")
+    assert "&lt;= 0.3 deg" in match._repr_html_()
 
 
 # Against the plain algorithm

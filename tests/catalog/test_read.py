@@ -1,15 +1,21 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.table import QTable, Table
-from made_catalogs import assert_same_catalog, make_measured
+from made_catalogs import META, assert_same_catalog, make_measured
+from made_files import event_hdus
+from mocpy import MOC
 
-from astro_unetloc.catalog.read import as_reference, catalog_name, energy_range, read_catalog
+from astro_unetloc import match_catalogs, read_catalog, to_regions, write_catalog
+from astro_unetloc.catalog.read import as_reference, catalog_name, energy_range, searched_area
 from astro_unetloc.catalog.table import confidence_ellipses, degrees, flux_column, sky_positions
+from astro_unetloc.exceptions import InputError
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
@@ -64,7 +70,7 @@ NO_TABLE = "must hold a table of sources"
         ("none.fits", "catalogue must be a file; got .*none.fits"),
         ("bad.doc", r"must end in one of .fits .* got 'bad.doc'"),
         ("bad.fits", NO_TABLE), ("bad.fits.gz", NO_TABLE), ("bad.vot", NO_TABLE),
-        ("bad.ecsv", NO_TABLE), ("image.fits", "got: a FITS file needs a table with positions; got none"),
+        ("bad.ecsv", NO_TABLE), ("image.fits", "needs a table with positions; got none"),
         ("table.fits", "needs a table with positions; got 1 with A"),
     ],
 )  # fmt: skip
@@ -89,6 +95,81 @@ def test_positions_and_names_are_found_by_their_ucds(tmp_path):
     read = read_catalog(tmp_path / "table.vot")
     assert read["skycoord"].to_string() == ["10 -20"]
     assert list(read["Source_Name"]) == ["x"]
+
+
+PLACE = SkyCoord(83.63, 22.01, unit="deg")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_csv_of_any_program_is_read(tmp_path, mark, encoding):
+    numbers = ["83,63", "+22,01"] if mark == ";" else ["83.63", "+22.01"]  # of some languages
+    lines = [["Source_Name", "RAJ2000", "DEJ2000"], ["Cr\xe4b", *numbers], ["007", "10", "-1e1"]]
+    path = tmp_path / "r.csv"
+    path.write_bytes("\r\n".join(mark.join(line) for line in lines).encode(encoding))
+    table = read_catalog(path)
+    assert list(table["Source_Name"]) == ["Cr\xe4b", "007"]
+    assert table["skycoord"][0].separation(PLACE) < 1e-6 * u.arcsec
+    assert table["DEJ2000"][1].value == -10
+
+
+def forms_of_a_reference(folder):
+    """One source in all forms that hold a table of positions, by name."""
+    table = QTable({"RA": [PLACE.ra.rad] * u.rad, "DEC": [PLACE.dec.deg] * u.deg, "ID": ["Crab"]})
+    hdus = [fits.PrimaryHDU(), fits.BinTableHDU(Table({"x": [1]}), name="OTHER")]
+    hdus = fits.HDUList([*hdus, fits.table_to_hdu(table)])
+    hdus.writeto(folder / "second.fits")
+    yield from {"table": table, "HDU": hdus[2], "records": hdus[2].data, "scalar": PLACE}.items()
+    yield from {
+        "file": folder / "second.fits",
+        "dict": dict(table),
+        "scalar": SkyCoord([PLACE]),
+    }.items()
+    degrees = Table({"RA": [PLACE.ra.deg], "DEC": [PLACE.dec.deg]})
+    yield from {"array": degrees.as_array(), "gammapy": SimpleNamespace(table=degrees)}.items()
+
+
+def test_reference_is_taken_in_any_form(tmp_path):
+    for name, form in forms_of_a_reference(tmp_path):
+        reference = as_reference(form)
+        assert reference["skycoord"][0].separation(PLACE) < 1e-3 * u.arcsec, name
+        assert len(match_catalogs(form, form).matches) == 1, name
+        assert len(to_regions(form)) == 1, name
+    for other in (3, None, ["x", "y"], np.zeros(3), to_regions):
+        with pytest.raises(InputError, match="(table of sources was expected; got|must have colu)"):
+            to_regions(other)
+
+
+def test_names_that_are_blank_become_numbers():
+    reference = as_reference(Table({"Source_Name": ["A", " "], "RA": [1.0, 2.0], "Dec": [0, 0]}))
+    assert list(reference["Source_Name"]) == ["A", "2"]
+
+
+@pytest.mark.parametrize("name", ["EVENTS", ""])
+def test_photons_are_no_sources(tmp_path, name):
+    hdus = event_hdus([10.0], [20.0], [1e4])
+    hdus[1].name = name
+    hdus.writeto(tmp_path / "ft1.fits")
+    with pytest.raises(InputError, match="ft1.fits.*; got: .* got a list of photons; find their s"):
+        read_catalog(tmp_path / "ft1.fits")
+    with pytest.raises(InputError, match="got a list of photons"):
+        match_catalogs(QTable.read(hdus[1]), make_measured(1))
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".ecsv", ".vot"])
+def test_searched_area_is_in_the_file_and_read_back(tmp_path, suffix):
+    area = MOC.from_cone(PLACE.ra, PLACE.dec, radius=3 * u.deg, max_depth=10)
+    catalog = make_measured(2, meta=META | {"MOC": area.to_string()})
+    write_catalog(catalog, tmp_path / f"c{suffix}")
+    read = read_catalog(tmp_path / f"c{suffix}")
+    assert (read.meta, searched_area(read)) == (catalog.meta, area)
+    if "fits" in suffix:
+        header = fits.getheader(tmp_path / f"c{suffix}", "MOC")
+        assert (header["ORDERING"], header["COORDSYS"], header["MOCVERS"]) == ("NUNIQ", "C", "2.0")
+    catalog.meta["MOC"] = "3/5-"
+    with pytest.raises(InputError, match="must be a MOC; got '3/5-'; drop MOC from its header"):
+        searched_area(catalog)
+    assert searched_area(make_measured(2)) is None
 
 
 def test_size_of_tevcat_makes_a_source_extended():

@@ -1,13 +1,20 @@
 """`read_catalog` gives back what was written, whatever it holds."""
 
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
+import astropy.units as u
 import numpy as np
 import pytest
+from astropy.table import QTable
+from gammapy.modeling.models import Models
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from made_catalogs import assert_same_catalog, make_catalog, make_sources
+from regions import Regions
 
 from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.catalog.read import read_catalog
@@ -71,3 +78,38 @@ def test_every_catalog_reads_back_as_it_was(suffix, seed, n, meta):
         table = read_catalog(path)
     assert_same_catalog(table, catalog)
     assert table.meta == (catalog.meta if suffix != ".csv" else {})
+
+
+NAMES = [
+    "Virgo \xfc", "\u03b3-\u661f \U0001f31f", "\u05d0\u05d1", "Br\xfbl\xe9", "#12", "# x", "-",
+    "--", "nan", "N/A", "1e5", "007", "True", "null", "~", "a: b", '"q"', "'q'", "a,b;c", "%",
+    "<B> & 'c'", "]]>", "\\n", "{a}", "&amp;", "=cmd()", "a\nb", "a\r\nb", "a\tb", "a\x1b[31m",
+    "a\x00b", "a\ud800b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".csv", ".vot", ".yaml", ".xml", ".reg"])
+def test_names_of_any_characters_survive_in_every_format(tmp_path, suffix):
+    kept = [re.sub("[\x00-\x1f\ud800]", " ", name) for name in NAMES]
+    catalog = QTable({"Source_Name": NAMES, "Other": NAMES[::-1], "Flux": np.full(32, 1e-10)})
+    catalog["RA"], catalog["Dec"] = np.arange(32.0) * u.deg, np.zeros(32) * u.deg
+    catalog.meta = {"FLUXEMIN": 10.0, "FLUXEMAX": 100.0, "NOTE": NAMES[0]}
+    path = tmp_path / f"c{suffix}"
+    with pytest.warns(match="ASCII only: 4 of 32") if suffix == ".fits" else nullcontext():
+        write_outputs(catalog, [path])
+    if suffix in (".yaml", ".xml", ".reg"):
+        if suffix == ".reg":
+            read = [r.meta["text"] for r in Regions.read(path, format="ds9")]
+        elif suffix == ".xml":
+            read = [source.get("name") for source in ElementTree.parse(path).getroot()]
+        else:
+            read = Models.read(path).names
+        assert len(read) == 32
+        assert suffix == ".reg" or read[:26] == kept[:26]
+        return
+    table = read_catalog(path)
+    assert list(table["RAJ2000"].value) == list(range(32))
+    if suffix == ".fits":
+        kept = ["Virgo u", "?-? ?", "??", "Brule", *kept[4:]]
+    assert list(table["Source_Name"]) == kept
+    assert list(table["Other"]) == kept[::-1]
