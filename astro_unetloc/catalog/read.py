@@ -118,12 +118,9 @@ def _read_tables(path, kind):
         if kind == "fits":
             return _read_fits(path)
         if kind == "votable":
-            from astropy.io.votable import parse_single_table
+            from astropy.io.votable import parse
 
-            votable = parse_single_table(path, verify="ignore")
-            table = QTable(votable.to_table(use_names_over_ids=True))
-            table.meta = {param.name: param.value for param in votable.params}
-            return table, None
+            return _with_positions(map(_votable, parse(path, verify="ignore").iter_tables())), None
         text, options = _text_of(path), {}
         if kind == "ascii.csv":
             names = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
@@ -148,17 +145,30 @@ def _text_of(path):
 def _read_fits(path):
     with open_fits(path)[0] as hdus:
         hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-        tables = (QTable.read(hdu) for hdu in hdus if hdu.name != "GTI")
-        table = next((table for table in tables if position_columns(table)), None)
-        if table is None:
-            names = [name for hdu in hdus for name in hdu.columns.names]
-            found = f"{len(hdus)} with {', '.join(names[:8])}" if hdus else "none"
-            raise InputError(f"a FITS file needs a table with positions; got {found}")
+        table = _with_positions(QTable.read(hdu) for hdu in hdus)
         for hdu in hdus:
             if hdu.header.get("ORDERING") == "NUNIQ" and hdu.columns.names == ["UNIQ"]:
                 table.meta[AREA] = _area_text(hdu.data.field(0))
         extended = [h for h in hdus if h.name.replace(" ", "").upper() == "EXTENDEDSOURCES"][:1]
         return table, QTable.read(extended[0]) if extended else None
+
+
+def _votable(votable):
+    """QTable of a table of VOTable, with its parameters as metadata."""
+    table = QTable(votable.to_table(use_names_over_ids=True))
+    table.meta = {param.name: param.value for param in votable.params}
+    return table
+
+
+def _with_positions(tables):
+    """The first of some tables that has positions."""
+    names = []
+    for table in tables:
+        if position_columns(table):
+            return table
+        names += table.colnames
+    found = f"columns {', '.join(names[:8])}" if names else "no table"
+    raise InputError(f"a file needs a table with positions; got {found}")
 
 
 def _area_text(numbers):
@@ -244,6 +254,7 @@ def as_reference(table, extended=None):
     in deg, masked where unknown) and ``skycoord``. ``extended`` is the table of extended sources of
     a Fermi-LAT catalogue.
     """
+    extended = getattr(table, "extended_sources_table", extended)  # of a catalogue of gammapy
     table = as_table(table)
     names, positions = _source_names(table), sky_positions(table)
     numbers = np.arange(1, len(table) + 1).astype("U8")

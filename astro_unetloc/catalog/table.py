@@ -210,7 +210,8 @@ def degrees(column):
     try:
         return numbers(column, "deg")
     except (TypeError, ValueError) as err:
-        raise InputError(f"coordinates must be numbers in degrees; got {column[:1]}") from err
+        found = ", ".join(texts(column)[:3])
+        raise InputError(f"coordinates must be numbers in degrees; got {found}") from err
 
 
 # Positions, errors and fluxes of any catalogue

@@ -195,7 +195,8 @@ def _fits_bytes(table):
         column.meta, column.description = {}, None
         if column.dtype.kind == "U":
             bare[column.name] = _with_texts(column, _ascii_texts(column))
-    bare.rename_columns(bare.colnames, unique_names([_ascii(name) for name in bare.colnames]))
+    names = unique_names([_ascii(name)[:60] or "column" for name in bare.colnames])
+    bare.rename_columns(bare.colnames, names)
     hdu = fits.table_to_hdu(bare, character_as_bytes=True)
     hdu.name = EXTENSION_NAME
     for number, column in enumerate(table.itercols(), 1):
@@ -226,7 +227,7 @@ def set_cards(header, keywords):
         if not keyword or LAYOUT_KEYWORDS.match(keyword.upper()):
             continue
         if not re.fullmatch(r"[A-Z0-9_-]{1,8}", keyword):
-            keyword = f"HIERARCH {_ascii(keyword)}"
+            keyword = f"HIERARCH {re.sub('[^A-Za-z0-9_ -]', '_', _ascii(keyword))[:40]}"
         value = value.item() if isinstance(value, np.generic) else value
         if value is None or isinstance(value, float) and not np.isfinite(value):
             value = ""

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.table import QTable, Table
+from gammapy.catalog import SourceCatalog3FHL
 from made_catalogs import META, assert_same_catalog, make_measured
 from made_files import event_hdus
 from mocpy import MOC
@@ -70,8 +72,8 @@ NO_TABLE = "must hold a table of sources"
         ("none.fits", "catalogue must be a file; got .*none.fits"),
         ("bad.doc", r"must end in one of .fits .* got 'bad.doc'"),
         ("bad.fits", NO_TABLE), ("bad.fits.gz", NO_TABLE), ("bad.vot", NO_TABLE),
-        ("bad.ecsv", NO_TABLE), ("image.fits", "needs a table with positions; got none"),
-        ("table.fits", "needs a table with positions; got 1 with A"),
+        ("bad.ecsv", NO_TABLE), ("image.fits", "needs a table with positions; got no table"),
+        ("table.fits", "needs a table with positions; got columns A"),
     ],
 )  # fmt: skip
 def test_file_without_sources_is_refused_in_one_line(tmp_path, name, message):
@@ -130,14 +132,29 @@ def forms_of_a_reference(folder):
 
 
 def test_reference_is_taken_in_any_form(tmp_path):
-    for name, form in forms_of_a_reference(tmp_path):
+    forms = dict(forms_of_a_reference(tmp_path))
+    for name, form in forms.items():
         reference = as_reference(form)
         assert reference["skycoord"][0].separation(PLACE) < 1e-3 * u.arcsec, name
         assert len(match_catalogs(form, form).matches) == 1, name
         assert len(to_regions(form)) == 1, name
+    votable = from_table(Table({"x": [1]}))
+    votable.resources.extend(from_table(Table(forms["table"])).resources)
+    votable.to_xml(str(tmp_path / "second.vot"))
+    assert as_reference(tmp_path / "second.vot")["skycoord"][0].separation(PLACE) < 1e-3 * u.arcsec
     for other in (3, None, ["x", "y"], np.zeros(3), to_regions):
         with pytest.raises(InputError, match="(table of sources was expected; got|must have colu)"):
             to_regions(other)
+
+
+def test_catalog_of_gammapy_is_that_of_the_file(real_data):
+    path = real_data / "catalogs" / "gll_psch_v13.fit.gz"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # units with slashes
+        one, other = as_reference(SourceCatalog3FHL(path)), read_catalog(path)
+    for name in ("Source_Name", "Extended"):
+        assert list(one[name]) == list(other[name])
+    np.testing.assert_array_equal(degrees(one["Extension"]), degrees(other["Extension"]))
 
 
 def test_names_that_are_blank_become_numbers():
