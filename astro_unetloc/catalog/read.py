@@ -11,7 +11,7 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import QTable, Table
+from astropy.table import QTable, Row, Table
 from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import AREA, COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
@@ -203,6 +203,8 @@ def as_table(source):
     """
     if isinstance(source, str | os.PathLike):
         return read_catalog(source)
+    if isinstance(source, Row):
+        source = source.table[source.index : source.index + 1]
     source = getattr(source, "table", source)  # of a catalogue of gammapy
     try:
         if isinstance(source, SkyCoord):

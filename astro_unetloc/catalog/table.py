@@ -234,7 +234,10 @@ def sky_positions(table):
     frame, *columns = columns[0], *(table[name] for name in columns[1:])
     if frame == "icrs" and _is_sexagesimal(columns[0]):
         return _from_text(*columns)
-    return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
+    try:
+        return SkyCoord(*(degrees(column) * u.deg for column in columns), frame=frame).icrs
+    except ValueError as err:
+        raise InputError(f"positions must lie on the sky, in degrees; got: {err}") from err
 
 
 def position_columns(table):

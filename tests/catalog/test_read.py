@@ -121,18 +121,17 @@ def forms_of_a_reference(folder):
     hdus = [fits.PrimaryHDU(), fits.BinTableHDU(Table({"x": [1]}), name="OTHER")]
     hdus = fits.HDUList([*hdus, fits.table_to_hdu(table)])
     hdus.writeto(folder / "second.fits")
-    yield from {"table": table, "HDU": hdus[2], "records": hdus[2].data, "scalar": PLACE}.items()
-    yield from {
-        "file": folder / "second.fits",
-        "dict": dict(table),
-        "scalar": SkyCoord([PLACE]),
-    }.items()
     degrees = Table({"RA": [PLACE.ra.deg], "DEC": [PLACE.dec.deg]})
-    yield from {"array": degrees.as_array(), "gammapy": SimpleNamespace(table=degrees)}.items()
+    two = QTable({"skycoord": SkyCoord([PLACE, SkyCoord(0 * u.deg, 0 * u.deg)])})
+    return {
+        "table": table, "HDU": hdus[2], "records": hdus[2].data, "file": folder / "second.fits",
+        "dict": dict(table), "array": degrees.as_array(), "row": two[0], "one": PLACE,
+        "coordinates": PLACE.reshape(1), "gammapy": SimpleNamespace(table=degrees),
+    }  # fmt: skip
 
 
 def test_reference_is_taken_in_any_form(tmp_path):
-    forms = dict(forms_of_a_reference(tmp_path))
+    forms = forms_of_a_reference(tmp_path)
     for name, form in forms.items():
         reference = as_reference(form)
         assert reference["skycoord"][0].separation(PLACE) < 1e-3 * u.arcsec, name

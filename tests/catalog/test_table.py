@@ -25,6 +25,7 @@ from astro_unetloc.catalog.table import (
     unique_names,
     with_columns,
 )
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
 # Names
@@ -192,7 +193,9 @@ def test_sexagesimal_text_is_hours_and_degrees(ra, dec):
     assert list(as_reference(table)["Source_Name"]) == ["Crab", "-"]
     with pytest.raises(ValueError, match="coordinates must be numbers in degrees"):
         sky_positions(Table({"RA": ["east"], "Dec": ["north"]}))
-    with pytest.raises(ValueError, match="coordinates must be degrees, or hours and degrees"):
+    with pytest.raises(InputError, match="positions must lie on the sky, in degrees; got: Lat"):
+        sky_positions(Table({"RA": [10.0], "Dec": [100.0]}))
+    with pytest.raises(InputError, match="coordinates must be degrees, or hours and degrees"):
         sky_positions(Table({"RA": [ra, "x"], "Dec": [dec, "y"]}))
 
 
