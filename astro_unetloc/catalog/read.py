@@ -128,7 +128,8 @@ def _read_tables(path, kind):
             if delimiter == ";":  # together with decimal commas
                 text = re.sub(r"(?<![^;\n])(\s*[-+]?\d*),(\d+\s*)(?![^;\r\n])", r"\1.\2", text)
             options = {"converters": {"*[Nn]ame": str} | names, "delimiter": delimiter}
-        return QTable.read(text.splitlines(), format=kind, **options), None
+        lines = re.split("\r\n?|\n", text)
+        return QTable.read(lines, format=kind, **options), None
 
 
 def _text_of(path):

@@ -162,13 +162,11 @@ def format_catalog(catalog, suffix):
     formats = {name: _shortest for name in table.colnames if table[name].dtype == np.float32}
     stream = io.StringIO()
     table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
-    lines = stream.getvalue().splitlines()
-    first = sum(1 for _ in takewhile(lambda line: line.startswith("#"), lines)) + 1
-    for number, line in enumerate(lines[first:], first):
-        if line.startswith("#"):  # a reader would take the row for a comment
-            cell, *rest = line.split(",", 1)
-            lines[number] = ",".join([f'"{cell}"', *rest])
-    return "\n".join([*lines, ""]).encode(errors="replace")
+    lines = stream.getvalue().split("\n")
+    head = list(takewhile(lambda line: line.startswith("#"), lines))
+    # A reader would take a row that begins with # for a comment.
+    rows = [re.sub("^(#[^,]*)", r'"\1"', line) for line in lines[len(head) :]]
+    return "\n".join(head + rows).encode(errors="replace")
 
 
 def _shortest(value):
@@ -262,8 +260,8 @@ def _ascii_texts(column):
 
 def _with_texts(column, values):
     """A copy of a column with other texts in the same rows."""
-    masked = hasattr(column, "mask")
-    return column.copy(data=np.ma.MaskedArray(values, column.mask) if masked else values)
+    values = np.ma.MaskedArray(values, column.mask) if hasattr(column, "mask") else values
+    return column.copy(data=values)
 
 
 def _votable_bytes(table):
