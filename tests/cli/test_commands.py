@@ -135,8 +135,8 @@ def test_match_writes_known_missing_new_and_possible_sources(passes, refused, fo
     assert QTable.read("m.ecsv")["ASSOC"][0] == "A"
     lists = ("--missing", "missing.csv", "--new", "new.reg", "--candidates", "all.fits")
     stdout = passes(*words, *lists, "--radius", "0.5")[0]
-    assert "1 of 3 (33 %) point-like ref.csv sources found (<= 0.5 deg)" in stdout
-    assert list(QTable.read("missing.csv")["Source_Name"]) == ["B", "C"]
+    assert "1 of 2 (50 %) point-like ref.csv sources in the searched area found (<= 0" in stdout
+    assert list(QTable.read("missing.csv")["Source_Name"]) == ["B"]  # C was not searched
     assert "point(" not in Path("new.reg").read_text()
     assert list(QTable.read("all.fits")["ASSOC"]) == ["A", "B"]
     refused("must not exist", *words, "--new", "all.fits")
