@@ -13,7 +13,7 @@ from astropy.table import QTable, Table, vstack
 from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import AREA, MATCH_COLUMNS
-from astro_unetloc.catalog.read import as_reference, as_table, catalog_name, searched_area
+from astro_unetloc.catalog.read import as_reference, as_table, catalog_name, was_searched
 from astro_unetloc.catalog.table import (
     confidence_ellipses,
     degrees,
@@ -98,7 +98,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     (array([1]), array([0]))
     """
     radius_deg, reference = _radius_deg(radius), as_reference(reference)
-    catalog, area = as_table(catalog), searched_area(as_table(catalog))
+    catalog = as_table(catalog)
     found, known = _positions(catalog), _positions(reference, ~reference["Extended"])
     by_errors = radius is None and any(
         np.isfinite(_variances(side)).all(axis=1).any() for side in (found, known)
@@ -124,9 +124,7 @@ def match_catalogs(catalog, reference, *, radius=None, surroundings=None):
     row = pairs["catalog_index"]
     order = (pairs["separation"], -np.nan_to_num(pairs["probability"]), row, rank[row])
     pairs = QTable(pairs[np.lexsort(order)])
-    searched = np.ones(len(reference), bool)
-    if area is not None:
-        searched = area.contains_skycoords(reference["skycoord"])
+    searched = was_searched(catalog, reference["skycoord"])
     return MatchResult(catalog, reference, pairs, chance, searched, radius_deg, by_errors)
 
 

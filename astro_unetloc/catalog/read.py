@@ -196,6 +196,18 @@ def searched_area(table):
         ) from err
 
 
+def was_searched(table, positions):
+    """Which positions (SkyCoord, n) lie in the area in which the sources of a table were searched.
+
+    All of them if the area is unknown.
+    """
+    area, searched = searched_area(table), np.ones(len(positions), bool)
+    if area is not None:
+        searched = np.isfinite(positions.ra) & np.isfinite(positions.dec)
+        searched[searched] = area.contains_skycoords(positions[searched])
+    return searched
+
+
 def as_table(source):
     """Table of the sources in any form that has one.
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from astro_unetloc.catalog.columns import LIMIT_COLUMNS
+from astro_unetloc.catalog.read import as_table, was_searched
 from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_columns
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.read import read_map
@@ -163,8 +164,8 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
     ----------
     map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
         Counts as `astro_unetloc.read_map` takes them.
-    positions : SkyCoord or Table
-        n positions, or a table with positions.
+    positions : SkyCoord, Table, str or path
+        n positions, or a table with positions, or its file.
     exposure, background, psf, exposure_frame : optional
         Companions of the map, as in `find_sources`; without an exposure there are no fluxes.
     sources : Table, optional
@@ -202,7 +203,14 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
         raise InputError("the map must hold photons; got none; give another map or energy range")
     table = _position_table(positions)
     vectors = galactic_vectors(table)
+    sources = None if sources is None else as_table(sources)
     known = None if sources is None else galactic_vectors(sources)
+    n_outside = 0 if sources is None else np.sum(~was_searched(sources, table["skycoord"]))
+    if n_outside:
+        warn(
+            f"{n_outside} of {len(table)} positions lie outside the area in which the sources were "
+            "searched; their limits do not take sources around them into account"
+        )
     low, high = sky_map.energy_edges[[0, -1]]
     flux_range = parse_energy_range(flux_range) or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
     limit, flux = np.full((2, len(vectors)), np.nan)
@@ -220,10 +228,10 @@ def _position_table(positions):
     import astropy.units as u
     from astropy.table import QTable
 
-    is_table = hasattr(positions, "colnames")
-    coordinates = sky_positions(positions) if is_table else positions.icrs.reshape(-1)
+    positions = as_table(positions)
+    coordinates = sky_positions(positions)
     columns = {"RAJ2000": coordinates.ra.to(u.deg), "DEJ2000": coordinates.dec.to(u.deg)}
-    if is_table and "Source_Name" in positions.colnames:
+    if "Source_Name" in positions.colnames:
         columns = {"Source_Name": positions["Source_Name"]} | columns
     return QTable(columns | {"skycoord": coordinates})
 

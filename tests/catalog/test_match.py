@@ -492,8 +492,8 @@ def test_only_sources_in_the_searched_area_can_be_missing():
     area = MOC.from_cone(10 * u.deg, 0 * u.deg, radius=2 * u.deg, max_depth=10)
     catalog = make_table([10.0, 12.1])
     catalog.meta["MOC"] = area.to_string()
-    radii = [None] * 4 + [1.0, 1.0]
-    reference = make_reference([10.0, 11.0, 12.2, 50.0, 9.0, 60.0], radii)
+    radii = [None] * 5 + [1.0, 1.0]
+    reference = make_reference([10.0, 11.0, 12.2, 50.0, np.nan, 9.0, 60.0], radii)
     reference["Flux"] = 1e-10
     match = match_catalogs(catalog, reference)
     assert pairs(match) == [(0, 0), (1, 2)]  # the second across the border
@@ -501,7 +501,7 @@ def test_only_sources_in_the_searched_area_can_be_missing():
     assert list(match.completeness()["N"]) == [3]
     assert "2 of 3 (67 %) point-like reference sources in the searched area" in match.summary()
     assert "Listed apart: 1 extended source, 0 with" in match.summary()
-    assert "2 of 4" in match_catalogs(make_table([10.0, 12.1]), reference).summary()
+    assert "2 of 5" in match_catalogs(make_table([10.0, 12.1]), reference).summary()
 
 
 def test_result_is_shown_in_one_line_and_in_a_notebook_by_its_summary():

@@ -153,6 +153,10 @@ def test_what_was_not_observed_has_no_limit():
     single = upper_limits(sky_map, SkyCoord(0 * u.deg, 0 * u.deg, frame="galactic"))
     assert len(single) == 1
     assert single["Npred_UL95"][0] == limits["Npred_UL95"][0]
+    known = table[2:]
+    known.meta["MOC"] = "10/"  # an empty area
+    with pytest.warns(match="3 of 3 positions lie outside the area in which the sources were sea"):
+        assert upper_limits(sky_map, table, sources=known)["Npred_UL95"].mask.sum() == 2
 
 
 @pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
