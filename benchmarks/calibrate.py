@@ -5,7 +5,7 @@
 
 A logistic regression of `astro_unetloc.unet.model.features` of every candidate of the
 simulated skies (the network's probability, sqrt(TS), latitude) gives the probability that it is
-real; below 10 GeV its true source must have a third of its counts. Prints average precision,
+real: a true source of any brightness gives a third of its counts. Prints average precision,
 completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
 counts, Score >= 0.05), also for the coefficients in the card of the model (as shipped). --write
 puts the new ones, the command, the errors on the skies of --check and the threshold of 95 % purity
@@ -84,9 +84,8 @@ def known_of(matches):
 
 def fit(matches, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
-    matches = matches.explained()
-    probability, sqrt_ts, latitude = (v[matches.is_listed] for v in known_of(matches))
-    real = matches.is_true_positive[matches.is_listed]
+    probability, sqrt_ts, latitude = (v[matches.is_judged] for v in known_of(matches))
+    real = matches.is_real[matches.is_judged]
     known = np.isfinite(sqrt_ts)
     terms = features(probability, sqrt_ts, latitude)[known]
     # without sqrt(TS) its terms are zero for all
@@ -121,7 +120,7 @@ def parts_of(matches):
 def report(matches, name):
     """Print one line for each part of the sky."""
     errors = reliability(matches).meta["ece"]
-    for part, scores in parts_of(matches.explained()).items():
+    for part, scores in parts_of(matches).items():
         complete, threshold = scores.completeness_at(PURITY)
         print(
             f"{name:<12} {part}  AP {scores.average_precision:.4f}  completeness {complete:.3f} at "
@@ -158,22 +157,18 @@ def main():
             report(score(found, by=shipped), "as shipped")
         report(score(found, measured=False), "not measured")
         report(score(found), name)
-    whole = score(known)
-    thresholds = [
-        parts_of(judged)[OFF_PLANE].completeness_at(PURITY)[1]
-        for judged in (whole.explained(), whole)
-    ]
-    print(
-        f"threshold of {PURITY:.0%} purity at {OFF_PLANE}: {thresholds[0]:.3f}; where any true "
-        f"source within the match radius will do: {thresholds[1]:.3f}"
-    )
+    scores, real = score(known).judged()[OFF_PLANE]
+    order = np.argsort(-scores)
+    purity = np.cumsum(real[order]) / np.arange(1, len(order) + 1)
+    threshold = float(scores[order][purity >= PURITY].min(initial=1.0))
+    print(f"threshold of {PURITY:.0%} real ones at {OFF_PLANE}: {threshold:.3f}")
     if options.write:
         errors = reliability(score(check[0])).meta["ece"] if check else {}
         calibration = vars(calibration) | {
             "seeds": options.seeds,
             "command": shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]]),
             "errors": {"seeds": options.check} | {s: round(e, 4) for s, e in errors.items()},
-            "threshold_95_purity": round(float(thresholds[0]), 3),
+            "threshold_95_purity": round(threshold, 3),
         }
         write_card(model, calibration=calibration)
 

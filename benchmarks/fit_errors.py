@@ -4,8 +4,8 @@
         [--template SHAPES] [--write]
 
 Searches whole skies as `astro-unetloc evaluate` does, matches each listed source to its true one
-(below 10 GeV the brightest within 0.3 deg), leaves out those with more than three times the counts
-of that, and prints in ranges of Galactic latitude the factors with which 68 and 95 % of the
+(below 10 GeV the brightest within 0.3 deg), leaves out those that no source gives a third of their
+counts, and prints in ranges of Galactic latitude the factors with which 68 and 95 % of the
 ellipses hold the true position, and with which pulls of counts and index have a width of 1. For the
 skies of --check it prints the containment and the pulls of the scaled errors. --write puts the
 factors into the card of the model.
@@ -25,8 +25,8 @@ NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
 
 def residuals(model, seed, options):
     """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
-    matches = matched_candidates(model, seed, options.template).explained()
-    rows = np.flatnonzero(matches.is_true_positive)
+    matches = matched_candidates(model, seed, options.template)
+    rows = np.flatnonzero(matches.is_true_positive & matches.is_real)
     true = np.asarray(matches.catalog["True_Row"])[rows]
 
     def pull(name, expected):

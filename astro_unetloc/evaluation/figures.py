@@ -250,17 +250,20 @@ def _measurement_errors(axes, table):
 
 
 def _reliability(axes, table):
-    """Fraction of true positives, and of real sources of any brightness, over the Score."""
+    """Fraction of real sources over the Score, and of all from a Score on with the expected one."""
     errors = table.meta.get("ece", {})
     for label, rows, style in _by_sky(table):
         error = f"{label}: calibration error {errors.get(label, np.nan):.3f}"
-        for each, column, text in zip(axes, ("Fraction", "Fraction_Real"), (error, label)):
-            _points(each, numbers_of(rows, "Mean_Score"), numbers_of(rows, column), style,
-                    label=text, yerr=_interval(rows, column))  # fmt: skip
-    titles = ("Fraction with 8 or more expected photons", "Fraction of any brightness")
-    for each, title in zip(axes, titles):
-        each.plot([0, 1], [0, 1], label="equal", **_GUIDE)
-        each.set(xlabel="Mean Score", ylabel=title, aspect="equal", xlim=_UNIT, ylim=_UNIT)
+        places = numbers_of(rows, "Mean_Score"), numbers_of(rows, "Low")
+        columns = ("Fraction_Real", "Real_Above")
+        for each, x, column, text in zip(axes, places, columns, (error, label)):
+            _points(each, x, numbers_of(rows, column), style, label=text,
+                    yerr=_interval(rows, column))  # fmt: skip
+        axes[1].plot(places[1], numbers_of(rows, "Expected_Above"), color=style[0], linewidth=1)
+    axes[0].plot([0, 1], [0, 1], label="equal", **_GUIDE)
+    axes[0].set(xlabel="Mean Score", ylabel="Fraction that is real", xlim=_UNIT, ylim=_UNIT)
+    axes[1].set(xlabel="Smallest Score listed", ylabel="Real (lines: expected)", xlim=_UNIT)
+    for each in axes:
         each.legend(loc="lower right", frameon=False, fontsize=9)
 
 

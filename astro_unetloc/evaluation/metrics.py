@@ -26,7 +26,7 @@ from astro_unetloc.evaluation.truth import SKIES, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import SKY_DEG2
 
-SCORE_EDGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
+SCORE_EDGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)
 _MAX_THRESHOLDS = 200  # rows of each region in the table of thresholds
 _N_ERROR_BINS = 15  # bins of equal counts of the expected calibration error
 _BLENDED_DEG, _PLANE_DEG, _FAINT_PHOTONS = 0.5, 5.0, 15.0
@@ -138,6 +138,7 @@ def all_tables(matches, *, threshold=-np.inf):
         "numbers_per_tile": numbers_per_tile(listed),
         "measurement_errors": measurement_errors(listed),
         "reliability": reliability(matches),
+        "expected_numbers": expected_numbers(listed),
         "false_positives": false_positives(listed),
         "false_negatives": false_negatives(listed),
     }
@@ -318,43 +319,57 @@ def numbers_per_tile(matches):
 
 def reliability(matches):
     """Fraction of real candidates in ranges of ``Score``; ``meta["ece"]``: see the text."""
-    matches = matches.explained()
-    regions = matches.by_sky()
-    of_any_brightness = matches.with_status(matches.is_real, "true positive").by_sky()
-    parts = []
-    for sky, scores in regions.items():
-        real = of_any_brightness[sky]
-        (n, n_correct), (n_any, n_real) = (
-            [np.histogram(score, SCORE_EDGES)[0] for score in (e.score, e.score[e.correct])]
-            for e in (scores, real)
-        )
-        total = np.histogram(scores.score, SCORE_EDGES, weights=scores.score)[0]
-        n_any_above, n_real_above = (np.cumsum(x[::-1])[::-1] for x in (n_any, n_real))
+    parts, errors = [], {}
+    for sky, (score, real) in matches.judged().items():
+        errors[sky] = _calibration_error(score, real)
+        n, n_real = (np.histogram(values, SCORE_EDGES)[0] for values in (score, score[real]))
+        total = np.histogram(score, SCORE_EDGES, weights=score)[0]
+        n_above, real_above, total_above = (np.cumsum(x[::-1])[::-1] for x in (n, n_real, total))
         parts.append({
             "Sky": np.full(len(n), sky), "Low": SCORE_EDGES[:-1], "High": SCORE_EDGES[1:],
-            "Mean_Score": total / np.where(n > 0, n, np.nan), "N": n, "N_True_Positive": n_correct,
-            **fraction_columns("Fraction", n_correct, n), "N_Any": n_any, "N_Real": n_real,
-            **fraction_columns("Fraction_Real", n_real, n_any),
-            "Real_Above": n_real_above / np.where(n_any_above > 0, n_any_above, np.nan),
+            "Mean_Score": total / np.where(n > 0, n, np.nan), "N": n, "N_Real": n_real,
+            **fraction_columns("Fraction_Real", n_real, n),
+            **fraction_columns("Real_Above", real_above, n_above),
+            "Expected_Above": total_above / np.where(n_above > 0, n_above, np.nan),
         })  # fmt: skip
     return score_table(
         "Reliability",
-        "Candidates in ranges of Score. Fraction counts true sources with at least 8 expected "
-        "photons without fainter matches; below 10 GeV detections with more than three times "
-        "the counts of their true source are false. Fraction_Real counts true point sources of any "
-        "brightness, and Real_Above does so for all candidates from Low on. Candidates inside "
+        "Real candidates in ranges of Score. A candidate is real if at least a third of its counts "
+        "are photons of a true point source of any brightness within the matching radius that no "
+        "better candidate has taken. Real_Above is the fraction of real ones among all "
+        "candidates from Low on, and Expected_Above their mean Score. Other candidates inside "
         "extended sources are left out. The expected calibration error is the mean difference of "
-        "Score and Fraction.",
+        "Score and Fraction_Real.",
         _stacked(parts),
-        meta={"ece": {sky: _calibration_error(s.score, s.correct) for sky, s in regions.items()}},
+        meta={"ece": errors},
     )
 
 
-def _calibration_error(score, correct):
+def _calibration_error(score, real):
     """Expected calibration error over bins of equal numbers of candidates."""
     kept = score >= SCORE_EDGES[0]
-    bins = np.array_split((correct - score)[kept][::-1], _N_ERROR_BINS)
+    bins = np.array_split((real - score)[kept][np.argsort(score[kept])], _N_ERROR_BINS)
     return float(sum(abs(b.sum()) for b in bins) / kept.sum()) if kept.any() else np.nan
+
+
+def expected_numbers(matches):
+    """Sum of ``Score`` and number of real detections in each region; NaN without probabilities."""
+    regions = matches.judged().values()
+    n, n_real = np.array([(len(real), real.sum()) for _, real in regions]).T
+    expected, variance = np.array([(p.sum(), (p * (1 - p)).sum()) for p, _ in regions]).T
+    is_probability = [np.all((p >= 0) & (p <= 1)) for p, _ in regions]
+    expected = np.where(is_probability, expected, np.nan)
+    return score_table(
+        "Expected numbers",
+        "Number of real detections in the list as Score predicts it, which is the sum of Score, "
+        "with the width of its distribution, and the true number of them by the rule of the table "
+        "of reliability. Ratio is true over expected.",
+        {
+            "Sky": list(SKIES), "N_Listed": n, "Expected": expected,
+            "Unc_Expected": np.sqrt(np.where(is_probability, variance, np.nan)), "N_Real": n_real,
+            "Ratio": n_real / np.where(expected > 0, expected, np.nan),
+        },
+    )  # fmt: skip
 
 
 def false_positives(matches):
@@ -363,7 +378,7 @@ def false_positives(matches):
     n_skies = matches.area_deg2 / SKY_DEG2
     is_whole = n_skies > 0.5 and abs(n_skies - round(n_skies)) < 1e-3
     kinds = {"N_False": True, "N_Duplicates": matches.catalog["Is_Duplicate"]}
-    kinds["N_Below"] = matches.is_real
+    kinds["N_Real"] = matches.is_real
     inside = [false_positive & matches.in_latitudes(limits)[0] for limits in SKIES.values()]
     low, high = np.sin(np.radians(np.clip(list(SKIES.values()), 0, 90))).T
     area = matches.area_deg2 * np.where(is_whole | (high - low == 1), high - low, np.nan)
@@ -372,9 +387,8 @@ def false_positives(matches):
     return score_table(
         "False positives",
         "Detections that are no true source, and their number per 100 square degrees. N_Duplicates "
-        "of them are a second detection of a true source; N_Below lie within 0.1 deg of a point "
-        "source of 0.3 to 3 expected photons, which is real but too faint to count (not counted "
-        "below 10 GeV, where such a source is near any position).",
+        "of them are a second detection of a true source; N_Real have at least a third of their "
+        "counts from a point source that is too faint to be counted here.",
         {"Sky": list(SKIES), **number, "Area": area, "Per_100_Deg2": rate},
         units={"Area": "deg2"},
     )

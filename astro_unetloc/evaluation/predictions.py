@@ -4,6 +4,7 @@ The patches are kept in HDF5 files, which docs/evaluation.rst describes.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
@@ -52,7 +53,6 @@ _DTYPES = {
     ),
     "found": np.dtype([*_POSITION, ("score", "<f4"), ("status", "S14")]),
 }  # fmt: skip
-_MATCH_ATTRIBUTES = ("area_deg2", "brightest")
 _IMAGES = ("image", "coverage", "mask", "probability")
 
 
@@ -308,7 +308,7 @@ def _write(path, parts, matches, metadata):
     with whole_file(path, overwrite=True) as fresh, h5py.File(fresh, "w", libver="v110") as file:
         for part in parts:
             _append(file, part)
-        file.attrs.update(metadata | {n: getattr(matches, n) for n in _MATCH_ATTRIBUTES})
+        file.attrs.update(metadata | {"area_deg2": matches.area_deg2})
         for name in ("catalog", "truth"):
             table = getattr(matches, name)
             # the position is read back from longitude and latitude
@@ -358,16 +358,15 @@ def read_metadata(path):
     """Metadata of a file of predictions as plain values."""
     with _open(path) as file:
         values = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in file.attrs.items()}
-    return {n: v for n, v in values.items() if n not in _MATCH_ATTRIBUTES}
+    del values["area_deg2"]
+    return values
 
 
 def read_matches(path):
     """Matches of a file of predictions."""
     with _open(path) as file:
-        values = {name: file.attrs[name].item() for name in _MATCH_ATTRIBUTES}
-        for name in ("catalog", "truth"):
-            values[name] = QTable.read(file, path=name, format="hdf5", character_as_bytes=False)
-    return TruthMatch(**values)
+        read = partial(QTable.read, file, format="hdf5", character_as_bytes=False)
+        return TruthMatch(*(read(path=n) for n in ("catalog", "truth")), file.attrs["area_deg2"])
 
 
 def read_example(path, code):

@@ -55,7 +55,13 @@ def report_paragraphs(run, tables=None):
     for row in tables["summary_table"]:
         offset_deg = row["Median_Offset"].to_value("deg")
         lines.append(f"{row['Sky']:<14}{summary_line(*(row[n] for n in names), offset_deg)}")
-    paragraphs = [lines]
+    expected = [
+        f"{row['Sky']:<14}{row['N_Real']} of {row['N_Listed']} detections are real, "
+        f"{row['Expected']:.1f} were expected (sum of Score)"
+        for row in tables["expected_numbers"]
+        if row["Expected"] > 0
+    ]
+    paragraphs = [lines, expected] if expected else [lines]
     if "source_free" in tables:
         row = tables["source_free"][0]
         text = f"A sky without sources: {row['N_False']} false positives, "

@@ -5,6 +5,10 @@ sources with N >= 8 are counted. A match to a faint one, 3 <= N < 8, and a detec
 extended one are ignored: they are neither true nor false positives. A source with N < 3 is no
 truth. Each detection, in descending ``Score``, takes the nearest true source within 0.3 deg that no
 better one has taken.
+
+``Score`` is the probability of something else: that the detection is real, however faint its
+source. Then at least a third of its counts are photons of a true source within 0.3 deg that no
+better detection has taken.
 """
 
 from dataclasses import dataclass, replace
@@ -21,10 +25,9 @@ from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.sphere import chord
 
 MIN_PHOTONS_COUNTED, MIN_PHOTONS_TRUTH = 8.0, 3.0
-# A detection with more than this times the photons of its true source is something else.
-_MAX_COUNTS_RATIO = 3.0
-# A false positive this near to a source that is too faint to be truth is a fluctuation of it.
-_MIN_PHOTONS_BELOW, _BELOW_RADIUS_DEG = 0.3, 0.1
+# A true source gives at least this fraction of the counts of a real detection (three photons where
+# they are unknown). One of fewer photons than this minimum is not detected.
+_MIN_FRACTION_REAL, _MIN_PHOTONS_REAL = 1 / 3, 0.3
 
 # Regions that are scored separately: lower and upper limit of |b| in degrees, the upper excluded.
 SKIES = {"all sky": (0.0, np.inf), "|b| > 10 deg": (10.0, np.inf), "|b| < 10 deg": (0.0, 10.0)}
@@ -102,7 +105,6 @@ class TruthMatch:
     catalog: object  # QTable in descending ``Score`` (of joined matches: within each sky)
     truth: object  # QTable of all true sources
     area_deg2: float = np.nan  # searched area, NaN if unknown
-    brightest: bool = False  # a detection took the brightest source within the radius
 
     def has_status(self, *status):
         """Which detections (n,) have one of the given values of ``Status``."""
@@ -129,12 +131,13 @@ class TruthMatch:
 
     @property
     def is_real(self):
-        """Which detections (n,) are a point source of any brightness.
+        """Which detections (n,) are real as ``Score`` means it: sources of any brightness."""
+        return np.asarray(self.catalog["Is_Real"])
 
-        Sources with 0.3 <= N < 3 are left out below 10 GeV, where one is near any position.
-        """
-        matched = (self.true_row >= 0) & ~self.has_status("false positive")
-        return matched | (np.asarray(self.catalog["Is_Below"]) & (not self.brightest))
+    @property
+    def is_judged(self):
+        """Which detections (n,) are known to be real or not: those in extended sources may be."""
+        return self.is_real | ~np.asarray(self.catalog["In_Extended"])
 
     @property
     def latitude(self):
@@ -200,23 +203,13 @@ class TruthMatch:
         truth["Status"] = np.where(truth["Found_Row"] >= 0, "found", "missed")
         return replace(self, catalog=catalog, truth=truth)
 
-    def with_status(self, mask, status):
-        """The same matches with another ``Status`` of some detections."""
-        catalog = self.catalog.copy()
-        catalog["Status"] = np.where(mask, status, catalog["Status"])
-        return replace(self, catalog=catalog)
-
-    def explained(self):
-        """Matches in which a true source must explain a third of the measured counts.
-
-        ``Score`` is the probability of this. It matters only where the brightest source within the
-        radius takes a detection: one random position in five has a true source there.
-        """
-        if not self.brightest:
-            return self
-        expected = np.append(numbers(self.truth["Npred"]), np.nan)[self.true_row]  # NaN for -1
-        excess = numbers_of(self.catalog, "Npred") > _MAX_COUNTS_RATIO * expected
-        return self.with_status(excess, "false positive")
+    def judged(self):
+        """Score and reality (k,) of the detections that are real or not, by region of ``SKIES``."""
+        score, regions = numbers(self.catalog["Score"]), {}
+        for sky, limits in SKIES.items():
+            rows = np.flatnonzero(self.is_judged & self.in_latitudes(limits)[0])
+            regions[sky] = score[rows], self.is_real[rows]
+        return regions
 
 
 def _replaced(values, row, others):
@@ -242,7 +235,8 @@ def match_truth(
     Parameters
     ----------
     catalog, truth : QTable
-        See `astro_unetloc.evaluate`; copies are returned.
+        See `astro_unetloc.evaluate`; copies are returned. ``Npred`` of the detections and
+        ``Counts`` (or else ``Npred``) of the true sources show which detections are real.
     radius_deg : float
         Largest separation of a match.
     brightest : bool
@@ -280,7 +274,7 @@ def match_truth(
         true_sky = np.column_stack([true_vectors, 10.0 * np.asarray(groups[1])])
     point = np.flatnonzero(np.isin(truth_class, ("counted", "faint")))
     priority = -n_photons[point] if brightest else None
-    true_row, is_near = _match_in_order(sky, true_sky[point], radius_deg, priority)
+    true_row, is_near = _match_in_order(sky, true_sky[point], radius_deg, priority=priority)
     hit = np.flatnonzero(true_row >= 0)
     true_row[hit] = point[true_row[hit]]
     found_row = np.full(len(truth), -1)
@@ -292,20 +286,24 @@ def match_truth(
     inside = _beyond_edge(sky, discs[0], np.maximum(discs[1], radius_deg)) <= 0
     status = np.where(inside, "ignored", "false positive")
     status[hit] = np.where(truth_class[true_row[hit]] == "counted", "true positive", "ignored")
-    below = (truth_class == "below") & (radius == 0) & (n_photons >= _MIN_PHOTONS_BELOW)
-    near_below = _match_in_order(sky, true_sky[below], _BELOW_RADIUS_DEG)[1]
+    given = numbers_of(truth, "Counts")  # without: the expected ones
+    given = np.where(np.isfinite(given), given, n_photons)
+    n_measured = numbers_of(catalog, "Npred")
+    needed = np.where(np.isfinite(n_measured), _MIN_FRACTION_REAL * n_measured, MIN_PHOTONS_TRUTH)
+    real = np.flatnonzero((radius == 0) & (given >= _MIN_PHOTONS_REAL))
+    real_row, _ = _match_in_order(sky, true_sky[real], radius_deg, given[real], needed)
     counted = np.flatnonzero(truth_class == "counted")
     catalog["Status"], catalog["True_Row"] = status, true_row
     catalog["Offset"] = Quantity(offset, "deg")
     catalog["Is_Duplicate"] = (status == "false positive") & is_near
-    catalog["Is_Below"] = (status == "false positive") & near_below
+    catalog["Is_Real"], catalog["In_Extended"] = real_row >= 0, inside
     catalog["Tile"] = _tile_names(tile, _replaced(vectors, true_row, true_vectors))
     truth["Truth_Class"] = truth_class
     truth["Status"] = np.where(found_row >= 0, "found", "missed")
     truth["Found_Row"], truth["Tile"] = found_row, _tile_names(tile, true_vectors)
     truth["Sep_Counted"] = Quantity(_nearest_other_deg(true_sky, counted), "deg")
     truth["Sep_Extended"] = Quantity(_beyond_edge(true_sky, *discs), "deg")
-    return TruthMatch(catalog, truth, float(area_deg2), brightest)
+    return TruthMatch(catalog, truth, float(area_deg2))
 
 
 def _truth_classes(catalog, truth):
@@ -330,10 +328,11 @@ def _truth_classes(catalog, truth):
     return np.select(conditions, ["below", "extended", "faint"], "counted"), n_photons, radius
 
 
-def _match_in_order(vectors, truth_vectors, radius_deg, priority=None):
+def _match_in_order(vectors, truth_vectors, radius_deg, photons=None, needed=None, priority=None):
     """True source (n,) that each detection takes in turn, -1 for none; whether any (n,) is near.
 
-    The free one of smallest priority (n_true,) is taken; by default the nearest.
+    The free one of smallest priority (n_true,) is taken, by default the nearest, of those whose
+    photons (n_true,) are those that the detection needs (n,) or more.
     """
     matched, is_near = np.full(len(vectors), -1), np.zeros(len(vectors), bool)
     if not len(vectors) or not len(truth_vectors):
@@ -343,6 +342,8 @@ def _match_in_order(vectors, truth_vectors, radius_deg, priority=None):
     for row, candidates in enumerate(near):
         is_near[row] = bool(candidates)
         candidates = np.array([c for c in candidates if free[c]], dtype=int)
+        if needed is not None:
+            candidates = candidates[photons[candidates] >= needed[row]]
         if len(candidates):
             distance = np.linalg.norm(truth_vectors[candidates] - vectors[row], axis=1)
             rank = distance if priority is None else priority[candidates]
@@ -398,4 +399,4 @@ def join_matches(matches):
         table[column] = np.where(row >= 0, row + np.repeat(n_before, [*map(len, tables)]), -1)
         joined.append(table)
     area_deg2 = float(sum(m.area_deg2 for m in matches))
-    return TruthMatch(*joined, area_deg2=area_deg2, brightest=any(m.brightest for m in matches))
+    return TruthMatch(*joined, area_deg2=area_deg2)

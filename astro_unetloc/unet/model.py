@@ -11,8 +11,8 @@ The card also stores the calibration of the scores and factors on the errors of 
 
 Calibration: a logistic regression on the logit of the network's probability, the sqrt(TS) of the
 likelihood and the density of the field, fitted to candidates of simulated skies that no training
-has seen (``benchmarks/calibrate.py``). A candidate is real when a true source explains it, see
-`astro_unetloc.evaluation.truth.TruthMatch.explained`.
+has seen (``benchmarks/calibrate.py``). A candidate is real when a true source of any brightness
+gives a third of its counts, see `astro_unetloc.evaluation.truth`.
 
 Error factors: the fit estimates Poisson errors. Sources that merge within the point-spread function
 and structure in the background that is finer than the region of interest add to them, mostly below

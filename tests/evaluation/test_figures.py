@@ -67,7 +67,7 @@ def points_of(axes):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_is_drawn_with_its_title_whatever_it_holds(tables, name):
     table = tables[name]
-    assert list(tables) == list(NAMES)
+    assert [name for name in tables if name != "expected_numbers"] == list(NAMES)
     assert table.meta["title"] in drawn(draw(name, table))
     assert draw(name, table[:0]) is None
     assert drawn(draw(name, table[:1]))

@@ -12,6 +12,7 @@ from astro_unetloc.evaluation.metrics import (
     CompletenessCurve,
     all_tables,
     evaluate,
+    expected_numbers,
     false_positives,
     fit_completeness,
     found_scores,
@@ -23,8 +24,8 @@ from astro_unetloc.evaluation.truth import combine, grid_tiles, join_matches, ma
 FLUX = u.Unit("ph cm-2 s-1")
 NAMES = [
     "summary_table", "by_threshold", "by_photons", "by_flux", "by_sqrt_ts", "by_latitude",
-    "by_class", "numbers_per_tile", "measurement_errors", "reliability", "false_positives",
-    "false_negatives",
+    "by_class", "numbers_per_tile", "measurement_errors", "reliability", "expected_numbers",
+    "false_positives", "false_negatives",
 ]  # fmt: skip
 FOUR = make_truth([0, 10, 20, 30], [0, 0, 0, 0])
 
@@ -238,7 +239,7 @@ def test_correct_scores_are_reliable():
     table = reliability(match_truth(make_catalog(lon, lat, score), truth))
     whole = of_sky(table)
     assert whole["N"].sum() == 450
-    np.testing.assert_allclose(whole["Fraction"], whole["Mean_Score"])
+    np.testing.assert_allclose(whole["Fraction_Real"], whole["Mean_Score"])
     assert table.meta["ece"]["all sky"] == pytest.approx(0, abs=1e-12)
     assert np.isnan(table.meta["ece"]["|b| < 10 deg"])
     high = reliability(match_truth(make_catalog(lon, lat, np.sqrt(score)), truth))
@@ -249,32 +250,37 @@ def test_correct_scores_are_reliable():
 def test_sources_are_real_however_faint():
     # of 10, 5 and 1 expected photons, an extended one, and nothing
     truth = make_truth([0, 10, 20, 30], [50] * 4, [10, 5, 1, 10], [0, 0, 0, 0.5])
-    places, scores = [0, 10, 20, 30, 40, 20], [0.9, 0.85, 0.25, 0.84, 0.22, 0.04]
-    table = reliability(match_truth(make_catalog(places, [50] * 6, scores), truth))
-    table = of_sky(table, "|b| > 10 deg")
-    names = ("Low", "N_Any", "N_True_Positive", "N_Real")
-    rows = {low: numbers for low, *numbers in rows_of(table, *names)}
-    assert rows[0.8] == [2, 1, 2]
-    assert rows[0.2] == [2, 0, 1]
+    places, scores = [0, 10, 20, 30, 40, 20], [0.85, 0.82, 0.25, 0.84, 0.22, 0.04]
+    catalog = make_catalog(places, [50] * 6, scores, Npred=[9, 9, 3, 9, 3, 2])
+    table = of_sky(reliability(match_truth(catalog, truth)), "|b| > 10 deg")
+    rows = {low: numbers for low, *numbers in rows_of(table, "Low", "N", "N_Real")}
+    assert (rows[0.8], rows[0.2]) == ([2, 2], [2, 1])
     # neither the one in the extended source nor that of Score 0.04
-    assert table["N_Any"].sum() == 4
+    assert table["N"].sum() == 4
     above = dict(rows_of(table, "Low", "Real_Above"))
     assert above[0.8] == above[0.5] == above[0.3] == 1
     assert above[0.2] == above[0.05] == 0.75
+    expected = dict(rows_of(table, "Low", "Expected_Above"))
+    assert expected[0.3] == pytest.approx((0.85 + 0.82) / 2)
 
 
-def test_below_10_gev_a_source_of_three_photons_is_no_detection():
-    truth = make_truth([0, 10], [50, 50], [30, 1])
-    catalog = make_catalog([0, 10], [50, 50], [0.9, 0.9], Npred=[100.0, 4.0])
-    for brightest, n_real in ((False, 2), (True, 0)):
-        table = reliability(match_truth(catalog, truth, brightest=brightest))
-        assert row(table[np.asarray(table["Low"]) == 0.8])["N_Real"] == n_real
+def test_expected_numbers_by_hand():
+    catalog = make_catalog([0, 10, 20, 99], [0, 0, 50, 50], [0.9, 0.8, 0.5, 0.3])
+    found = row(expected_numbers(match_truth(catalog, HALVES)))
+    assert found == pytest.approx(
+        {"N_Listed": 4, "Expected": 2.5, "Unc_Expected": np.sqrt(0.09 + 0.16 + 0.25 + 0.21),
+         "N_Real": 3, "Ratio": 1.2}
+    )  # fmt: skip
+    assert row(expected_numbers(match_truth(catalog, HALVES)), "|b| < 10 deg")["N_Listed"] == 2
+    catalog["Score"] *= 10  # of another program
+    assert np.isnan(row(expected_numbers(match_truth(catalog, HALVES)))["Ratio"])
+    assert np.isnan(row(expected_numbers(match_truth(NOTHING, HALVES)))["Ratio"])
 
 
 def test_candidates_of_low_score_are_not_in_the_reliability():
     catalog = make_catalog([0, 1, 2], [0] * 3, [0.9, 0.05, 0.04])
     whole = of_sky(reliability(match_truth(catalog, HALVES)))
-    assert whole["N"].tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert whole["N"].tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
     assert whole["Mean_Score"][[0, -1]].tolist() == pytest.approx([0.05, 0.9])
 
 

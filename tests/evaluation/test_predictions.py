@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import astropy.units as u
@@ -290,10 +289,8 @@ def joined(parts, tmp_path):
     return tmp_path / "all.h5"
 
 
-@pytest.mark.parametrize("brightest", [False, True])
-def test_matches_come_back_as_they_were(tmp_path, brightest):
+def test_matches_come_back_as_they_were(tmp_path):
     predictions, matches = made_predictions(3)
-    matches = replace(matches, brightest=brightest)
     write_predictions(tmp_path / "a.h5", predictions, matches, METADATA)
     assert read_metadata(tmp_path / "a.h5") == METADATA
     found = read_matches(tmp_path / "a.h5")
@@ -301,7 +298,7 @@ def test_matches_come_back_as_they_were(tmp_path, brightest):
         assert table.colnames == other.colnames
         for name in other.colnames:
             np.testing.assert_array_equal(np.ma.filled(table[name]), np.ma.filled(other[name]))
-    assert (found.area_deg2, found.brightest) == (100.0, brightest)
+    assert found.area_deg2 == 100.0
     assert found.catalog["Npred"].mask.tolist() == matches.catalog["Npred"].mask.tolist()
     assert found.catalog["Offset"].unit == "deg"
     assert found.select(0.6).evaluation().summary() == matches.select(0.6).evaluation().summary()

@@ -34,7 +34,7 @@ def test_each_true_source_has_its_role():
     matches = match_truth(make_catalog([0, 10, 20], [0] * 3), truth)
     assert matches.truth["Truth_Class"].tolist() == ["below", "below", "counted"]
     assert matches.catalog["Status"].tolist() == ["false positive"] * 2 + ["true positive"]
-    assert not matches.catalog["Is_Below"].any()
+    assert matches.is_real.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,50 @@ def test_each_detection_has_its_status(maybe_masked):
     assert TRUTH.colnames == ["GLON", "GLAT", "Npred", "Radius"]
 
 
-def test_fluctuations_of_sources_too_faint_to_count_are_known():
-    truth = make_truth([0, 10, 20, 30], [0] * 4, [2.9, 0.2, 2, 9], [0, 0, 1, 0])
-    catalog = make_catalog([0.05, 0.15, 10, 20, 30], [0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5])
-    status, below = columns(match_truth(catalog, truth).catalog, "Status", "Is_Below")
-    assert status == ["false positive"] * 4 + ["true positive"]
-    assert below == [True, False, False, False, False]
+@pytest.mark.parametrize("brightest", [False, True])
+@pytest.mark.parametrize(
+    ("counts", "n_photons", "away_deg", "real"),
+    [
+        (30, 10, 0, True),
+        (30.1, 10, 0, False),  # less than a third of the counts
+        (30, 10, 0.299, True),
+        (30, 10, 0.301, False),
+        (1, 500, 0.1, True),
+        (6, 2, 0.2, True),  # too faint to be truth
+        (0.5, 0.29, 0, False),  # a source of no photon
+        (np.nan, 3, 0.1, True),
+        (np.nan, 2.9, 0.1, False),
+        (9, np.nan, 0, False),
+    ],
+)
+def test_a_third_of_the_counts_of_a_real_detection_are_those_of_a_source(
+    counts, n_photons, away_deg, real, brightest
+):
+    catalog, options = make_catalog([away_deg], [0], Npred=[counts]), {"brightest": brightest}
+    matches = match_truth(catalog, make_truth([0], [0], n_photons), **options)
+    assert (matches.is_real.tolist(), matches.is_judged.tolist()) == ([real], [True])
+    # photons that were detected are known better than expected ones
+    truth = make_truth([0], [0], 5.0, Counts=[n_photons])
+    assert match_truth(catalog, truth, **options).is_real[0] == (real or np.isnan(n_photons))
+
+
+def test_a_source_makes_one_detection_real():
+    # two of the bright one, of which the worse has only the faint one left, as has the third
+    truth, score = make_truth([0, 0.1], [0, 0], [100, 5]), [0.5, 0.9, 0.7]
+    for counts, real in ((20, [True, False, False]), (14, [True, True, False])):
+        catalog = make_catalog([0, 0.1, 0.05], [0, 0, 0], score, Npred=[200, counts, 120])
+        found = join_matches([match_truth(catalog, truth)] * 2)
+        assert found.is_real.tolist() == [*real] * 2
+
+
+def test_detections_in_extended_sources_are_real_by_a_point_source_or_not_judged():
+    truth = make_truth([0, 0.5, 10], [0, 0, 0], [500, 9, 9], [1, 0, 0])
+    catalog = make_catalog([0.5, 0.9, 10, 20], [0] * 4, Npred=[10, 10, 10, 10])
+    matches = match_truth(catalog, truth)
+    assert matches.is_real.tolist() == [True, False, True, False]
+    assert matches.is_judged.tolist() == [True, False, True, True]
+    score, real = matches.judged()["|b| < 10 deg"]
+    assert (len(score), real.tolist()) == (3, [True, True, False])
 
 
 def test_surroundings_of_true_sources_are_those_of_their_sky():
@@ -84,23 +122,6 @@ def test_surroundings_of_true_sources_are_those_of_their_sky():
     both = join_matches([match_truth(make_catalog([], []), sky) for sky in (truth, truth[:1])])
     np.testing.assert_allclose(both.truth["Sep_Counted"].value, [0.4, 0.4, 0.1, 2.6, np.nan])
     np.testing.assert_allclose(both.truth["Sep_Extended"].value, [2, 1.6, 1.5, -1, np.nan])
-
-
-def test_detection_of_far_more_photons_than_its_source_is_not_explained():
-    truth = make_truth([0, 10, 20, 30, 40], [0] * 5, [10, 10, 5, 5, 5])
-    counts = [30.0, 31.0, 15.0, 16.0, np.nan, 1000.0]
-    catalog = make_catalog([0, 10, 20, 30, 40, 60], [0] * 6, Npred=counts)
-    matches = join_matches([match_truth(catalog, truth, brightest=True)])
-    assert columns(matches.catalog, "Status")[0] == ["true positive"] * 2 + ["ignored"] * 3 + [
-        "false positive"
-    ]
-    explained = matches.explained().catalog
-    assert columns(explained, "Status")[0] == [
-        "true positive", "false positive", "ignored", "false positive", "ignored", "false positive",
-    ]  # fmt: skip
-    for same in (match_truth(catalog, truth), match_truth(CATALOG, TRUTH, brightest=True)):
-        status = columns(same.catalog, "Status")
-        assert columns(same.explained().catalog, "Status") == status
 
 
 @pytest.mark.parametrize("n_true", [0, 2])
@@ -111,7 +132,7 @@ def test_empty_tables_have_all_columns(n_true, n_found):
         make_truth([0, 50][:n_true], [0, 1][:n_true]),
         tile=grid_tiles(1),
     )
-    names = {"Status", "True_Row", "Offset", "Is_Duplicate", "Is_Below", "Tile"}
+    names = {"Status", "True_Row", "Offset", "Is_Duplicate", "Is_Real", "In_Extended", "Tile"}
     assert (len(matches.catalog), len(matches.truth)) == (n_found, n_true)
     assert names < set(matches.catalog.colnames)
     assert {"Truth_Class", "Status", "Found_Row", "Tile"} < set(matches.truth.colnames)
