@@ -9,7 +9,7 @@ import platform
 import secrets
 import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -86,6 +86,12 @@ def _check_whole(path, hdus, size):
 
 def _damaged(path, reason):
     return f"{path} is truncated or damaged: {reason}; copy or download it again"
+
+
+def file_sha256(path):
+    """SHA-256 of a file, as text."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_hdu(hdus, *names):
@@ -226,3 +232,32 @@ def _remove_left_over(target):
             path.unlink(missing_ok=True)
         except (PermissionError, ValueError):
             continue  # the process of another user, or a file that is not ours
+
+
+@contextmanager
+def locked_folder(folder):
+    """Keep a folder, which is made if absent, from other runs until the block ends.
+
+    The lock ends with the process, however that ends. A folder made here is removed if it is empty.
+    """
+    import fcntl
+
+    folder = Path(folder)
+    fresh, path = not folder.exists(), folder / ".lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                raise BlockingIOError  # that of a run that has just ended, which removed it
+        except (BlockingIOError, FileNotFoundError) as err:
+            raise InputError(
+                f"{folder} is in use by another run; wait until that ends, or choose another name"
+            ) from err
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or gone
+                if fresh:
+                    folder.rmdir()

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -238,7 +238,8 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
     from astro_unetloc.training.train import train as train_model
 
     options |= {"rng": seed, "verbose": 0 if quiet else 2, "overwrite": overwrite}
-    model = train_model(patch_set, folder, **options)
+    with redirect_stdout(sys.stderr):  # Keras prints its progress
+        model = train_model(patch_set, folder, **options)
     print_message(f"model -> {model.folder}", quiet)
 
 

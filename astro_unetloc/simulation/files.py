@@ -43,7 +43,7 @@ from astro_unetloc.catalog.models import (
 )
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import check_output
+from astro_unetloc.files import check_output, locked_folder
 from astro_unetloc.irf.psf import psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.photons import DiscFootprint, Photons
@@ -340,31 +340,25 @@ def simulate_components(
     for path in [folder / name for name in (*_FILES, *psf)] if folder.is_dir() else [folder]:
         check_output(path, overwrite=overwrite)
     cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg) if nside is None else None
-    sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
-    keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
-    keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
-    keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
-    edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], N_CUBE_BINS + 1)
-    image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
-    cubes, seen, kept = _component_cubes(sky, edges, nside, image, keywords)
-    sources, photons = sky.sources.select(kept), sky.photons.select(seen)
-    # row of each source among those that are kept; the last is that of origin -1
-    row = np.append(np.where(kept, np.cumsum(kept) - 1, _OUTSIDE), _DIFFUSE)[sky.origin[seen]]
-    counts = count_photons(row, len(sources))
-    truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]), counts=counts)
-    truth.meta |= keywords
-    events = events_bytes(photons, edges[[0, -1]], source_id=row, keywords=keywords)
-    library = format_source_library(sources, truth["Source_Name"])
-    contents = cubes | psf | {"events.fits": events, "sources.xml": library}
-    fresh = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
+    with locked_folder(folder):  # the files of two runs are never mixed
+        sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
+        keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
+        keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
+        keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
+        edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], N_CUBE_BINS + 1)
+        image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
+        cubes, seen, kept = _component_cubes(sky, edges, nside, image, keywords)
+        sources, photons = sky.sources.select(kept), sky.photons.select(seen)
+        # row of each source among those that are kept; the last is that of origin -1
+        row = np.append(np.where(kept, np.cumsum(kept) - 1, _OUTSIDE), _DIFFUSE)[sky.origin[seen]]
+        counts = count_photons(row, len(sources))
+        truth = truth_table(sources, exposure, band=tuple(edges[[0, -1]]), counts=counts)
+        truth.meta |= keywords
+        events = events_bytes(photons, edges[[0, -1]], source_id=row, keywords=keywords)
+        library = format_source_library(sources, truth["Source_Name"])
+        contents = cubes | psf | {"events.fits": events, "sources.xml": library}
         others = {folder / name: content for name, content in contents.items()}
         write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
-    except BaseException:
-        if fresh:
-            folder.rmdir()
-        raise
     return len(photons), len(sources)
 
 

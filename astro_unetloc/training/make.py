@@ -20,7 +20,7 @@ import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import check_output, write_files
+from astro_unetloc.files import check_output, file_sha256, locked_folder, write_files
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.patches import GridConfig, TangentPlane
@@ -145,10 +145,9 @@ def _sha256(path):
     """SHA-256 of a file, or of the names and contents of all files in a folder."""
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
-        listing = "\n".join(f"{file.name} {_sha256(file)}" for file in files)
+        listing = "\n".join(f"{file.name} {file_sha256(file)}" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _observed_directions(sky):
@@ -325,27 +324,27 @@ def make_patch_set(
         "seed": int(first_seed), "patches_per_sky": int(patches_per_sky),
         **_origin(template, folders), "version": __version__,
     }  # fmt: skip
-    n_done = 0 if overwrite else _skies_to_keep(path, parts, metadata, n_skies, append)
-    _check_parts(parts, metadata, overwrite)
     for variant in TEMPLATE_SETS if template else ():
         interstellar(template, variant=variant)  # errors are raised here and not in a worker
-    seeds = range(first_seed + n_done, first_seed + n_skies)
-    files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
-    missing = [seed for seed in seeds if not files[seed].exists()]
     job = partial(
         _sky_file, metadata=metadata, n_patches=patches_per_sky, template=template,
         folders=dict(enumerate(map(str, folders), start=first_seed)),
         band_edges=band_edges, classes=tuple(classes), label_rule=rule,
     )  # fmt: skip
-    with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
-        for seed, content in progress(results, total=len(missing)) if progress else results:
-            parts.mkdir(exist_ok=True)
-            write_files({files[seed]: content}, overwrite=True)
-    # in the folder of the parts, so that a killed run leaves no other file
-    joined = [path] * bool(n_done) + list(files.values())
-    join_patch_sets(joined, parts / "joined.h5", overwrite=True)
-    os.replace(parts / "joined.h5", path)
-    shutil.rmtree(parts)
+    with locked_folder(parts):
+        n_done = 0 if overwrite else _skies_to_keep(path, parts, metadata, n_skies, append)
+        _check_parts(parts, metadata, overwrite)
+        seeds = range(first_seed + n_done, first_seed + n_skies)
+        files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
+        missing = [seed for seed in seeds if not files[seed].exists()]
+        with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
+            for seed, content in progress(results, total=len(missing)) if progress else results:
+                write_files({files[seed]: content}, overwrite=True)
+        # in the folder of the parts, so that a killed run leaves no other file
+        joined = [path] * bool(n_done) + list(files.values())
+        join_patch_sets(joined, parts / "joined.h5", overwrite=True)
+        os.replace(parts / "joined.h5", path)
+        shutil.rmtree(parts)
 
 
 def _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule):

@@ -52,6 +52,8 @@ COLUMNS = {
 _FORMAT = ("v110", "v110")
 # 0.9 ms a patch; level 4 saves a quarter of the size for half a millisecond more.
 _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+# gzip does not compress further; datasets that are larger claim what is not in the file.
+_MAX_RATIO = 1100
 # Rows of a chunk, and patches in memory at once. Each image is a chunk, read in random order.
 _ROWS = 256
 
@@ -118,11 +120,14 @@ def _read_rows(dataset, rows):
 
 @contextmanager
 def _damage_is_an_error(path):
-    """Raise an InputError where HDF5 cannot read: its checksums find damaged chunks."""
+    """Raise an InputError where a file cannot be read: checksums of HDF5 find damaged chunks."""
     try:
         yield
-    except OSError as err:
-        raise InputError(f"{path}: expected a whole patch set; {err}; make it again") from err
+    except InputError:
+        raise
+    except Exception as err:  # h5py raises many kinds for damaged files, from KeyError on
+        reason = " ".join(str(err).strip("'\"").split()) or type(err).__name__
+        raise InputError(f"{path}: expected a whole patch set; {reason}; make it again") from err
 
 
 def open_patch_set(path):
@@ -147,22 +152,44 @@ def open_patch_set(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such patch set: {path}; make it with 'astro-unetloc simulate'")
+    if not h5py.is_hdf5(path):
+        raise InputError(
+            f"{path}: expected an HDF5 patch set; got another kind of file or an incomplete one; "
+            "make a set with 'astro-unetloc simulate -o set.h5'"
+        )
     with _damage_is_an_error(path), ExitStack() as stack:
         file = stack.enter_context(h5py.File(path, "r"))
-        missing = [name for name in (*COLUMNS, "sources") if name not in file]
-        missing += [n for n in ("band_edges_gev", "pixel_deg", "seed") if n not in file.attrs]
-        schema = file.attrs.get("schema")
-        if missing or schema != SCHEMA:
-            got = f"one without {', '.join(missing)}" if schema == SCHEMA else f"schema {schema}"
-            raise InputError(
-                f"{path}: expected a patch set of schema {SCHEMA}; got {got}; "
-                "make it again with 'astro-unetloc simulate'"
-            )
+        _check_content(file)
         values = {name: file.attrs[name] for name in file.attrs if name != "schema"}
         metadata = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in values.items()}
         found = PatchSet(path, metadata, file["sky"][:], file)
         stack.pop_all()  # the patch set stays open
         return found
+
+
+def _check_content(file):
+    """Raise an error unless an open file has the attributes and datasets of a patch set."""
+    schema, classes = file.attrs.get("schema"), file.attrs.get("classes", ())
+    if schema != SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, got {schema}")
+    edges, pixel_deg = (np.array(file.attrs[n], float) for n in ("band_edges_gev", "pixel_deg"))
+    if not (int(file.attrs["seed"]) >= 0 and pixel_deg > 0 and edges[0] > 0):
+        raise ValueError("expected a seed, a pixel_deg and band_edges_gev that are positive")
+    if not (np.all(np.diff(edges) > 0) and all(isinstance(name, str) for name in classes)):
+        raise ValueError("expected band_edges_gev that increase, and names of classes")
+    n_patches, *size, _ = file["counts"].shape
+    image, n_band = (n_patches, *size), len(edges) - 1
+    shapes = {
+        "counts": (*image, n_band), "coverage": (*image, 1), "mask": (*image, len(classes)),
+        "bands": (n_patches, n_band, 4), "center": (n_patches, 3),
+        "sources": file["sources"].shape[:1],
+    }  # fmt: skip
+    for name, dtype in {**COLUMNS, "sources": SOURCE_DTYPE}.items():
+        data, shape = file[name], shapes.get(name, (n_patches,))
+        if data.dtype != dtype or data.shape != shape or data.is_virtual or data.external:
+            raise ValueError(f"expected {name} of type {dtype} and shape {shape}")
+        if data.file != file or data.nbytes > _MAX_RATIO * file.id.get_filesize():
+            raise ValueError(f"{name} claims {data.nbytes} bytes that are not in the file")
 
 
 def read_patch_set(path, *, rows=slice(None)):

@@ -1,6 +1,7 @@
 """The training loop: from a patch set to a model folder, resumable after an interruption."""
 
 import json
+import shutil
 import time
 from dataclasses import asdict, fields
 from functools import partial
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.detection.clustering import ClusteringConfig
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.files import file_sha256, locked_folder, write_files
 from astro_unetloc.maps.selection import BUILT_IN_DOMAIN
 from astro_unetloc.plot import canvas
 from astro_unetloc.simulation.population import counted_band
@@ -20,11 +22,11 @@ from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
 
 
 def _plot_history(history, folder):
-    """Draw the losses of a training into ``folder/history.png``."""
-    figure, history = canvas(6.0, 4.0), np.atleast_1d(history)
+    """Draw the losses of the epochs of a training into ``folder/history.png``."""
+    figure = canvas(6.0, 4.0)
     axes = figure.subplots()
     for name, label in (("loss", "training skies"), ("val_loss", "validation skies")):
-        axes.plot(history["epoch"] + 1, history[name], ".-", label=label)
+        axes.plot(range(1, len(history) + 1), [e[name] for e in history], ".-", label=label)
     axes.set(xlabel="epoch", ylabel="loss per pixel", yscale="log")
     axes.legend()
     figure.savefig(folder / "history.png", dpi=120)
@@ -108,7 +110,7 @@ def fit_network(
     batch_size=8, learning_rate=2e-3, patience=None, mixed_precision=False, loss="cross-entropy",
     max_validation=160, rng=0, verbose=2,
 ):  # fmt: skip
-    """U-Net trained as by `train`; an interrupted training in the folder is resumed."""
+    """U-Net trained as by `train`, and its options; an interrupted training is resumed."""
     folder = Path(folder)
     options = {
         "patch_set": Path(path).name, "widths": widths, "initial": initial and str(initial),
@@ -123,7 +125,6 @@ def fit_network(
         import keras  # seconds: only when the patch set is known to be good
 
         keras.utils.set_random_seed(rng)
-        _begin(folder, options)
         n_band = len(patch_set.metadata["band_edges_gev"]) - 1
         n_class = len(patch_set.classes) + 1
         network = partial(build_unet, n_band=n_band, n_class=n_class, widths=widths)
@@ -132,24 +133,37 @@ def fit_network(
         model = network()
         keras.config.set_dtype_policy(policy)
         if initial is not None:
-            start = keras.models.load_model(initial, compile=False)
-            model.set_weights(start.get_weights())
+            _load_initial(model, initial)
         optimizer = _optimizer(learning_rate, epochs * steps_per_epoch, steps_per_epoch)
         model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
+        history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
         batches = _batches(patch_set, training, batch_size, seed=rng, n_batches=steps_per_epoch)
         model.fit(
             batches,
             epochs=epochs,
+            initial_epoch=len(history),
             validation_data=_batches(patch_set, validation, batch_size, seed=rng),
-            callbacks=_callbacks(folder, batches, patience),
+            callbacks=_callbacks(folder, batches, history, options, patience),
             shuffle=False,  # the batches have their own order, the same when a training is resumed
             verbose=verbose,
         )
         trained = network()
         trained.set_weights(model.get_weights())
-        trained.save(folder / "unet.keras")
-        _plot_history(_history(folder), folder)
-        return trained
+        _plot_history(history, folder)
+        hours = sum(epoch["seconds"] for epoch in history) / 3600
+        return trained, options | {"hours": round(hours, 2)}
+
+
+def _load_initial(model, path):
+    """Give a model the weights of a ``.keras`` file; nothing else of the file is used."""
+    try:
+        model.load_weights(path)
+    except Exception as err:  # Keras raises many kinds for other files and networks
+        reason = (str(err).split("\n")[0] or type(err).__name__)[:200]
+        raise InputError(
+            "initial must be a .keras file of a network of the same bands, classes and widths; "
+            f"got {str(path)!r}: {reason}; choose another"
+        ) from err
 
 
 def _optimizer(learning_rate, n_steps, steps_per_epoch):
@@ -166,45 +180,57 @@ def _optimizer(learning_rate, n_steps, steps_per_epoch):
     )
 
 
-def _history(folder):
-    """Losses and seconds of each epoch, a structured array."""
-    return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
-
-
-def _begin(folder, options):
-    """Write the options of a training; refuse to resume one that has other options."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, options = folder / "options.json", json.loads(json.dumps(options))
-    if not any((folder / "backup").glob("*")):
-        (folder / "history.csv").unlink(missing_ok=True)
-    elif path.exists():
-        other = differences(json.loads(path.read_text(encoding="utf-8")), options)
+def _resume(backup, model, options):
+    """History of a training up to its last whole checkpoint, whose state the model is given."""
+    for path in sorted(backup.glob("*.json"), reverse=True):
+        weights = path.with_suffix(".h5")
+        try:
+            state = json.loads(path.read_bytes())
+            other, history = differences(state["options"], options), state["history"]
+            if state["sha256"] != file_sha256(weights):
+                raise ValueError("its weights are another file")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
+            warn(f"checkpoint {path} is damaged, {err}; the training goes on from an earlier state")
+            continue
         if other:
             raise InputError(
-                f"the interrupted training in {folder} must be resumed with its own options; got "
-                f"{other}; give the same, or remove the folder"
+                f"the interrupted training in {backup.parent} must be resumed with its own "
+                f"options; got {other}; give the same, or remove the folder"
             )
-    path.write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(weights)
+        return history
+    return []
 
 
-def _callbacks(folder, batches, patience):
-    """Callbacks: checkpoints, the log, early stopping, the order of each epoch."""
+def _callbacks(folder, batches, history, options, patience):
+    """Callbacks: order of each epoch, checkpoints and history, the last model, early stopping."""
     from keras import callbacks
 
-    started = []
+    class Checkpoint(callbacks.Callback):
+        """Writes the state after each epoch, whole files alone, and keeps that before."""
 
-    def begin(epoch, _):
-        batches.start(epoch)
-        started.append(time.time())
+        def on_epoch_begin(self, epoch, logs=None):
+            batches.start(epoch)
+            self.started = time.time()
 
-    def end(_, logs):
-        logs["seconds"] = round(time.time() - started[-1], 1)
+        def on_epoch_end(self, epoch, logs=None):
+            history.append(logs | {"epoch": epoch, "seconds": round(time.time() - self.started, 1)})
+            (folder / "backup").mkdir(parents=True, exist_ok=True)
+            weights = folder / "backup" / f"{epoch:06d}.weights.h5"
+            write_files({weights: self.model.save_weights}, overwrite=True)
+            state = {"options": options, "history": history, "sha256": file_sha256(weights)}
+            rows = [",".join(map(str, row)) for row in (history[0], *map(dict.values, history))]
+            log = "\n".join(rows).encode() + b"\n"
+            contents = {weights.with_suffix(".json"): json.dumps(state).encode()}
+            write_files(contents | {folder / "history.csv": log}, overwrite=True)
+            for old in sorted((folder / "backup").iterdir())[:-4]:  # two files of two epochs
+                old.unlink()
 
+    last = str(folder / "last.keras").replace("{", "{{").replace("}", "}}")  # Keras formats it
     return [
-        callbacks.BackupAndRestore(folder / "backup"),
-        callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
-        callbacks.CSVLogger(folder / "history.csv", append=True),
-        callbacks.ModelCheckpoint(folder / "last.keras"),
+        Checkpoint(),
+        callbacks.ModelCheckpoint(last),
         *([callbacks.EarlyStopping("val_loss", patience=patience)] if patience else []),
     ]
 
@@ -254,14 +280,16 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
             f"model folder must not hold a model; got {str(folder)!r}; choose another name or "
             "allow overwriting"
         )
-    network = fit_network(path, folder / "training", rng=rng, **options)
     with open_patch_set(path) as found:
+        _subsets(found, 1)
         patch_set = found.metadata | found.read(slice(-2, None))
-    card = _model_card(network, patch_set, name=name or folder.name, threshold=threshold)
-    card["training"] |= json.loads((folder / "training" / "options.json").read_text())
-    seconds = _history(folder / "training")["seconds"]
-    card["training"]["hours"] = round(float(np.sum(seconds)) / 3600, 2)
-    return save_model(folder, network, card, probe=patch_set)
+    with locked_folder(folder):
+        network, training = fit_network(path, folder / "training", rng=rng, **options)
+        card = _model_card(network, patch_set, name=name or folder.name, threshold=threshold)
+        card["training"] |= training
+        model = save_model(folder, network, card, probe=patch_set)
+        shutil.rmtree(folder / "training" / "backup")
+    return model
 
 
 def _model_card(network, patch_set, *, name, threshold):

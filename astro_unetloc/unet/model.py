@@ -322,7 +322,8 @@ def save_model(folder, network, card, *, probe):
     plain = keras.Model.from_config(network.get_config())
     plain.set_weights(network.get_weights())
     plain.save(folder / "unet.keras")
-    export_litert(folder / "unet.keras", folder / "unet.tflite")
+    with _silent_stderr():
+        export_litert(folder / "unet.keras", folder / "unet.tflite")
     inputs = _inputs(*map(probe.get, _INPUTS))
     output = network.predict(inputs, verbose=0)
     np.savez_compressed(folder / "probe.npz", **inputs, probability=output)

@@ -16,6 +16,8 @@ from gammapy.maps import Map
 from made_sets import assert_same_set
 
 from astro_unetloc import read_catalog, read_map
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import locked_folder
 from astro_unetloc.irf.psf import KingPSF, psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS
 from astro_unetloc.maps.photons import Photons
@@ -423,6 +425,8 @@ def test_senseless_skies_are_refused_before_anything_is_written(tmp_path, option
     with pytest.raises(ValueError, match=match):
         simulate_components(tmp_path / "sky", **options)
     assert list(tmp_path.iterdir()) == []
+    with locked_folder(tmp_path / "sky"), pytest.raises(InputError, match="in use by another run"):
+        simulate_components(tmp_path / "sky")
 
 
 # Patch sets

@@ -15,6 +15,8 @@ from conftest import skip_unless_in_ci
 from made_sets import assert_same_set, die_once
 from made_skies import made_patches, make_sky
 
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import locked_folder
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.sphere import vectors_from_lonlat
 from astro_unetloc.training import make as training_make
@@ -204,6 +206,13 @@ def test_whole_set_is_not_touched(quick, tmp_path):
     assert (tmp_path / "set.h5").read_bytes() == before
 
 
+def test_second_run_on_a_set_is_refused_at_its_start(quick, tmp_path):
+    with locked_folder(tmp_path / "set.h5.parts"):
+        with pytest.raises(InputError, match="set.h5.parts is in use by another run; wait until"):
+            make_patch_set(tmp_path / "set.h5", n_skies=1)
+    assert os.listdir(tmp_path) == []
+
+
 OTHERS = [
     ({"first_seed": 5}, "seed 0, not 5"),
     ({"patches_per_sky": 3}, "patches_per_sky 2, not 3"),
@@ -276,7 +285,7 @@ def test_impossible_options_are_refused(tmp_path, change, message):
     [
         ("set.h5", {"template": "no.fits"}, FileNotFoundError, "no.fits"),
         ("set.h5", {"template": "text"}, ValueError, "text"),
-        ("text", {}, ValueError, "expected a whole patch set"),
+        ("text", {}, ValueError, "expected an HDF5 patch set; got another kind of file"),
         ("none/set.h5", {}, FileNotFoundError, "directory must exist; got .*none.; create it"),
     ],
 )

@@ -1,4 +1,5 @@
 import os
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from made_sets import METADATA, assert_same_set, write_made_set
 from made_skies import BAND_EDGES, made_patches
 
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.training.patch_set import (
     SCHEMA,
     SOURCE_DTYPE,
@@ -101,8 +103,19 @@ def test_metadata_are_plain_values_and_subsets_are_skies(path):
 def test_damaged_file_is_refused(path, content):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ValueError, match="expected a whole patch set; .*; make it again"):
+    with pytest.raises(ValueError, match="expected a(n HDF5| whole) patch set; .*; make "):
         read_patch_set(path)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_bits_of_the_metadata_are_found_or_do_not_matter(path, seed):
+    whole, rng = read_patch_set(path), np.random.default_rng(seed)
+    content = np.fromfile(path, np.uint8)
+    for place in rng.integers(0, 4096, 4):
+        content[place] ^= 1 << rng.integers(8)
+    content.tofile(path)
+    with suppress(InputError):
+        assert_same(read_patch_set(path), {n: whole[n] for n in ("counts", "sky", "mask")})
 
 
 @pytest.mark.parametrize("name", ["counts", "bands", "code", "sources", "sky"])
@@ -116,22 +129,40 @@ def test_changed_bytes_are_found(path, name):
         read_patch_set(path)
 
 
+def without(file, name):
+    del file[name]
+    return file
+
+
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("change", "message"),
     [
-        ("schema", "got schema 2"),
-        ("mask", "got one without mask"),
-        ("sources", "got one without sources"),
-        ("pixel_deg", "got one without pixel_deg"),
+        (lambda f: f.attrs.update(schema=2), f"expected schema {SCHEMA}, got 2"),
+        (lambda f: f.attrs.update(pixel_deg=np.nan), "expected a seed, a pixel_deg and band_edges"),
+        (lambda f: f.attrs.update(pixel_deg="wide"), "could not convert"),
+        (lambda f: f.attrs.update(band_edges_gev=[3.0, 2.0]), "band_edges_gev that increase"),
+        (lambda f: f.attrs.update(classes=3), "not iterable"),
+        (lambda f: without(f, "mask"), "mask"),
+        (lambda f: f.attrs.__delitem__("seed"), "seed"),
+        (lambda f: f["counts"].resize(7, axis=0), "expected coverage of type u1 and shape .7, "),
+        (lambda f: [d.resize(10**9, axis=0) for d in f.values()], "claims .* bytes that are not"),
+        (lambda f: without(f, "code").create_group("code"), "no attribute"),
+        (
+            lambda f: without(f, "sky").__setitem__("sky", h5py.ExternalLink("o.h5", "sky")),
+            "can't open file",
+        ),
+        (
+            lambda f: without(f, "bands").create_dataset(
+                "bands", (6, 5, 4), "<f4", external=[("/dev/zero", 0, 480)]
+            ),
+            "expected bands of type",
+        ),
     ],
 )
-def test_file_of_another_kind_is_refused(path, changed, message):
+def test_damaged_and_hostile_sets_are_refused(path, change, message):
     with h5py.File(path, "r+") as file:
-        if changed == "schema":
-            file.attrs["schema"] = 2
-        else:
-            del (file if changed in file else file.attrs)[changed]
-    with pytest.raises(ValueError, match=f"of schema {SCHEMA}; {message}; make it again"):
+        change(file)
+    with pytest.raises(InputError, match=f"expected a whole patch set; .*{message}.*; make it ag"):
         read_patch_set(path)
 
 

@@ -1,13 +1,17 @@
-import gc
 import os
+import shutil
+import warnings
 
 import numpy as np
 import pytest
 from made_sets import write_made_set
 from made_skies import made_patches
 
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import locked_folder
 from astro_unetloc.training.patch_set import open_patch_set
-from astro_unetloc.training.train import _batches, _begin, _subsets, _targets, fit_network, train
+from astro_unetloc.training.train import _batches, _subsets, _targets, fit_network, train
+from astro_unetloc.unet.architecture import build_unet
 
 
 def allow_foreign_warnings(test):
@@ -98,49 +102,74 @@ def history(folder):
     return np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
 
 
-def test_interrupted_training_is_resumed_with_the_same_options_only(tmp_path):
-    folder, log = tmp_path / "training", tmp_path / "training" / "history.csv"
-    options = {"patch_set": "set.h5", "widths": (4, 4), "epochs": 2}
-    _begin(folder, options)
-    log.write_text("of a finished training\n")
-    _begin(folder, options | {"epochs": 3})
-    assert not log.exists()
-    (folder / "backup").mkdir()
-    (folder / "backup" / "latest.weights.h5").touch()
-    log.write_text("of an interrupted training\n")
-    with pytest.raises(ValueError, match="its own options; got epochs 3, not 2; give the same"):
-        _begin(folder, options)
-    _begin(folder, options | {"epochs": 3})
-    assert log.exists()
-
-
-@pytest.mark.slow
-@allow_foreign_warnings
-def test_training_is_reproducible_and_resumed_as_if_never_stopped(tmp_path, patch_set, monkeypatch):
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, patch_set):
+    """Options and folder of a training that was stopped in its third epoch, and its whole twin."""
     import keras
 
-    path = patch_set.path
-    options = {"epochs": 2, "steps_per_epoch": 2, "rng": 3, **TINY}
-    whole = fit_network(path, tmp_path / "whole", **options)
+    folder = tmp_path_factory.mktemp("trainings")
+    options = {"epochs": 3, "steps_per_epoch": 1, "rng": 3, **TINY}
+    whole, _ = fit_network(patch_set.path, folder / "whole", **options)
 
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
+            if epoch == 2:
                 raise KeyboardInterrupt
 
-    plain = keras.callbacks.ModelCheckpoint
-    monkeypatch.setattr(keras.callbacks, "ModelCheckpoint", lambda path: Stop())
-    with pytest.raises(KeyboardInterrupt):
-        fit_network(path, tmp_path / "resumed", **options)
-    monkeypatch.setattr(keras.callbacks, "ModelCheckpoint", plain)
-    resumed = fit_network(path, tmp_path / "resumed", **options)
-    gc.collect()  # closes the log of the interrupted training here
-    assert history(tmp_path / "resumed")["epoch"].tolist() == [0, 1]
-    np.testing.assert_allclose(
-        history(tmp_path / "resumed")["loss"], history(tmp_path / "whole")["loss"], rtol=1e-4
-    )
-    for first, again in zip(whole.get_weights(), resumed.get_weights()):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.callbacks, "ModelCheckpoint", lambda path: Stop())
+        with pytest.raises(KeyboardInterrupt):
+            fit_network(patch_set.path, folder / "stopped", **options)
+    return options, folder / "stopped", whole.get_weights(), history(folder / "whole")
+
+
+def slow(*damage):
+    return pytest.param(*damage, marks=pytest.mark.slow)
+
+
+@allow_foreign_warnings
+@pytest.mark.parametrize(
+    ("damaged", "fraction", "n_kept"),
+    [
+        slow("history.csv", 0.95, 2),
+        ("backup/*1.weights.h5", 0.5, 1),
+        slow("backup/*1.weights.json", 0, 1),
+        slow("backup/*.h5", 0.9, 0),
+    ],
+)
+def test_training_goes_on_from_the_last_whole_state_as_if_never_stopped(
+    interrupted, patch_set, tmp_path, damaged, fraction, n_kept
+):
+    options, stopped, weights, epochs = interrupted
+    folder = shutil.copytree(stopped, tmp_path / "resumed")
+    for path in folder.glob(damaged):
+        os.truncate(path, int(path.stat().st_size * fraction))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed, _ = fit_network(patch_set.path, folder, **options)
+    n_warned = sum("is damaged, " in str(item.message) for item in caught)
+    assert n_warned == 2 - n_kept
+    found = history(folder)
+    assert found["epoch"].tolist() == [0, 1, 2]
+    assert found["seconds"][:n_kept].tolist() == history(stopped)["seconds"][:n_kept].tolist()
+    np.testing.assert_allclose(found["loss"], epochs["loss"], rtol=1e-4)
+    for first, again in zip(weights, resumed.get_weights()):
         np.testing.assert_allclose(first, again, atol=1e-4)
+
+
+@allow_foreign_warnings
+def test_training_is_resumed_with_its_own_options_and_begun_with_a_network_of_its_size(
+    interrupted, patch_set, tmp_path
+):
+    options, stopped, _, _ = interrupted
+    with pytest.raises(ValueError, match="its own options; got epochs 3, not 4; give the same"):
+        fit_network(patch_set.path, stopped, **options | {"epochs": 4})
+    (tmp_path / "text.keras").write_text("hello")
+    build_unet(widths=(6, 4)).save(tmp_path / "wide.keras")
+    for initial in ("text.keras", "wide.keras", "none.keras", "none.txt"):
+        with pytest.raises(ValueError, match=r"initial must be a .keras file .*; choose another"):
+            fit_network(patch_set.path, tmp_path / "fit", initial=tmp_path / initial, **options)
+    assert sorted(os.listdir(tmp_path)) == ["text.keras", "wide.keras"]
 
 
 @allow_foreign_warnings
@@ -188,13 +217,17 @@ def test_mixed_precision_and_another_loss_give_another_network_of_single_precisi
 
     options = {"epochs": 1, "steps_per_epoch": 1, **TINY}
     plain, network, dice = (
-        fit_network(patch_set.path, tmp_path / "run", **options | more)
+        fit_network(patch_set.path, tmp_path / str(more), **options | more)[0]
         for more in ({}, {"mixed_precision": True}, {"loss": "dice"})
     )
     assert not np.array_equal(plain.get_weights()[0], dice.get_weights()[0])
+    plain.save(tmp_path / "plain.keras")
+    more = {"initial": tmp_path / "plain.keras", "learning_rate": 1e-9}
+    same, _ = fit_network(patch_set.path, tmp_path / "same", **options | more)
+    np.testing.assert_allclose(same.get_weights()[0], plain.get_weights()[0], atol=1e-6)
     assert keras.config.dtype_policy().name == "float32"
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
-    assert np.isfinite(history(tmp_path / "run")["loss"]).all()
+    assert np.isfinite(history(tmp_path / "{'mixed_precision': True}")["loss"]).all()
 
 
 @pytest.mark.slow
@@ -202,7 +235,7 @@ def test_mixed_precision_and_another_loss_give_another_network_of_single_precisi
 def test_trained_network_finds_what_it_was_shown(tmp_path):
     path = make_set(tmp_path, range(10), n_patches=8)
     options = {"epochs": 6, "steps_per_epoch": 40, "learning_rate": 5e-3, **TINY}
-    network = fit_network(path, tmp_path / "fit", **options)
+    network, _ = fit_network(path, tmp_path / "fit", **options)
     columns, _ = made_patches(99, n_patches=4, n_pix=N_PIX)
     inputs = {n: columns[n].astype(np.float32) for n in ("counts", "coverage", "bands")}
     probability = network.predict(inputs, verbose=0)[..., :1]
@@ -213,6 +246,9 @@ def test_trained_network_finds_what_it_was_shown(tmp_path):
 def test_input_is_checked_before_anything_is_made(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such patch set"):
         train(tmp_path / "nothing.h5", tmp_path / "model")
+    with locked_folder(tmp_path / "model"), pytest.raises(InputError, match="in use by another"):
+        train(make_set(tmp_path), tmp_path / "model")
+    (tmp_path / "set.h5").unlink()
     with pytest.raises(ValueError, match="loss must be one of cross-entropy, .*got 'hinge'"):
         fit_network(tmp_path / "absent.h5", tmp_path / "run", loss="hinge")
     assert os.listdir(tmp_path) == []
