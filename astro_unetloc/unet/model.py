@@ -47,11 +47,12 @@ log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parents[1] / "data" / "models"
 _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _KEYS = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
+_MAX_PROBE = 10**9  # bytes of the self-test in memory; those of the shipped models have 2e6
 _INPUTS = ("counts", "coverage", "bands")
 _BATCH = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained model.
 
@@ -70,6 +71,15 @@ class Model:
     def name(self):
         """Name of the model."""
         return self.card["name"]
+
+    @property
+    def path(self):
+        """What `load_model` takes: the name of a shipped model, the folder of others."""
+        return self.name if self.folder.parent == _SHIPPED else str(self.folder)
+
+    def __repr__(self):
+        low, high = self.energy_range
+        return f"<Model {self.name}: {low:g}-{high:g} GeV, {', '.join(self.classes)}>"
 
     @property
     def band_edges(self):
@@ -94,14 +104,12 @@ class Model:
     @property
     def calibration(self):
         """`Calibration` of ``Score``; None if it was not fitted."""
-        stored = self.card.get("calibration")
-        return stored and Calibration(*(stored[f.name] for f in fields(Calibration)))
+        return _from_card(Calibration, self.card.get("calibration"))
 
     @property
     def error_factors(self):
         """`ErrorFactors` of the errors of the fit; None if they were not measured."""
-        stored = self.card.get("error_factors")
-        return stored and ErrorFactors(*(tuple(stored[f.name]) for f in fields(ErrorFactors)))
+        return _from_card(ErrorFactors, self.card.get("error_factors"))
 
     def half_found(self, threshold):
         """Return the expected sqrt(TS) at which half of the sources are found."""
@@ -193,9 +201,17 @@ class Model:
 
     def check(self, *, keras=False):
         """Raise an error unless the fast path, or ``unet.keras``, passes the self-test."""
-        with np.load(self.folder / "probe.npz") as probe:
-            output = self.predict(*map(probe.get, _INPUTS), keras=keras)
-            difference = float(np.max(np.abs(output - probe["probability"])))
+        try:
+            with np.load(self.folder / "probe.npz") as probe:
+                if sum(info.file_size for info in probe.zip.infolist()) > _MAX_PROBE:
+                    raise ValueError("the self-test is too large")
+                output = self.predict(*map(probe.get, _INPUTS), keras=keras)
+                difference = float(np.max(np.abs(output - probe["probability"])))
+        except Exception as err:  # those of zip files, arrays, LiteRT and Keras
+            raise InputError(
+                f"model {self.name}: expected a network that runs on its self-test; got "
+                f"{type(err).__name__}: {err}; install it again"
+            ) from err
         if not difference <= PROBE_TOLERANCE:
             raise InputError(
                 f"model {self.name}: expected the stored output of its self-test within "
@@ -212,6 +228,9 @@ def _inputs(counts, coverage, bands):
 @contextmanager
 def _silent_stderr():
     """Hide the greeting of LiteRT, which C++ writes past the streams of Python."""
+    if sys.stderr is None:  # closed
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as sink:
@@ -294,17 +313,72 @@ def load_model(name=None):
 
 
 def _read_card(path):
-    """Content of a ``card.json`` with all keys that a model needs."""
+    """Content of a ``card.json``: all keys that a model needs, with values that can be."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in _KEYS if key not in card]
         missing += [file for file in _FILES if file not in card.get("sha256", {})]
-    except (ValueError, AttributeError) as err:
+    except (ValueError, AttributeError, TypeError, RecursionError) as err:
         raise InputError(f"model card {path}: expected JSON; {err}; install it again") from err
     if missing:
         missing = f"{', '.join(_KEYS)}; missing {', '.join(missing)}"
         raise InputError(f"model card {path}: expected the keys {missing}; make the model again")
+    for key, value in card.items():
+        try:
+            valid, cause = _is_valid(key, value), None
+        except (AttributeError, LookupError, TypeError, ValueError) as err:
+            valid, cause = False, err
+        if not valid:
+            got = f"{key} that can be used; got {str(value)[:60]!r}; make the model again"
+            raise InputError(f"model card {path}: expected a value of {got}") from cause
     return card
+
+
+def _is_valid(key, value):
+    """Whether a value can stand in a card; those of other types raise an error or are refused."""
+    match key:
+        case "name" | "description":
+            return value.isprintable()
+        case "classes":
+            return len(value) > 1 and all(name.isprintable() for name in value)
+        case "band_edges_gev" | "flux_range_gev":
+            n_wanted = 2 if key == "flux_range_gev" else len(value)
+            return n_wanted == len(value) > 1 and _rises([0, *value])
+        case "threshold":
+            return 0 <= value <= 1
+        case "sha256":
+            return all(text.isalnum() for text in value.values())
+        case "clustering":
+            known = value.keys() <= {"cut", "radius_pix", "overlap_penalty", "max_clusters"}
+            numbers = [value["radius_pix"], -value.get("overlap_penalty", -1)]
+            numbers.append(value.get("max_clusters") or 1)
+            return known and 0 < value["cut"] < 1 and 0 < min(numbers) < np.inf
+        case "domain":
+            lists = (value.get(name, []) for name in ("event_class", "event_type"))
+            texts = all(text.isprintable() for names in lists for text in [*names])
+            return texts and value.get("max_zenith_deg", 0) >= 0
+        case "calibration":
+            calibration = _from_card(Calibration, value)
+            score = calibration.score([0.5, 0.5], [5.0, np.nan], [0.0, 40.0])
+            return np.isfinite(score).all() and 0 <= calibration.least_probability <= 1
+        case "error_factors":
+            factors = _from_card(ErrorFactors, value)
+            least = [factors.at(kind, factors.latitude_deg).min() for kind in _SCALED]
+            return _rises([-1, *factors.latitude_deg]) and 0 < min(least) < np.inf
+        case "half_found":
+            same = len(value["threshold"]) == len(value["sqrt_ts"]) > 1
+            return same and _rises(value["threshold"]) and np.isfinite(value["sqrt_ts"]).all()
+    return True
+
+
+def _rises(values):
+    """Whether the finite numbers of a list rise."""
+    return np.isfinite(values).all() and np.all(np.diff(values) > 0)
+
+
+def _from_card(kind, stored):
+    """A `Calibration` or `ErrorFactors` of the values in a card; None without them."""
+    return None if stored is None else kind(*(stored[field.name] for field in fields(kind)))
 
 
 def save_model(folder, network, card, *, probe):

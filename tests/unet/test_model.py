@@ -1,4 +1,6 @@
+import copy
 import hashlib
+import io
 import json
 import shutil
 import sys
@@ -7,7 +9,9 @@ import astropy  # noqa: F401 (takes over the showing of warnings when first impo
 import numpy as np
 import pytest
 
-from astro_unetloc.pipeline import select_model
+from astro_unetloc.exceptions import InputError
+from astro_unetloc.maps.selection import check_domain
+from astro_unetloc.pipeline import clustering_config, select_model
 from astro_unetloc.unet.model import Model, list_models, load_model
 
 
@@ -153,17 +157,57 @@ def test_damaged_or_missing_file_is_refused(folder, file):
     content[len(content) // 2] ^= 1
     (folder / file).write_bytes(content)
     message = f"{file}: expected sha256 .*; got {{}}; the file is"
-    with pytest.raises(ValueError, match=message.format("[0-9a-f]{12}")):
+    with pytest.raises(InputError, match=message.format("[0-9a-f]{12}")):
         load_model(folder)
     (folder / file).unlink()
-    with pytest.raises(ValueError, match=message.format("no file")):
+    with pytest.raises(InputError, match=message.format("no file")):
         load_model(folder)
 
 
-def test_files_of_another_model_are_refused(folder):
-    card = json.loads((folder / "card.json").read_text())
-    edit_card(folder, sha256=card["sha256"] | {"unet.keras": "0" * 64})
-    with pytest.raises(ValueError, match="expected sha256 000000000000; got"):
+def replace_file(folder, file, content):
+    """Write a file of a model with its hash in the card."""
+    (folder / file).write_bytes(content)
+    hashes = json.loads((folder / "card.json").read_text())["sha256"]
+    edit_card(folder, sha256=hashes | {file: hashlib.sha256(content).hexdigest()})
+
+
+def npz(**arrays):
+    """Content of a file of arrays."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("unet.tflite", b""),
+        ("unet.tflite", b"TFL3" * 100),
+        ("probe.npz", b"no zip"),
+        ("probe.npz", npz(counts=np.zeros(3))),
+        ("probe.npz", npz(counts=np.array([{}], dtype=object))),
+        ("probe.npz", npz(counts=np.zeros((1, 16, 16, 5)), probability=np.zeros(10**9, "u1"))),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(folder, file, content):
+    replace_file(folder, file, content)
+    with pytest.raises(InputError, match="expected a network that runs on its self-test; got "):
+        load_model(folder)
+
+
+def test_network_that_fails_its_self_test_is_refused(folder):
+    with np.load(folder / "probe.npz") as probe:
+        content = dict(probe)
+    content["probability"] = content["probability"] + 0.01
+    replace_file(folder, "probe.npz", npz(**content))
+    with pytest.raises(InputError, match="stored output of its self-test .*got .*0.01"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"card"', "[" * 100_000, "\udc00", "7"])
+def test_file_that_is_no_card_is_refused(folder, text):
+    (folder / "card.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match="model card .*: expected"):
         load_model(folder)
 
 
@@ -174,27 +218,41 @@ def test_files_of_another_model_are_refused(folder):
 )
 def test_card_without_a_key_is_refused(folder, key, value, missing):
     edit_card(folder, **{key: value})
-    with pytest.raises(ValueError, match=f"model card .*missing {missing}; make the model again"):
+    with pytest.raises(InputError, match=f"model card .*missing {missing}; make the model again"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"card"'])
-def test_file_that_is_no_card_is_refused(folder, text):
-    (folder / "card.json").write_text(text)
-    with pytest.raises(ValueError, match="model card .*: expected"):
-        load_model(folder)
+OTHERS = [1, "text", [], {}, [1, 2, "a"], [[1, 2]], True, float("nan"), [2, 1], [-1, 5]]
 
 
-def test_network_that_fails_its_self_test_is_refused(folder):
-    with np.load(folder / "probe.npz") as probe:
-        content = dict(probe)
-    content["probability"] = content["probability"] + 0.01
-    np.savez_compressed(folder / "probe.npz", **content)
+@pytest.mark.parametrize("name", list_models())
+def test_value_of_another_kind_in_a_card_is_refused_or_makes_no_fault(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(Model, "check", lambda self: None)
+    folder = shutil.copytree(load_model(name).folder, tmp_path / "copy")
     card = json.loads((folder / "card.json").read_text())
-    sha256 = hashlib.sha256((folder / "probe.npz").read_bytes()).hexdigest()
-    edit_card(folder, sha256=card["sha256"] | {"probe.npz": sha256})
-    with pytest.raises(ValueError, match="stored output of its self-test .*got .*0.01"):
-        load_model(folder)
+    keys = [(key,) for key in card] + [
+        (key, inner) for key, values in card.items() if isinstance(values, dict) for inner in values
+    ]
+    refused, taken = set(), []
+    for *outer, key in keys:
+        for other in OTHERS:
+            changed = copy.deepcopy(card)
+            part = changed[outer[0]] if outer else changed
+            part[key] = other
+            (folder / "card.json").write_text(json.dumps(changed))
+            try:
+                model = load_model(folder)
+            except InputError:
+                refused.add((*outer, key))
+                continue
+            taken.append(model)
+    for model in taken:
+        score = model.calibration.score(np.array([0.5]), np.array([5.0]), np.zeros(1))
+        assert np.isfinite([*score, *model.flux_range, model.threshold]).all()
+        check_domain({}, model.band_edges, model.card)
+        clustering_config(model)
+    used = {"name", "band_edges_gev", "classes", "threshold", "clustering", "domain", "sha256"}
+    assert {key for *_, key in refused} >= used | {"calibration", "measured", "least_probability"}
 
 
 # Choosing
