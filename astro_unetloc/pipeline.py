@@ -1,12 +1,18 @@
 """The search: read map, project patches, predict, cluster, localize, measure, catalogue."""
 
+import hashlib
 import inspect
 import logging
+import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 
+import joblib
 import numpy as np
+from tqdm import tqdm
 
 from astro_unetloc.catalog.columns import AREA, set_flag
 from astro_unetloc.catalog.match import inside_extended
@@ -14,7 +20,7 @@ from astro_unetloc.catalog.read import read_extended
 from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
-from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.exceptions import InputError, counted, warn
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
 from astro_unetloc.maps.patches import Patches, project
@@ -24,24 +30,26 @@ from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
+from astro_unetloc.sphere import lonlat_from_vectors
 from astro_unetloc.unet.model import Model, load_model, shipped_bands
 
 log = logging.getLogger(__name__)
 
 # Below this Galactic latitude a source carries the flag "low latitude".
 _PLANE_LATITUDE_DEG = 5.0
-# The summary counts the sources above this Score apart.
-_SURE = 0.5
-_VERSIONS = ("numpy", "scipy", "astropy", "healpy", "scikit-learn")
+_VERSIONS = ("numpy", "scipy", "astropy", "gammapy", "healpy", "scikit-learn", "ai-edge-litert")
+# Keywords of the files that belong to a map begin with these letters.
+_COMPANIONS = {"exposure": "EXP", "background": "BKG", "psf": "PSF", "extended": "EXT"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One search: its parameters and what it found."""
 
     sky_map: SkyMap
     model: Model
     threshold: float  # smallest Score listed
+    purity: float | None  # expected purity that set the threshold
     seed: int
     region: DiscFootprint | None  # sources outside are not listed
     # Edges (k + 1,) in GeV of the energies that were fitted; None if no fit was wanted.
@@ -51,6 +59,7 @@ class Run:
     n_failed: int  # patches for which the network returned no finite probability
     background_norm: float | None  # fitted factor of the background of the map, if it has one
     sources: object  # QTable of all sources above the threshold, also those outside the region
+    given: dict  # the other options, as they were given
 
     @cached_property
     def catalog(self):
@@ -68,17 +77,33 @@ class Run:
     def keywords(self):
         """Return the provenance of the run as FITS keywords and their values."""
         sky_map, model = self.sky_map, self.model
+        data = sky_map.counts if sky_map.events is None else sky_map.events
         keywords = {
             "CREATOR": creator(),
             "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+            "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
             "THRESH": self.threshold,
+            "PURITY": self.purity,
             "SEED": self.seed,
+            "MEASURE": self.fit_edges is not None,
             "INFILE": sky_map.name,
-            "INSHA256": sky_map.checksum,
+            "INSHA256": sky_map.checksum or joblib.hash(data),
+            "INKIND": "event list" if data is sky_map.events else type(data).__name__,
             "NPHOTONS": sky_map.n_photons,
         }
+        for role, key in _COMPANIONS.items():
+            used = getattr(sky_map, role, None)
+            if parts := _listed(self.given.get(role, used)):
+                keywords[f"{key}FILE"] = ", ".join(map(_name, parts))
+                keywords[f"{key}SHA"] = ", ".join(map(_checksum, parts))
+                keywords[f"{key}KIND"] = "catalogue" if used is None else type(used).__name__
+        if self.region is not None:
+            keywords["REGION"] = " ".join(self._region_words())
+        if "exposure_frame" in self.given:
+            keywords["EXPFRAME"] = self.given["exposure_frame"]
+        keywords = {name: value for name, value in keywords.items() if value not in (None, "")}
         for name, edges in {"E": sky_map.energy_edges, "FITE": self.fit_edges}.items():
             if edges is not None and len(edges):
                 keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
@@ -91,38 +116,70 @@ class Run:
             keywords |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
         return keywords
 
+    def command(self):
+        """Return the command that repeats the search; empty if an input was no file."""
+        given, model = self.given, self.model
+        words = ["astro-unetloc", *_listed(given.get("map")), "-o", "catalog.fits"]
+        for role in _COMPANIONS:
+            for path in _listed(given.get(role)):
+                words += [f"--{role}", path]
+        if "map" not in given or not all(isinstance(word, str | Path) for word in words):
+            return ""
+        limit = "threshold" if self.purity is None else "purity"
+        words += ["--model", model.path, f"--{limit}", getattr(self, limit), "--seed", self.seed]
+        words += ["--no-measure"] * (self.fit_edges is None)
+        if "exposure_frame" in given:
+            words += ["--exposure-frame", given["exposure_frame"]]
+        if "energy_range" in given:
+            words += ["--energy-range", *given["energy_range"]]
+        if self.region is not None:
+            words += ["--frame", "galactic", "--region", *self._region_words()]
+        return shlex.join(map(str, words))
+
+    def _region_words(self):
+        """Galactic longitude and latitude of the centre of the region, and its radius; degrees."""
+        numbers = *lonlat_from_vectors(self.region.center), self.region.radius_deg
+        return [f"{float(number):.12g}" for number in numbers]
+
     def summary(self, paths=()):
         """Return one line on what was found, with the paths of the files that were written."""
         low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.energy_range)
-        n, n_patches = len(self.catalog), len(self.patches)
-        n_sure = int((self.catalog["Score"] >= _SURE).sum())
-        norm = self.background_norm
+        score, real, norm = np.asarray(self.catalog["Score"]), "", self.background_norm
+        if len(score) and self.model.calibration is not None:
+            real = f", {score.sum():,.1f} of {'them' if len(score) > 1 else 'it'} real as expected,"
         return (
-            f"{n} {'source' if n == 1 else 'sources'} with Score >= {self.threshold:g} "
-            f"({n_sure} of them >= {_SURE:g}) in "
-            f"{self.patches.n_photons:,} photons of {low:.4g}-{high:.4g} GeV "
-            f"({n_patches} {'patch' if n_patches == 1 else 'patches'}, model {self.model.name}"
+            f"{counted(len(score), 'source')}{real} with Score >= {self.threshold:.3g} in "
+            f"{counted(self.patches.n_photons, 'photon')} of {low:.4g}-{high:.4g} GeV "
+            f"({counted(len(self.patches), 'patch', 'patches')}, model {self.model.name}"
             + (")" if norm is None else f", background times {norm:.3g})")
             + (f" -> {', '.join(map(str, paths))}" if paths else "")
         )
 
+    def __repr__(self):
+        return f"<Run: {self.summary()}>"
+
 
 def detect(
     map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
-    energy_range=None, region=None, threshold=None, measure=True, extended=None, progress=None,
-    rng=DEFAULT_SEED,
+    energy_range=None, region=None, threshold=None, purity=None, measure=True, extended=None,
+    progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
+    threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
+    if threshold is not None and purity is not None:
+        raise InputError("threshold and purity exclude each other; got both; give one of them")
+    if progress is not None and not callable(progress):
+        progress = tqdm if progress else None
+    given = {} if extended is None else {"extended": extended}
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
     is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
     sky_map = map if is_read else read_map(map, **parts)
+    given |= sky_map.given
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
-    threshold = model.threshold if threshold is None else float(threshold)
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold must lie between 0 and 1; got {threshold:g}; give another")
+    threshold = model.threshold if threshold is None else threshold
     seed, cone = _seed(rng), _cone(region)
     searched = cone if cone is None or not measure else _searched(cone, sky_map, model)
     patches = project(sky_map, model.band_edges, region=searched, seed=seed, progress=progress)
@@ -142,10 +199,13 @@ def detect(
     norm = sources.meta.get("background_norm")
     if model.calibration is not None:
         sources = model.calibration.apply(sources)
+    if purity is not None:
+        inside = slice(None) if cone is None else cone.covers(glon_glat_vectors(sources))
+        threshold = threshold_of_purity(np.asarray(sources["Score"])[inside], purity)
     sources = with_neighbors(sources[np.asarray(sources["Score"]) >= threshold])
     sources = flag_sources(sources, sky_map, extended)
     found = patches, probability, n_failed, norm, sources
-    run = Run(sky_map, model, threshold, seed, cone, fit_edges, *found)
+    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, *found, given)
     log.info("%d sources with Score >= %g", len(run.catalog), threshold)
     return run
 
@@ -175,14 +235,17 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
         those of the whole map.
     threshold : float, optional
         Smallest ``Score`` listed; that of the model's card by default.
+    purity : float, optional
+        Instead of a threshold, the expected purity: the longest list whose mean ``Score`` is at
+        least this.
     measure : bool
         Whether to refine the sources by a likelihood fit; without it their positions are those of
         the network and all columns of the fit are masked.
     extended : str, path or QTable, optional
         A catalogue, as `astro_unetloc.read_catalog` takes or returns it. Sources inside one of its
         extended sources, within their extension or 0.3 deg, are flagged.
-    progress : callable, optional
-        Wraps an iterable, as `tqdm.tqdm` does.
+    progress : bool or callable, optional
+        Wraps an iterable, as `tqdm.tqdm` does, which True stands for.
     rng : int, numpy.random.Generator or None
         Seed of the placement of counts inside their pixels.
 
@@ -213,6 +276,21 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
 
 # The options are listed once, in `detect`.
 find_sources.__signature__ = inspect.signature(detect)
+
+
+def threshold_of_purity(score, purity):
+    """Return the smallest ``Score`` of the longest list whose mean ``Score`` is at least a purity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> threshold_of_purity(np.array([0.5, 1.0, 0.75]), 0.8)
+    0.75
+    """
+    score = np.sort(score.astype(float))[::-1]
+    mean = np.cumsum(score) / np.arange(1, len(score) + 1)
+    n = np.count_nonzero(mean >= purity)  # the mean falls with the length of the list
+    return float(score[n - 1]) if n else 1.0
 
 
 def select_model(energy_edges):
@@ -252,6 +330,27 @@ def source_probability(patches, model, progress=None):
     return source, int(failed.sum())
 
 
+def _listed(part):
+    """List of the parts of an option that may have none, one or several."""
+    if part is None:
+        return []
+    return list(part) if isinstance(part, list | tuple) else [part]
+
+
+def _name(part):
+    """Name of a file, or of the type of an object."""
+    return Path(part).name if isinstance(part, str | Path) else type(part).__name__
+
+
+def _checksum(part):
+    """The sha256 of a file, a hash of what an object holds."""
+    path = Path(re.sub(r"\[\w+\]$", "", str(part))).expanduser()
+    if not isinstance(part, str | Path) or not path.is_file():
+        return joblib.hash(part)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def flag_sources(sources, sky_map, extended=None):
     """Return a copy of a table of sources with the flags of their positions and of the map."""
     sources = sources.copy()
@@ -282,6 +381,16 @@ def _measured(sources, sky_map, model, grid):
     if len(sources):
         sources["Patch"] = grid.owner(glon_glat_vectors(sources))
     return sources
+
+
+def _fraction(name, value):
+    """An option from 0 to 1 as a float; None if it is not given."""
+    try:
+        if value is None or 0 <= float(value) <= 1:
+            return None if value is None else float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{name} must lie between 0 and 1; got {value!r}; give another")
 
 
 def _cone(region):

@@ -76,8 +76,10 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
     numbers = f"{int(counts.sum()):,} photons, {len(catalog):,} sources"
     figure.axes[0].set_title(numbers if title is None else title, pad=9)
     if path is not None:
+        made_by = {"Title": catalog.meta.get("COMMAND"), "Creator": catalog.meta.get("CREATOR")}
         kind = "png" if hasattr(path, "write") else None
-        figure.savefig(path, format=kind, dpi=150, facecolor="white")
+        about = {key: str(text) for key, text in made_by.items() if text}
+        figure.savefig(path, format=kind, dpi=150, facecolor="white", metadata=about)
     return figure
 
 

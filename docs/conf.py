@@ -83,7 +83,7 @@ def command_help():
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
         return literal(" ".join(["$ astro-unetloc", *words, "--help\n"]) + done.stdout)
 
-    return "\n".join([run(), *(run(name) for name in sorted(COMMANDS))])
+    return "\n".join([run(), *(run(name) for name in sorted(COMMANDS) if name != "find")])
 
 
 def write_generated(app):

@@ -1,4 +1,6 @@
 import inspect
+import json
+import shutil
 from dataclasses import replace
 
 import astropy.units as u
@@ -180,7 +182,43 @@ def test_the_catalogue_lists_the_sources_by_descending_score(sky, from_events):
     expected = {"NPHOTONS": sky.n_photons, "MODELSHA": load_model().sha256, "SEED": 0, "NFAILED": 0}
     assert catalog.meta | expected == catalog.meta
     assert from_events.n_failed == 0
-    assert f"{len(catalog)} sources with Score >= 0.1" in from_events.summary()
+    known = f"{len(catalog)} sources, {catalog['Score'].sum():.1f} of them real as expected, "
+    assert from_events.summary().startswith(known + "with Score >= 0.1 in ")
+
+
+@pytest.mark.parametrize("region", [None, (CENTER, 10 * u.deg)])
+def test_a_purity_gives_the_longest_list_of_that_mean_score(sky, region):
+    longer = detect(sky, threshold=0.02, region=region).catalog["Score"]
+    mean = np.cumsum(longer) / np.arange(1, len(longer) + 1)
+    for purity in (0.97, 0.9):
+        found = detect(sky, purity=purity, region=region)
+        n = len(found.catalog)
+        assert 0 < n < len(longer)
+        np.testing.assert_allclose(found.catalog["Score"], longer[:n], atol=0.01)
+        assert mean[n - 1] >= purity - 0.001 > mean[n] - 0.01
+        assert found.catalog.meta["PURITY"] == purity
+        assert found.threshold == pytest.approx(found.catalog["Score"].min())
+    assert f"{n} sources, {found.catalog['Score'].sum():.1f} of them real as" in repr(found)
+    with pytest.raises(ValueError, match="exclude each other"):
+        detect(sky, purity=0.9, threshold=0.3)
+
+
+def test_runs_that_differ_in_any_input_differ_in_their_keywords(sky, tmp_path):
+    folder = shutil.copytree(load_model().folder, tmp_path / "other")
+    (folder / "card.json").write_text(json.dumps(load_model().card | {"name": "other"}))
+    fewer = replace(sky, events=sky.events.select(slice(1, None)))
+    changes = {
+        "map": fewer, "psf": KingPSF(2.0), "energy_range": (12.0, 2000.0), "model": folder,
+        "region": (CENTER, 0.4 * u.deg), "threshold": 0.3, "purity": 0.9, "measure": False,
+        "extended": QTable({"Source_Name": ["A"], "skycoord": CENTER[None], "Extended": [True]}),
+        "rng": 5,
+    }  # fmt: skip
+    base = {"map": sky, "region": (CENTER, 0.3 * u.deg)}
+    runs = [base, *(base | {name: value} for name, value in changes.items())]
+    runs += [base | {"map": replace(sky, exposure=SurveyExposure(years))} for years in (1, 2)]
+    found = [{**find_sources(**run).meta, "MOC": None} for run in runs]
+    for number, keywords in enumerate(found):
+        assert keywords not in found[:number]
 
 
 def test_sources_are_measured_unless_that_is_not_wanted(sky, from_events):
@@ -259,9 +297,10 @@ def test_runs_are_the_same_for_a_seed(sky):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [("rng", value, "rng must be an int from 0") for value in (-1, 1.5, "0", 2**64)]
-    + [("threshold", value, "must lie between 0 and 1") for value in (-0.1, 1.1, np.nan)],
+    + [("threshold", value, "threshold must lie between 0 and 1") for value in (-0.1, 1.1, np.nan)]
+    + [("purity", value, "purity must lie between 0 and 1") for value in ("high", [0.5, 0.6], 2)],
 )
-def test_a_wrong_seed_or_threshold_is_refused(sky, option, value, message):
+def test_a_wrong_seed_threshold_or_purity_is_refused(sky, option, value, message):
     with pytest.raises(ValueError, match=message):
         find_sources(sky, **{option: value})
 
@@ -422,12 +461,18 @@ def test_find_sources_shows_its_options():
         find_sources("map.fits", treshold=0.5)
 
 
-def test_progress_wraps_photons_and_network(sky):
+def test_progress_wraps_photons_and_network(sky, capsys):
     names = []
 
     def progress(iterable, desc):
         names.append(desc)
         return iterable
 
-    find_sources(sky, region=(CENTER, 1 * u.deg), progress=progress)
+    region = (CENTER, 1 * u.deg)
+    find_sources(sky, region=region, progress=progress)
     assert names == ["photons", "network"]
+    capsys.readouterr()
+    find_sources(sky, region=region, progress=False)
+    assert capsys.readouterr().err == ""
+    find_sources(sky, region=region, progress=True)
+    assert "network" in capsys.readouterr().err

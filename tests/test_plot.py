@@ -40,6 +40,7 @@ def test_field_is_drawn_with_coordinates_and_sources(tmp_path):
     path = tmp_path / "field.png"
     figure = plot_sources(make_photons(), catalog, path=path)
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert catalog.meta["CREATOR"].encode() in path.read_bytes()
     assert projection(figure) == "TAN"
     assert figure.axes[0].get_title() == "2,000 photons, 2 sources"
     texts = [text.get_text() for text in figure.axes[0].texts]

@@ -43,6 +43,7 @@ EXTENSION_NAME = "UNETLOC_CATALOG"
 KEYWORDS = {
     "CREATOR": "software and version",
     "VERSIONS": "of what it used",
+    "COMMAND": "makes the same catalogue again",
     "MODEL": "name of the model",
     "MODELSHA": "sha256 of the model",
     "SEED": "seed of the photon placement",
@@ -55,6 +56,10 @@ KEYWORDS = {
     "FLUXEMIN": "[GeV] lower edge of Flux",
     "FLUXEMAX": "[GeV] upper edge of Flux",
     "THRESH": "smallest Score listed",
+    "PURITY": "expected, which set the threshold",
+    "MEASURE": "whether sources were fitted",
+    "REGION": "[deg] l, b, radius",
+    "INKIND": "kind of the input map",
 }
 _SPECS = columns.COLUMNS + columns.MATCH_COLUMNS + columns.LIMIT_COLUMNS
 _UCDS = {spec.name: spec.ucd for spec in _SPECS}

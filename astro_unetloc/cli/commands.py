@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from astro_unetloc.cli.options import (
+    GroupedCommand,
     check_kind,
     given_options,
     number_option,
@@ -29,6 +30,7 @@ def demo(folder, overwrite, quiet):
     from astro_unetloc.catalog.read import read_catalog
     from astro_unetloc.catalog.write import check_outputs
     from astro_unetloc.evaluation.metrics import evaluate
+    from astro_unetloc.exceptions import counted
     from astro_unetloc.files import check_output
     from astro_unetloc.pipeline import detect
     from astro_unetloc.products import write_run
@@ -44,11 +46,10 @@ def demo(folder, overwrite, quiet):
     write_run(run, paths, overwrite=overwrite)
     print_message(run.summary(paths), quiet)
     scores = evaluate(run.catalog, read_catalog(example / "truth.ecsv"))
-    n_false = (~scores.correct).sum()
+    n_found, n_false = scores.correct.sum(), (~scores.correct).sum()
     print_message(
-        f"The example is a simulated sky: {scores.correct.sum()} of its {scores.n_true} sources "
-        f"with at least 8 expected photons were found, {n_false} of the detections "
-        f"{'is' if n_false == 1 else 'are'} false.\n"
+        f"The example is a simulated sky: {n_found} of its {scores.n_true} sources with at least 8 "
+        f"expected photons were found, with {counted(n_false, 'false detection')}.\n"
         f"Look at it:    {paths[2]}, or: ds9 {example / 'map.fits.gz'} -regions {paths[1]}\n"
         "Your own map:  astro-unetloc map.fits -o catalog.fits\n"
         "Match it:      astro-unetloc match catalog.fits gll_psc.fit",
@@ -77,6 +78,7 @@ _SKY = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "cen
 _LABELS = {"mask_radius_pix", "min_photons", "min_significance"}
 _SET = {"n_skies", "patches_per_sky", "workers", "append", "by_class", "folders", "band_edges"}
 _SIMULATE_OPTIONS = {_CUBE: _SKY | {"truth"}, _FOLDER: _SKY | {"nside"}, _PATCHES: _SET | _LABELS}
+_SIMULATE_GROUPS = {"Sky": _SKY | {"truth", "nside", "template"}, "Patch set": _SET | _LABELS}
 _OBSERVATION = (
     click.option("--years", default=7.0, help="Observing time."),
     path_option("--template", help="HEALPix table of interstellar templates."),
@@ -97,7 +99,7 @@ def _parse_bands(context, parameter, text):
         ) from err
 
 
-@click.command()
+@click.command(cls=GroupedCommand, groups=_SIMULATE_GROUPS)
 @options(
     path_option("-o", "--output", required=True, help="Counts cube (.fits, .fits.gz), patch set "
                 "(.h5), or folder (sky/): events, one cube for the background and for each source "
@@ -116,25 +118,22 @@ def _parse_bands(context, parameter, text):
     click.option("--energy-range", nargs=2, type=float, metavar="EMIN EMAX",
                  help="GeV, between 0.3 and 2000.  [default: 10 2000]"),
     click.option("--bands", "band_edges", metavar="E0,E1,...", callback=_parse_bands,
-                 help="Patch set: band edges in GeV.  [default: 10,20,50,150,500,2000]"),
-    number_option("--skies", "n_skies",
-                  help="Patch set: number of skies to simulate.  [default: 60]"),
-    path_option("--components", "folders", multiple=True, metavar="FOLDER", help="Patch set: use a "
+                 help="Band edges in GeV.  [default: 10,20,50,150,500,2000]"),
+    number_option("--skies", "n_skies", help="Number of skies to simulate.  [default: 60]"),
+    path_option("--components", "folders", multiple=True, metavar="FOLDER", help="Use a "
                 "folder of components (from -o sky/ or another simulator) instead of a simulated "
                 "sky; may be repeated."),
-    number_option("--patches-per-sky", default=400,
-                  help="Patch set: number of patches of each sky."),
-    number_option("--workers", default=1, help="Patch set: number of processes."),
-    click.option("--append", is_flag=True,
-                 help="Patch set: add skies to a finished set, up to --skies."),
+    number_option("--patches-per-sky", default=400, help="Number of patches of each sky."),
+    number_option("--workers", default=1, help="Number of processes."),
+    click.option("--append", is_flag=True, help="Add skies to a finished set, up to --skies."),
     click.option("--by-class", is_flag=True,
-                 help="Patch set: one mask for each class (AGN, PSR, GAL) instead of one for all."),
+                 help="One mask for each class (AGN, PSR, GAL) instead of one for all."),
     click.option("--mask-radius", "mask_radius_pix", type=float, metavar="PIX",
-                 help="Patch set: radius of the disc that labels a source."),
+                 help="Radius of the disc that labels a source."),
     click.option("--min-photons", type=float, metavar="N",
-                 help="Patch set: minimum number of photons of a labelled source."),
+                 help="Minimum number of photons of a labelled source."),
     click.option("--min-significance", type=float, metavar="S",
-                 help="Patch set: minimum significance of a labelled source."),
+                 help="Minimum significance of a labelled source."),
     seed_option(default=0),
 )  # fmt: skip
 @click.pass_context
@@ -185,20 +184,26 @@ def _simulate_cube(output, seed, *, overwrite, progress, truth=None, **options):
         header["YEARS"] = options["years"]
     content = counts_cube_bytes(counts, *axes, keywords=header, compress=output.endswith(".gz"))
     write_outputs(sources, truths, overwrite=overwrite, others={output: content})
-    where = ", ".join([output, *truths])
-    return f"{counts.sum()} photons, {len(sources)} true sources -> {where}"
+    return _made(counts.sum(), len(sources), ", ".join([output, *truths]))
 
 
 def _simulate_folder(output, seed, *, progress, **options):
     """Write a folder of components; returns the report."""
     from astro_unetloc.simulation.files import simulate_components
 
-    n_photons, n_sources = simulate_components(output, rng=seed, **options)
-    return f"{n_photons} photons, {n_sources} true sources -> {output}"
+    return _made(*simulate_components(output, rng=seed, **options), output)
+
+
+def _made(n_photons, n_sources, where):
+    """Line on a simulated sky."""
+    from astro_unetloc.exceptions import counted
+
+    return f"{counted(n_photons, 'photon')}, {counted(n_sources, 'true source')} -> {where}"
 
 
 def _simulate_patches(output, seed, *, workers, by_class, **options):
     """Write a patch set; returns the report."""
+    from astro_unetloc.exceptions import counted
     from astro_unetloc.files import check_output
     from astro_unetloc.simulation.population import CLASSES
     from astro_unetloc.training.make import make_patch_set, process_pool
@@ -213,7 +218,9 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
             output, first_seed=seed, classes=classes, label_rule=rule, executor=executor, **options
         )
     with open_patch_set(output) as made:
-        return f"{made.n_patches} patches of {len(made.seeds)} skies -> {output}"
+        n_patches, n_skies = made.n_patches, len(made.seeds)
+    patches, skies = counted(n_patches, "patch", "patches"), counted(n_skies, "sky", "skies")
+    return f"{patches} of {skies} -> {output}"
 
 
 @click.command()
@@ -276,6 +283,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     from astro_unetloc.catalog.match import MATCH_RADIUS_DEG, is_known, match_catalogs
     from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
     from astro_unetloc.catalog.write import check_outputs, file_content, write_outputs
+    from astro_unetloc.exceptions import counted
     from astro_unetloc.maps.read import read_map
 
     lists = {name: path for name, path in lists.items() if path}
@@ -296,7 +304,8 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
         click.echo(f"{path}: {result.summary()}")
     known = is_known(detections, whole, radius=radius).sum()
     radius = MATCH_RADIUS_DEG if radius is None else radius
-    click.echo(f"{known} of {len(detections)} detections lie within {radius:g} deg of any of them.")
+    lie = f"{counted(len(detections), 'detection')} {'lies' if len(detections) == 1 else 'lie'}"
+    click.echo(f"{known} of {lie} within {radius:g} deg of any of them.")
     matched, missing = results[0].apply(), results[0].not_found()
     if counts and "missing" in lists:
         missing = _with_limits(missing, found, area["footprint"])
@@ -328,9 +337,14 @@ _EVALUATE_OPTIONS = {
     _ON_SET: {"data", "all_skies", *_SEARCH},
     _ON_CATALOG: {"catalog", "truth"},
 }
+_EVALUATE_GROUPS = {
+    "Simulated skies": _EVALUATE_OPTIONS[_ON_SKIES] - _SEARCH,
+    "Patch set": _EVALUATE_OPTIONS[_ON_SET] - _SEARCH,
+    "Catalogue": _EVALUATE_OPTIONS[_ON_CATALOG],
+}
 
 
-@click.command()
+@click.command(cls=GroupedCommand, groups=_EVALUATE_GROUPS)
 @options(
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
     number_option("--skies", default=1, help="Number of whole skies to simulate."),

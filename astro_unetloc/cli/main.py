@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from difflib import get_close_matches
@@ -11,6 +12,8 @@ import click
 from astro_unetloc.cli.commands import demo, evaluate, match, models, simulate, train
 from astro_unetloc.cli.options import (
     EXIT_INCOMPLETE,
+    GroupedCommand,
+    open_closed_streams,
     options,
     path_option,
     print_message,
@@ -21,16 +24,24 @@ from astro_unetloc.cli.options import (
     sky_cone,
 )
 
-COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
+COMMANDS = ("find", "demo", "simulate", "train", "evaluate", "match", "models")
+_GROUPS = {
+    "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
+    "Map and companions": {"energy_range", "exposure", "exposure_frame", "backgrounds", "psf"},
+    "Search": {"model", "threshold", "purity", "region", "measure", "extended", "seed"},
+}
 
 
-@click.command(hidden=True)
+@click.command(cls=GroupedCommand, groups=_GROUPS)
+@click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 @options(
     click.argument("map", type=click.Path()),
     click.option("-o", "--output", "outputs", multiple=True, required=True, metavar="OUT",
                  help="File to write; may be repeated."),
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
     click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
+    click.option("--purity", type=float, metavar="P", help="Instead of --threshold: list as many "
+                 "sources as the mean of their Score, the expected purity, allows."),
     path_option("--exposure",
                 help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
     click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
@@ -58,7 +69,7 @@ COMMANDS = ("demo", "simulate", "train", "evaluate", "match", "models")
 )  # fmt: skip
 def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, overwrite, quiet,
          **others):  # fmt: skip
-    """Find the sources of MAP."""
+    """Find the sources of a MAP; the word may be left out."""
     from astro_unetloc.catalog.write import check_fluxes, format_catalog
     from astro_unetloc.maps.read import read_map
     from astro_unetloc.pipeline import detect, select_model
@@ -66,7 +77,7 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     from astro_unetloc.unet.model import load_model
 
     maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
-    search = {name: others.pop(name) for name in ("threshold", "measure", "extended")}
+    search = {name: others.pop(name) for name in ("threshold", "purity", "measure", "extended")}
     inputs = [map, others["exposure"], others["psf"], *backgrounds]
     map_paths = [path for path in maps.values() if path]
     paths = _checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
@@ -76,8 +87,10 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
     model = load_model(model) if model else select_model(sky_map.energy_edges)
     if maps["limit_map"]:
-        if not search["measure"]:
-            raise click.UsageError("--limit-map needs the likelihood fit; got --no-measure")
+        if not search["measure"] or search["purity"] is not None:
+            got = "--purity" if search["measure"] else "--no-measure"
+            wanted = "--limit-map needs a threshold and the likelihood fit"
+            raise click.UsageError(f"{wanted}; got {got}; drop one")
         threshold = search["threshold"]
         model.half_found(model.threshold if threshold is None else threshold)
     progress = progress_bar(quiet)
@@ -95,6 +108,8 @@ def _checked_paths(outputs, maps, inputs, overwrite):
     from astro_unetloc import files
     from astro_unetloc.catalog.write import check_outputs, output_paths
 
+    if "-" in outputs and sys.stdout is None:
+        raise click.UsageError("-o - prints on stdout, which is closed; name a file")
     paths = output_paths([path for path in outputs if path != "-"])
     check_outputs(paths, overwrite=overwrite, inputs=inputs)
     files.check_outputs([*paths, *maps], overwrite=overwrite, inputs=inputs)
@@ -108,10 +123,11 @@ class _MapOrCommand(click.Group):
         if not args:
             raise click.UsageError("expected a MAP or a COMMAND; got nothing")
         first = args[0]
-        if first not in ("--help", "-h", "--version", *COMMANDS):
-            similar = get_close_matches(first, COMMANDS, 1, 0.7)
-            if similar and not first.startswith("-") and not os.path.exists(first):
-                raise click.UsageError(f"no map or command {first!r}; did you mean {similar[0]!r}?")
+        if first not in ("--help", "-h", *COMMANDS):
+            if re.fullmatch(r"\w[\w-]*", first) and not os.path.exists(first):
+                similar = get_close_matches(first, COMMANDS, 1, 0.7)
+                hint = f"did you mean {similar[0]!r}?" if similar else "name a file"
+                raise click.UsageError(f"no map or command {first!r}; {hint}")
             args = ["--help"] if {"--help", "-h"} & set(args) else ["find", *args]
         return super().parse_args(ctx, args)
 
@@ -138,7 +154,6 @@ class _MapOrCommand(click.Group):
         "show_default": True,
     },  # fmt: skip
 )
-@click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 def cli():
     """Find the point sources in a gamma-ray counts MAP; no background model is needed.
 
@@ -151,6 +166,7 @@ def cli():
 
 def main(args=None):
     """Run the command line and exit with its code."""
+    open_closed_streams()
     args = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in args
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs its start otherwise

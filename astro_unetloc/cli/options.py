@@ -1,8 +1,10 @@
 """The options that commands share, the parsing of their values, and messages on the terminal."""
 
 import logging
+import os
 import sys
 import warnings
+from contextlib import suppress
 from functools import partial
 
 import click
@@ -14,10 +16,21 @@ EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
 # Terminal: the results of a command go to stdout, everything else to stderr.
 
 
+def open_closed_streams():
+    """Open the null device for closed standard streams, so that no file gets their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
 def print_message(text, quiet=False):
-    """Write a line to stderr unless ``quiet`` is set."""
+    """Write a line to stderr unless ``quiet`` is set; nobody may read it any more."""
     if not quiet:
-        click.echo(text, err=True)
+        with suppress(OSError):
+            click.echo(text, err=True)
 
 
 def progress_bar(quiet):
@@ -33,6 +46,9 @@ def report_error(error, debug):
     """Print an exception as one line, with its traceback if ``debug``, and return the exit code."""
     if isinstance(error, click.Abort):
         print_message("interrupted")
+        return EXIT_FAULT
+    if isinstance(error, BrokenPipeError):  # whoever reads stdout has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAULT
     if debug:
         import traceback
@@ -77,6 +93,25 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 
 # Options and their values
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options in groups, a dict of title to names of options."""
+
+    def __init__(self, *args, groups=None, **options):
+        super().__init__(*args, **options)
+        self.groups = groups
+
+    def format_options(self, ctx, formatter):
+        """Write the options of each group, and those of no group last."""
+        options = (param for param in self.get_params(ctx) if isinstance(param, click.Option))
+        records = {option.name: option.get_help_record(ctx) for option in options}
+        grouped = set().union(*self.groups.values())
+        for title, names in {**self.groups, "Other options": records.keys() - grouped}.items():
+            rows = [row for name, row in records.items() if name in names and row]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
 
 path_option = partial(click.option, type=click.Path())
 seed_option = partial(click.option, "--seed", type=click.IntRange(min=0))

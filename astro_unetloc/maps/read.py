@@ -86,6 +86,11 @@ def read_map(
     >>> sky_map.n_photons  # doctest: +SKIP
     32843
     """
+    given = {
+        "map": map, "exposure": exposure, "exposure_frame": exposure_frame,
+        "background": background, "psf": psf, "energy_range": energy_range,
+    }  # fmt: skip
+    given = {name: part for name, part in given.items() if part is not None}
     energy_range = parse_energy_range(energy_range)
     companions = {
         "exposure": read_exposure(exposure, frame=exposure_frame),
@@ -94,9 +99,11 @@ def read_map(
     }
     companions = {name: value for name, value in companions.items() if value is not None}
     if isinstance(map, SkyMap):
-        sky_map = _cut(replace(map, **companions), energy_range)
+        given = map.given | {name: part for name, part in given.items() if name != "map"}
+        sky_map = _cut(replace(map, **companions, given=given), energy_range)
     else:
-        sky_map = _make_sky_map(**(_read_any(map) | companions), energy_range=energy_range)
+        parts = _read_any(map) | companions | {"given": given}
+        sky_map = _make_sky_map(**parts, energy_range=energy_range)
         size = sky_map.pixel_size_deg
         if size > COARSE_PIXEL_DEG:
             limits = f"pixels of {size:.2f} deg are coarser than {COARSE_PIXEL_DEG} deg"

@@ -231,6 +231,7 @@ class SkyMap:
     name: str = ""  # of the file or object
     checksum: str = ""  # sha256 of the file
     header: dict = field(default_factory=dict)  # DSS cuts, telescope and dates of the input
+    given: dict = field(default_factory=dict)  # the options of `read_map`, as they were given
 
     def __post_init__(self):
         if (self.counts is None) == (self.events is None):

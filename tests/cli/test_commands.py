@@ -131,7 +131,7 @@ def test_match_writes_known_missing_new_and_possible_sources(passes, refused, fo
     words = ("match", found, write_reference("A,120.02,40.01", "B,120.2,40.01", "C,10,0"))
     stdout = passes(*words, "-o", "m.ecsv", "--region", 120, 40, 5)[0]
     assert "ref.csv: 1 of 2 (50 %) point-like" in stdout
-    assert "1 of 1 detections lie within 0.3 deg" in stdout
+    assert "1 of 1 detection lies within 0.3 deg" in stdout
     assert QTable.read("m.ecsv")["ASSOC"][0] == "A"
     lists = ("--missing", "missing.csv", "--new", "new.reg", "--candidates", "all.fits")
     stdout = passes(*words, *lists, "--radius", "0.5")[0]

@@ -1,5 +1,8 @@
 """The program: choice of the command, search of a map, messages, exit codes."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,10 +16,12 @@ from astropy.table import QTable
 from made_files import cube_hdus
 
 import astro_unetloc
-from astro_unetloc import pipeline, read_source_library
+from astro_unetloc import pipeline, read_catalog, read_source_library
 from astro_unetloc.cli.main import COMMANDS
 from astro_unetloc.unet import model as unet_model
 
+# The source of `write_map`.
+RA_DEC = SkyCoord(120, 40, unit="deg", frame="galactic").icrs.to_string()
 EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example" / "map.fits.gz"
 
 # Commands and help
@@ -29,6 +34,8 @@ EXAMPLE = Path(astro_unetloc.__file__).parent / "data" / "example" / "map.fits.g
         (("nothing.fits",), "Missing option '-o'"),
         (("-o", "c.fits"), "Missing argument 'MAP'"),
         (("modles",), "did you mean 'models'?"),
+        (("plot",), "no map or command 'plot'; name a file"),
+        (("find",), "Missing argument 'MAP'"),
         (("models", "extra"), "unexpected extra argument"),
         (("map.fits", "-o", "c.fits", "--no-such-option"), "No such option"),
     ],
@@ -37,15 +44,19 @@ def test_wrong_usage_is_one_line(refused, words, message):
     refused(message, *words)
 
 
-def test_file_with_the_name_of_a_command_is_a_map_by_its_path(run, files, write_map):
+def test_word_find_may_be_given_and_a_file_with_the_name_of_a_command_is_a_map_by_its_path(
+    run, files, write_map
+):
     assert run("./" + write_map("train"), "-o", "c.csv", "--quiet", "--no-measure") == (0, "", "")
-    assert files() == ["c.csv", "train"]
+    assert run("find", "train", "-o", "d.csv", "--quiet", "--no-measure") == (0, "", "")
+    assert files() == ["c.csv", "d.csv", "train"]
 
 
 def test_help_lists_commands_and_options(run, passes):
     stdout, stderr = passes("--help")
     assert stderr == ""
-    for word in (*COMMANDS, "--energy-range", "--region", "--overwrite", "MAP -o OUT"):
+    words = ("Outputs:", "Search:", "--version", "--energy-range", "--overwrite", "MAP -o OUT")
+    for word in (*COMMANDS, *words):
         assert word in stdout
     assert run("map.fits", "--help")[1] == stdout
     for command in COMMANDS:
@@ -113,7 +124,7 @@ def test_map_may_stand_before_or_after_its_options(passes, files, write_map, ord
     stdout, stderr = passes(*sum([[write_map()], *options][::order], []))
     assert stdout == ""
     assert files() == ["c.ecsv", "map.fits"]
-    assert "1 source with Score >= 0.4 (" in stderr
+    assert re.match(r"1 source, \d\.\d of it real as expected, with Score >= 0.4 in ", stderr)
     assert "-> c.ecsv" in stderr
 
 
@@ -161,7 +172,7 @@ def test_dash_prints_ecsv_alone_on_stdout(passes, files, write_map):
     stdout, stderr = passes(write_map(), "-o", "-", "--no-measure")
     assert files() == ["map.fits"]
     assert stdout.startswith("# %ECSV")
-    assert stderr.startswith("1 source with Score")
+    assert stderr.startswith("1 source, ")
     assert stderr.count("\n") == 1  # no progress where stderr is not a terminal
     table = QTable.read(stdout.splitlines(), format="ascii.ecsv")
     assert {"Source_Name", "Score", "Flags"} <= set(table.colnames)
@@ -181,13 +192,18 @@ def test_lone_fits_catalog_comes_with_regions_that_are_not_replaced_without_perm
     assert "\nicrs;ellipse(" in Path("c.reg").read_text()
 
 
-def test_models_are_written_of_a_map_with_an_exposure(passes, files, write_map):
+def write_exposure():
+    """Write an exposure of the field of `write_map`."""
     cube = np.full((4, 30, 30), 3e11)
     hdus = cube_hdus(cube, np.array([10, 31.6, 316, 1500, 2500.0]), lon=120.0, lat=40.0)
     energies = fits.Column("Energy", "D", unit="MeV", array=[1e4, 1e5, 1e6, 2e6])
     hdus[0].header["BUNIT"] = "cm2 s"
     energies = fits.BinTableHDU.from_columns([energies], name="ENERGIES")
     fits.HDUList([hdus[0], energies]).writeto("exposure.fits")
+
+
+def test_models_are_written_of_a_map_with_an_exposure(passes, files, write_map):
+    write_exposure()
     outputs = ("-o", "m.yaml", "-o", "s.xml", "-o", "c.crtf")
     passes(write_map(), "--exposure", "exposure.fits", *outputs)
     assert len(read_source_library("s.xml")) >= 1
@@ -239,9 +255,6 @@ def test_energy_range_takes_quantities_and_numbers(passes, write_image, words):
     assert "photons of 10-500 GeV" in stderr
 
 
-RA_DEC = SkyCoord(120, 40, unit="deg", frame="galactic").icrs.to_string()
-
-
 @pytest.mark.parametrize(
     ("region", "n_found"),
     [
@@ -257,6 +270,37 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
     found = QTable.read("c.csv", format="ascii.csv")
     assert len(found) == n_found
     assert found["GLAT"] == pytest.approx([40] * n_found, abs=0.1)
+
+
+# Provenance
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--threshold 0.1 --region 120 40 1deg --frame galactic --seed 3 --extended known.csv",
+        "--purity 0.9 --no-measure --model ./copy --energy-range 20GeV 0.5TeV",
+        f"--exposure exposure.fits --region {RA_DEC} 2",
+    ],
+)
+def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, options):
+    write_map()
+    write_exposure()
+    Path("known.csv").write_text("Source_Name,GLON,GLAT,size_x\nA,120.0,41.0,1.5\n")
+    shutil.copytree(EXAMPLE.parents[1] / "models" / "lat-10gev", "copy")
+    passes("map.fits", "-o", "c.fits", *options.split())
+    program, *words = shlex.split(read_catalog("c.fits").meta["COMMAND"])
+    assert program == "astro-unetloc"
+    passes(*words)
+    first, again = (fits.getheader(name, 1) for name in ("c.fits", "catalog.fits"))
+    ignored = {"DATE", "CHECKSUM", "DATASUM"}
+    assert {k: v for k, v in first.items() if k not in ignored | {""}} == {
+        k: v for k, v in again.items() if k not in ignored | {""}
+    }
+    assert first["NAXIS2"] == 1
+    for name in ("GLON", "Score", "Npred", "Flux", "Flags"):
+        one, two = (fits.getdata(file, 1)[name] for file in ("c.fits", "catalog.fits"))
+        np.testing.assert_array_equal(one, two)
 
 
 # Wrong options
@@ -284,7 +328,11 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
         ("--moc c.csv", "outputs must differ"),
         ("--moc m --probability-map m", "outputs must differ"),
         ("--moc no/m.fits", "output directory must exist; got 'no'"),
-        ("--limit-map l --no-measure", "--limit-map needs the likelihood fit; got --no-measure"),
+        ("--limit-map l --no-measure", "a threshold and the likelihood fit; got --no-measure"),
+        ("--limit-map l --purity 0.9", "a threshold and the likelihood fit; got --purity"),
+        ("--purity 0.9 --threshold 0.2", "threshold and purity exclude each other; got both"),
+        ("--purity 95", "purity must lie between 0 and 1; got 95.0"),
+        ("--purity nan", "purity must lie between 0 and 1; got nan"),
         ("--limit-map l --threshold 0.01", "thresholds from 0.05 to 0.9; got 0.01;"),
         (
             "--limit-map l --model lat-500mev",
@@ -313,6 +361,25 @@ def test_map_that_is_missing_or_none_is_refused(refused, files, name):
 
 
 # As a program
+
+
+def test_closed_streams_are_no_fault(write_map):
+    words = f"{sys.executable} -m astro_unetloc {write_map()} -o c.fits --no-measure"
+    subprocess.run(["bash", "-c", f"{words} <&- >&- 2>&-"], check=True)
+    assert len(read_catalog("c.fits")) == 1
+
+
+def test_closed_stdout_is_no_output(refused, files, write_map, monkeypatch):
+    write_map()
+    monkeypatch.setattr(sys, "stdout", None)
+    refused("-o - prints on stdout, which is closed; name a file", "map.fits", "-o", "-")
+    assert files() == ["map.fits"]
+
+
+def test_reader_that_has_enough_is_no_fault(write_map):
+    words = f"{sys.executable} -m astro_unetloc {write_map()} -o - --quiet --no-measure | head -1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("# %ECSV 1.0\n", "")
 
 
 def test_module_prints_the_catalog_on_stdout_and_warnings_on_stderr(write_image):
