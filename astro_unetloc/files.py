@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.exceptions import InputError, warn
 
 _TEMPORARY = ".unetloc-"  # beginning of the names of files that are not whole yet
 
@@ -254,6 +254,8 @@ def locked_folder(folder):
             raise InputError(
                 f"{folder} is in use by another run; wait until that ends, or choose another name"
             ) from err
+        except OSError as err:  # a file system without locks
+            warn(f"{folder} cannot be kept from other runs, {err}; start no other one there")
         try:
             yield
         finally:

@@ -316,16 +316,16 @@ def make_patch_set(
     _check_options(n_skies, patches_per_sky, first_seed, band_edges, classes, rule)
     path, parts = Path(path), Path(f"{path}.parts")
     check_output(path, overwrite=True)
-    for folder in folders:
+    for folder in folders:  # errors are raised here and not in a worker
         _components_within(folder, (band_edges[0], band_edges[-1]))
+    for variant in TEMPLATE_SETS if template else ():
+        interstellar(template, variant=variant)
     metadata = {
         "band_edges_gev": list(band_edges), "pixel_deg": GridConfig().pixel_deg,
         "classes": list(classes), **{name: float(value) for name, value in asdict(rule).items()},
         "seed": int(first_seed), "patches_per_sky": int(patches_per_sky),
         **_origin(template, folders), "version": __version__,
     }  # fmt: skip
-    for variant in TEMPLATE_SETS if template else ():
-        interstellar(template, variant=variant)  # errors are raised here and not in a worker
     job = partial(
         _sky_file, metadata=metadata, n_patches=patches_per_sky, template=template,
         folders=dict(enumerate(map(str, folders), start=first_seed)),

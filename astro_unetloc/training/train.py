@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -157,6 +158,11 @@ def fit_network(
 def _load_initial(model, path):
     """Give a model the weights of a ``.keras`` file; nothing else of the file is used."""
     try:
+        if not Path(path).is_file():
+            raise FileNotFoundError("no such file")
+        with ZipFile(path) as archive:  # of arrays that are not compressed
+            if sum(m.file_size for m in archive.infolist()) > 2 * Path(path).stat().st_size:
+                raise ValueError("it claims more bytes than it has")
         model.load_weights(path)
     except Exception as err:  # Keras raises many kinds for other files and networks
         reason = (str(err).split("\n")[0] or type(err).__name__)[:200]

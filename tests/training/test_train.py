@@ -1,6 +1,7 @@
 import os
 import shutil
 import warnings
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -166,10 +167,13 @@ def test_training_is_resumed_with_its_own_options_and_begun_with_a_network_of_it
         fit_network(patch_set.path, stopped, **options | {"epochs": 4})
     (tmp_path / "text.keras").write_text("hello")
     build_unet(widths=(6, 4)).save(tmp_path / "wide.keras")
-    for initial in ("text.keras", "wide.keras", "none.keras", "none.txt"):
+    with ZipFile(tmp_path / "bomb.keras", "w", ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(10**7))
+    os.mkfifo(tmp_path / "pipe.keras")
+    for initial in (*os.listdir(tmp_path), "none.keras", patch_set.path):
         with pytest.raises(ValueError, match=r"initial must be a .keras file .*; choose another"):
             fit_network(patch_set.path, tmp_path / "fit", initial=tmp_path / initial, **options)
-    assert sorted(os.listdir(tmp_path)) == ["text.keras", "wide.keras"]
+    assert not (tmp_path / "fit").exists()
 
 
 @allow_foreign_warnings
