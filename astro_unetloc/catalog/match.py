@@ -365,7 +365,10 @@ def _fraction(part, whole):
 
 
 def _radius_deg(radius):
-    radius_deg = MATCH_RADIUS_DEG if radius is None else float(u.Quantity(radius, "deg").value)
+    try:
+        radius_deg = MATCH_RADIUS_DEG if radius is None else float(u.Quantity(radius, "deg").value)
+    except (TypeError, ValueError):
+        radius_deg = np.nan
     if not 0 < radius_deg <= 180:
         raise InputError(f"radius must be an angle above 0; got {radius}; give it in degrees")
     return radius_deg

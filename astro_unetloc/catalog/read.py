@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import warnings
+from itertools import takewhile
 from pathlib import Path
 
 import astropy.units as u
@@ -67,7 +68,7 @@ def read_catalog(path):
     >>> from astro_unetloc import read_catalog
     >>> catalog = read_catalog("gll_psch_v13.fit.gz")  # doctest: +SKIP
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if re.fullmatch(r"[\w-]+", str(path)) and not path.exists():
         path = _named_file(str(path))
     if not path.is_file():
@@ -116,20 +117,34 @@ def _read_tables(path, kind):
         # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
         warnings.simplefilter("ignore", u.UnitsWarning)
         if kind == "fits":
-            return _read_fits(path)
+            with open_fits(path)[0] as hdus:
+                return _read_fits(hdus)
         if kind == "votable":
             from astropy.io.votable import parse
 
             return _with_positions(map(_votable, parse(path, verify="ignore").iter_tables())), None
-        text, options = _text_of(path), {}
-        if kind == "ascii.csv":
-            names = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
-            delimiter = max(",;\t", key=text.partition("\n")[0].count)
-            if delimiter == ";":  # together with decimal commas
-                text = re.sub(r"(?<![^;\n])(\s*[-+]?\d*),(\d+\s*)(?![^;\r\n])", r"\1.\2", text)
-            options = {"converters": {"*[Nn]ame": str} | names, "delimiter": delimiter}
-        lines = re.split("\r\n?|\n", text)
-        return QTable.read(lines, format=kind, **options), None
+        lines = re.split("\r\n?|\n", _text_of(path))
+        if kind == "ascii.ecsv":
+            return QTable.read(lines, format=kind), None
+        return _read_csv(lines), None
+
+
+def _read_csv(lines):
+    """Table of CSV with commas, semicolons or tabs, whose header may be a comment."""
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise InputError("an empty file")
+    n_comments = sum(1 for _ in takewhile(lambda line: line.startswith("#"), lines[:-1]))
+    if n_comments and re.search(r"(^|[,;\t])\s*[-+]?[\d.,]+\s*($|[,;\t])", lines[n_comments]):
+        n_comments -= 1  # a line with a number is no header
+    lines = [lines[n_comments].lstrip("# "), *lines[n_comments + 1 :]]
+    delimiter = max(",;\t", key=lines[0].count)
+    if delimiter == ";":  # together with decimal commas
+        number = re.compile(r'(?<![^;"])(\s*[-+]?\d*),(\d+\s*)(?![^;"])')
+        lines = [number.sub(r"\1.\2", line) for line in lines]
+    texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
+    converters = {"*[Nn]ame": str} | texts
+    return QTable.read(lines, format="ascii.csv", delimiter=delimiter, converters=converters)
 
 
 def _text_of(path):
@@ -143,15 +158,15 @@ def _text_of(path):
         return content.decode("latin-1")
 
 
-def _read_fits(path):
-    with open_fits(path)[0] as hdus:
-        hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-        table = _with_positions(QTable.read(hdu) for hdu in hdus)
-        for hdu in hdus:
-            if hdu.header.get("ORDERING") == "NUNIQ" and hdu.columns.names == ["UNIQ"]:
-                table.meta[AREA] = _area_text(hdu.data.field(0))
-        extended = [h for h in hdus if h.name.replace(" ", "").upper() == "EXTENDEDSOURCES"][:1]
-        return table, QTable.read(extended[0]) if extended else None
+def _read_fits(hdus):
+    """The first table with positions and the searched area, and that of extended sources."""
+    hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+    table = _with_positions(QTable.read(hdu) for hdu in hdus)
+    for hdu in hdus:
+        if hdu.header.get("ORDERING") == "NUNIQ" and hdu.columns.names == ["UNIQ"]:
+            table.meta[AREA] = _area_text(hdu.data.field(0))
+    extended = [h for h in hdus if h.name.replace(" ", "").upper() == "EXTENDEDSOURCES"][:1]
+    return table, QTable.read(extended[0]) if extended else None
 
 
 def _votable(votable):
@@ -211,7 +226,7 @@ def was_searched(table, positions):
 def as_table(source):
     """Table of the sources in any form that has one.
 
-    A table, FITS records or HDU, a SkyCoord, a catalogue of gammapy, or what astropy makes a table
+    A table, FITS records or HDUs, a SkyCoord, a catalogue of gammapy, or what astropy makes a table
     of; or a file or name that `read_catalog` takes.
     """
     if isinstance(source, str | os.PathLike):
@@ -226,6 +241,10 @@ def as_table(source):
             source = fits.BinTableHDU(source)
         if isinstance(source, fits.BinTableHDU | fits.TableHDU):
             source = QTable.read(source)
+        if isinstance(source, fits.HDUList):
+            source = _read_fits(source)[0]
+        if source is None:
+            raise TypeError("astropy makes an empty table of it")
         table = source if isinstance(source, Table) else QTable(source)
     except (TypeError, ValueError) as err:
         raise InputError(

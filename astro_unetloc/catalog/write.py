@@ -25,6 +25,7 @@ from astro_unetloc.catalog.read import as_table, searched_area
 from astro_unetloc.catalog.table import (
     confidence_ellipses,
     one_line,
+    position_columns,
     sky_positions,
     texts,
     texts_of,
@@ -181,6 +182,11 @@ def _shortest(value):
 def _plain_table(catalog):
     """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
     columns = {n: c for n, c in catalog.items() if isinstance(c, Column | u.Quantity)}
+    if "skycoord" in catalog.colnames and not position_columns(Table(columns)):
+        icrs = catalog["skycoord"].icrs
+        columns = {"RAJ2000": icrs.ra.to(u.deg), "DEJ2000": icrs.dec.to(u.deg)} | columns
+    if lost := set(catalog.colnames) - set(columns) - {"skycoord"}:
+        warn(f"files hold numbers and texts; the columns {', '.join(lost)} are not written")
     table = Table(columns, meta=catalog.meta)
     for name, column in list(table.items()):
         ucd = _UCDS.get(name, column.meta.get("ucd"))
@@ -334,7 +340,7 @@ def format_regions(catalog, *, frame="icrs", casa=False):
     """
     # The writer of `regions` fails at braces in the label of DS9 and drops that of a single region.
     # CASA and its own reader refuse its points for CASA, and its ellipses are turned.
-    if frame not in _FRAMES:
+    if frame not in list(_FRAMES):  # it may be anything
         raise InputError(f"frame must be icrs, fk5 or galactic; got {frame!r}")
     icrs, ellipses = sky_positions(catalog), confidence_ellipses(catalog)
     positions = icrs.transform_to(frame)

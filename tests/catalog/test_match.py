@@ -104,7 +104,7 @@ def test_radius_is_degrees_or_an_angle_and_belongs_to_the_disc(radius):
     assert match.radius_deg == pytest.approx(0.2)
     assert match.matches["separation"].value == pytest.approx([0.2])
     assert match.catalog_unmatched.tolist() == match.reference_unmatched.tolist() == [1]
-    for impossible in (0 * radius, -radius, np.nan, 200 * u.deg):
+    for impossible in (0 * radius, -radius, np.nan, 200 * u.deg, "x", 3 * u.s):
         with pytest.raises(ValueError, match="radius must be an angle above 0"):
             match_catalogs(make_table([1.0]), reference, radius=impossible)
 

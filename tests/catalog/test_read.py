@@ -72,13 +72,15 @@ NO_TABLE = "must hold a table of sources"
         ("none.fits", "catalogue must be a file; got .*none.fits"),
         ("bad.doc", r"must end in one of .fits .* got 'bad.doc'"),
         ("bad.fits", NO_TABLE), ("bad.fits.gz", NO_TABLE), ("bad.vot", NO_TABLE),
-        ("bad.ecsv", NO_TABLE), ("image.fits", "needs a table with positions; got no table"),
+        ("bad.ecsv", NO_TABLE), ("empty.csv", "an empty file"),
+        ("image.fits", "needs a table with positions; got no table"),
         ("table.fits", "needs a table with positions; got columns A"),
     ],
 )  # fmt: skip
 def test_file_without_sources_is_refused_in_one_line(tmp_path, name, message):
     if name.startswith("bad"):
         (tmp_path / name).write_text("this is no table\n")
+    (tmp_path / "empty.csv").touch()
     fits.PrimaryHDU(np.zeros((3, 3))).writeto(tmp_path / "image.fits")
     Table({"A": [1.0]}).write(tmp_path / "table.fits")
     kind = FileNotFoundError if name == "none.fits" else ValueError
@@ -115,6 +117,20 @@ def test_csv_of_any_program_is_read(tmp_path, mark, encoding):
     assert table["DEJ2000"][1].value == -10
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#Name,RA,Dec\nA,83.63,22.01", "# by hand\n#\n\nName,RA,Dec\n\nA,83.63,22.01\n\n",
+        "# by hand\n# Name\tRA\tDec\nA\t83.63\t22.01", '"Name";"RA";"Dec"\n"A";"83,63";"22,01"',
+    ],
+)  # fmt: skip
+def test_header_of_csv_may_be_a_comment_and_cells_quoted(tmp_path, text):
+    (tmp_path / "r.csv").write_text(text)
+    table = read_catalog(tmp_path / "r.csv")
+    assert list(table["Source_Name"]) == ["A"]
+    assert table["skycoord"][0].separation(PLACE) < 1e-6 * u.arcsec
+
+
 def forms_of_a_reference(folder):
     """One source in all forms that hold a table of positions, by name."""
     table = QTable({"RA": [PLACE.ra.rad] * u.rad, "DEC": [PLACE.dec.deg] * u.deg, "ID": ["Crab"]})
@@ -126,7 +142,7 @@ def forms_of_a_reference(folder):
     return {
         "table": table, "HDU": hdus[2], "records": hdus[2].data, "file": folder / "second.fits",
         "dict": dict(table), "array": degrees.as_array(), "row": two[0], "one": PLACE,
-        "coordinates": PLACE.reshape(1), "gammapy": SimpleNamespace(table=degrees),
+        "coordinates": PLACE.reshape(1), "HDUs": hdus, "gammapy": SimpleNamespace(table=degrees),
     }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.io.votable import parse
+from astropy.table import QTable
+from astropy.time import Time
 from made_catalogs import META, assert_same_catalog, make_measured, split_regions
 from regions import Regions
 
@@ -69,6 +71,14 @@ def test_every_format_gives_back_what_was_written_and_nothing_else_changes(tmp_p
     write_catalog(make_measured(3), paths[2], overwrite=True)
     assert len(read_catalog(paths[2])) == 3
     assert names_in(tmp_path) == sorted(path.name for path in paths)
+
+
+def test_positions_are_written_and_columns_that_are_no_numbers_or_texts_are_not(tmp_path):
+    catalog = QTable({"skycoord": make_measured(2)["skycoord"], "When": Time([0, 1], format="mjd")})
+    with pytest.warns(match="hold numbers and texts; the columns When are not written"):
+        write_catalog(catalog, tmp_path / "c.fits")
+    read = read_catalog(tmp_path / "c.fits")
+    assert np.all(read["skycoord"].separation(catalog["skycoord"]) < 1e-6 * u.arcsec)
 
 
 def test_picture_comes_from_the_callable_and_no_file_is_left_without_one(tmp_path):
