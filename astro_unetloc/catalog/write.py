@@ -49,6 +49,7 @@ KEYWORDS = {
     "MODELSHA": "sha256 of the model",
     "SEED": "seed of the photon placement",
     "INFILE": "input map",
+    "BKGNORM": "fitted factor of the background",
     "INSHA256": "sha256 of the input map",
     "EMIN": "[GeV] lower edge of the map",
     "EMAX": "[GeV] upper edge of the map",

@@ -289,6 +289,7 @@ def background_at(density, vectors, energy_edges):
 _COUNTS_UNITS = ("", "count", "counts", "ct", "photon", "photons", "ph")
 # More than any intensity of the sky in INTENSITY_UNIT at 30 MeV, less than any exposure.
 _MAX_INTENSITY = 0.1
+_DIFFUSE = "TemplateSpatialModel", "ConstantSpatialModel"  # of gammapy
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,19 +387,19 @@ def _background_parts(value):
             raise InputError(
                 f"models of gammapy were expected; {path} cannot be read: {err}; write them again"
             ) from err
-    models = value if hasattr(value, "to_dict") and hasattr(value, "__iter__") else [value]
-    for model in models:
-        spatial = getattr(model, "spatial_model", None)
-        if spatial is None or spatial.tag[0] not in (
-            "TemplateSpatialModel",
-            "ConstantSpatialModel",
-        ):
-            raise TypeError(
-                "background must be a path or a gammapy Map of expected counts or diffuse emission "
-                "(a SkyModel with a TemplateSpatialModel or ConstantSpatialModel); got "
-                f"{type(model).__name__}; leave it out"
-            )
-    return list(models)
+    models = list(value) if hasattr(value, "to_dict") and hasattr(value, "__iter__") else [value]
+    spatial = [getattr(model, "spatial_model", None) for model in models]
+    diffuse = [m for m, s in zip(models, spatial) if getattr(s, "tag", [""])[0] in _DIFFUSE]
+    if not diffuse:
+        raise TypeError(
+            "background must be a path or a gammapy Map of expected counts or diffuse emission, a "
+            f"SkyModel with one of {', '.join(_DIFFUSE)}; got {type(models[0]).__name__}; leave it "
+            "out, then it is estimated around each source"
+        )
+    if len(diffuse) < len(models):
+        others = [model.name for model in models if not any(model is one for one in diffuse)]
+        warn(f"of the background, {', '.join(others)} are no diffuse emission and left out", 6)
+    return diffuse
 
 
 def background_from_hdus(hdus, path):
@@ -442,39 +443,37 @@ def check_background(background, path):
     return Map.from_geom(background.geom, data=background.data, unit=unit)
 
 
-# Sides in degrees of the pixels in which emission is blurred, and of the sky that is blurred at
-# once: cells of HEALPix pixels of this resolution. Farther than this containment radius of the PSF,
-# at most so many degrees, photons are left out.
-_BLUR_DEG, _BLUR_NSIDE, _BLUR_CONTAINED, _MAX_BLUR_DEG = 0.1, 4, 0.98, 5.0
+# Emission is blurred on the tangent planes of HEALPix cells, in pixels of 0.1 deg or more. Photons
+# that fall farther than this containment radius of the PSF, or so many degrees, are left out.
+_BLUR_NSIDE, _LEAST_STEP_DEG, _BLUR_CONTAINED, _MAX_BLUR_DEG = 4, 0.1, 0.98, 5.0
 
 
-def blurred_density(emission, exposure, psf, vectors, edges):
+def blurred_density(emission, exposure, psf, vectors, edges, *, step_deg):
     """Expected counts (n_energy, n) per square degree of an `Emission` at vectors (n, 3).
 
-    NaN where emission or exposure are unknown.
+    ``step_deg`` is the resolution. NaN where emission or exposure are unknown.
     """
-    result = np.empty((len(edges) - 1, len(vectors)))
+    step_deg = max(step_deg, _LEAST_STEP_DEG)
+    result = np.empty((len(edges) - 1, len(vectors)), dtype=np.float32)
     cells = healpy.vec2pix(_BLUR_NSIDE, *vectors.T)
     for cell in np.unique(cells):
         rows, center = np.flatnonzero(cells == cell), np.array(healpy.pix2vec(_BLUR_NSIDE, cell))
         axes = center, *(axis[0] for axis in tangent_axes(center[None]))
-        profiles = make_profiles(
-            psf_of(psf, center[None]), edges, disc_deg=_BLUR_DEG / np.sqrt(np.pi)
-        )
-        margin = np.minimum(profiles.containment_radius(_BLUR_CONTAINED), _MAX_BLUR_DEG).max()
-        n_margin = int(np.ceil(margin / _BLUR_DEG)) + 1
-        # pixels of the tangent plane, and where the directions are in it
-        place = np.array(tangent_offsets(*axes, vectors[rows]))[::-1] / _BLUR_DEG
-        first = np.floor(place.min(axis=1)).astype(int) - n_margin
-        last = np.ceil(place.max(axis=1)).astype(int) + n_margin
-        y, x = np.meshgrid(
-            *(np.arange(a, b + 1) * _BLUR_DEG for a, b in zip(first, last)), indexing="ij"
-        )
+        psf_here, disc_deg = psf_of(psf, center[None]), step_deg / np.sqrt(np.pi)
+        profiles = make_profiles(psf_here, edges, disc_deg=disc_deg)
+        margin_deg = min(profiles.containment_radius(_BLUR_CONTAINED).max(), _MAX_BLUR_DEG)
+        margin = int(np.ceil(margin_deg / step_deg)) + 1
+        # pixels (y, x) of the tangent plane, and where the directions are in it
+        place = np.array(tangent_offsets(*axes, vectors[rows]))[::-1] / step_deg
+        first = np.floor(place.min(axis=1)).astype(int) - margin
+        last = np.ceil(place.max(axis=1)).astype(int) + margin
+        sides = (np.arange(a, b + 1) * step_deg for a, b in zip(first, last))
+        y, x = np.meshgrid(*sides, indexing="ij")
         density = emission.density(move(*axes, x, y).reshape(-1, 3), exposure, edges)
         density, place = density.reshape(-1, *x.shape), place - first[:, None]
         known = np.isfinite(density).all(axis=0)
         near = binary_dilation(known, np.ones((3, 3)))
-        offset = np.arange(-n_margin, n_margin + 1) * _BLUR_DEG
+        offset = np.arange(-margin, margin + 1) * step_deg
         for number, plane in enumerate(np.where(known, density, 0.0)):
             kernel = profiles.density(number, offset**2 + offset[:, None] ** 2)[0]
             # photons that would come from beyond the emission are replaced by those of its border

@@ -5,7 +5,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import healpy
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from gammapy.maps import HpxGeom, Map, MapAxis
 
@@ -34,6 +36,7 @@ from astro_unetloc.maps.selection import (
     wcs_edges_gev,
 )
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
+from astro_unetloc.sphere import lonlat_from_vectors
 
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
 COARSE_PIXEL_DEG = 0.2
@@ -135,13 +138,18 @@ def _read_any(map):
             "name": map.name,
             "header": _plain_header(map.counts),
             "exposure": read_exposure(map.exposure),
-            "background": read_background(map.background),
+            "background": read_background(map.background) if _is_filled(map.background) else None,
             "psf": read_psf(map.psf),
         }
     raise TypeError(
         "map must be a path (str or Path), an astropy HDUList, a gammapy WcsNDMap, HpxNDMap or "
         f"MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
     )
+
+
+def _is_filled(background):
+    """Whether a background is known: gammapy makes datasets with one of zeros."""
+    return background is not None and bool(np.any(background.data))
 
 
 def _plain_header(counts):
@@ -349,8 +357,9 @@ def _exposure_of_bins(sky_map):
 # Companions are compared with the map at this many of its pixels, or at HEALPix pixels for events.
 _N_COMPARED, _NSIDE_COMPARED = 20_000, 64
 # Emission becomes counts in the pixels of the map, in parts of at most so many degrees, or of
-# events in HEALPix pixels and so many energy bins per decade.
-_EMISSION_DEG, _EMISSION_NSIDE, _BINS_PER_DECADE = 0.25, 256, 8
+# events in HEALPix pixels, the second ones of a large part of the sky, and in so many energy bins
+# per decade.
+_EMISSION_DEG, _EMISSION_NSIDE, _LARGE_PART, _BINS_PER_DECADE = 0.25, (512, 256), 0.1, 8
 # Ratios of expected and observed counts that are warned about and refused, radii of the PSF in deg.
 _COUNTS_RATIOS, _PSF_RADII_DEG = (10.0, 1e3), (0.003, 30.0)
 
@@ -366,8 +375,16 @@ def _with_companions(sky_map):
         known = exposure_of(sky_map.exposure, points)[0]
         _check_sky("exposure", known, "sources elsewhere get no flux")
     if sky_map.psf is not None:
+        geom = sky_map.psf.psf_map.geom if hasattr(sky_map.psf, "psf_map") else None
+        if geom is not None and not geom.is_region:
+            lon, lat = lonlat_from_vectors(points)
+            where = SkyCoord(lon, lat, unit="deg", frame="galactic")
+            if not geom.to_image().contains(where).any():
+                warn("the PSF is of another part of the sky than the map", 4)
         psf, energy = psf_of(sky_map.psf, points), np.sqrt(edges[0] * edges[-1])
-        _check_energies("PSF", psf.energy_range, edges, "beyond, its ends are taken")
+        # a table may have the middles of wide bins
+        options = {"consequence": "beyond, its ends are taken", "margin": 2.0}
+        _check_energies("PSF", psf.energy_range, edges, **options)
         radius_deg = psf.containment_radius(0.68, np.clip(energy, *psf.energy_range))
         if not _PSF_RADII_DEG[0] < radius_deg < _PSF_RADII_DEG[1]:
             raise InputError(
@@ -425,13 +442,13 @@ def _compared_points(sky_map):
     return points[seen], area_deg2[seen]
 
 
-def _check_energies(what, energy, edges, consequence):
+def _check_energies(what, energy, edges, consequence, *, margin=1.25):
     """Warn of a companion that covers a part of the energies of the map, refuse if it is none."""
     (low, high), (emin, emax) = np.asarray(energy)[[0, -1]], edges[[0, -1]]
     text = f"the {what} covers {low:.4g}-{high:.4g} GeV and the map {emin:.4g}-{emax:.4g} GeV"
     if low > emax or high < emin:
         raise InputError(f"{text}; compute it for these, or correct the unit of its energies")
-    if low > 1.25 * emin or high < emax / 1.25:
+    if low > margin * emin or high < emax / margin:
         warn(f"{text}: {consequence}", 5)
 
 
@@ -456,19 +473,27 @@ def _expected_counts(sky_map):
     else:
         n_energy = int(np.ceil(_BINS_PER_DECADE * np.log10(edges[-1] / edges[0])))
         edges = np.geomspace(edges[0], edges[-1], n_energy + 1)
-        sphere = pixels_of(HpxGeom(_EMISSION_NSIDE, nest=False, frame="galactic"))
-        inside = np.flatnonzero(sky_map.covers(sphere.centers(np.arange(sphere.n_pixels))))
-        geom = HpxGeom(_EMISSION_NSIDE, nest=False, frame="galactic", region=(inside,))
-        pixels = pixels_of(geom)
+        pixels = _pixels_of_events(sky_map)
     index = np.arange(pixels.n_pixels)
     points = np.stack(list(pixels.parts(index, n_split)))
-    density, on_sky = (
-        np.full((len(edges) - 1, *points.shape[:2]), np.nan),
-        np.isfinite(points[..., 0]),
-    )
-    parts = sky_map.background, sky_map.exposure, sky_map.psf
-    density[:, on_sky] = blurred_density(*parts, points[on_sky], edges)
+    density = np.full((len(edges) - 1, *points.shape[:2]), np.nan, dtype=np.float32)
+    on_sky, step_deg = np.isfinite(points[..., 0]), pixels.pixel_size_deg / n_split
+    parts = sky_map.background, sky_map.exposure, sky_map.psf, points[on_sky], edges
+    density[:, on_sky] = blurred_density(*parts, step_deg=step_deg)
     axis = MapAxis.from_energy_edges(edges, unit="GeV", name="energy")
     geom = with_axes(pixels.geom, [axis])
     counts = density.mean(axis=1) * pixels.area_deg2(index)
     return Map.from_geom(geom, data=counts.reshape(geom.data_shape))
+
+
+def _pixels_of_events(sky_map):
+    """HEALPix pixels of the sky that an event list covers, coarser ones of a large part of it."""
+    for nside in _EMISSION_NSIDE:
+        inside = np.zeros(12 * nside**2, dtype=bool)
+        inside[healpy.vec2pix(nside, *sky_map.events.vectors.T)] = True
+        sphere = pixels_of(HpxGeom(nside, nest=False, frame="galactic"))
+        inside |= sky_map.covers(sphere.centers(np.arange(len(inside))))
+        if inside.mean() < _LARGE_PART:
+            break
+    region = None if inside.all() else (np.flatnonzero(inside),)
+    return pixels_of(HpxGeom(nside, nest=False, frame="galactic", region=region))

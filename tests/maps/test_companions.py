@@ -5,10 +5,13 @@ import healpy
 import numpy as np
 import pytest
 from astropy.io import fits
-from gammapy.maps import Map
+from gammapy.datasets import MapDataset
+from gammapy.irf import PSFMap
+from gammapy.maps import Map, MapAxis, WcsGeom
 from gammapy.modeling.models import (
     ConstantSpatialModel,
     Models,
+    PointSpatialModel,
     PowerLawNormSpectralModel,
     PowerLawSpectralModel,
     SkyModel,
@@ -212,6 +215,17 @@ def test_emission_of_every_kind_becomes_counts(tmp_path, counts, kind):
     np.testing.assert_allclose(twice, 2 * found, rtol=1e-6)
 
 
+def test_sources_among_models_are_left_out_of_the_background(tmp_path, counts):
+    exposure = write_cube(tmp_path / "e.fits", "image", 3e11)
+    diffuse = emission_of("models", tmp_path)
+    source = SkyModel(PowerLawSpectralModel(), PointSpatialModel(frame="galactic"), name="source")
+    with pytest.warns(UnetlocWarning, match="source are no diffuse emission and left out"):
+        found = expected(Models([*diffuse, source]), tmp_path, counts, exposure=exposure)
+    np.testing.assert_allclose(found, power_law_counts(), rtol=5e-3)
+    with pytest.raises(TypeError, match="diffuse emission, a SkyModel with .* got SkyModel"):
+        read_map(counts, background=source, exposure=exposure)
+
+
 def test_emission_is_blurred_by_the_psf_and_keeps_its_photons(tmp_path):
     """A line of emission along the plane, 0.2 deg wide, in a map of 0.05 deg."""
     planes = np.full((3, 200, 200), 1e-30)
@@ -332,6 +346,21 @@ def test_what_is_no_psf_is_refused(tmp_path, counts, options, match):
     with pytest.raises(ValueError, match=match) as caught:
         read_map(counts, psf=psf_file(tmp_path / "p.fits", **options))
     assert "\n" not in str(caught.value)
+
+
+def test_parts_of_a_dataset_of_another_field_or_without_content_are_known(counts):
+    """gammapy makes datasets with a background of zeros, and PSF maps of a part of the sky."""
+    sky_map = read_map(counts)
+    empty = Map.from_geom(sky_map.counts.geom)
+    rad = MapAxis.from_edges(np.linspace(0, 3, 61), unit="deg", name="rad")
+    true = MapAxis.from_energy_edges([5, 50, 300], unit="GeV", name="energy_true")
+    aside = WcsGeom.create(skydir=(40, 0), width=2, binsz=1, frame="galactic", axes=[rad, true])
+    density = Map.from_geom(aside, unit="sr-1")
+    density.data += np.exp(-((rad.center.value / 0.1) ** 2))[:, None, None]
+    psf = PSFMap(density)
+    dataset = MapDataset(counts=sky_map.counts, background=empty, psf=psf)
+    with pytest.warns(UnetlocWarning, match="the PSF is of another part of the sky"):
+        assert read_map(dataset).background is None
 
 
 def test_a_psf_of_a_part_of_the_energies_is_warned_about(tmp_path):
