@@ -193,10 +193,20 @@ def numbers(column, unit=None):
     its photons or not.
     """
     values = getattr(column, "unmasked", column)
-    if unit is not None and getattr(values, "unit", None):
-        values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float)
-        values = values.to_value(unit, [(u.ph / u.cm**2 / u.s, u.cm**-2 / u.s)])
-    values = np.ma.getdata(getattr(values, "value", values)).astype(float)
+    try:
+        if unit is not None and getattr(values, "unit", None):
+            values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float)
+            values = values.to_value(unit, [(u.ph / u.cm**2 / u.s, u.cm**-2 / u.s)])
+        values = np.ma.getdata(getattr(values, "value", values)).astype(float)
+        if values.ndim > 1:
+            raise TypeError("expected one number in each row")
+    except (TypeError, ValueError) as err:
+        name = getattr(getattr(column, "info", None), "name", None) or "a column"
+        wanted = f"numbers in {unit}, one" if unit else "numbers, one"
+        found = ", ".join(map(str, np.atleast_1d(values)[:2]))
+        raise InputError(
+            f"{name} must hold {wanted} in each row; got {found}; correct the column"
+        ) from err
     return np.where(getattr(column, "mask", False), np.nan, values)
 
 

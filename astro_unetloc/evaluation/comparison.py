@@ -132,7 +132,7 @@ def true_flux(matches):
     range are integrated from the spectrum; NaN where that is unknown.
     """
     tables = matches.catalog, matches.truth
-    wanted, given = (_energies(table, "FLUXEMIN", "FLUXEMAX") for table in tables)
+    wanted, given = (energies_of(table, "FLUXEMIN", "FLUXEMAX") for table in tables)
     if None in (wanted, given) or np.allclose(wanted, given):
         return numbers_of(matches.truth, "Flux", FLUX_UNIT)
     return _spectra(matches.truth).flux(*wanted)
@@ -145,7 +145,7 @@ def true_index(matches, rows):
     EMAX; the index is ``Spectral_Index`` of the truth where energies or spectrum are unknown.
     """
     truth, meta = matches.truth[rows], matches.catalog
-    energies = _energies(meta, "FITEMIN", "FITEMAX") or _energies(meta, "EMIN", "EMAX")
+    energies = energies_of(meta, "FITEMIN", "FITEMAX") or energies_of(meta, "EMIN", "EMAX")
     given = numbers_of(truth, "Spectral_Index")
     if energies is None:
         return given
@@ -153,10 +153,21 @@ def true_index(matches, rows):
     return np.where(np.isfinite(index), index, given)
 
 
-def _energies(table, *keys):
-    """Two energies in GeV of the ``meta`` of a table, None without."""
+def energies_of(table, *keys):
+    """Two ascending energies in GeV of the ``meta`` of a table, None without."""
     found = tuple(table.meta.get(key) for key in keys)
-    return None if None in found else tuple(float(energy) for energy in found)
+    if None in found:
+        return None
+    try:
+        low, high = map(float, found)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not 0 < low < high < np.inf:
+        raise InputError(
+            f"{' and '.join(keys)} must be ascending energies in GeV; got {found[0]} and "
+            f"{found[1]}; correct or remove these keywords"
+        )
+    return low, high
 
 
 def _spectra(truth):

@@ -3,6 +3,7 @@
 The patches are kept in HDF5 files, which docs/evaluation.rst describes.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -347,18 +348,22 @@ def _append(file, predictions):
         file[name][n:] = values
 
 
+@contextmanager
 def _open(path):
+    """An open file of predictions; what it lacks, or what is damaged, is an error of one line."""
     try:
-        return h5py.File(path, "r")
-    except OSError as err:
-        raise InputError(f"{path}: expected predictions in HDF5; {err}; remove the file") from err
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as err:
+        text = " ".join(str(err).split())
+        raise InputError(f"{path}: expected predictions in HDF5; {text}; remove the file") from err
 
 
 def read_metadata(path):
     """Metadata of a file of predictions as plain values."""
     with _open(path) as file:
         values = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in file.attrs.items()}
-    del values["area_deg2"]
+    values.pop("area_deg2", None)
     return values
 
 
@@ -366,22 +371,23 @@ def read_matches(path):
     """Matches of a file of predictions."""
     with _open(path) as file:
         read = partial(QTable.read, file, format="hdf5", character_as_bytes=False)
-        return TruthMatch(*(read(path=n) for n in ("catalog", "truth")), file.attrs["area_deg2"])
+        tables, area_deg2 = (read(path=n) for n in ("catalog", "truth")), file.attrs["area_deg2"]
+        return TruthMatch(*tables, float(area_deg2))
 
 
 def read_example(path, code):
     """Datasets of one patch of a file of predictions, by its code, and ``pixel_deg``."""
     with _open(path) as file:
         codes = file["code"][:].astype(str).tolist()
-        if code not in codes:
-            raise InputError(
-                f"expected the code name of a patch of {path}; got {code!r}; its {len(codes)} "
-                f"patches are named as {codes[0]}"
-            )
-        row = codes.index(code)
+        row = codes.index(code) if code in codes else None
         example = {"code": code, "pixel_deg": float(file.attrs["pixel_deg"])}
-        example |= {name: file[name][row] for name in (*_IMAGES, "center")}
+        example |= {name: file[name][row or 0] for name in (*_IMAGES, "center")}
         records = {name: file[name][:] for name in ("sources", "found")}
+    if row is None:
+        raise InputError(
+            f"expected the code name of a patch of {path}; got {code!r}; its {len(codes)} patches "
+            f"are named as {codes[0]}"
+        )
     return example | {name: rows[rows["patch"] == row] for name, rows in records.items()}
 
 

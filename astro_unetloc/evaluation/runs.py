@@ -17,6 +17,7 @@ from astro_unetloc import __version__
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import galactic_vectors
 from astro_unetloc.evaluation import predictions
+from astro_unetloc.evaluation.comparison import energies_of
 from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.patches import GridConfig
@@ -184,9 +185,9 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     # scores of other programs may be negative
     threshold = -np.inf if threshold is None else float(threshold)
     found, true = (_read_positions(path) for path in (catalog, truth))
-    lowest = found.meta.get("FITEMIN", found.meta.get("EMIN", np.inf))
+    energies = energies_of(found, "FITEMIN", "FITEMAX") or energies_of(found, "EMIN", "EMAX")
     options = {"tile": grid_tiles(Path(truth).name)}
-    options["brightest"] = float(lowest) < predictions.BRIGHTEST_BELOW_GEV
+    options["brightest"] = bool(energies and energies[0] < predictions.BRIGHTEST_BELOW_GEV)
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {name: found.meta[key] for key, name in names.items() if key in found.meta}

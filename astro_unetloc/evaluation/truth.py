@@ -323,6 +323,10 @@ def _truth_classes(catalog, truth):
             "these rows out"
         )
     n_photons, radius = numbers(truth["Npred"]), degrees(truth["Radius"])
+    if np.any(np.isinf(n_photons)) or np.any(np.abs(radius) > 180):
+        raise InputError(
+            "truth must have finite Npred and a Radius up to 180 deg; got others; correct the rows"
+        )
     is_truth = (n_photons >= MIN_PHOTONS_TRUTH) & (radius >= 0)  # false where unknown
     conditions = [~is_truth, radius > 0, n_photons < MIN_PHOTONS_COUNTED]
     return np.select(conditions, ["below", "extended", "faint"], "counted"), n_photons, radius

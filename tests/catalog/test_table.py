@@ -227,8 +227,16 @@ def test_numbers_come_in_the_unit_that_is_asked_for(column):
         assert found.dtype == float
         np.testing.assert_allclose(found, expected, rtol=1e-14)
     np.testing.assert_allclose(degrees(column), [1, 2], rtol=1e-14)
-    with pytest.raises(u.UnitConversionError):
+    with pytest.raises(InputError, match=r"must hold numbers in s, one .*; got 60.0 arcmin, 120.0"):
         numbers(column, "s")
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [[1.0, 2.0]] * 2, [b"", b"1"], [{}, None]])
+def test_column_that_holds_no_numbers_is_refused_by_its_name(values):
+    for table in (Table({"Flux": values}), QTable({"Flux": values})):
+        for unit in (None, "ph cm-2 s-1"):
+            with pytest.raises(InputError, match="Flux must hold numbers.* in each row; got "):
+                numbers_of(table, "Flux", unit)
 
 
 @pytest.mark.parametrize("unit", [None, "m"])

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import astropy.units as u
+import h5py
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -15,7 +17,8 @@ from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.evaluation import runs as runs_module
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.predictions import read_example, read_matches, read_metadata
-from astro_unetloc.evaluation.report import report_paragraphs
+from astro_unetloc.evaluation.report import report_paragraphs, report_tables
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.training.make import make_patch_set
 from astro_unetloc.unet.model import load_model
@@ -119,6 +122,38 @@ def test_a_sky_without_sources_and_a_baseline_are_searched_too(searches, tmp_pat
         path.touch()
     run.remove_checkpoints()
     assert sorted(folder.iterdir()) == others
+
+
+def damaged(path, kind):
+    """Damage a file of predictions."""
+    content = path.read_bytes()
+    if kind in ("text", "empty", "half"):
+        path.write_bytes({"text": b"no", "empty": b"", "half": content[: len(content) // 2]}[kind])
+        return
+    with h5py.File(path, "w" if kind == "other" else "a") as file:
+        file.attrs["version"] = 3
+        if kind == "area":
+            file.attrs["area_deg2"] = "wide"
+        elif kind != "other":
+            del file[kind]
+            if kind == "catalog":
+                file.create_dataset(kind, (5,), "f4")
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "half", "other", "area", "catalog", "truth"])
+def test_damaged_checkpoint_is_refused_in_one_line(searches, tmp_path, kind):
+    run_on_skies(seeds=[10], checkpoints=tmp_path)
+    path = tmp_path / "sky000010.h5"
+    metadata = read_metadata(path)
+    damaged(path, kind)
+    with pytest.raises(InputError, match="sky000010.h5: expected .*; (remove|give)") as caught:
+        run_on_skies(seeds=[10], checkpoints=tmp_path)
+    assert "\n" not in str(caught.value)
+    if kind in ("area", "catalog", "truth"):  # of the metadata that are expected
+        with h5py.File(path, "a") as file:
+            file.attrs["version"] = metadata["version"]
+        with pytest.raises(InputError, match="expected predictions in HDF5; .*; remove the file"):
+            run_on_skies(seeds=[10], checkpoints=tmp_path)
 
 
 # Patch sets
@@ -232,11 +267,37 @@ def test_threshold_of_a_model_is_a_score(searches, threshold):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Score": ["a", "b"]}, "Score must hold numbers, one in each row; got a, b"),
+        ({"Npred": [[1.0, 2.0]] * 2}, "Npred must hold numbers, one in each row"),
+        ({"Flux": [1, 2] * u.m}, "Flux must hold numbers in ph cm-2 s-1"),
+        ({"Radius": [0, np.inf] * u.deg}, "truth must have .* a Radius up to 180 deg"),
+        ({"FLUXEMIN": "a", "FLUXEMAX": 3}, "FLUXEMIN and FLUXEMAX must be ascending energies"),
+        ({"FITEMIN": 50.0, "FITEMAX": 10.0}, "FITEMIN and FITEMAX must be .*; got 50.0 and 10.0"),
+        ({"EMIN": -1.0, "EMAX": np.inf}, "EMIN and EMAX must be .*; correct or remove"),
+    ],
+)
+def test_damaged_columns_and_energies_are_refused_in_one_line(tmp_path, change, message):
+    keys = ("FLUXEMIN", "FLUXEMAX", "FITEMIN", "FITEMAX", "EMIN", "EMAX")
+    tables = {"found": make_catalog([0, 5], [0, 0]), "truth": make_truth([0, 5], [0, 0])}
+    for name, table in tables.items():
+        table["Npred"] = [10.0, 20.0]
+        for column in set(change) - set(keys):
+            table[column] = change[column]
+        table.meta |= {key: value for key, value in change.items() if key in keys}
+        table.write(tmp_path / f"{name}.ecsv")
+    with pytest.raises(InputError, match=message) as caught:
+        report_tables(run_on_catalog(tmp_path / "found.ecsv", tmp_path / "truth.ecsv"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("meta", "taken"), [({}, 0), ({"EMIN": 1.0}, 1), ({"EMIN": 1.0, "FITEMIN": 10.0}, 0)]
 )
 def test_brightest_source_near_is_taken_by_the_energies_of_the_fit(tmp_path, meta, taken):
     truth, found = make_truth([0, 0.2], [0, 0], [9, 90]), make_catalog([0.05], [0])
-    found.meta |= meta
+    found.meta |= meta | {key.replace("MIN", "MAX"): 2000.0 for key in meta}
     for table, name in ((truth, "truth.ecsv"), (found, "found.ecsv")):
         table.write(tmp_path / name)
     run = run_on_catalog(tmp_path / "found.ecsv", tmp_path / "truth.ecsv")
