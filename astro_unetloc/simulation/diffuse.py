@@ -88,6 +88,8 @@ _LOW_RATIO = {
 _SMOOTH = ("ISOTROPIC", "BUBBLES", "IC", "LOOP")  # components without lumps
 
 _MAX_SUBPIXELS = 4  # per side of a HEALPix pixel
+_MAX_RATIO = 30.0  # between the emission of files and of the sky; units differ by more
+_MAX_PHOTONS = 2e9  # of a sky: 64 GB
 
 # Loop I is a shell around this Galactic direction with this outer radius (Berkhuijsen et al. 1971,
 # A&A 14, 252); the bubbles are two ellipses (arXiv:1407.7905) that meet at the centre.
@@ -198,7 +200,25 @@ def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
         spectrum = read_isotropic(isotropic)
         for target, edges in ((intensity, ENERGY_EDGES), (low, LOW_ENERGY_EDGES)):
             target["ISOTROPIC"] = np.array(list(integrate_intensity(*spectrum, edges)))
-    return Diffuse(nside, shapes, intensity, low, cube, galaxy)
+    diffuse = Diffuse(nside, shapes, intensity, low, cube, galaxy)
+    if template is not None or isotropic is not None:
+        _check_magnitude(diffuse)
+    return diffuse
+
+
+def _check_magnitude(diffuse):
+    """Warn of emission far from that of the sky, such as that of a file in other units."""
+    band = ENERGY_EDGES[:2]
+    found = {name: per_bin[0] for name, _, per_bin in diffuse.maps(band)}
+    known = {name: values[0] for name, values in _INTENSITY.items()}
+    ratios = {"isotropic": found["ISOTROPIC"] / known["ISOTROPIC"]}
+    ratios["whole diffuse"] = sum(found.values()) / sum(known.values())
+    for name, ratio in ratios.items():
+        if not 1 / _MAX_RATIO < ratio < _MAX_RATIO:
+            warn(
+                f"the {name} emission of {band[0]:g}-{band[1]:.3g} GeV is {ratio:.2g} times that "
+                f"of the sky; is its file in ph {INTENSITY_UNIT}?"
+            )
 
 
 def perturb(diffuse, rng, *, scatter=0.15, small_scale=0.25, slope=2.6):
@@ -263,6 +283,7 @@ def draw_true_photons(diffuse, exposure, energy_edges, rng, *, wanted=None):
     """
     for spatial, per_bin in _rates(diffuse, exposure, energy_edges):
         cumulative = np.cumsum(spatial if wanted is None else spatial * wanted)
+        check_number(cumulative[-1] * per_bin.sum())
         for number, low, high in zip(
             rng.poisson(cumulative[-1] * per_bin), energy_edges[:-1], energy_edges[1:]
         ):
@@ -272,6 +293,15 @@ def draw_true_photons(diffuse, exposure, energy_edges, rng, *, wanted=None):
                 pixels = np.searchsorted(cumulative, draws, side="right")
                 vectors = _points_inside(diffuse.nside, pixels, rng)
                 yield Photons(vectors, draw_energy(rng.random(n), low, high))
+
+
+def check_number(n_photons):
+    """Raise an error unless so many photons can be drawn."""
+    if not n_photons < _MAX_PHOTONS:
+        raise InputError(
+            f"a simulated sky may have {_MAX_PHOTONS:g} photons; got {n_photons:.2g}; simulate "
+            "fewer years, higher energies or a part of the sky, or correct the files"
+        )
 
 
 def _rates(diffuse, exposure, energy_edges):

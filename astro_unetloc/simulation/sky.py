@@ -21,6 +21,7 @@ from astro_unetloc.irf.spectra import KINDS
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.simulation.diffuse import (
+    check_number,
     draw_true_photons,
     energy_bins,
     expected_density,
@@ -219,6 +220,7 @@ def _draw_source_photons(sources, exposure, psf, band, cone, rng):
         rows = rows[distance <= cone.radius_deg + psf.max_offset_deg + 5 * sources.radius_deg]
     chosen = sources.select(rows)
     expected = chosen.spectra.flux(*band) * exposure.sky(chosen.vectors)
+    check_number(expected.sum())
     chunk = (np.cumsum(expected) // CHUNK_PHOTONS).astype(int)
     for number in range(chunk.max(initial=0) + 1):
         here = np.flatnonzero(chunk == number)

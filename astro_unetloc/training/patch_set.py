@@ -6,7 +6,9 @@ of a set are written to one file each and joined at the end.
 """
 
 import errno
+import hashlib
 import io
+import json
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -93,18 +95,24 @@ class PatchSet:
         """Names of the classes of the mask, a tuple of str."""
         return tuple(self.metadata["classes"])
 
+    @property
+    def identity(self):
+        """Checksum of the metadata and the seeds of the skies, a str of 16 letters."""
+        content = json.dumps(self.metadata, sort_keys=True).encode() + self.sky.tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
     def rows(self, *, validation):
         """Rows (n,) of the patches for validation, or of those for training."""
         return np.flatnonzero(is_validation(self.sky) == validation)
 
     def read(self, rows=slice(None), *, names=tuple(COLUMNS)):
         """Some columns of the patches of a slice or an array of rows, a dict of arrays."""
-        with _damage_is_an_error(self.path):
+        with damage_is_an_error(self.path):
             return {name: _read_rows(self._file[name], rows) for name in names}
 
     def sources(self):
         """Table of true sources, ndarray (n,) of `SOURCE_DTYPE`."""
-        with _damage_is_an_error(self.path):
+        with damage_is_an_error(self.path):
             return self._file["sources"][:]
 
 
@@ -119,7 +127,7 @@ def _read_rows(dataset, rows):
 
 
 @contextmanager
-def _damage_is_an_error(path):
+def damage_is_an_error(path):
     """Raise an InputError where a file cannot be read: checksums of HDF5 find damaged chunks."""
     try:
         yield
@@ -157,7 +165,7 @@ def open_patch_set(path):
             f"{path}: expected an HDF5 patch set; got another kind of file or an incomplete one; "
             "make a set with 'astro-unetloc simulate -o set.h5'"
         )
-    with _damage_is_an_error(path), ExitStack() as stack:
+    with damage_is_an_error(path), ExitStack() as stack:
         file = stack.enter_context(h5py.File(path, "r"))
         _check_content(file)
         values = {name: file.attrs[name] for name in file.attrs if name != "schema"}

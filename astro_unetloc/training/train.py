@@ -17,7 +17,7 @@ from astro_unetloc.maps.selection import BUILT_IN_DOMAIN
 from astro_unetloc.plot import canvas
 from astro_unetloc.simulation.population import counted_band
 from astro_unetloc.training.observation import TrainingConfig
-from astro_unetloc.training.patch_set import differences, open_patch_set
+from astro_unetloc.training.patch_set import damage_is_an_error, differences, open_patch_set
 from astro_unetloc.unet.architecture import LOSSES, build_unet, keras_backend
 from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
 
@@ -123,6 +123,7 @@ def fit_network(
         raise InputError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}; choose one")
     with open_patch_set(path) as patch_set:
         training, validation = _subsets(patch_set, max_validation)
+        options["patch_set_id"] = patch_set.identity
         import keras  # seconds: only when the patch set is known to be good
 
         keras.utils.set_random_seed(rng)
@@ -135,6 +136,7 @@ def fit_network(
         keras.config.set_dtype_policy(policy)
         if initial is not None:
             _load_initial(model, initial)
+            options["initial_sha256"] = file_sha256(initial)
         optimizer = _optimizer(learning_rate, epochs * steps_per_epoch, steps_per_epoch)
         model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
         history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
@@ -286,20 +288,20 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
             f"model folder must not hold a model; got {str(folder)!r}; choose another name or "
             "allow overwriting"
         )
-    with open_patch_set(path) as found:
+    with open_patch_set(path) as found, damage_is_an_error(path):
         _subsets(found, 1)
         patch_set = found.metadata | found.read(slice(-2, None))
+        card = _model_card(patch_set, name=name or folder.name, threshold=threshold)
     with locked_folder(folder):
         network, training = fit_network(path, folder / "training", rng=rng, **options)
-        card = _model_card(network, patch_set, name=name or folder.name, threshold=threshold)
-        card["training"] |= training
+        card |= {"parameters": int(network.count_params()), "training": card["training"] | training}
         model = save_model(folder, network, card, probe=patch_set)
         shutil.rmtree(folder / "training" / "backup")
     return model
 
 
-def _model_card(network, patch_set, *, name, threshold):
-    """Card of a model, without checksums."""
+def _model_card(patch_set, *, name, threshold):
+    """Card of a model, without checksums and what is known after its training."""
     low, high = counted_band(patch_set["band_edges_gev"])
     # a circle as wide as a label holds all of a source
     radius_pix = float(patch_set["mask_radius_pix"])
@@ -314,7 +316,6 @@ def _model_card(network, patch_set, *, name, threshold):
         **({} if "folders" in patch_set else {"domain": BUILT_IN_DOMAIN}),
         "flux_range_gev": [low, min(high, MAX_FLUX_GEV)],
         "patch": {"n_pix": len(patch_set["counts"][0]), "pixel_deg": float(patch_set["pixel_deg"])},
-        "parameters": int(network.count_params()),
         "training": {
             "patch_set_seed": int(patch_set["seed"]),
             "label_rule": {

@@ -222,6 +222,7 @@ def test_response_files_are_used(real_data):
         ({"center": CONE["center"]}, "center and radius belong together"),
         ({"radius": 3 * u.deg}, "center and radius belong together"),
         ({"years": 0}, "years must be a positive number; got 0"),
+        ({"years": 1e9}, "a simulated sky may have 2e.09 photons; got .*; simulate fewer years"),
         ({"psf_scale": 0}, "psf_scale must be a positive"),
         ({"variant": "X"}, "variant must be one of"),
     ],

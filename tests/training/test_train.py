@@ -165,6 +165,9 @@ def test_training_is_resumed_with_its_own_options_and_begun_with_a_network_of_it
     options, stopped, _, _ = interrupted
     with pytest.raises(ValueError, match="its own options; got epochs 3, not 4; give the same"):
         fit_network(patch_set.path, stopped, **options | {"epochs": 4})
+    other = write_made_set(tmp_path / "set.h5", [0, 1, 4], n_patches=4, n_pix=N_PIX)
+    with pytest.raises(ValueError, match="its own options; got patch_set_id '.*', not '.*'; give"):
+        fit_network(other, stopped, **options)
     (tmp_path / "text.keras").write_text("hello")
     build_unet(widths=(6, 4)).save(tmp_path / "wide.keras")
     with ZipFile(tmp_path / "bomb.keras", "w", ZIP_DEFLATED) as archive:
