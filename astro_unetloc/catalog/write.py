@@ -62,7 +62,11 @@ KEYWORDS = {
     "MEASURE": "whether sources were fitted",
     "REGION": "[deg] l, b, radius",
     "INKIND": "kind of the input map",
+    "BKGNORM": "fitted factor of the background",
 }
+_COMPANIONS = {"EXP": "exposure", "BKG": "background", "PSF": "PSF", "EXT": "extended sources"}
+for _key, _what in _COMPANIONS.items():
+    KEYWORDS |= {f"{_key}FILE": _what, f"{_key}SHA": "sha256", f"{_key}KIND": f"kind of {_what}"}
 _SPECS = columns.COLUMNS + columns.MATCH_COLUMNS + columns.LIMIT_COLUMNS
 _UCDS = {spec.name: spec.ucd for spec in _SPECS}
 
@@ -139,11 +143,12 @@ def file_content(catalog, path, *, frame="icrs", figure=None):
     """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
     suffix, catalog = suffix_of(path, SUFFIXES), as_table(catalog)
     if suffix in (".reg", ".crtf"):
-        return format_regions(catalog, frame=frame, casa=suffix == ".crtf").encode()
+        content = format_regions(catalog, frame=frame, casa=suffix == ".crtf").encode()
+        return _with_comments(content, catalog.meta, "# {}")
     if suffix == ".yaml":
-        return gammapy_yaml(catalog).encode()
-    if suffix == ".xml":
-        return fermi_library(catalog)
+        return _with_comments(gammapy_yaml(catalog).encode(), catalog.meta, "# {}")
+    if suffix == ".xml":  # a comment could not hold the two dashes of an option
+        return _with_comments(fermi_library(catalog), catalog.meta, "<?astro_unetloc {}?>")
     if suffix != ".png":
         return format_catalog(catalog, suffix)
     if figure is None:
@@ -151,6 +156,14 @@ def file_content(catalog, path, *, frame="icrs", figure=None):
     stream = io.BytesIO()
     figure(stream)
     return stream.getvalue()
+
+
+def _with_comments(content, meta, form):
+    """Content of a text file with the provenance after its first line."""
+    texts = [_ascii(f"{key} = {meta[key]}") for key in KEYWORDS if key in meta]
+    lines = [form.format(text.replace("?>", "? >")).encode() for text in texts]
+    first, *rest = content.split(b"\n", 1)
+    return b"\n".join([first, *lines, *rest])
 
 
 # Tables

@@ -1,5 +1,6 @@
 """The program: choice of the command, search of a map, messages, exit codes."""
 
+import gzip
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from made_files import cube_hdus
 
 import astro_unetloc
 from astro_unetloc import pipeline, read_catalog, read_source_library
+from astro_unetloc.catalog.write import SUFFIXES
 from astro_unetloc.cli.main import COMMANDS
 from astro_unetloc.unet import model as unet_model
 
@@ -301,6 +303,19 @@ def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, o
     for name in ("GLON", "Score", "Npred", "Flux", "Flags"):
         one, two = (fits.getdata(file, 1)[name] for file in ("c.fits", "catalog.fits"))
         np.testing.assert_array_equal(one, two)
+
+
+def test_every_product_but_csv_holds_the_command(passes, write_map):
+    write_exposure()
+    outputs = [f"c{s}" for s in SUFFIXES if s != ".csv"] + ["p.fits", "m.fits", "l.fits"]
+    flags = ["-o"] * len(outputs)
+    flags[-3:] = ["--probability-map", "--moc", "--limit-map"]
+    words = [word for pair in zip(flags, outputs) for word in pair]
+    passes(write_map(), *words, "--exposure", "exposure.fits")
+    for name in outputs:
+        content = Path(name).read_bytes()
+        content = gzip.decompress(content) if name.endswith(".gz") else content
+        assert b"astro-unetloc map.fits -o catalog.fits --exposure" in content, name
 
 
 # Wrong options
