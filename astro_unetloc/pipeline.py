@@ -77,7 +77,6 @@ class Run:
     def keywords(self):
         """Return the provenance of the run as FITS keywords and their values."""
         sky_map, model = self.sky_map, self.model
-        data = sky_map.counts if sky_map.events is None else sky_map.events
         keywords = {
             "CREATOR": creator(),
             "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
@@ -88,17 +87,9 @@ class Run:
             "PURITY": self.purity,
             "SEED": self.seed,
             "MEASURE": self.fit_edges is not None,
-            "INFILE": sky_map.name,
-            "INSHA256": sky_map.checksum or joblib.hash(data),
-            "INKIND": "event list" if data is sky_map.events else type(data).__name__,
             "NPHOTONS": sky_map.n_photons,
+            **self._inputs,
         }
-        for role, key in _COMPANIONS.items():
-            used = getattr(sky_map, role, None)
-            if parts := _listed(self.given.get(role, used)):
-                keywords[f"{key}FILE"] = ", ".join(map(_name, parts))
-                keywords[f"{key}SHA"] = ", ".join(map(_checksum, parts))
-                keywords[f"{key}KIND"] = "catalogue" if used is None else type(used).__name__
         if self.region is not None:
             keywords["REGION"] = " ".join(self._region_words())
         if "exposure_frame" in self.given:
@@ -114,6 +105,22 @@ class Run:
         keywords |= {key: value for key, value in sky_map.header.items() if key != "CREATOR"}
         if self.fit_edges is not None:
             keywords |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
+        return keywords
+
+    @cached_property
+    def _inputs(self):
+        """Keywords of the map and its companions: name, checksum and kind of each."""
+        sky_map = self.sky_map
+        data = sky_map.counts if sky_map.events is None else sky_map.events
+        kind = "event list" if data is sky_map.events else type(data).__name__
+        checksum = sky_map.checksum or joblib.hash(data)
+        keywords = {"INFILE": sky_map.name, "INSHA256": checksum, "INKIND": kind}
+        for role, key in _COMPANIONS.items():
+            used = getattr(sky_map, role, None)
+            if parts := _listed(self.given.get(role, used)):
+                keywords[f"{key}FILE"] = ", ".join(map(_name, parts))
+                keywords[f"{key}SHA"] = ", ".join(map(_checksum, parts))
+                keywords[f"{key}KIND"] = "catalogue" if used is None else type(used).__name__
         return keywords
 
     def command(self):
