@@ -94,6 +94,12 @@ def file_sha256(path):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def checksum(path):
+    """Return the sha256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def find_hdu(hdus, *names):
     """The first HDU with one of these names (any case), or None."""
     for name in names:

@@ -1,13 +1,14 @@
 """The search: read map, project patches, predict, cluster, localize, measure, catalogue."""
 
-import hashlib
 import inspect
 import logging
+import platform
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import joblib
@@ -21,6 +22,7 @@ from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
 from astro_unetloc.exceptions import InputError, counted, warn
+from astro_unetloc.files import checksum
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
 from astro_unetloc.maps.patches import Patches, project
@@ -79,7 +81,7 @@ class Run:
         sky_map, model = self.sky_map, self.model
         keywords = {
             "CREATOR": creator(),
-            "VERSIONS": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+            "VERSIONS": ", ".join(_versions()),
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
@@ -113,8 +115,8 @@ class Run:
         sky_map = self.sky_map
         data = sky_map.counts if sky_map.events is None else sky_map.events
         kind = "event list" if data is sky_map.events else type(data).__name__
-        checksum = sky_map.checksum or joblib.hash(data)
-        keywords = {"INFILE": sky_map.name, "INSHA256": checksum, "INKIND": kind}
+        found = sky_map.checksum or joblib.hash(data)
+        keywords = {"INFILE": sky_map.name, "INSHA256": found, "INKIND": kind}
         for role, key in _COMPANIONS.items():
             used = getattr(sky_map, role, None)
             if parts := _listed(self.given.get(role, used)):
@@ -337,6 +339,14 @@ def source_probability(patches, model, progress=None):
     return source, int(failed.sum())
 
 
+def _versions():
+    """Names and versions of Python and of the libraries that results depend on."""
+    yield f"Python {platform.python_version()}"
+    for name in _VERSIONS:
+        with suppress(PackageNotFoundError):  # TensorFlow runs the network without LiteRT
+            yield f"{name} {version(name)}"
+
+
 def _listed(part):
     """List of the parts of an option that may have none, one or several."""
     if part is None:
@@ -352,10 +362,8 @@ def _name(part):
 def _checksum(part):
     """The sha256 of a file, a hash of what an object holds."""
     path = Path(re.sub(r"\[\w+\]$", "", str(part))).expanduser()
-    if not isinstance(part, str | Path) or not path.is_file():
-        return joblib.hash(part)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    is_file = isinstance(part, str | Path) and path.is_file()
+    return checksum(path) if is_file else joblib.hash(part)
 
 
 def flag_sources(sources, sky_map, extended=None):

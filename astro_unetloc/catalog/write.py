@@ -45,6 +45,9 @@ KEYWORDS = {
     "CREATOR": "software and version",
     "VERSIONS": "of what it used",
     "COMMAND": "makes the same catalogue again",
+    "MATCHED": "command that matched it",
+    "CATSHA": "sha256 of the catalogue",
+    "REFSHA": "sha256 of the reference",
     "MODEL": "name of the model",
     "MODELSHA": "sha256 of the model",
     "SEED": "seed of the photon placement",
@@ -62,7 +65,6 @@ KEYWORDS = {
     "MEASURE": "whether sources were fitted",
     "REGION": "[deg] l, b, radius",
     "INKIND": "kind of the input map",
-    "BKGNORM": "fitted factor of the background",
 }
 _COMPANIONS = {"EXP": "exposure", "BKG": "background", "PSF": "PSF", "EXT": "extended sources"}
 for _key, _what in _COMPANIONS.items():

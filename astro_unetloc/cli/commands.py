@@ -1,7 +1,6 @@
 """The sub-commands: each parses its options, calls the package, writes and reports."""
 
 import os
-import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from astro_unetloc.cli.options import (
     GroupedCommand,
     check_kind,
+    command_line,
     given_options,
     number_option,
     options,
@@ -179,7 +179,8 @@ def _simulate_cube(output, seed, *, overwrite, progress, truth=None, **options):
     check_outputs(truths, overwrite=overwrite)
     files.check_outputs([output, *truths], overwrite=overwrite)
     counts, *axes, sources = simulate_cube(rng=seed, **options)
-    header = {"OBJECT": "simulated sky", "SEED": seed}
+    header = {"OBJECT": "simulated sky", "SEED": seed, "COMMAND": command_line()}
+    sources.meta["COMMAND"] = command_line()
     if "exposure" not in options:
         header["YEARS"] = options["years"]
     content = counts_cube_bytes(counts, *axes, keywords=header, compress=output.endswith(".gz"))
@@ -284,6 +285,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
     from astro_unetloc.catalog.write import check_outputs, file_content, write_outputs
     from astro_unetloc.exceptions import counted
+    from astro_unetloc.files import checksum
     from astro_unetloc.maps.read import read_map
 
     lists = {name: path for name, path in lists.items() if path}
@@ -311,6 +313,10 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
         missing = _with_limits(missing, found, area["footprint"])
     new, candidates = matched[results[0].catalog_unmatched], results[0].candidate_table()
     tables = {"missing": missing, "new": new, "candidates": candidates}
+    files = {"CATSHA": catalog, "REFSHA": references[0]}
+    about = {key: checksum(path) for key, path in files.items() if Path(path).is_file()}
+    for table in (matched, *tables.values()):
+        table.meta |= {"MATCHED": command_line(), **about}
     others = {path: file_content(tables[name], path) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, others=others)
 
@@ -385,8 +391,7 @@ def evaluate(context, folder, overwrite, quiet, **options):
         check_folder(folder, overwrite=overwrite)
     run = _evaluate(way, options, folder, overwrite=overwrite, progress=progress_bar(quiet))
     if folder:
-        command = shlex.join(["astro-unetloc", *sys.argv[1:]])
-        options = {"codes": options["codes"], "command": command, "overwrite": overwrite}
+        options = {"codes": options["codes"], "command": command_line(), "overwrite": overwrite}
         paths, paragraphs = write_evaluation(run, folder, **options)
         print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
     else:

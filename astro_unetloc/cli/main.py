@@ -173,7 +173,8 @@ def main(args=None):
     logging.basicConfig(format="%(message)s", level=logging.INFO if debug else logging.ERROR)
     with warnings.catch_warnings():
         try:
-            code = cli.main(args=args, prog_name="astro-unetloc", standalone_mode=False)
+            options = {"prog_name": "astro-unetloc", "standalone_mode": False}
+            code = cli.main(args=args, obj=tuple(args), **options)
         except Exception as error:
             code = report_error(error, debug)
     sys.exit(code or 0)

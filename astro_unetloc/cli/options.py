@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from contextlib import suppress
@@ -31,6 +32,11 @@ def print_message(text, quiet=False):
     if not quiet:
         with suppress(OSError):
             click.echo(text, err=True)
+
+
+def command_line():
+    """Return the command that runs, as it was typed."""
+    return shlex.join(["astro-unetloc", *click.get_current_context().obj])
 
 
 def progress_bar(quiet):

@@ -21,7 +21,6 @@ catalogues scale their ellipses likewise, by what known counterparts show (4FGL,
 section 3.1.3).
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -35,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import checksum
 
 DEFAULT_MODEL = "lat-10gev"
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
@@ -242,11 +242,6 @@ def _silent_stderr():
         os.close(kept)
 
 
-def _sha256(path):
-    """Hash of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def list_models():
     """Return the names of the shipped models.
 
@@ -293,7 +288,7 @@ def load_model(name=None):
     name = DEFAULT_MODEL if name is None else name
     folder = _SHIPPED / str(name)
     if str(name) not in list_models():
-        folder = Path(name)
+        folder = Path(str(name))
         if not str(name).strip() or not (folder / "card.json").is_file():
             raise InputError(
                 f"expected one of the models {', '.join(list_models())} or a model folder with "
@@ -302,7 +297,7 @@ def load_model(name=None):
     model = Model(folder, _read_card(folder / "card.json"))
     for path in (folder / file for file in _FILES):
         expected = model.card["sha256"][path.name]
-        found = _sha256(path) if path.is_file() else "no file"
+        found = checksum(path) if path.is_file() else "no file"
         if found != expected:
             raise InputError(
                 f"model file {path}: expected sha256 {expected[:12]}; got {found[:12]}; the file "
@@ -401,7 +396,7 @@ def save_model(folder, network, card, *, probe):
     inputs = _inputs(*map(probe.get, _INPUTS))
     output = network.predict(inputs, verbose=0)
     np.savez_compressed(folder / "probe.npz", **inputs, probability=output)
-    card = {**card, "sha256": {file: _sha256(folder / file) for file in _FILES}}
+    card = {**card, "sha256": {file: checksum(folder / file) for file in _FILES}}
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     model = load_model(folder)
     model.check(keras=True)

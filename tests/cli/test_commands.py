@@ -17,6 +17,7 @@ from astro_unetloc.evaluation import predictions as evaluation_predictions
 from astro_unetloc.evaluation import report as evaluation_report
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.predictions import chosen_patches
+from astro_unetloc.files import checksum
 from astro_unetloc.training import make as training_make
 
 DATA = Path(astro_unetloc.__file__).parent / "data"
@@ -85,7 +86,9 @@ def test_simulated_cube_is_found_again(passes, refused, files):
     assert stdout == ""
     assert "true sources -> sky.fits.gz, truth.ecsv" in stderr
     assert files() == ["sky.fits.gz", "truth.ecsv"]
-    assert fits.getheader("sky.fits.gz")["DSVAL1"] == "1000:100000"
+    header = fits.getheader("sky.fits.gz")
+    assert header["DSVAL1"] == "1000:100000"
+    assert header["COMMAND"].startswith("astro-unetloc simulate -o sky.fits.gz --truth truth.ecsv ")
     truth = QTable.read("truth.ecsv")
     assert truth.meta["FLUXEMIN"] == 1.0
     assert np.all(np.abs(truth["GLON"].value - 240) < 4)
@@ -132,7 +135,10 @@ def test_match_writes_known_missing_new_and_possible_sources(passes, refused, fo
     stdout = passes(*words, "-o", "m.ecsv", "--region", 120, 40, 5)[0]
     assert "ref.csv: 1 of 2 (50 %) point-like" in stdout
     assert "1 of 1 detection lies within 0.3 deg" in stdout
-    assert QTable.read("m.ecsv")["ASSOC"][0] == "A"
+    matched = QTable.read("m.ecsv")
+    assert matched["ASSOC"][0] == "A"
+    assert matched.meta["MATCHED"].startswith("astro-unetloc match c.fits ref.csv -o m.ecsv --reg")
+    assert matched.meta["REFSHA"] == checksum("ref.csv")
     lists = ("--missing", "missing.csv", "--new", "new.reg", "--candidates", "all.fits")
     stdout = passes(*words, *lists, "--radius", "0.5")[0]
     assert "1 of 2 (50 %) point-like ref.csv sources in the searched area found (<= 0" in stdout
