@@ -303,7 +303,8 @@ def values_at(sky_map, vectors, *, rows=None):
     if len(lon):
         index, weight = (_healpix_stencil if image.is_hpx else _image_stencil)(image, lon, lat)
         for row, plane in zip(result, planes):
-            row[:] = np.einsum("kn,kn->n", np.asarray(plane, dtype=float).ravel()[index], weight)
+            # only what is used is read from the disk and made float64
+            row[:] = np.einsum("kn,kn->n", plane.ravel()[index].astype(float), weight)
     return result
 
 

@@ -406,17 +406,20 @@ def background_from_hdus(hdus, path):
     """Map of expected counts or intensities of an open file."""
     hdu = find_map(hdus, "BACKGROUND", "background", path)
     stated = hdu.header.get("BUNIT") if hdu.is_image else hdu.columns[-1].unit
-    is_counts = str(stated or "").strip().lower() in _COUNTS_UNITS
-    unit = None if is_counts else INTENSITY_UNIT
-    return check_background(read_sky_map(hdus, hdu, what="background", unit=unit), path)
+    text = str(stated or "").strip().lower()
+    unit = None if text in _COUNTS_UNITS else INTENSITY_UNIT
+    background = read_sky_map(hdus, hdu, what="background", unit=unit)
+    if unit is None and text:
+        background = Map.from_geom(background.geom, data=background.data, unit="ct")
+    return check_background(background, path)
 
 
 def check_background(background, path):
     """The map, without a unit if of expected counts; refused if it is no intensity either."""
     axes, unit = background.geom.axes, background.unit
-    if str(unit) in _COUNTS_UNITS:
-        is_counts = not axes or axes[0].node_type == "edges"
-        unit = u.Unit("" if is_counts else INTENSITY_UNIT)
+    in_bins = not axes or axes[0].node_type == "edges"
+    if unit == "" or str(unit) in _COUNTS_UNITS and in_bins:
+        unit = u.Unit("" if in_bins else INTENSITY_UNIT)
     elif not unit.is_equivalent(INTENSITY_UNIT) or not axes:
         raise InputError(
             f"background must be expected counts or a cube of intensities in {INTENSITY_UNIT}; got "

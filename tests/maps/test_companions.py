@@ -124,6 +124,7 @@ def test_an_exposure_of_a_part_of_the_map_is_warned_about(tmp_path, counts):
         (3e11, {}, "got values up to 3e.11"),
         (1e-8, {}, "becomes counts by an exposure; got none"),
         (1e-8, {"unit": INTENSITY}, "becomes counts by an exposure; got none"),
+        (1e-8, {"unit": "counts"}, "got .* in ct with 1 energy axes"),
         (-1e-8, {}, "finite and nowhere negative"),
         (0.0, {}, "got values up to 0"),
     ],
