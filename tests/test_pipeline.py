@@ -199,6 +199,7 @@ def test_a_purity_gives_the_longest_list_of_that_mean_score(sky, region):
         assert found.catalog.meta["PURITY"] == purity
         assert found.threshold == pytest.approx(found.catalog["Score"].min())
     assert f"{n} sources, {found.catalog['Score'].sum():.1f} of them real as" in repr(found)
+    assert repr(sky) == f"<SkyMap {sky.name}: {sky.n_photons} photons of 10-2000 GeV, events>"
     with pytest.raises(ValueError, match="exclude each other"):
         detect(sky, purity=0.9, threshold=0.3)
 

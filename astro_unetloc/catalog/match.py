@@ -144,7 +144,7 @@ def inside_extended(vectors, reference):
     return np.isin(np.arange(len(vectors)), hits["catalog_index"])
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class MatchResult:
     """Which rows of a catalogue and of a reference belong together.
 

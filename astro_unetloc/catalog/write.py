@@ -256,7 +256,8 @@ def set_cards(header, keywords):
         value = value.item() if isinstance(value, np.generic) else value
         if value is None or isinstance(value, float) and not np.isfinite(value):
             value = ""
-        value = value if isinstance(value, bool | int | float) else _ascii(value)
+        if not isinstance(value, bool | int | float):  # names of files must stay what they are
+            value = one_line(value).encode("ascii", "backslashreplace").decode()
         comment = KEYWORDS.get(keyword, "")
         fits_in_card = len(str(value)) + len(comment) < 64
         header[keyword] = (value, comment) if comment and fits_in_card else value

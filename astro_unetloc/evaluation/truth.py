@@ -43,6 +43,9 @@ class Evaluation:
     n_ignored: int  # number of detections of faint or extended true sources
     offset_deg: np.ndarray  # (n_correct,) separations of true positives from their sources
 
+    def __repr__(self):
+        return f"<Evaluation: {self.summary()}>"
+
     @property
     def completeness(self):
         """Fraction of the true sources that are found; NaN if there is none."""

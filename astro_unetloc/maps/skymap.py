@@ -241,6 +241,11 @@ class SkyMap:
             edges = self.counts.geom.axes[0].edges.to_value("GeV")
             object.__setattr__(self, "energy_edges", np.array([float(f"{e:.12g}") for e in edges]))
 
+    def __repr__(self):
+        low, high = self.energy_edges[[0, -1]]
+        kind = "events" if self.counts is None else f"{self.pixels.n_pixels} pixels"
+        return f"<SkyMap {self.name}: {self.n_photons} photons of {low:.4g}-{high:.4g} GeV, {kind}>"
+
     @cached_property
     def pixels(self):
         """`WcsPixels` or `HealpixPixels` of the counts; None for events."""

@@ -114,6 +114,9 @@ class Sources:
     def __len__(self):
         return len(self.spectra)
 
+    def __repr__(self):
+        return f"<{len(self)} sources, {np.sum(self.size_deg > 0)} of them extended>"
+
     @cached_property  # used once for each patch
     def flux(self):
         """Photon flux above 10 GeV in ph cm-2 s-1, shape (n,)."""

@@ -126,7 +126,7 @@ def test_fits_describes_its_columns_and_carries_provenance_and_checksums():
     ("keyword", "value", "kept"),
     [
         ("long keyword", 1, 1),
-        ("NOTE", "\u03b3-rays\nhere", "?-rays here"),
+        ("NOTE", "\u03b3-rays\nhere", r"\u03b3-rays here"),
         ("NOTHING", None, ""),
         ("LIMIT", np.inf, ""),
         ("NUMBER", np.float32(0.5), 0.5),

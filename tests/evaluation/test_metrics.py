@@ -126,7 +126,7 @@ def test_several_skies_are_one_evaluation():
     assert both.score.tolist() == [0.9, 0.6, 0.3]
     assert both.correct.tolist() == [True, False, True]
     assert both.average_precision == pytest.approx((1 + 2 / 3) / 3)
-    assert combine([perfect]).summary() == perfect.summary()
+    assert repr(combine([perfect])) == f"<Evaluation: {perfect.summary()}>"
 
 
 # Tables

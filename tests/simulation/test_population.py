@@ -133,6 +133,7 @@ def test_values_stay_in_their_ranges(populations):
         assert not sources.radius_deg[sources.shape == 0].any()
         lengths = {len(getattr(sources, field.name)) for field in fields(sources)}
         assert lengths == {len(sources)}
+        assert repr(sources).startswith(f"<{len(sources)} sources, ")
 
 
 def test_agn_are_isotropic_and_others_lie_along_the_plane_millisecond_pulsars_beyond():
