@@ -107,12 +107,11 @@ class MapExposure:
             raise InputError(f"exposure must be in cm2 s; got the unit {unit}; convert the map")
         check_smooth(self.map, "exposure", allow_nan=True)
         largest = max(np.nanmax(plane, initial=0.0) for plane in planes_of(self.map)) * self._unit
-        if largest > 0 and not _EXPOSURES[0] <= largest <= _EXPOSURES[1]:
+        if np.all(self._mean > 0) and not _EXPOSURES[0] <= largest <= _EXPOSURES[1]:
             raise InputError(
                 f"exposure must be {_EXPOSURES[0]:.0e} to {_EXPOSURES[1]:.0e} cm2 s where it is "
                 f"largest; got {largest:.3g}, as of another unit or map; give that of gtexpcube2"
             )
-        self._mean  # noqa: B018  an exposure of nothing is refused here
 
     @property
     def energy_range(self):
@@ -384,8 +383,9 @@ def _background_parts(value):
         try:
             value = Models.read(path)
         except Exception as err:  # gammapy raises many kinds
+            reason = " ".join(str(err).split())
             raise InputError(
-                f"models of gammapy were expected; {path} cannot be read: {err}; write them again"
+                f"models of gammapy were expected; {path} cannot be read: {reason}; mend it"
             ) from err
     models = list(value) if hasattr(value, "to_dict") and hasattr(value, "__iter__") else [value]
     spatial = [getattr(model, "spatial_model", None) for model in models]

@@ -375,8 +375,9 @@ def psf_from_hdus(hdus, path):
         if "PSF_BANDS" in names:
             return PSFMap.from_hdulist(hdus, hdu="PSF")
     except Exception as err:  # gammapy and astropy raise many kinds for damaged files
+        reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
         raise InputError(
-            f"psf cannot be read from {path}: {type(err).__name__}: {err}; compute it with gtpsf"
+            f"psf cannot be read from {path}: {reason}; compute it with gtpsf"
         ) from err
     raise InputError(
         "psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and PSF_BANDS); "
