@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import h5py
 import numpy as np
 from made_skies import BAND_EDGES, made_patches
 
@@ -23,6 +24,15 @@ def write_made_set(path, seeds, *, metadata=METADATA, n_patches=2, n_pix=16):
     for part in parts:
         part.unlink()
     return path
+
+
+def damage_set(path, name):
+    """Change a byte of the first chunk of a dataset of a set."""
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 255
+    path.write_bytes(content)
 
 
 def assert_same_set(path, other, *, rtol=0.0):

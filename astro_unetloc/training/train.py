@@ -65,7 +65,7 @@ def _batches(patch_set, rows, batch_size, *, seed, n_batches=None):
 
         def __init__(self):
             super().__init__()
-            self.epoch, self.order = 0, self._order(0)
+            self.epoch, self.order, self.error = 0, self._order(0), None
 
         def __len__(self):
             return n_batches or -(-len(rows) // batch_size)
@@ -82,6 +82,13 @@ def _batches(patch_set, rows, batch_size, *, seed, n_batches=None):
             self.epoch, self.order = epoch, self._order(epoch)
 
         def __getitem__(self, number):
+            try:
+                return self._read(number)
+            except InputError as err:  # the backend of Keras hides it in an error of its own
+                self.error = err
+                raise
+
+        def _read(self, number):
             chosen = np.sort(self.order[number * batch_size : (number + 1) * batch_size])
             names = ("counts", "coverage", "mask", "bands")
             *images, bands = patch_set.read(chosen, names=names).values()
@@ -141,15 +148,21 @@ def fit_network(
         model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
         history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
         batches = _batches(patch_set, training, batch_size, seed=rng, n_batches=steps_per_epoch)
-        model.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=len(history),
-            validation_data=_batches(patch_set, validation, batch_size, seed=rng),
-            callbacks=_callbacks(folder, batches, history, options, patience),
-            shuffle=False,  # the batches have their own order, the same when a training is resumed
-            verbose=verbose,
-        )
+        scored = _batches(patch_set, validation, batch_size, seed=rng)
+        try:
+            model.fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=len(history),
+                validation_data=scored,
+                callbacks=_callbacks(folder, batches, history, options, patience),
+                shuffle=False,  # batches have their own order, the same when training is resumed
+                verbose=verbose,
+            )
+        except Exception:
+            if error := batches.error or scored.error:
+                raise error from None
+            raise
         trained = network()
         trained.set_weights(model.get_weights())
         _plot_history(history, folder)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_sets import METADATA, assert_same_set, write_made_set
+from made_sets import METADATA, assert_same_set, damage_set, write_made_set
 from made_skies import BAND_EDGES, made_patches
 
 from astro_unetloc.exceptions import InputError
@@ -120,11 +120,7 @@ def test_flipped_bits_of_the_metadata_are_found_or_do_not_matter(path, seed):
 
 @pytest.mark.parametrize("name", ["counts", "bands", "code", "sources", "sky"])
 def test_changed_bytes_are_found(path, name):
-    with h5py.File(path) as file:
-        chunk = file[name].id.get_chunk_info(0)
-    content = bytearray(path.read_bytes())
-    content[chunk.byte_offset + chunk.size // 2] ^= 255
-    path.write_bytes(content)
+    damage_set(path, name)
     with pytest.raises(ValueError, match="expected a whole patch set; .*; make it again"):
         read_patch_set(path)
 

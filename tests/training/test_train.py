@@ -5,7 +5,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
-from made_sets import write_made_set
+from made_sets import damage_set, write_made_set
 from made_skies import made_patches
 
 from astro_unetloc.exceptions import InputError
@@ -203,6 +203,15 @@ def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path, patch_set)
         np.testing.assert_allclose(fast, slow, atol=1e-5)
     with pytest.raises(FileExistsError, match="must not hold a model; got .*; choose another"):
         train(patch_set.path, tmp_path / "model", **options)
+
+
+@pytest.mark.slow
+@allow_foreign_warnings
+def test_damage_that_a_training_meets_is_an_error_of_one_line(tmp_path):
+    path = make_set(tmp_path)
+    damage_set(path, "counts")  # of a patch to validate on, read by a thread of TensorFlow
+    with pytest.raises(InputError, match="expected a whole patch set; .*; make it again"):
+        fit_network(path, tmp_path / "fit", epochs=1, steps_per_epoch=1, **TINY)
 
 
 @pytest.mark.slow
