@@ -203,9 +203,21 @@ def exposure_from_hdus(hdus, path, *, frame=None):
     """`MapExposure` of an open file; parameters as in `read_exposure`."""
     hdu = find_map(hdus, "EXPOSURE", "exposure", path)
     options = {"what": "exposure", "unit": "cm2 s"}
-    if not hdu.is_image and healpix_frame(hdu.header) is None and frame is None:
-        frame = _frame_by_declination(read_sky_map(hdus, hdu, frame="icrs", **options), path)
-    return _exposure_of_map(read_sky_map(hdus, hdu, frame=frame, **options))
+    if hdu.is_image:
+        return _exposure_of_map(read_sky_map(hdus, hdu, **options))
+    stated = healpix_frame(hdu.header) or frame
+    exposure = read_sky_map(hdus, hdu, frame=stated or "icrs", **options)
+    found = _frame_by_declination(exposure)
+    if stated is None and found is None:
+        raise InputError(
+            f"the frame of a HEALPix exposure must be known; got {path} without COORDSYS, and its "
+            "values fit either frame; give exposure_frame 'galactic' or 'icrs'"
+        )
+    if stated is None and found != "icrs":
+        exposure = read_sky_map(hdus, hdu, frame=found, **options)
+    elif None not in (stated, found) and stated != found:
+        warn(f"the exposure is stated to be {stated}, but varies with declination as {found}", 5)
+    return _exposure_of_map(exposure)
 
 
 def _exposure_of_map(exposure):
@@ -221,8 +233,8 @@ def _exposure_of_map(exposure):
 _CLEAR_RATIO = 2.0  # the 3FHL and 2FHL files differ by more than 10
 
 
-def _frame_by_declination(exposure, path):
-    """Frame of HEALPix pixels in which the exposure scatters less at fixed declination."""
+def _frame_by_declination(exposure):
+    """Frame of HEALPix pixels in which the exposure scatters less at fixed declination, or None."""
     # The exposure of an orbiting telescope hardly depends on right ascension.
     values = np.asarray(planes_of(exposure)[0], dtype=float)
     geom, numbers, scatter = exposure.geom, healpix_numbers(exposure.geom), {}
@@ -234,12 +246,7 @@ def _frame_by_declination(exposure, path):
         mean = np.bincount(band, values) / np.maximum(np.bincount(band), 1)
         scatter[frame] = np.sqrt(np.mean((values - mean[band]) ** 2))
     best, other = sorted(scatter, key=scatter.get)
-    if not scatter[other] > _CLEAR_RATIO * scatter[best]:
-        raise InputError(
-            f"the frame of a HEALPix exposure must be known; got {path} without COORDSYS, and its "
-            "values fit either frame; give exposure_frame 'galactic' or 'icrs'"
-        )
-    return best
+    return best if scatter[other] > _CLEAR_RATIO * scatter[best] else None
 
 
 def exposure_of(exposure, vectors):

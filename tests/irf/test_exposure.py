@@ -120,6 +120,16 @@ def test_exposure_file_is_read_as_gammapy_reads_it(real_data):
         np.testing.assert_allclose(exposure.at(vectors, energy), expected, rtol=1e-3)
 
 
+def test_a_frame_that_the_declinations_contradict_is_warned_about(real_data, tmp_path):
+    with fits.open(real_data / "3fhl/fermi_3fhl_exposure_cube_hpx.fits.gz") as hdus:
+        for name in ("CEL", "GAL"):
+            hdus[1].header["COORDSYS"] = name
+            hdus.writeto(tmp_path / f"{name}.fits")
+    assert read_exposure(tmp_path / "CEL.fits").map.geom.frame == "icrs"
+    with pytest.warns(UnetlocWarning, match="stated to be galactic, but varies .* as icrs"):
+        assert read_exposure(tmp_path / "GAL.fits").map.geom.frame == "galactic"
+
+
 @ignore_dates
 def test_exposure_beyond_its_map_is_zero_or_has_the_shape_of_the_built_in_one(real_data):
     exposure = read_exposure(real_data / "gc/fermi-3fhl-gc-exposure-cube.fits.gz")
