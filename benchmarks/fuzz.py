@@ -4,13 +4,13 @@
         [--only WORD ...] [--keep FOLDER]
 
 Cuts small files out of real ones, changes bits, length, header cards, columns, units or words of
-one, and gives it to the package: a map is read and every eighth one searched, a companion is given
-to a good map, a catalogue is matched, a model is loaded, a patch set is read. A process has 4 GB of
-memory and 60 s. Counts how often it was ``done``; ``warned``, done with a warning; or ``refused``
-as an input error; and what must not be: ``silent``, another number of photons than astropy reads in
-the mutated map, without a warning; ``fault``, any other exception or a crash; ``memory``; ``hang``.
---only restricts to files and mutations with such a word in their names; --keep keeps the mutated
-files of bad outcomes with what was said.
+one, and gives it to the package: a map is read, and every eighth one searched and its catalogue
+written; a companion is given to a good map, a catalogue is matched, a model is loaded, a patch set
+is read. A process has 4 GB of memory and 60 s. Counts how often it was ``done``; ``warned``, done
+with a warning; or ``refused`` as an input error; and what must not be: ``silent``, another number
+of photons than astropy reads in the mutated map, without a warning; ``fault``, any other exception
+or a crash; ``memory``; ``hang``. --only restricts to files and mutations with such a word in their
+names; --keep keeps the mutated files of bad outcomes with what was said.
 """
 
 import gzip
@@ -171,7 +171,9 @@ def photons_in(path):
             if "PIXTYPE" in hdu.header:
                 return sum(np.nansum(hdu.data[n]) for n in hdu.columns.names if n != "PIX")
             if hdu.is_image and hdu.header["NAXIS"] > 1:
-                return np.nansum(hdu.data)
+                return np.nansum(
+                    hdu.data[hdus["MASK_SAFE"].data > 0 if "MASK_SAFE" in hdus else ...]
+                )
 
 
 def use(name, path, paths, search):
@@ -179,7 +181,9 @@ def use(name, path, paths, search):
     if name in MAPS or name in COMPANIONS:
         sky_map = read_map(path) if name in MAPS else read_map(paths["cube"], **{name: path})
         if search:
-            detect(sky_map)
+            catalog = detect(sky_map).catalog
+            for suffix in (".fits", ".ecsv", ".vot"):
+                write_catalog(catalog, path.with_name(f"out{suffix}"))
         return sky_map.n_photons if name in MAPS else None
     if name.startswith(("own", "3fhl")):
         return match_catalogs(read_catalog(paths["own.fits"]), read_catalog(path)) and None
