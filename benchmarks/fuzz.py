@@ -18,13 +18,13 @@ import os
 import re
 import resource
 import shutil
+import signal
 import tempfile
 import traceback
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import ai_edge_litert.interpreter  # noqa: F401 (loaded once, before the processes are forked)
@@ -47,7 +47,6 @@ from astro_unetloc.unet.model import load_model
 LIMIT_BYTES, LIMIT_S = 4 << 30, 60
 SEARCH_EVERY = 8
 OUTCOMES = ("done", "warned", "refused", "silent", "fault", "memory", "hang")
-FIRST_CODE = 100  # exit code of a process whose outcome is the first
 GC = "gc/fermi-3fhl-gc-"
 SOURCES = {
     "cube": f"{GC}counts-cube.fits.gz", "image": f"{GC}counts.fits.gz",
@@ -216,31 +215,30 @@ def outcome(name, path, paths, search, known=()):
     return "done" if np.isclose(found, expected) else "silent", f"{found}; astropy: {expected}"
 
 
-def child(name, mutation, seed, home, paths, known):
-    """Mutate and use a file in this process, whose exit code is that of the outcome."""
+def fuzz(name, mutation, seed, home, paths, known):
+    """Mutate and use a file in this process; the number of the outcome."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+    signal.alarm(LIMIT_S)
     home.mkdir()
     path = home / paths[name].name
     path.write_bytes(MUTATIONS[mutation](paths[name].read_bytes(), np.random.default_rng(seed)))
     found, said = outcome(name, path, paths, seed[1] % SEARCH_EVERY == 0, known)
     (home / "said.txt").write_text(f"{name} {mutation} {seed}\n{said}\n")
-    os._exit(FIRST_CODE + OUTCOMES.index(found))  # without waiting for the parent's threads
+    return OUTCOMES.index(found)
 
 
 def run(job, folder, paths, known, keep):
     """File, mutation and outcome of a job in a process of its own."""
     name, mutation, seed = job
-    home = folder / str(seed[1])
-    process = get_context("fork").Process(target=child, args=(*job, home, paths, known[name]))
-    process.start()
-    process.join(LIMIT_S)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        found = "hang"
-    else:
-        code = process.exitcode - FIRST_CODE
-        found = OUTCOMES[code] if 0 <= code < len(OUTCOMES) else "fault"
+    home, code = folder / str(seed[1]), OUTCOMES.index("fault")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            code = fuzz(*job, home, paths, known[name])
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # that of a signal is negative
+    found = "hang" if code == -signal.SIGALRM else OUTCOMES[code] if code >= 0 else "fault"
     if keep and found in OUTCOMES[3:]:
         shutil.move(home, keep / f"{found}-{home.name}")
     shutil.rmtree(home, ignore_errors=True)
