@@ -182,7 +182,7 @@ def use(name, path, paths, search):
         if search:
             catalog = detect(sky_map).catalog
             for suffix in (".fits", ".ecsv", ".vot"):
-                write_catalog(catalog, path.with_name(f"out{suffix}"))
+                write_catalog(catalog, path.with_name(f"out{suffix}"), overwrite=True)
         return sky_map.n_photons if name in MAPS else None
     if name.startswith(("own", "3fhl")):
         return match_catalogs(read_catalog(paths["own.fits"]), read_catalog(path)) and None
