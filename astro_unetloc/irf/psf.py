@@ -371,9 +371,14 @@ def psf_from_hdus(hdus, path):
             table.data["Energy"] = energy_column(table, "Energy") * 1e3
             angle = Unit(theta.columns["Theta"].unit or "deg")
             theta.data["Theta"] = (theta.data["Theta"] * angle).to_value("deg")
-            return PSFMap.from_hdulist(hdus, format="gtpsf")
-        if "PSF_BANDS" in names:
-            return PSFMap.from_hdulist(hdus, hdu="PSF")
+            found = PSFMap.from_hdulist(hdus, format="gtpsf")
+        else:
+            found = PSFMap.from_hdulist(hdus, hdu="PSF") if "PSF_BANDS" in names else None
+        if found is not None:
+            geom = found.psf_map.geom
+            if _energies_gev(geom).min() > 0 and geom.axes["rad"].center.to_value("deg").max() > 0:
+                return found
+            raise ValueError("energies and angles must be positive")
     except Exception as err:  # gammapy and astropy raise many kinds for damaged files
         reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
         raise InputError(

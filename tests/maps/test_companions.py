@@ -349,6 +349,20 @@ def test_what_is_no_psf_is_refused(tmp_path, counts, options, match):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("column", "unit"), [("ENERGY", "deg"), ("ENERGY", None), ("RAD", "s")])
+def test_psf_map_in_units_of_something_else_is_refused(tmp_path, counts, column, unit):
+    rad = MapAxis.from_edges(np.linspace(0, 3, 61), unit="deg", name="rad")
+    true = MapAxis.from_energy_edges([5, 50, 300], unit="GeV", name="energy_true")
+    geom = WcsGeom.create(npix=(2, 1), proj="CAR", binsz=180, axes=[rad, true])
+    path = tmp_path / "psf.fits"
+    hdus = PSFMap(Map.from_geom(geom, unit="sr-1")).to_hdulist()
+    for name in [n for n in hdus["PSF_BANDS"].columns.names if n.startswith(column)]:
+        hdus["PSF_BANDS"].columns[name].unit = unit
+    hdus.writeto(path)
+    with pytest.raises(ValueError, match="psf cannot be read"):
+        read_map(counts, psf=path)
+
+
 def test_parts_of_a_dataset_of_another_field_or_without_content_are_known(counts):
     """gammapy makes datasets with a background of zeros, and PSF maps of a part of the sky."""
     sky_map = read_map(counts)
