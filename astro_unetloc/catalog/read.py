@@ -216,7 +216,8 @@ def was_searched(table, positions):
 
     All of them if the area is unknown.
     """
-    area, searched = searched_area(table), np.ones(len(positions), bool)
+    area, positions = searched_area(table), positions.icrs
+    searched = np.ones(len(positions), bool)
     if area is not None:
         searched = np.isfinite(positions.ra) & np.isfinite(positions.dec)
         searched[searched] = area.contains_skycoords(positions[searched])

@@ -14,8 +14,8 @@ import numpy as np
 from astropy.units import Quantity
 
 from astro_unetloc import __version__
-from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import galactic_vectors
+from astro_unetloc.catalog.read import read_catalog, was_searched
+from astro_unetloc.catalog.table import galactic_vectors, sky_positions
 from astro_unetloc.evaluation import predictions
 from astro_unetloc.evaluation.comparison import energies_of
 from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
@@ -175,6 +175,7 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     catalog, truth, baseline : str or path
         Files that `astro_unetloc.read_catalog` reads, with positions in any usual columns: a
         catalogue with ``Score``, the truth of `astro_unetloc.simulate_sky`, another catalogue.
+        True sources outside of the area that the catalogue states cannot be missing.
     threshold : float, optional
         Smallest ``Score`` of a detection, on the scale of the catalogue; all are listed by default.
 
@@ -191,9 +192,14 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {name: found.meta[key] for key, name in names.items() if key in found.meta}
-    other = baseline and match_truth(_read_positions(baseline), true, **options)
+    tables = [found, _read_positions(baseline)] if baseline else [found]
+    matches = [match_truth(table, true, **options) for table in tables]
+    # Outside of the searched area only the true sources that match count.
+    counted = was_searched(found, sky_positions(true))
+    counted[np.concatenate([one.true_row[one.true_row >= 0] for one in matches])] = True
+    matches = [one.take(np.arange(len(one.catalog)), np.flatnonzero(counted)) for one in matches]
     return EvaluationRun(
-        match_truth(found, true, **options), threshold, about, baseline=other,
+        matches[0], threshold, about, baseline=matches[1] if baseline else None,
         baseline_name=Path(baseline).name if baseline else "", baseline_threshold=threshold,
     )  # fmt: skip
 

@@ -5,12 +5,14 @@ import astropy.units as u
 import h5py
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from made_predictions import made_matches, made_predictions
 from made_truth import make_catalog, make_truth
+from mocpy import MOC
 
 import astro_unetloc
-from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.read import read_catalog, within_sky
 from astro_unetloc.catalog.table import sky_positions
 from astro_unetloc.evaluation import predictions as predictions_module
 from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
@@ -212,7 +214,7 @@ def catalog(tmp_path_factory):
     return path
 
 
-def test_catalog_is_matched_with_the_truth(catalog):
+def test_catalog_is_matched_with_the_truth_in_its_area(catalog, tmp_path):
     run = run_on_catalog(catalog, EXAMPLE / "truth.ecsv", baseline=catalog)
     expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
     assert run.matches.evaluation().summary() == expected.summary()
@@ -220,6 +222,15 @@ def test_catalog_is_matched_with_the_truth(catalog):
     assert run.threshold == run.baseline_threshold == -np.inf
     assert run.metadata["model"] == "lat-10gev"
     assert len(set(run.matches.truth["Tile"])) > 3
+    table, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
+    half = SkyCoord(table["skycoord"][0]), 4 * u.deg  # a search of a part of the map
+    area = MOC.from_cone(half[0].ra, half[0].dec, radius=half[1], max_depth=10)
+    table.meta["MOC"] = area.to_string()
+    table.write(tmp_path / "part.ecsv")
+    run = run_on_catalog(tmp_path / "part.ecsv", EXAMPLE / "truth.ecsv")
+    inside = within_sky(truth, cone=half)["Source_Name"]
+    assert set(inside) < set(run.matches.truth["Source_Name"]) < set(truth["Source_Name"])
+    assert len(run.matches.catalog) == len(table)
 
 
 def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_path):
