@@ -8,6 +8,7 @@ Smooth maps (exposure, background, emission) are interpolated; counts are photon
 """
 
 import contextlib
+import re
 import warnings
 
 import astropy.units as u
@@ -17,26 +18,38 @@ from astropy.wcs import WCS
 from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import find_hdu
+from astro_unetloc.files import find_hdu, is_map
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate
 
 
-def is_map(hdu):
-    """Whether an HDU is an image of two or more axes or a HEALPix table."""
-    if hdu.is_image:
-        return hdu.header.get("NAXIS", 0) >= 2
-    return hdu.header.get("PIXTYPE") == "HEALPIX"
+def values_of(hdu, column=None):
+    """Numbers of an image or of a table column; blank ones are NaN, damaged ones an error."""
+    what = (
+        f"the data of HDU {hdu.name or 'without a name'}" if column is None else f"column {column}"
+    )
+    try:
+        values = np.asarray(hdu.data if column is None else hdu.data[column])
+        if column is not None and hdu.columns[column].null is not None:
+            spec = hdu.columns[column]
+            blank = float(spec.null) * (spec.bscale or 1) + (spec.bzero or 0)
+            values = np.where(values == blank, np.nan, values)
+    except Exception as err:  # astropy raises many kinds for damaged data
+        raise InputError(f"{what} cannot be read: it is damaged; download it again") from err
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{what} must be real numbers; got {values.dtype}; convert it")
+    return values
 
 
 def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
     """Map of an image or HEALPix table, blank pixels NaN, with the energies of the file or none.
 
     ``frame`` is that of a HEALPix table without COORDSYS, ``unit`` that of values without a unit;
-    others must be equivalent. ``what`` names the values in messages.
+    others must be equivalent, and without ``unit`` the map has that of the file, if it is one.
+    ``what`` names the values in messages.
     """
     axis = energy_axis(hdus, hdu) if axis is None else axis
-    if hdu.is_image:
-        geom, planes = _read_image(hdu, what)
+    if hdu.is_image or "WCSSHAPE" in hdu.header:
+        geom, planes = _read_image(hdu, what, 1 if axis is None else axis.nbin)
         stated = hdu.header.get("BUNIT")
     else:
         geom, planes, stated = _read_healpix(hdu, None if axis is None else axis.nbin, what, frame)
@@ -47,7 +60,7 @@ def read_sky_map(hdus, hdu, *, what="counts", axis=None, frame=None, unit=None):
         got = f"got {axis.nbin} energies and {len(planes)} planes"
         raise InputError(f"one energy for each plane was expected; {got}; write its own table")
     geom = geom if axis is None else with_axes(geom, [axis])
-    unit = "" if unit is None else _mended_unit(stated, unit, what)
+    unit = _known_unit(stated) if unit is None else _mended_unit(stated, unit, what)
     return Map.from_geom(geom, data=planes.reshape(geom.data_shape), unit=unit)
 
 
@@ -73,6 +86,17 @@ def healpix_numbers(geom):
     return numbers.astype(np.int64)
 
 
+def _known_unit(stated):
+    """Stated unit without photons and counts; dimensionless if it is none."""
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, TypeError):
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        text = re.sub(
+            r"(?i)\b(photon|ph|count|ct|event|pixel|pix|bin)s?\b", "1", str(stated or "").strip()
+        )
+        return u.Unit(re.sub(r"^1 +(?=[a-z])", "", text))
+    return u.dimensionless_unscaled
+
+
 def _mended_unit(stated, wanted, what):
     """Stated unit without photons, or the wanted one if none is stated."""
     text = str(stated or "").strip()
@@ -85,27 +109,47 @@ def _mended_unit(stated, wanted, what):
     raise InputError(f"{what} must be in {wanted}; got the unit {text!r}; convert the map")
 
 
-def _read_image(hdu, what):
+def _read_image(hdu, what, n_energy):
     """Geometry and planes (n, ny, nx) of an image."""
-    data = np.asarray(hdu.data)
+    data = values_of(hdu) if hdu.is_image else _sparse_image(hdu, n_energy)
     while data.ndim > 3 and data.shape[0] == 1:  # a degenerate axis, such as STOKES
         data = data[0]
-    if data.ndim not in (2, 3):
+    if data.ndim not in (2, 3) or not data.size:
         got = f"got {data.ndim} axes of shape {data.shape}; sum over the others"
         raise InputError(f"{what} must have longitude, latitude and at most one energy; {got}")
     wcs = _celestial_wcs(hdu.header)
     return WcsGeom(wcs, data.shape[:-3:-1]), data.reshape(-1, *data.shape[-2:])
 
 
+def _sparse_image(hdu, n_energy):
+    """Planes (n_energy, ny, nx) of a table of gammapy with a row for each filled pixel."""
+    numbers = re.findall(r"\d+", str(hdu.header["WCSSHAPE"]))
+    planes = np.zeros((n_energy, *map(int, numbers[1::-1])))
+    place = values_of(hdu, "PIX").astype(np.int64)
+    if "CHANNEL" in hdu.columns.names:
+        place += values_of(hdu, "CHANNEL").astype(np.int64) * planes[0].size
+    if np.any((place < 0) | (place >= planes.size)):
+        raise InputError("pixels must lie in the image of WCSSHAPE; got others; write it again")
+    np.add.at(planes.reshape(-1), place, values_of(hdu, "VALUE"))
+    return planes
+
+
+_WCS_NUMBER = re.compile(r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|LONPOLE|LATPOLE")
+
+
 def _celestial_wcs(header):
     """The two celestial axes of a header."""
+    for key in filter(_WCS_NUMBER.fullmatch, header):  # wcslib takes 0 for a text
+        if not isinstance(header[key], (int, float)):
+            raise InputError(f"{key} must be a number; got {header[key]!r}; correct the header")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dates and old keywords do not matter here
         try:
             wcs = WCS(header, naxis=2)
+            wcs.wcs.set()
         except Exception as err:  # wcslib raises its own kinds
-            reason = " ".join(str(err).split())
-            raise InputError(f"the WCS of the image cannot be used: {reason}") from err
+            reason = " ".join(str(err).split())[-150:]
+            raise InputError(f"the WCS of the image cannot be used; got {reason}") from err
     if not wcs.has_celestial:
         got = f"got the axes {', '.join(map(repr, wcs.wcs.ctype))}; add the WCS keywords"
         raise InputError(f"an image with sky coordinates, as CTYPE1 GLON-CAR, was expected; {got}")
@@ -140,18 +184,22 @@ def _read_healpix(hdu, n_energy, what, frame):
         raise InputError(f"{wanted}; got no COORDSYS; add the keyword COORDSYS = 'GAL' or 'CEL'")
     names = {name.upper(): name for name in hdu.columns.names}
     pixel = next((names[name] for name in _PIXEL_COLUMNS if name in names), None)
-    numbers = None if pixel is None else np.ravel(hdu.data[pixel]).astype(np.int64)
+    numbers = None if pixel is None else np.ravel(values_of(hdu, pixel)).astype(np.int64)
     if {"CHANNEL", "VALUE"} <= set(names):  # gammapy: a row for each filled pixel and channel
         columns = [names["VALUE"]]
         numbers, row = np.unique(numbers, return_inverse=True)
         planes = np.zeros((n_energy or 1, len(numbers)))
-        channel = np.asarray(hdu.data[names["CHANNEL"]]).astype(np.int64)
-        np.add.at(planes, (channel, row), hdu.data[names["VALUE"]])
+        channel = values_of(hdu, names["CHANNEL"]).astype(np.int64)
+        if np.any((channel < 0) | (channel >= len(planes))):
+            wanted = f"CHANNEL must lie in 0..{len(planes) - 1}"
+            raise InputError(f"{wanted}; got others; write the map again")
+        np.add.at(planes, (channel, row), values_of(hdu, names["VALUE"]))
     else:
         columns = _value_columns(names, n_energy, what)
-        planes = [np.asarray(hdu.data[column]) for column in columns]
-        if len(planes) == 1:
-            planes = planes[0].reshape(-1, n_energy or 1).T
+        planes = [values_of(hdu, column) for column in columns]
+        if len(planes) == 1:  # healpy's rows of 1024 pixels, or a vector of energies in each row
+            vector = planes[0].size % (n_energy or 1) == 0
+            planes = planes[0].reshape(-1, n_energy if n_energy and vector else 1).T
         planes = np.stack([plane.ravel() for plane in planes])
     if planes.dtype.kind == "f":
         for plane in planes:
@@ -183,10 +231,15 @@ def _healpix_layout(header, n_values, numbers):
     order = str(header.get("ORDERING", "")).strip().upper()
     if order not in ("RING", "NESTED", "NEST"):
         raise InputError(f"ORDERING must be RING or NESTED; got {order!r}; correct the keyword")
-    nside = int(header.get("NSIDE", 0)) or int(np.sqrt(n_values / 12))
+    try:
+        default = {"NSIDE": int(np.sqrt(n_values / 12)), "FIRSTPIX": 0, "LASTPIX": -1}
+        nside, first, last = (int(header.get(name, value)) for name, value in default.items())
+    except (ValueError, TypeError) as err:
+        got = {name: header[name] for name in default if name in header}
+        raise InputError(f"NSIDE, FIRSTPIX and LASTPIX must be integers; got {got}") from err
+    nside = max(nside, 1)
     n_sphere = 12 * nside**2
     if numbers is None and n_values != n_sphere:
-        first, last = int(header.get("FIRSTPIX", 0)), int(header.get("LASTPIX", -1))
         if last - first + 1 != n_values:
             raise InputError(
                 f"{n_sphere} pixels (nside {nside}), a column PIX, or FIRSTPIX and LASTPIX were "
@@ -246,14 +299,14 @@ def joined_edges(low, high):
 
 def energy_column(hdu, name, default="MeV"):
     """Energies of a table column in GeV as float64."""
-    return energies_in_gev(np.asarray(hdu.data[name], dtype=float), hdu.columns[name].unit, default)
+    return energies_in_gev(values_of(hdu, name).astype(float), hdu.columns[name].unit, default)
 
 
 def _edges_of_bins(hdu, names, default):
     """Edges in GeV of the bins in two columns of a table, 0.01 of a float32 as 0.01."""
     ends = []
     for name in names:
-        values = np.asarray(hdu.data[name])
+        values = values_of(hdu, name)
         if values.dtype.kind == "f" and values.dtype.itemsize == 4:
             values = [float(str(value)) for value in values.astype(np.float32)]
         ends.append(energies_in_gev(np.array(values, float), hdu.columns[name].unit, default))

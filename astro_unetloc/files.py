@@ -1,15 +1,19 @@
 """Files: FITS files are opened once and checked to be whole; output files are written whole."""
 
+import bz2
 import errno
 import glob
 import gzip
 import hashlib
+import lzma
+import math
 import os
 import platform
+import re
 import secrets
 import warnings
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -17,75 +21,184 @@ from astro_unetloc.exceptions import InputError, warn
 
 _TEMPORARY = ".unetloc-"  # beginning of the names of files that are not whole yet
 
+_UNPACK = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by the first two bytes
+_BLOCK = 2880  # bytes of a FITS block
+_MAX_HEADER, _MAX_HDUS = 1000, 1000  # blocks of a header (36 000 cards), HDUs of a file
+# A compressed file is unpacked in memory. A map of the whole sky packs about 50:1.
+_MAX_UNPACKED, _MAX_RATIO = 10**9, 200
+_CHOSEN = re.compile(r"(.+)\[(\w+)\]$")  # as of cfitsio
+
 
 def open_fits(path):
-    """Open HDUList of a FITS file, plain or gzipped, and sha256 of the file; whole or an error."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise InputError(f"a FITS file was expected; got the directory {path}; name a file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}; check the name and the directory")
+    """Open HDUList of a FITS file and sha256 of the file; whole and readable, or an error.
+
+    It may be compressed (.gz, .bz2, .xz, and .fz inside). ``file.fits[EVENTS]`` and
+    ``file.fits[1]`` choose an HDU; the other maps and event lists are then left out.
+    """
+    path, chosen = split_choice(path)
+    check_file(path, "a FITS file")
     try:
-        checksum, content = _read_bytes(path)
-    except (EOFError, zlib.error) as err:
-        raise InputError(_damaged(path, "its gzip stream ends too early or is corrupt")) from err
+        with open(path, "rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            unpack = _UNPACK.get(file.read(2))
+            file.seek(0)
+            content = None if unpack is None else BytesIO()
+            stream = file if unpack is None else unpack(file)
+            scaled = _check_whole(path, stream, content)
+    except (EOFError, zlib.error, lzma.LZMAError) as err:
+        raise _damaged(path, "its compressed stream ends too early or is corrupt") from err
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror or err}; check the file") from err
-    hdus = _open_hdus(path, content)
-    try:
-        _check_whole(path, hdus, path.stat().st_size if content is None else len(content))
-    except ValueError:
-        hdus.close()
-        raise
+    hdus = _open_hdus(path, content, memmap=content is None and not scaled)
+    if chosen is not None:
+        _choose(hdus, chosen, path)
     return hdus, checksum
 
 
-def _read_bytes(path):
-    """Hash of a file, and what its gzip stream holds (None for a plain file)."""
-    with open(path, "rb") as file:
-        magic, content = file.read(9), None
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256")
-        if magic[:2] == b"\x1f\x8b":
-            file.seek(0)
-            content = gzip.decompress(file.read())
-            magic = content[:9]
-    if magic != b"SIMPLE  =":
-        raise InputError(
-            f"a FITS file was expected; got {path}, which does not start like one; "
-            "give a counts map, an event list or a gammapy dataset"
-        )
-    return digest.hexdigest(), content
+def split_choice(path):
+    """Path of a file, and the name or number of the HDU that brackets behind it choose, or None."""
+    path = Path(path).expanduser()
+    named = _CHOSEN.match(str(path))
+    chosen = named and not path.exists() and Path(named[1]).exists()
+    return (Path(named[1]), named[2]) if chosen else (path, None)
 
 
-def _open_hdus(path, content):
+def check_file(path, what):
+    """Refuse a path that is no file; ``what`` names what was expected."""
+    if path.is_dir():
+        raise InputError(f"{what} was expected; got the directory {path}; name a file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}; check the name and the directory")
+    if not path.is_file():
+        raise InputError(f"{what} was expected; got {path}, a pipe or device; write it to a file")
+
+
+def _check_whole(path, stream, content):
+    """Check the sizes that the headers state before anything relies on them.
+
+    Returns whether an image has scaled or blank values, which astropy cannot map into memory. What
+    is read of a compressed file is written to ``content``; the data of a plain one are skipped.
+    """
+    scaled, number, n_bytes, n_packed = False, 0, 0, os.path.getsize(path)
+    while True:
+        header = _read_header(path, stream, content, number)
+        if header is None:
+            (content or stream).seek(0)
+            return scaled
+        prefixes = ("", "Z") if "ZNAXIS" in header else ("",)
+        try:
+            sizes = [_data_size(header, prefix) for prefix in prefixes]
+        except (KeyError, ValueError) as err:
+            raise _damaged(path, f"the header of HDU {number} is cut off or corrupt") from err
+        scaled |= not header.keys().isdisjoint(("BSCALE", "BZERO", "BLANK"))
+        n_bytes += max(sizes)
+        if number > _MAX_HDUS:
+            raise _damaged(path, f"more than {_MAX_HDUS} HDUs")
+        packed = content is not None or len(sizes) > 1
+        if packed and n_bytes > max(_MAX_UNPACKED, _MAX_RATIO * n_packed):
+            got = f"{path}, {n_bytes / n_packed:.0f} times as large"
+            raise InputError(f"a file of at most 1 GB unpacked was expected; got {got}; unpack it")
+        whole = -(-sizes[0] // _BLOCK) * _BLOCK
+        if content is None:
+            n_left = n_packed - stream.tell()
+            stream.seek(min(whole, n_left), os.SEEK_CUR)
+        else:
+            n_left = content.write(stream.read(whole))
+        if n_left < sizes[0]:  # the last padding may be missing
+            reason = f"HDU {number} needs {sizes[0]} bytes and the file has {n_left}"
+            raise _damaged(path, reason)
+        number += 1
+
+
+def _read_header(path, stream, content, number):
+    """Keywords of the next header and their values as text; None at the end of the file."""
+    header, n_blocks = {}, 0
+    while "END" not in header:
+        block, n_blocks = stream.read(_BLOCK), n_blocks + 1
+        if not block and not header and number:
+            return None
+        if not header and not number and not re.match(rb"SIMPLE  = +T", block):
+            got = f"{path}, which does not start like one"
+            raise InputError(f"a FITS file was expected; got {got}; give a map or an event list")
+        if len(block) < _BLOCK or n_blocks > _MAX_HEADER:
+            raise _damaged(path, f"the header of HDU {number} is cut off or corrupt")
+        cards = (block[start : start + 80].decode("latin-1") for start in range(0, _BLOCK, 80))
+        header |= {card[:8].strip(): card[10:].split("/")[0].strip() for card in cards}
+        if content is not None:
+            content.write(block)
+    return header
+
+
+def _data_size(header, prefix):
+    """Bytes of the data that a header states, or its compressed image (``prefix`` Z) unpacked."""
+    axes = [int(header[f"{prefix}NAXIS{n + 1}"]) for n in range(int(header[f"{prefix}NAXIS"]))]
+    n_bytes = {8: 1, 16: 2, 32: 4, 64: 8}[abs(int(header[f"{prefix}BITPIX"]))]
+    n_more, n_groups = int(header.get("PCOUNT", 0)), int(header.get("GCOUNT", 1))
+    if min([*axes, n_more, n_groups]) < 0 or not 0 <= int(header.get("TFIELDS", 0)) < 1000:
+        raise ValueError("sizes must be positive, and a table has at most 999 columns")
+    size = math.prod(axes) + (0 if prefix else n_more) if axes else 0
+    return n_bytes * n_groups * size
+
+
+def _open_hdus(path, content, memmap):
+    """HDUs whose cards and columns have all been read once, because astropy reads them late."""
     from astropy.io import fits
 
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, ExitStack() as stack:
         warnings.simplefilter("always")
         try:
-            source = path if content is None else BytesIO(content)
-            hdus = fits.open(source, memmap=content is None)
+            source = stack.enter_context(open(path, "rb") if content is None else content)
+            # unsigned integers become floats, so that blank ones can be NaN
+            hdus = fits.open(source, memmap=memmap, uint=False)
             len(hdus)  # reads every header
         except Exception as err:  # astropy raises many kinds for damaged headers
-            raise InputError(_damaged(path, "a header is cut off or corrupt")) from err
-    if any("validating header" in str(item.message) for item in caught):
-        n_hdus = len(hdus)
-        hdus.close()
-        raise InputError(_damaged(path, f"the header of HDU {n_hdus} is cut off or corrupt"))
+            raise _damaged(path, "a header is cut off or corrupt") from err
+        if any("validating header" in str(item.message) for item in caught):
+            raise _damaged(path, f"the header of HDU {len(hdus)} is cut off or corrupt")
+        check_cards(hdus, path)
+        stack.pop_all()  # the file stays open
     return hdus
 
 
-def _check_whole(path, hdus, size):
-    for number, hdu in enumerate(hdus):
-        end = hdu.fileinfo()["datLoc"] + hdu.size
-        if end > size:
-            reason = f"HDU {number} needs {end} bytes and the file has {size}"
-            raise InputError(_damaged(path, reason))
+def check_cards(hdus, path):
+    """Raise an error if a card or a column of an open file cannot be understood."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for hdu in hdus:
+                cards = [(card.keyword, card.value, card.comment) for card in hdu.header.cards]
+                columns = getattr(hdu, "columns", ())
+                texts = [hdu.name, *(text for c in columns for text in (c.name, c.unit or ""))]
+                if not cards or not all(isinstance(text, str) for text in texts):
+                    raise TypeError("names and units must be text")
+        except Exception as err:  # astropy raises many kinds for damaged headers
+            raise _damaged(path, "a header is cut off or corrupt") from err
+
+
+def _choose(hdus, chosen, path):
+    """Leave out the maps and event lists of a file but for those of a name or of a number."""
+    wanted = [hdu for n, hdu in enumerate(hdus) if chosen.upper() in (str(n), hdu.name.upper())]
+    if not wanted:
+        names = ", ".join(hdu.name for hdu in hdus)
+        raise InputError(f"an HDU {chosen!r} was expected in {path}; got {names}; choose another")
+    for number, hdu in reversed(list(enumerate(hdus))):
+        if not any(hdu is other for other in wanted) and (is_map(hdu) or hdu.name == "EVENTS"):
+            if number:
+                del hdus[number]
+            else:
+                hdu.data = None
 
 
 def _damaged(path, reason):
-    return f"{path} is truncated or damaged: {reason}; copy or download it again"
+    return InputError(f"{path} is truncated or damaged: {reason}; copy or download it again")
+
+
+def is_map(hdu):
+    """Whether an HDU is an image of two or more axes, a HEALPix table or a sparse image."""
+    if getattr(hdu, "is_image", False):
+        return hdu.header.get("NAXIS", 0) >= 2
+    return hdu.header.get("PIXTYPE") == "HEALPIX" or "WCSSHAPE" in hdu.header
 
 
 def file_sha256(path):
@@ -138,6 +251,7 @@ def check_outputs(paths, *, overwrite=False, inputs=(), suffixes=None):
 
     They must have one of the ``suffixes``, differ, and not be one of the ``inputs`` that are read.
     """
+    inputs = [split_choice(path)[0] for path in inputs]
     taken = {os.path.realpath(path): "output must not be the input; got {!r}" for path in inputs}
     for path in paths:
         if suffixes is not None and not suffix_of(path, suffixes):

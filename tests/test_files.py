@@ -1,7 +1,9 @@
 """FITS files are opened whole, and output files are written whole or not at all."""
 
+import bz2
 import errno
 import gzip
+import lzma
 import os
 import signal
 import subprocess
@@ -11,9 +13,11 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from made_files import cube_hdus, poisson_cube
 from made_maps import refuse
 
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_outputs, suffix_of, write_files
 from astro_unetloc.maps.read import read_map
 
@@ -215,3 +219,82 @@ def test_a_file_without_its_last_padding_is_read_and_no_file_stays_open(cube):
     sky_map = read_map(cube)
     cube.write_bytes(b"")
     assert sky_map.n_photons == poisson_cube(np.random.default_rng(0)).sum()
+
+
+def raw_file(path, *cards, tail=bytes(8640)):
+    """A file whose only header is these cards."""
+    cards = (f"{key:<8}= {value:>20}".ljust(80) for key, value in (("SIMPLE", "T"), *cards))
+    path.write_bytes("".join([*cards, "END"]).ljust(2880).encode() + tail)
+    return path
+
+
+BITS = ("BITPIX", 32)
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        [BITS, ("NAXIS", 2), ("NAXIS1", -32), ("NAXIS2", 40)],
+        [BITS, ("NAXIS", 10**9)],
+        [BITS, ("NAXIS", -1)],
+        [BITS, ("NAXIS", 2), ("NAXIS1", 10**9), ("NAXIS2", 10**9)],
+        [BITS, ("NAXIS", 1), ("NAXIS1", 10), ("PCOUNT", -40)],
+        [("BITPIX", 7), ("NAXIS", 1), ("NAXIS1", 10)],
+        [("BITPIX", "'x'"), ("NAXIS", 0)],
+        [("NAXIS", 0)],
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_headers_that_claim_absurd_sizes_are_refused(cards, pack, tmp_path):
+    path = raw_file(tmp_path / "cube.fits", *cards)
+    path.write_bytes(pack(path.read_bytes()))
+    refuse(path, f"{DAMAGED}|at most 1 GB unpacked was expected; got .* times as large; unpack it")
+
+
+@pytest.mark.parametrize("pack", [gzip, bz2, lzma])
+def test_bombs_are_refused_before_they_are_unpacked(pack, tmp_path):
+    path = raw_file(tmp_path / "cube.fits", BITS, ("NAXIS", 1), ("NAXIS1", 5 * 10**8))
+    content = path.read_bytes()
+    path.write_bytes(pack.compress(content) + pack.compress(bytes(2**20)) * 20)
+    refuse(path, "at most 1 GB unpacked was expected; got .* times as large; unpack it")
+    path.write_bytes(pack.compress(content[:160].ljust(2880)) + pack.compress(bytes(2**20)) * 5)
+    refuse(path, "the header of HDU 0 is cut off or corrupt")  # it never ends
+
+
+def test_pipes_and_devices_are_no_input(tmp_path):
+    os.mkfifo(tmp_path / "pipe.fits")
+    for path in (tmp_path / "pipe.fits", "/dev/zero"):
+        refuse(path, "a FITS file was expected; got .*, a pipe or device; write it to a file")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    refuse(tmp_path / "pipe.yaml", "a gammapy datasets file was expected; got .*, a pipe")
+
+
+CARDS = [
+    ("TFORM1", "-1E30"), ("TFORM1", "'ZZ'"), ("TFORM1", "'999999E'"), ("TUNIT2", "'keV"),
+    ("TUNIT2", "5"), ("TTYPE1", "1"), ("TTYPE1", "''"), ("TFIELDS", "'x'"), ("PCOUNT", "'x'"),
+    ("TFIELDS", "999999999"), ("CREATOR", "'gtbin"), ("CREATOR", "NaN"), ("EXTNAME", "'EBOUNDS"),
+    ("EXTNAME", "7"), ("CTYPE1", "3"), ("CRVAL1", "'x'"), ("CDELT1", "0"), ("CDELT1", "NaN"),
+    ("NAXIS2", "99999999"), ("BITPIX", "'8'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", CARDS)
+def test_cards_that_cannot_be_read_are_refused_in_one_line(key, value, cube):
+    with fits.open(cube, mode="update") as hdus:
+        hdus[0].header["CREATOR"] = "gtbin"
+    content = cube.read_bytes()
+    start = content.rindex(f"{key:<8}= ".encode())
+    card = f"{key:<8}= {value:>20}".ljust(80).encode()
+    cube.write_bytes(content[:start] + card + content[start + 80 :])
+    refuse(cube, "; ", InputError)
+
+
+@pytest.mark.parametrize("content", [b"SIMPLE  =                    F", b"SIMPLE  = T?"])
+def test_what_is_no_standard_fits_is_refused(content, cube):
+    cube.write_bytes(content + cube.read_bytes()[len(content) :])
+    refuse(cube, "a FITS file was expected|is truncated or damaged")
+
+
+def test_an_output_is_not_the_input_whose_hdu_is_chosen(cube):
+    with pytest.raises(ValueError, match="output must not be the input"):
+        check_outputs([cube], overwrite=True, inputs=[f"{cube}[EVENTS]"])

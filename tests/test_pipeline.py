@@ -310,7 +310,9 @@ def test_an_empty_map_gives_a_valid_empty_catalogue(sky):
     pixels, edges = fine_image(4, 0.1), load_model("lat-10gev").band_edges
     empty = binned_map(np.zeros((5, pixels.n_pixels), dtype=np.int32), pixels, edges)
     nothing = replace(sky, events=NO_PHOTONS)
-    for catalog in map(find_sources, (empty, nothing)):
+    for sky_map in (empty, nothing):
+        with pytest.warns(UnetlocWarning, match="the map holds no photons"):
+            catalog = find_sources(sky_map)
         assert len(catalog) == 0
         assert catalog.colnames[: len(COLUMNS)] == [column.name for column in COLUMNS]
         assert catalog.meta["NPHOTONS"] == 0

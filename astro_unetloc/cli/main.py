@@ -35,7 +35,7 @@ _GROUPS = {
 @click.command(cls=GroupedCommand, groups=_GROUPS)
 @click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 @options(
-    click.argument("map", type=click.Path()),
+    click.argument("map", type=click.Path(), nargs=-1, required=True),
     click.option("-o", "--output", "outputs", multiple=True, required=True, metavar="OUT",
                  help="File to write; may be repeated."),
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
@@ -71,14 +71,15 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
          **others):  # fmt: skip
     """Find the sources of a MAP; the word may be left out."""
     from astro_unetloc.catalog.write import check_fluxes, format_catalog
-    from astro_unetloc.maps.read import read_map
+    from astro_unetloc.maps.read import input_paths, read_map
     from astro_unetloc.pipeline import detect, select_model
     from astro_unetloc.products import write_run
     from astro_unetloc.unet.model import load_model
 
     maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
     search = {name: others.pop(name) for name in ("threshold", "purity", "measure", "extended")}
-    inputs = [map, others["exposure"], others["psf"], *backgrounds]
+    map = list(map) if len(map) > 1 else map[0]
+    inputs = [*input_paths(map), others["exposure"], others["psf"], *backgrounds]
     map_paths = [path for path in maps.values() if path]
     paths = _checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
     region = sky_cone(region, frame)

@@ -317,8 +317,8 @@ def _bin_containment(psf, energy_edges, radius_deg, exposure):
     low, high = psf.energy_range
     if low > _MAX_BELOW * energy_edges[0]:
         raise InputError(
-            f"the PSF must cover the energies of the map, from {energy_edges[0]:g} GeV; got one "
-            f"from {low:g} GeV; compute it for all of them"
+            f"the fit needs energy bins above {low:g} GeV, where its psf begins; got one from "
+            f"{energy_edges[0]:g} GeV; select events above that energy, give psf, or do not measure"
         )
     width = np.log(energy_edges[1:] / energy_edges[:-1])
     total = np.zeros((len(width), len(radius_deg)))

@@ -5,11 +5,13 @@ from functools import cached_property, lru_cache
 
 import healpy
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.unet.model import shipped_bands
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ _SAMPLE_NSIDES = (256, 1024)
 # Patches this far outside of a region are read too: their candidates reach over their border by
 # 0.3 deg and may be merged with one inside.
 _REGION_MARGIN_DEG = 1.0
+_EDGE_DEG = 0.5  # localized sources closer to the edge of the map are flagged
 _MAX_FRACTION_OUTSIDE = 0.01  # of photons outside of the bands of a model; more raise a warning
 
 
@@ -370,7 +373,11 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
     if not bands[:, 0].any():
         low, high = sky_map.energy_edges[[0, -1]]
         ends = f"{band_edges[0]:g}-{band_edges[-1]:g} GeV; got a map of {low:g}-{high:g} GeV"
-        raise InputError(f"expected energies within the model's range {ends}; choose another model")
+        shipped = np.array([edges[[0, -1]] for edges in shipped_bands().values()])
+        advice = "choose another model"
+        if low >= shipped.max() or high <= shipped.min():
+            advice = f"no shipped model: select photons of {shipped.min():g}-{shipped.max():g} GeV"
+        raise InputError(f"expected energies within the model's range {ends}; {advice}")
     if sky_map.events is None:
         _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)
@@ -393,7 +400,18 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
             f"{n_all - n_used:,} of {n_all:,} photons lie outside "
             f"{band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of the model, and are not used"
         )
+    if not n_all:
+        warn("the map holds no photons; nothing can be found in it")
+    elif len(index) and not any(map(_has_inside, coverage[..., 0])):
+        edge = f"every part of the map lies within {_EDGE_DEG:g} deg of its edge"
+        warn(f"{edge}, where sources, scores and errors are less certain; use a wider map")
     return Patches(grid, index, counts, coverage, bands, n_used)
+
+
+def _has_inside(coverage):
+    """Whether a part of the coverage (ny, nx) of a patch lies far from the edge of the map."""
+    reach = _EDGE_DEG / GridConfig().pixel_deg
+    return coverage.all() or distance_transform_edt(coverage).max() > reach
 
 
 def _full_chunks(chunks, size):

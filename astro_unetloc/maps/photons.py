@@ -9,13 +9,16 @@ photon at the same point, whatever the order and the chunks.
 import re
 from dataclasses import dataclass
 
+import astropy.units as u
 import healpy
 import numpy as np
 from scipy.spatial import KDTree
 
-from astro_unetloc.cubes import energy_column
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.cubes import energy_column, values_of
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.files import find_hdu
 from astro_unetloc.irf.spectra import draw_energy
+from astro_unetloc.maps.selection import common_range, dss_cuts, header_range_gev
 from astro_unetloc.sphere import (
     SKY_DEG2,
     chord,
@@ -27,6 +30,7 @@ from astro_unetloc.sphere import (
 
 CHUNK_PHOTONS = 2_000_000  # photons in memory at once when a map is placed
 COUNT_TOLERANCE = 0.01  # a pixel value this close to an integer is a count
+_MAX_COUNT = 1e8  # all photons of the LAT above 100 MeV are about 1e9
 DEFAULT_SEED = 0
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -141,6 +145,9 @@ def _check_values(counts):
     if np.isinf([low, high]).any():
         n = np.isinf(counts).sum()
         raise InputError(f"counts must be finite or NaN (not observed); got {n} infinite pixels")
+    if high > _MAX_COUNT:
+        got = f"got {high:.4g}, which no instrument counts; is the map damaged?"
+        raise InputError(f"counts must be at most {_MAX_COUNT:g} in a pixel and energy bin; {got}")
     if low < 0:
         got = f"{low:.4g} and {(counts < 0).sum()} negative pixels"
         raise InputError(f"counts must not be negative; got {got}; subtract no background")
@@ -158,7 +165,7 @@ def _odd_pixels(counts):
 
 # Event lists and their footprint
 
-_CIRCLE = re.compile(r"CIRCLE\s*\(\s*([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
+_CIRCLE = re.compile(r"CIRCLE\s*\(([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
 
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured
 _LOW_DENSITY = 0.1  # quantile of the cells: the radius must close the thin parts too
@@ -179,6 +186,10 @@ class DiscFootprint:
         """Whether directions (..., 3) lie inside."""
         return separation_deg(np.asarray(vectors), self.center) <= self.radius_deg
 
+    def grown(self, margin_deg):
+        """The footprint with a margin around it."""
+        return DiscFootprint(self.center, self.radius_deg + margin_deg)
+
 
 @dataclass(frozen=True, eq=False)
 class MaskFootprint:
@@ -192,39 +203,153 @@ class MaskFootprint:
         return self.mask[_pixel(self.nside, vectors)]
 
 
-def read_events(hdu):
-    """`Photons` of an event list, and the `DiscFootprint` of its DSS keyword CIRCLE, or None."""
+@dataclass(frozen=True, eq=False)
+class CombinedFootprint:
+    """What several footprints cover, all of them (``all``) or any of them (``any``)."""
+
+    parts: tuple
+    which: str
+
+    def covers(self, vectors):
+        """Whether directions (..., 3) lie inside."""
+        return getattr(np, self.which)([part.covers(vectors) for part in self.parts], axis=0)
+
+    def grown(self, margin_deg):
+        """The footprint with a margin around it."""
+        return CombinedFootprint(tuple(p.grown(margin_deg) for p in self.parts), self.which)
+
+
+@dataclass(frozen=True, eq=False)
+class EventList:
+    """What one EVENTS table holds and states."""
+
+    name: str
+    photons: Photons
+    identity: dict  # columns (n,) that tell photons apart
+    footprint: object  # stated by the header, or None
+    energy_range: tuple | None  # stated by the header, GeV
+    good_times: np.ndarray  # (m, 2) start and stop in seconds
+
+
+_EVENT_COLUMNS = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
+_IDENTITY = ("RUN_ID", "EVENT_ID", "TIME", "ENERGY")
+
+
+def read_events(hdus, hdu, name):
+    """The `EventList` of an HDU of a file."""
     names = {name.upper(): name for name in hdu.columns.names}
-    kinds = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
-    found = [kind for kind in kinds if set(kind[:2]) <= set(names)]
+    found = [kind for kind in _EVENT_COLUMNS if set(kind[:2]) <= set(names)]
     if not found or "ENERGY" not in names:
         columns = ", ".join(hdu.columns.names)
         raise InputError(f"events must have ENERGY, RA and DEC; got {columns}; give an FT1 file")
-    lon_name, lat_name, frame = found[0]
-    lon, lat = (hdu.data[names[name]].astype(float) for name in (lon_name, lat_name))
+    columns = [names[column] for column in found[0][:2]]
+    lon, lat = (_angle_deg(values_of(hdu, c), hdu.columns[c].unit, c) for c in columns)
     energy = energy_column(hdu, names["ENERGY"])
-    n_bad = np.count_nonzero(~np.isfinite(lon + lat + energy))
+    n_bad = np.count_nonzero(~(np.isfinite(lon + lat + energy) & (np.abs(lat) <= 90)))
     if n_bad:
         raise InputError(f"events must have finite positions and energies; got {n_bad} without")
     if np.any(energy <= 0):
         raise InputError(f"energies must be positive; got {energy.min():g} GeV; check the events")
-    vectors = rotate(vectors_from_lonlat(lon, lat), frame_rotation(frame))
-    return Photons(vectors, energy), _stated_disc(hdu.header)
+    vectors = rotate(vectors_from_lonlat(lon, lat), frame_rotation(found[0][2]))
+    identity = {key: values_of(hdu, names[key]) for key in _IDENTITY if key in names}
+    times = find_hdu(hdus, "GTI")
+    names = set() if times is None else set(times.columns.names)
+    good_times = [values_of(times, key) for key in ("START", "STOP") if {"START", "STOP"} <= names]
+    return EventList(
+        name, Photons(vectors, energy), identity | {"x": vectors[:, 0], "y": vectors[:, 1]},
+        stated_footprint(hdu.header), header_range_gev(hdu.header),
+        np.column_stack(good_times) if good_times else np.zeros((0, 2)),
+    )  # fmt: skip
 
 
-def _stated_disc(header):
-    """Disc of the first DSS keyword with a CIRCLE, or None."""
-    for key in header:
-        cut = _CIRCLE.search(str(header[key])) if key.startswith("DSVAL") else None
-        kind = str(header.get(f"DSTYP{key[5:]}", "")).replace(" ", "").upper()
-        if cut and kind.startswith("POS(RA,DEC"):
-            try:
-                ra, dec, radius = map(float, cut.groups())
-            except ValueError as err:
-                wanted = "CIRCLE(ra,dec,radius) in degrees"
-                raise InputError(f"{key} must be {wanted}; got {header[key]!r}") from err
-            return DiscFootprint(vectors_from_lonlat(ra, dec) @ frame_rotation("icrs").T, radius)
-    return None
+def _angle_deg(values, unit, what):
+    """Angles of a stated unit in degrees as float64; without a unit they are in degrees."""
+    text = str(unit or "deg").strip()
+    try:
+        unit = "deg" if text.lower().startswith("deg") else text
+        return values.astype(float) * u.Unit(unit).to("deg")
+    except (ValueError, u.UnitConversionError) as err:
+        raise InputError(f"{what} must be in deg, rad or hourangle; got {unit!r}") from err
+
+
+def stated_footprint(header):
+    """The sky inside all DSS cuts with a CIRCLE, or None."""
+    discs = []
+    for key, value, unit in dss_cuts(header, r"POS\(\w+,\w+\)"):
+        cut, kind = _CIRCLE.search(value), str(header[f"DSTYP{key[5:]}"]).upper()
+        if not cut:
+            continue
+        try:
+            lon, lat, radius = _angle_deg(np.array(cut.groups(), dtype=float), unit, key)
+        except ValueError as err:
+            wanted = "CIRCLE(ra,dec,radius) in degrees"
+            raise InputError(f"{key} must be {wanted}; got {header[key]!r}") from err
+        frame = "icrs" if "RA" in kind else "galactic"
+        vector = rotate(vectors_from_lonlat(lon, lat), frame_rotation(frame))
+        discs.append(DiscFootprint(vector, float(radius)))
+    return _combined(discs, "all") if discs else None
+
+
+def _combined(footprints, which):
+    """What all or any of several footprints cover, without discs that change nothing."""
+    discs, kept = [part for part in footprints if isinstance(part, DiscFootprint)], []
+    for disc in sorted(discs, key=lambda disc: disc.radius_deg, reverse=which == "any"):
+        pairs = ((disc, other) if which == "all" else (other, disc) for other in kept)
+        if not any(_holds(*pair) for pair in pairs):
+            kept.append(disc)
+    kept += [part for part in footprints if not isinstance(part, DiscFootprint)]
+    return kept[0] if len(kept) == 1 else CombinedFootprint(tuple(kept), which)
+
+
+def _holds(outer, inner):
+    """Whether a disc holds another one."""
+    apart = separation_deg(outer.center, inner.center)
+    return apart + inner.radius_deg <= outer.radius_deg + 1e-6
+
+
+def join_events(lists):
+    """Photons, footprint, energy range and good time of several event lists together.
+
+    A photon that stands in them twice is counted once.
+    """
+    photons = Photons.concatenate([part.photons for part in lists])
+    again = _repeated(lists)
+    if again.any():
+        warn(f"{again.sum():,} photons stand in the event lists twice; each is counted once", 6)
+        photons = photons.select(~again)
+    footprints = [part.footprint for part in lists]
+    known = None not in footprints
+    footprint = _combined(footprints, "any") if known else estimate_footprint(photons.vectors)
+    ranges = {part.energy_range for part in lists} - {None}
+    stated = common_range(ranges, "the energies of the event lists") if ranges else None
+    outside = stated and (photons.energy < stated[0]) | (photons.energy > stated[1])
+    if stated and outside.any():
+        found = (
+            f"{outside.sum():,} of {len(photons):,} photons lie outside {stated[0]:g}-{stated[1]:g}"
+        )
+        warn(f"{found} GeV, the energy cut of all event lists, and are left out", 6)
+        photons = photons.select(~outside)
+    return photons, footprint, stated, _good_time(np.concatenate([p.good_times for p in lists]))
+
+
+def _repeated(lists):
+    """Whether each photon (n,) of several lists stands in them before."""
+    names = set.intersection(*(set(part.identity) for part in lists))
+    columns = [np.concatenate([part.identity[name] for part in lists]) for name in sorted(names)]
+    n, again = len(columns[0]), np.zeros(len(columns[0]), dtype=bool)
+    if len(lists) == 1 and ("TIME" not in names or len(np.unique(lists[0].identity["TIME"])) == n):
+        return again
+    order = np.lexsort(columns)
+    same = [column[order][1:] == column[order][:-1] for column in columns]
+    again[order[1:]] = np.all(same, axis=0)
+    return again
+
+
+def _good_time(intervals):
+    """Total length in seconds of the union of intervals (n, 2)."""
+    start, stop = intervals[np.argsort(intervals[:, 0])].T
+    ended = np.maximum.accumulate(np.append(-np.inf, stop))[:-1]
+    return float(np.sum(np.maximum(stop - np.maximum(start, ended), 0)))
 
 
 def estimate_footprint(vectors):

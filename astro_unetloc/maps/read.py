@@ -3,17 +3,19 @@
 import logging
 import re
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
+import astropy.units as u
 import healpy
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from gammapy.maps import HpxGeom, Map, MapAxis
 
-from astro_unetloc.cubes import energy_axis, is_map, read_sky_map, values_at, with_axes
+from astro_unetloc.cubes import energy_axis, read_sky_map, values_at, values_of, with_axes
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import find_hdu, open_fits
+from astro_unetloc.files import check_cards, check_file, find_hdu, is_map, open_fits
 from astro_unetloc.irf.exposure import (
     Emission,
     MapExposure,
@@ -27,12 +29,13 @@ from astro_unetloc.irf.exposure import (
     square_degree_density,
 )
 from astro_unetloc.irf.psf import psf_from_hdus, psf_of, read_psf
-from astro_unetloc.maps.photons import estimate_footprint, read_events, whole_counts
+from astro_unetloc.maps.photons import join_events, read_events, stated_footprint, whole_counts
 from astro_unetloc.maps.selection import (
     ASSUMED_RANGE_GEV,
     header_range_gev,
     parse_energy_range,
     select_bins,
+    stated_selection,
     wcs_edges_gev,
 )
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
@@ -40,6 +43,8 @@ from astro_unetloc.sphere import lonlat_from_vectors
 
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
 COARSE_PIXEL_DEG = 0.2
+
+_MANY = 10_000  # photons in one pixel, more than in all others together, may be a flipped bit
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +59,11 @@ def read_map(
 
     Parameters
     ----------
-    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
-        FITS files (``.gz`` too) with a counts image or cube in any projection, a HEALPix table of
-        gtbin, gammapy or healpy, or events; a gammapy dataset file or its ``.yaml`` list.
+    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, SkyMap, or list of paths
+        FITS files (``.gz``, ``.bz2``, ``.xz`` and ``.fz`` too) with a counts image or cube in any
+        projection, a HEALPix table of gtbin, gammapy or healpy, or events; a gammapy dataset file
+        or its ``.yaml`` list. ``file.fits[EVENTS]`` and ``file.fits[1]`` choose an HDU. Several
+        event lists, also as ``@list.txt`` or a pattern such as ``week*.fits``, are read as one.
     energy_range : pair of Quantity, float in GeV or str, optional
         Of an image, the range of its photons, which overrules the header; of a cube, the range
         whose whole bins are taken; of events, the range that is cut out.
@@ -119,22 +126,19 @@ def read_map(
 
 def _read_any(map):
     """Fields of a `SkyMap` from any known type; counts may still be fluxes or have no axis."""
-    if isinstance(map, (str, Path)):
-        path = Path(map).expanduser()
-        if path.suffix.lower() in (".yaml", ".yml"):
-            path = _dataset_path(path)
-        hdus, checksum = open_fits(path)
-        with hdus:
-            return _read_hdus(hdus, path.name) | {"checksum": checksum}
-    if isinstance(map, fits.HDUList):
-        return _read_hdus(map, str(map.filename() or "HDUList"))
+    if isinstance(map, fits.HDUList):  # which is a list
+        name = str(map.filename() or "HDUList")
+        check_cards(map, name)
+        return _join([_read_hdus(map, name)])
+    if isinstance(map, (str, Path, list, tuple)):
+        return _join([_read_file(path) for path in input_paths(map)])
     if isinstance(map, Map) and not map.geom.is_region:
         return {"counts": map, "name": type(map).__name__, "header": _plain_header(map)}
     if any(base.__name__ == "MapDataset" for base in type(map).__mro__):
         if map.counts is None:
             raise InputError(f"a dataset with counts was expected; {map.name!r} has none")
         return {
-            "counts": map.counts,
+            "counts": _masked(map.counts, map.mask_safe),
             "name": map.name,
             "header": _plain_header(map.counts),
             "exposure": read_exposure(map.exposure),
@@ -142,14 +146,79 @@ def _read_any(map):
             "psf": read_psf(map.psf),
         }
     raise TypeError(
-        "map must be a path (str or Path), an astropy HDUList, a gammapy WcsNDMap, HpxNDMap or "
-        f"MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
+        "map must be a path (str or Path) or paths, an astropy HDUList, a gammapy WcsNDMap, "
+        f"HpxNDMap or MapDataset, or a SkyMap; got {type(map).__name__}; use read_map(path)"
     )
 
 
 def _is_filled(background):
     """Whether a background is known: gammapy makes datasets with one of zeros."""
     return background is not None and bool(np.any(background.data))
+
+
+def input_paths(map):
+    """Paths of the files that a path, a pattern, ``@list.txt`` or a list of these names."""
+    if isinstance(map, (list, tuple)):
+        if not map or not all(isinstance(path, (str, Path)) for path in map):
+            raise TypeError(f"map must be a path or a list of paths; got {map!r}")
+        return [path for pattern in map for path in input_paths(pattern)]
+    path = Path(map).expanduser()
+    if str(map).startswith("@") and not path.exists():
+        listing = Path(str(map)[1:]).expanduser()
+        check_file(listing, "a list of files")
+        lines = (line.partition("#")[0].strip() for line in listing.read_text().splitlines())
+        # as the Fermi tools do it, else beside the list
+        found = [line if Path(line).exists() else listing.parent / line for line in lines if line]
+        if not found:
+            raise InputError(f"a list of files was expected; got {listing} without any; name some")
+        return input_paths(found)
+    found = [] if path.exists() else sorted(glob(str(path)))
+    return [Path(name) for name in found] or [path]
+
+
+def _read_file(path):
+    """Fields of a `SkyMap` from one file."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        path = _dataset_path(path)
+    hdus, checksum = open_fits(path)
+    with hdus:
+        return _read_hdus(hdus, path.name) | {"checksum": checksum}
+
+
+def _join(parts):
+    """Fields of one `SkyMap` from those of one or several files; event lists become one."""
+    first, lists = parts[0], [events for part in parts for events in part.get("lists", ())]
+    others = [part["name"] for part in parts if "lists" not in part]
+    if others and len(parts) > 1:
+        raise InputError(f"several files must be event lists; got {others[0]}; give one map")
+    if not lists:
+        return first
+    events, footprint, stated_range, good_time = join_events(lists)
+    stated = [stated_selection(part["header"]) | {"energy_gev": None} for part in parts]
+    if stated.count(stated[0]) < len(stated):
+        warn(f"the event lists are other selections of events: {first['name']} and others", 6)
+    return {
+        "name": ", ".join(part["name"] for part in parts),
+        "checksum": ", ".join(part["checksum"] for part in parts if "checksum" in part),
+        "header": first["header"] | ({"ONTIME": good_time} if good_time else {}),
+        "events": events,
+        "footprint": footprint,
+        "stated_range": stated_range,
+    }
+
+
+def _masked(counts, mask):
+    """Counts that are NaN, not observed, where a mask of the same pixels is False."""
+    if mask is None or np.all(mask.data):
+        return counts
+    try:
+        data = np.where(np.broadcast_to(mask.data, counts.data.shape), counts.data, np.nan)
+    except ValueError as err:
+        got = f"got {np.shape(mask.data)} and {counts.data.shape}; write the dataset again"
+        raise InputError(f"mask_safe must have the pixels of the counts; {got}") from err
+    n_masked = np.nansum(counts.data) - np.nansum(data)
+    log.info("%d photons lie where mask_safe is False and are not used", n_masked)
+    return Map.from_geom(counts.geom, data=data)
 
 
 def _plain_header(counts):
@@ -160,8 +229,7 @@ def _dataset_path(path):
     """The file of the one map dataset that a gammapy ``.yaml`` file names."""
     import yaml
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}; check the name and the directory")
+    check_file(path, "a gammapy datasets file")
     try:
         entries = yaml.safe_load(path.read_text())["datasets"]
         found = [e["filename"] for e in entries if str(e.get("type", "")).startswith("MapDataset")]
@@ -178,30 +246,37 @@ def _read_hdus(hdus, name):
     if product is not None:
         kind = f"got {product}: {name}; give the file made by gtbin or the events"
         raise InputError(f"a counts map or event list was expected; {kind}")
-    events = find_hdu(hdus, "EVENTS")
-    hdu = _find_counts(hdus) if events is None else events
+    events = [hdu for hdu in hdus if hdu.name.upper() == "EVENTS" and hasattr(hdu, "columns")]
+    hdu = events[0] if events else _find_counts(hdus)
     if hdu is None:
         found = f"no counts found in {name}, with the HDUs {', '.join(h.name for h in hdus)}"
         raise InputError(f"{found}; give a counts map, an event list or a dataset with counts")
     parts = {"name": name, "header": _select_header(hdu.header, hdus[0].header)}
-    if events is not None:
-        photons, footprint = read_events(events)
-        return parts | {
-            "events": photons,
-            "footprint": footprint or estimate_footprint(photons.vectors),
-            "stated_range": header_range_gev(events.header),
-        }
-    parts["counts"] = read_sky_map(hdus, hdu, axis=_axis_of_counts(hdus, hdu))
-    if not parts["counts"].geom.axes:
+    if events:
+        return parts | {"lists": [read_events(hdus, hdu, name) for hdu in events]}
+    axis = _axis_of_counts(hdus, hdu)
+    counts = read_sky_map(hdus, hdu, axis=axis)
+    if axis is None:
         parts["stated_range"] = header_range_gev(hdu.header) or header_range_gev(hdus[0].header)
+    parts["footprint"] = stated_footprint(parts["header"])
+    parts["counts"] = counts
     if hdu.name.upper() == "COUNTS":  # a dataset of gammapy
-        if find_hdu(hdus, "EXPOSURE") is not None:
-            parts["exposure"] = exposure_from_hdus(hdus, name)
-        if find_hdu(hdus, "BACKGROUND") is not None:
-            parts["background"] = background_from_hdus(hdus, name)
-        if find_hdu(hdus, "PSF") is not None:
-            parts["psf"] = psf_from_hdus(hdus, name)
+        for part, read in _PARTS_OF_DATASET.items():
+            found = find_hdu(hdus, part)
+            try:
+                parts |= {} if found is None else {part: read(hdus, found, name)}
+            except InputError as err:
+                warn(f"the HDU {part.upper()} of {name} is not used: {err}", 7)
+        parts["counts"] = _masked(counts, parts.pop("mask_safe", None))
     return parts
+
+
+_PARTS_OF_DATASET = {
+    "exposure": lambda hdus, _, name: exposure_from_hdus(hdus, name),
+    "background": lambda hdus, _, name: background_from_hdus(hdus, name),
+    "psf": lambda hdus, _, name: psf_from_hdus(hdus, name),
+    "mask_safe": lambda hdus, hdu, _: read_sky_map(hdus, hdu, what="mask_safe"),
+}
 
 
 def _axis_of_counts(hdus, hdu):
@@ -262,18 +337,21 @@ def _describe_map(hdu, hdus):
     single_energies = "AXCOLS1" in header and "," not in header["AXCOLS1"]
     cube = hdu.is_image and header.get("NAXIS") == 3 and find_hdu(hdus, "EBOUNDS") is None
     if single_energies or axis == "log_energy" or cube and find_hdu(hdus, "ENERGIES") is not None:
-        values = hdu.data if hdu.is_image else hdu.data[hdu.columns.names[-1]]
+        values = values_of(hdu, None if hdu.is_image else hdu.columns.names[-1])
         exposure = axis == "log_energy" or not per_area and np.nanmax(values) > 1e3
         return "an exposure map" if exposure else "a diffuse emission template"
     return None
 
 
-def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, **parts):
+def _make_sky_map(
+    *, energy_range, stated_range=None, counts=None, events=None, footprint=None, **parts
+):
     """The `SkyMap` of what was read: energies known and selected, counts whole and on the sky."""
     if events is not None:
-        stated_range = stated_range or _range_of_events(events.energy)
-        edges = np.array(stated_range, float)
-        return _cut(SkyMap(events=events, energy_edges=edges, **parts), energy_range)
+        edges = np.array(stated_range or _range_of_events(events.energy), float)
+        parts |= {"events": events, "footprint": footprint}
+        return _cut(SkyMap(energy_edges=edges, **parts), energy_range)
+    counts = _without_unit(counts)
     _check_axes(counts.geom.axes)
     pixels_of(counts.geom)  # an unknown frame is refused first
     if not counts.geom.axes:
@@ -283,12 +361,43 @@ def _make_sky_map(*, energy_range, stated_range=None, counts=None, events=None, 
         counts = Map.from_geom(with_axes(counts.geom, [axis]), data=counts.data[None])
     sky_map = _cut(SkyMap(counts=counts, **parts), energy_range)
     whole = whole_counts(sky_map.planes, lambda: _exposure_of_bins(sky_map))
-    n_off = np.count_nonzero(sky_map.pixels.off_sky(np.flatnonzero((whole > 0).any(axis=0))))
+    filled = (whole > 0).any(axis=0)
+    n_off = np.count_nonzero(np.isnan(sky_map.pixels.on_sky(np.flatnonzero(filled))[:, 0]))
     if n_off:
         got = f"{n_off} pixels with counts beyond the limb of the projection"
         raise InputError(f"counts must lie on the sky; got {got}; check the WCS keywords")
+    largest, total = np.fmax.reduce(whole, axis=None, initial=0), np.nansum(whole, dtype=float)
+    if largest > _MANY and largest > total / 2:
+        warn(f"one pixel holds {largest:,.0f} of {total:,.0f} photons; is the map damaged?", 5)
+    if footprint is not None:
+        whole = _inside_cuts(whole, filled, sky_map.pixels, footprint)
     geom = sky_map.counts.geom
     return replace(sky_map, counts=Map.from_geom(geom, data=whole.reshape(geom.data_shape)))
+
+
+def _without_unit(counts):
+    """Counts, or fluxes in cm-2 s-1, as plain numbers; other units are refused."""
+    unit = (counts.unit or u.dimensionless_unscaled).decompose()
+    for wanted in ("", "ct", "ph", "cm-2 s-1", "ph cm-2 s-1", "ct cm-2 s-1"):
+        if unit.is_equivalent(wanted):
+            scale = unit.to(wanted)
+            # a power of ten is exact: 1e-4 of m-2 s-1 in cm-2 s-1
+            data = counts.data if scale == 1 else counts.data * float(f"{scale:.12g}")
+            return Map.from_geom(counts.geom, data=data)
+    got = f"got {counts.unit}; give the counts, or a flux map together with its exposure"
+    raise InputError(f"counts, or a flux per area and time, were expected; {got}")
+
+
+def _inside_cuts(counts, filled, pixels, footprint):
+    """Counts that are NaN, not observed, outside of the circles that the header states."""
+    centers = pixels.on_sky(np.arange(pixels.n_pixels))
+    on_sky, centers = np.isfinite(centers[:, 0]), np.nan_to_num(centers)
+    n_outside = np.sum(filled & ~footprint.grown(pixels.pixel_size_deg).covers(centers))
+    if n_outside > 0.01 * filled.sum():
+        warn(f"{n_outside} pixels with counts lie outside the circle of the header: not used", 7)
+        return counts
+    unseen = on_sky & ~filled & ~footprint.covers(centers)
+    return np.where(unseen, np.float32(np.nan), counts) if unseen.any() else counts
 
 
 def _check_axes(axes):

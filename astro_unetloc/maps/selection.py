@@ -33,6 +33,9 @@ _TYPE_GROUPS = (
 )
 _TYPE_BITS = dict(enumerate(name for group in _TYPE_GROUPS for name in group))
 _MASK = re.compile(r"BIT_MASK\((EVENT_CLASS|EVENT_TYPE),(\d+)(?:,(\w+))?\)")
+# Names other than GLAST, FERMI and LAT; a header that names none is taken for the LAT.
+_OTHER_TELESCOPE = re.compile(r"(?!.*(GLAST|FERMI)).*[A-Z]", re.IGNORECASE)
+_OTHER_INSTRUMENT = re.compile(r"(?!.*LAT\b).*[A-Z]", re.IGNORECASE)
 _CUT_MARGIN = 1.01  # an energy cut this much inside the bins of a map is no rounding error
 
 # What the built-in response and diffuse emission describe. The zenith angles are those of 3FHL
@@ -70,19 +73,42 @@ def _increasing(low, high, where):
     return low, high
 
 
-def header_range_gev(header):
-    """Energy range (emin, emax) in GeV of the DSS keywords, EMIN/EMAX or E_MIN/E_MAX, or None."""
+def dss_cuts(header, kind):
+    """Keyword, value and unit of the DSS cuts of a header whose type matches a pattern."""
     for key in header:
-        if key.startswith("DSTYP") and str(header[key]).strip().upper() == "ENERGY":
-            number = key[5:]
-            pair = str(header.get(f"DSVAL{number}", "")).split(",")[0].split(":")
-            return _stated_range(pair, header.get(f"DSUNI{number}"), f"DSVAL{number}")
+        if key.startswith("DSTYP") and re.fullmatch(
+            kind, re.sub(r"\s", "", str(header[key])), re.I
+        ):
+            names = (f"DSVAL{key[5:]}", f"DSUNI{key[5:]}")
+            yield names[0], str(header.get(names[0], "")), str(header.get(names[1], "")).strip()
+
+
+def header_range_gev(header):
+    """Energy range (emin, emax) in GeV of the DSS keywords, EMIN/EMAX or E_MIN/E_MAX, or None.
+
+    Several cuts, as of gtselect run twice, mean their intersection.
+    """
+    cuts = [
+        _stated_range(value.split(":"), unit, key)
+        for key, value, unit in dss_cuts(header, "ENERGY")
+    ]
+    if cuts:
+        return common_range(cuts, "the ENERGY cuts of the header")
     for low, high in (("EMIN", "EMAX"), ("E_MIN", "E_MAX")):
         if low in header and high in header:
             comment = re.search(r"\[(\w+)\]", header.comments[low])  # FITS: unit in brackets
             unit = header.get("EUNIT", comment.group(1) if comment else None)
             return _stated_range((header[low], header[high]), unit, f"{low}, {high}")
     return None
+
+
+def common_range(ranges, what):
+    """The energies that all of several ranges (low, high) in GeV hold."""
+    low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+    if low >= high:
+        got = ", ".join(f"{low:g}-{high:g}" for low, high in ranges)
+        raise InputError(f"{what} must overlap; got {got} GeV; select the events again")
+    return low, high
 
 
 def _stated_range(pair, unit, where):
@@ -135,7 +161,7 @@ def check_domain(header, energy_edges, card):
     ``header`` has the DSS keywords of the map as far as they are known, ``energy_edges`` are in
     GeV; without ``domain`` in the card of the model only the energies are compared.
     """
-    domain, stated = card.get("domain", {}), _stated(header)
+    domain, stated = card.get("domain", {}), stated_selection(header)
     phrases = []
     classes, wanted = stated.get("event_class", []), domain.get("event_class")
     if wanted and not set(classes) <= set(wanted):
@@ -148,6 +174,12 @@ def check_domain(header, energy_edges, card):
     zenith, highest = stated.get("max_zenith_deg"), domain.get("max_zenith_deg")
     if zenith and highest and zenith > highest:
         phrases.append(f"zenith angles up to {zenith:g} deg (not {highest:g})")
+    telescope, instrument = (str(header.get(k, "")).strip() for k in ("TELESCOP", "INSTRUME"))
+    if domain and (_OTHER_TELESCOPE.match(telescope) or _OTHER_INSTRUMENT.match(instrument)):
+        phrases.append(
+            f"photons of {telescope} {instrument} (not of Fermi-LAT: PSF, exposure and diffuse "
+            "emission differ, and with them scores, fluxes, errors and classes)"
+        )
     bands = np.asarray(card["band_edges_gev"], dtype=float)
     phrases += _energy_differences(stated.get("energy_gev"), energy_edges, bands)
     if phrases:
@@ -179,7 +211,7 @@ def _energy_differences(cut, energy_edges, bands):
     return phrases
 
 
-def _stated(header):
+def stated_selection(header):
     """Event selection that the DSS keywords of a header state, with the keys of a domain."""
     stated = {}
     for key, value in header.items():
@@ -193,9 +225,9 @@ def _stated(header):
             names = _names(int(mask[2]), bits) if release.startswith("P8") else []
             stated |= {mask[1].lower(): names} if names else {}
             stated |= {"release": release} if release else {}
-        elif kind == "ZENITH_ANGLE":
-            ranges = re.findall(r":(\d+\.?\d*)", str(header.get(f"DSVAL{key[5:]}", "")))
-            stated |= {"max_zenith_deg": max(map(float, ranges))} if ranges else {}
+    zenith = [re.search(r":(\d+\.?\d*)", cut) for _, cut, _ in dss_cuts(header, "ZENITH_ANGLE")]
+    zenith = [float(highest[1]) for highest in zenith if highest]
+    stated |= {"max_zenith_deg": min(zenith)} if zenith else {}
     cuts = {key: value for key, value in header.items() if key.startswith("DS")}
     with contextlib.suppress(InputError):  # not understood: nothing is stated
         stated["energy_gev"] = header_range_gev(cuts)

@@ -98,12 +98,10 @@ class WcsPixels:
         row, column = self._row_column(index)
         return self._vectors(column.astype(float), row.astype(float))
 
-    def off_sky(self, index):
-        """Whether pixels lie beyond the limb of the projection with all of their area."""
-        row, column = self._row_column(index)
-        off = np.isnan(self._vectors(column.astype(float), row.astype(float))[:, 0])
-        off[off] = np.isnan(self._inside(column[off], row[off])[:, 0])
-        return off
+    def on_sky(self, index):
+        """Unit vectors (n, 3) of the centres or the points on the sky nearest to them; else NaN."""
+        half = np.full(len(index), 0.5)
+        return self.points(index, half, half)
 
     def parts(self, index, n_split):
         """Yield the unit vectors (n, 3) of the middles of n_split**2 parts of each pixel."""
@@ -190,9 +188,7 @@ class HealpixPixels:
         vectors = healpy.pix2vec(self.nside, self._numbers(index), nest=self.nest)
         return rotate(np.stack(vectors, axis=-1), frame_rotation(self.frame))
 
-    def off_sky(self, index):
-        """Whether pixels lie off the sky: none does."""
-        return np.zeros(np.shape(index), dtype=bool)
+    on_sky = centers
 
     def parts(self, index, n_split):
         """Yield the unit vectors (n, 3) of the middles of n_split**2 parts of each pixel."""

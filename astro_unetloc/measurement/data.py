@@ -141,7 +141,7 @@ def gather_counts(sky_map, emin, emax):
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)
     number, first = counts[energy_bin, pixel].astype(float), np.append(first, len(pixel))
-    centers = sky_map.pixels.centers(filled)
+    centers = sky_map.pixels.on_sky(filled)
     return Counts(sky_map, centers, first, energy_bin, number, filled, edges)
 
 

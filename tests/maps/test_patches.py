@@ -152,14 +152,29 @@ def test_events_have_no_bins_and_float32_edges_make_no_difference():
     ],
 )
 def test_wide_bins_across_an_edge_of_the_model_are_warned_about(edges, match):
-    sky_map = binned_map(np.zeros((len(edges) - 1, 64)), image_pixels(8), edges)
+    counts = np.zeros((len(edges) - 1, 24, 24))
+    counts[-1] = 1  # the others would lie outside of the model
+    sky_map = binned_map(counts, image_pixels(24), edges)
     with pytest.warns(UnetlocWarning, match=match) if match else nullcontext():
         project(sky_map, BANDS)
 
 
-def test_energies_outside_the_model_are_refused():
-    sky_map = event_map(Photons(np.eye(3), np.array([1.0, 2.0, 5.0])), energy_edges=(1.0, 10.0))
-    with pytest.raises(ValueError, match="model's range 10-2000 GeV; got a map of 1-10 GeV"):
+@pytest.mark.parametrize(
+    ("edges", "advice"),
+    [((1, 10), "choose another model"), ((0.03, 0.1), "no shipped model: select photons of 0.5-2")],
+)
+def test_energies_outside_the_model_are_refused_with_what_to_do(edges, advice):
+    sky_map = event_map(Photons(np.eye(3), np.full(3, edges[0])), energy_edges=edges)
+    match = f"model's range 10-2000 GeV; got a map of {edges[0]}-{edges[1]} GeV; {advice}"
+    with pytest.raises(ValueError, match=match):
+        project(sky_map, BANDS)
+
+
+@pytest.mark.parametrize("n", [1, 8, 24])
+def test_a_map_that_is_all_edge_is_warned_about(n):
+    sky_map = binned_map(np.ones((1, n * n)), image_pixels(n), BANDS[:2])
+    match = "every part of the map lies within 0.5 deg of its edge"
+    with pytest.warns(UnetlocWarning, match=match) if n < 10 else nullcontext():
         project(sky_map, BANDS)
 
 
@@ -195,7 +210,8 @@ def test_a_small_region_reads_its_owner_and_the_patches_next_to_it():
 def test_not_observed_differs_from_no_photons(rng):
     counts = np.zeros((1, 1600))
     counts[0, :800] = np.nan  # the southern half
-    patches = project(binned_map(counts, image_pixels(40, lon=30.0, lat=20.0), BANDS[:2]), BANDS)
+    with pytest.warns(UnetlocWarning, match="the map holds no photons; nothing can be found"):
+        patches = project(binned_map(counts, image_pixels(40, lon=30, lat=20), BANDS[:2]), BANDS)
     assert patches.counts.sum() == 0
     for row, patch in enumerate(patches.index):
         x, y = patches.grid.plane(patch).pixel_from_vectors(

@@ -1,5 +1,6 @@
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import astropy.units as u
@@ -110,6 +111,20 @@ def test_the_domain_of_the_card_decides_and_all_differences_are_one_warning(
     assert differences(edges, CARD | {"domain": domain}, **cuts) == phrase
 
 
+@pytest.mark.parametrize(
+    ("telescope", "instrument", "named"),
+    [
+        ("GLAST", "LAT", False), ("FERMI", "", False), ("Fermi-LAT", "LAT", False), ("", "", False),
+        ("HESS", "", True), ("CTA", "LST", True), ("GLAST", "GBM", True), ("", "VERITAS", True),
+    ],
+)  # fmt: skip
+def test_another_telescope_is_named_with_what_does_not_hold(telescope, instrument, named):
+    keywords = {"TELESCOP": telescope, "INSTRUME": instrument}
+    match = "photons of .* .not of Fermi-LAT: PSF, exposure .* errors and classes"
+    with pytest.warns(UnetlocWarning, match=match) if named else nullcontext():
+        check_domain(keywords, EDGES, CARD)
+
+
 def test_real_files_are_inside(real_data):
     for name in ("gc/fermi-3fhl-gc-counts-cube.fits.gz", "2fhl/fermi_2fhl_events_north.fits.gz"):
         sky_map = read_map(real_data / name)
@@ -118,7 +133,7 @@ def test_real_files_are_inside(real_data):
 
 
 def test_a_search_warns(tmp_path):
-    hdus = cube_hdus(np.zeros((2, 20, 20), ">i4"), np.array([10.0, 20.0, 50.0]))
+    hdus = cube_hdus(np.eye(20, dtype=">i4")[None].repeat(2, 0), np.array([10.0, 20.0, 50.0]))
     hdus[0].header.update(header(EVENT_TYPE="32,P8R3"))
     hdus.writeto(tmp_path / "psf3.fits")
     with pytest.warns(UnetlocWarning, match="^the map is outside of .*lat-10gev .*type PSF3"):
