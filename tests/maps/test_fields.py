@@ -309,17 +309,18 @@ def test_brackets_choose_an_hdu(tmp_path):
 def test_unusable_parts_of_a_file_are_named_and_not_used():
     image = an_image(energy_cuts("10000:150000"))[0]
     header = image.header
-    parts = {"EXPOSURE": 4e11, "BACKGROUND": 0.06}
+    parts = {"EXPOSURE": 4e11, "BACKGROUND": 0.5}
     hdus = [
         fits.ImageHDU(np.full((60, 60), v, np.float32), header, name=n) for n, v in parts.items()
     ]
+    hdus[0].header["BUNIT"] = "kelvin"
     counts = fits.ImageHDU(image.data, header, name="COUNTS")
-    with pytest.warns(
-        UnetlocWarning, match="EXPOSURE of HDUList is not used: exposure must be a cube"
-    ):
+    with pytest.warns(UnetlocWarning) as caught:
         sky_map = read_map(fits.HDUList([fits.PrimaryHDU(), counts, *hdus]))
+    found = "the HDU EXPOSURE of HDUList is not used: exposure must be in cm2 s; got"
+    assert any(str(item.message).startswith(found) for item in caught)
     assert sky_map.exposure is None
-    assert sky_map.background.data.sum() == pytest.approx(216)
+    assert sky_map.background.data.sum() == pytest.approx(1800)
 
 
 @pytest.mark.parametrize("value", [2.0**28, 2.0**40, 1e30, 1e300])
