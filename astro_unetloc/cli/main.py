@@ -35,7 +35,7 @@ _GROUPS = {
 @click.command(cls=GroupedCommand, groups=_GROUPS)
 @click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 @options(
-    click.argument("map", type=click.Path(), nargs=-1, required=True),
+    click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     click.option("-o", "--output", "outputs", multiple=True, required=True, metavar="OUT",
                  help="File to write; may be repeated."),
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
