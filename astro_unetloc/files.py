@@ -201,12 +201,6 @@ def is_map(hdu):
     return hdu.header.get("PIXTYPE") == "HEALPIX" or "WCSSHAPE" in hdu.header
 
 
-def file_sha256(path):
-    """SHA-256 of a file, as text."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def checksum(path):
     """Return the sha256 (hex) of a file."""
     with open(path, "rb") as file:

@@ -384,18 +384,21 @@ def evaluate(context, folder, overwrite, quiet, **options):
     With -o, an interrupted evaluation is resumed when the same command is given again.
     """
     from astro_unetloc.evaluation.report import check_folder, report_paragraphs, write_evaluation
+    from astro_unetloc.files import locked_folder
 
     way = _ON_SET if options["data"] else _ON_CATALOG if options["catalog"] else _ON_SKIES
     _check_evaluation(context, way)
     if folder:
         check_folder(folder, overwrite=overwrite)
-    run = _evaluate(way, options, folder, overwrite=overwrite, progress=progress_bar(quiet))
-    if folder:
-        options = {"codes": options["codes"], "command": command_line(), "overwrite": overwrite}
-        paths, paragraphs = write_evaluation(run, folder, **options)
-        print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
-    else:
-        paragraphs = report_paragraphs(run)
+    with locked_folder(folder) if folder else nullcontext():
+        run = _evaluate(way, options, folder, overwrite=overwrite, progress=progress_bar(quiet))
+        if folder:
+            more = {"command": command_line(), "overwrite": overwrite}
+            options = {"codes": options["codes"]} | more
+            paths, paragraphs = write_evaluation(run, folder, **options)
+            print_message(f"{len(paths)} files -> {paths[-1]}", quiet)
+        else:
+            paragraphs = report_paragraphs(run)
     for lines in paragraphs:
         click.echo("\n".join(lines))
 

@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.units import Quantity
 
 from astro_unetloc import __version__
-from astro_unetloc.catalog.read import read_catalog, was_searched
-from astro_unetloc.catalog.table import galactic_vectors, sky_positions
+from astro_unetloc.catalog.read import read_catalog, searched_area, was_searched
+from astro_unetloc.catalog.table import galactic_vectors
 from astro_unetloc.evaluation import predictions
 from astro_unetloc.evaluation.comparison import energies_of
 from astro_unetloc.evaluation.truth import TruthMatch, grid_tiles, join_matches, match_truth
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import checksum
 from astro_unetloc.maps.patches import GridConfig
-from astro_unetloc.sphere import lonlat_from_vectors
+from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors
 from astro_unetloc.training.patch_set import open_patch_set
 from astro_unetloc.unet.model import load_model
 
@@ -93,7 +95,7 @@ def run_on_skies(
     numbers = predictions.chosen_patches(seeds, per_sky, codes)
     sky = {"years": float(years), "pixel_deg": GridConfig().pixel_deg}
     if template:
-        digest = hashlib.sha256(Path(template).read_bytes()).hexdigest()
+        digest = checksum(template)
         sky |= {"template": Path(template).name, "template_sha256": digest, "variant": variant}
     if energy_range is not None:
         sky["sky_band_edges_gev"] = edges.tolist()
@@ -145,9 +147,9 @@ def run_on_set(
         for each in filter(None, (runner.model, runner.baseline)):
             predictions.check_bands(patch_set, each)
         rows, named = predictions.chosen_rows(patch_set, n_patches, codes, all_skies)
-        checksum = hashlib.sha256(patch_set.sources().tobytes()).hexdigest()[:12]
+        digest = hashlib.sha256(patch_set.sources().tobytes()).hexdigest()[:12]
         about = {
-            "patch_set": Path(path).name, "patch_set_checksum": checksum, "n_patches": len(rows),
+            "patch_set": Path(path).name, "patch_set_checksum": digest, "n_patches": len(rows),
             "all_skies": bool(all_skies), "pixel_deg": float(patch_set.metadata["pixel_deg"]),
             "codes": list(codes),
         }  # fmt: skip
@@ -170,6 +172,8 @@ def run_on_set(
 def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     """Matches of a catalogue with the truth of its simulated sky.
 
+    If the catalogue has its searched area, only the true sources inside it are counted.
+
     Parameters
     ----------
     catalog, truth, baseline : str or path
@@ -189,17 +193,26 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     energies = energies_of(found, "FITEMIN", "FITEMAX") or energies_of(found, "EMIN", "EMAX")
     options = {"tile": grid_tiles(Path(truth).name)}
     options["brightest"] = bool(energies and energies[0] < predictions.BRIGHTEST_BELOW_GEV)
-    about = {"catalog": Path(catalog).name, "truth": Path(truth).name, "version": __version__}
+    about = {"version": __version__}
+    for name, path in {"catalog": catalog, "truth": truth, "baseline": baseline}.items():
+        if path:
+            about |= {name: Path(path).name, f"{name}_sha256": checksum(path)}
     names = {"MODEL": "model", "MODELSHA": "model_sha256", "INFILE": "map"}
     about |= {name: found.meta[key] for key, name in names.items() if key in found.meta}
-    tables = [found, _read_positions(baseline)] if baseline else [found]
-    matches = [match_truth(table, true, **options) for table in tables]
-    # Outside of the searched area only the true sources that match count.
-    counted = was_searched(found, sky_positions(true))
-    counted[np.concatenate([one.true_row[one.true_row >= 0] for one in matches])] = True
-    matches = [one.take(np.arange(len(one.catalog)), np.flatnonzero(counted)) for one in matches]
+    area = searched_area(found)
+    if area is not None:
+        options["area_deg2"] = about["area_deg2"] = float(area.sky_fraction * SKY_DEG2)
+
+    def matched(table):
+        matches = match_truth(table, true, **options)
+        return matches if area is None else matches.inside(in_area)
+
+    def in_area(vectors):
+        lon, lat = lonlat_from_vectors(vectors)
+        return was_searched(found, SkyCoord(lon, lat, unit="deg", frame="galactic").icrs)
+
     return EvaluationRun(
-        matches[0], threshold, about, baseline=matches[1] if baseline else None,
+        matched(found), threshold, about, baseline=baseline and matched(_read_positions(baseline)),
         baseline_name=Path(baseline).name if baseline else "", baseline_threshold=threshold,
     )  # fmt: skip
 
@@ -277,6 +290,8 @@ class _Runner:
         """The run, with metadata of which some come first."""
         metadata = first | self.metadata(self.model, about)
         metadata.pop("codes", None)
+        if self.baseline:
+            metadata |= {"baseline": self.baseline.name, "baseline_sha256": self.baseline.sha256}
         own, other = (
             float(m.threshold if self.threshold is None else self.threshold)
             for m in (self.model, self.baseline or self.model)

@@ -20,7 +20,7 @@ import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import check_output, file_sha256, locked_folder, write_files
+from astro_unetloc.files import check_output, checksum, locked_folder, write_files
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.patches import GridConfig, TangentPlane
@@ -145,9 +145,9 @@ def _sha256(path):
     """SHA-256 of a file, or of the names and contents of all files in a folder."""
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).iterdir() if file.is_file())
-        listing = "\n".join(f"{file.name} {file_sha256(file)}" for file in files)
+        listing = "\n".join(f"{file.name} {checksum(file)}" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    return file_sha256(path)
+    return checksum(path)
 
 
 def _observed_directions(sky):

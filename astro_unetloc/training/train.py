@@ -12,7 +12,7 @@ import numpy as np
 
 from astro_unetloc.detection.clustering import ClusteringConfig
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import file_sha256, locked_folder, write_files
+from astro_unetloc.files import checksum, locked_folder, write_files
 from astro_unetloc.maps.selection import BUILT_IN_DOMAIN
 from astro_unetloc.plot import canvas
 from astro_unetloc.simulation.population import counted_band
@@ -143,7 +143,7 @@ def fit_network(
         keras.config.set_dtype_policy(policy)
         if initial is not None:
             _load_initial(model, initial)
-            options["initial_sha256"] = file_sha256(initial)
+            options["initial_sha256"] = checksum(initial)
         optimizer = _optimizer(learning_rate, epochs * steps_per_epoch, steps_per_epoch)
         model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
         history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
@@ -208,7 +208,7 @@ def _resume(backup, model, options):
         try:
             state = json.loads(path.read_bytes())
             other, history = differences(state["options"], options), state["history"]
-            if state["sha256"] != file_sha256(weights):
+            if state["sha256"] != checksum(weights):
                 raise ValueError("its weights are another file")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             warn(f"checkpoint {path} is damaged, {err}; the training goes on from an earlier state")
@@ -240,7 +240,7 @@ def _callbacks(folder, batches, history, options, patience):
             (folder / "backup").mkdir(parents=True, exist_ok=True)
             weights = folder / "backup" / f"{epoch:06d}.weights.h5"
             write_files({weights: self.model.save_weights}, overwrite=True)
-            state = {"options": options, "history": history, "sha256": file_sha256(weights)}
+            state = {"options": options, "history": history, "sha256": checksum(weights)}
             rows = [",".join(map(str, row)) for row in (history[0], *map(dict.values, history))]
             log = "\n".join(rows).encode() + b"\n"
             contents = {weights.with_suffix(".json"): json.dumps(state).encode()}

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from made_catalogs import make_catalog as catalog_of
+from made_catalogs import make_sources
 from made_predictions import made_matches, made_predictions
 from made_truth import make_catalog, make_truth
 from mocpy import MOC
 
 import astro_unetloc
-from astro_unetloc.catalog.read import read_catalog, within_sky
+from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import sky_positions
+from astro_unetloc.catalog.write import write_catalog
 from astro_unetloc.evaluation import predictions as predictions_module
 from astro_unetloc.evaluation import run_on_catalog, run_on_set, run_on_skies
 from astro_unetloc.evaluation import runs as runs_module
@@ -21,6 +24,7 @@ from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.predictions import read_example, read_matches, read_metadata
 from astro_unetloc.evaluation.report import report_paragraphs, report_tables
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import checksum
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.training.make import make_patch_set
 from astro_unetloc.unet.model import load_model
@@ -114,7 +118,8 @@ def test_a_sky_without_sources_and_a_baseline_are_searched_too(searches, tmp_pat
     ]  # fmt: skip
     assert len(run.source_free.truth) == len(made_matches(10).truth)
     assert len(run.baseline.truth) == len(run.matches.truth)
-    assert run.baseline_name == model.name
+    assert run.baseline_name == run.metadata["baseline"] == model.name
+    assert run.metadata["baseline_sha256"] == model.sha256
     # checkpoints are removed, and no files of others
     assert len(list(folder.rglob("*.h5"))) == 6
     run.remove_checkpoints()
@@ -210,27 +215,22 @@ def test_named_patches_are_kept_and_do_not_count(set_path, tmp_path):
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
     path = tmp_path_factory.mktemp("catalog") / "found.ecsv"
-    find_sources(EXAMPLE / "map.fits.gz", measure=False).write(path)
+    table = find_sources(EXAMPLE / "map.fits.gz", measure=False)
+    del table.meta["MOC"]  # a true source lies just outside of it
+    table.write(path)
     return path
 
 
-def test_catalog_is_matched_with_the_truth_in_its_area(catalog, tmp_path):
+def test_catalog_is_matched_with_the_truth(catalog):
     run = run_on_catalog(catalog, EXAMPLE / "truth.ecsv", baseline=catalog)
     expected = evaluate(read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv"))
     assert run.matches.evaluation().summary() == expected.summary()
     assert run.baseline.evaluation().summary() == expected.summary()
     assert run.threshold == run.baseline_threshold == -np.inf
     assert run.metadata["model"] == "lat-10gev"
+    assert run.metadata["catalog_sha256"] == run.metadata["baseline_sha256"]
+    assert run.metadata["truth_sha256"] == checksum(EXAMPLE / "truth.ecsv")
     assert len(set(run.matches.truth["Tile"])) > 3
-    table, truth = read_catalog(catalog), read_catalog(EXAMPLE / "truth.ecsv")
-    half = SkyCoord(table["skycoord"][0]), 4 * u.deg  # a search of a part of the map
-    area = MOC.from_cone(half[0].ra, half[0].dec, radius=half[1], max_depth=10)
-    table.meta["MOC"] = area.to_string()
-    table.write(tmp_path / "part.ecsv")
-    run = run_on_catalog(tmp_path / "part.ecsv", EXAMPLE / "truth.ecsv")
-    inside = within_sky(truth, cone=half)["Source_Name"]
-    assert set(inside) < set(run.matches.truth["Source_Name"]) < set(truth["Source_Name"])
-    assert len(run.matches.catalog) == len(table)
 
 
 def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_path):
@@ -244,6 +244,23 @@ def test_all_of_a_catalog_count_whatever_the_scale_of_its_scores(catalog, tmp_pa
     cut = float(np.median(table["Score"]))
     run = run_on_catalog(tmp_path / "other.ecsv", EXAMPLE / "truth.ecsv", threshold=cut)
     assert run.threshold == cut
+
+
+@pytest.mark.parametrize("suffix", ["fits", "ecsv", "vot"])
+def test_true_sources_outside_the_searched_area_are_not_counted(tmp_path, suffix):
+    # the detections are one of two sources inside, one of a source outside, and nothing
+    truth = make_truth([0, 1, 2.2, 9], [0, 0, 0, 0])
+    center = SkyCoord(0 * u.deg, 0 * u.deg, frame="galactic").icrs
+    found = catalog_of(make_sources(lon=[0.01, 1.95, 0.5], lat=[0, 0, 0.5]))
+    found.meta["MOC"] = MOC.from_cone(
+        center.ra, center.dec, radius=2 * u.deg, max_depth=10
+    ).to_string()
+    write_catalog(found, tmp_path / f"found.{suffix}")
+    truth.write(tmp_path / "truth.ecsv")
+    run = run_on_catalog(*(tmp_path / name for name in (f"found.{suffix}", "truth.ecsv")))
+    scores = run.matches.evaluation()
+    assert (scores.n_true, scores.correct.sum(), len(scores.correct)) == (2, 1, 2)
+    assert run.matches.area_deg2 == run.metadata["area_deg2"] == pytest.approx(4 * np.pi, rel=0.05)
 
 
 @pytest.mark.parametrize("suffix", ["fits", "ecsv", "csv"])
