@@ -145,13 +145,6 @@ def test_exposure_beyond_its_map_is_zero_or_has_the_shape_of_the_built_in_one(re
     np.testing.assert_allclose(table(np.array([low / 2, 3 * high]))[:2], ends[:2])
 
 
-def test_square_metres_are_converted_and_intensity_is_no_exposure(tmp_path):
-    path = write_image_cube(tmp_path / "e.fits", np.full((3, 8, 8), 3e7), unit="m2 s")
-    np.testing.assert_allclose(read_exposure(path).sky(np.eye(3)[:1]), 3e11)
-    with pytest.raises(ValueError, match="exposure must be in cm2 s; got the unit"):
-        read_exposure(write_ones(tmp_path, unit="cm-2 s-1 sr-1 MeV-1"))
-
-
 def test_frame_without_coordsys_is_taken_or_asked_for(tmp_path):
     path = write_healpix_cube(tmp_path / "e.fits", np.full((3, 192), 3e11), COORDSYS="")
     with pytest.raises(ValueError, match="frame of a HEALPix exposure must be known"):

@@ -2,12 +2,10 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from astropy.io import fits
 from gammapy.irf import PSFKernel, PSFMap
 from gammapy.maps import MapAxis, WcsGeom, WcsNDMap
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import write_image_cube
 
 from astro_unetloc.irf.psf import KingPSF, TablePSF, make_profiles, psf_of, read_psf
 
@@ -278,23 +276,3 @@ def test_psf_map_of_gammapy_is_read_as_gammapy_reads_it(real_data):
     psf = psf_of(read_psf(path), position.galactic.cartesian.xyz.value[None])
     found = [psf.containment_radius(0.68, energy) for energy in (20.0, 100.0)]
     np.testing.assert_allclose(found, expected.to_value("deg"), rtol=0.03)
-
-
-@pytest.mark.parametrize(("unit", "scale"), [(None, 1e3), ("MeV", 1e3), ("GeV", 1.0)])
-def test_energies_of_psf_tables_have_units(tmp_path, unit, scale):
-    columns = [
-        fits.Column("Energy", "D", unit=unit, array=np.array([10.0, 100.0]) * scale),
-        fits.Column("Exposure", "D", array=np.ones(2)),
-        fits.Column("Psf", "3D", array=np.ones((2, 3))),
-    ]
-    psf = fits.BinTableHDU.from_columns(columns, name="PSF")
-    theta = fits.Column("Theta", "D", array=[0.0, 0.1, 1.0])
-    theta = fits.BinTableHDU.from_columns([theta], name="THETA")
-    fits.HDUList([fits.PrimaryHDU(), psf, theta]).writeto(tmp_path / "psf.fits")
-    np.testing.assert_allclose(psf_of(read_psf(tmp_path / "psf.fits")).energy, [10, 100])
-
-
-def test_file_without_psf_is_refused(tmp_path):
-    path = write_image_cube(tmp_path / "c.fits", np.ones((3, 8, 8)))
-    with pytest.raises(ValueError, match="psf must be a file of gtpsf .* HDUs ENERGIES, PRIMARY"):
-        read_psf(path)

@@ -307,7 +307,7 @@ def psf_file(path, *, energy_unit="MeV", angle_unit="deg", scale=1.0, change=Non
     inside = np.array([KingPSF().containment(theta / scale, e) for e in energy])
     density = np.diff(inside, axis=1) / np.diff(1 - np.cos(np.radians(theta)))
     density = np.concatenate([density[:, :1], density], axis=1)
-    factor, turn = u.GeV.to(energy_unit), u.deg.to(angle_unit)
+    factor, turn = u.GeV.to(energy_unit or "MeV"), u.deg.to(angle_unit)
     columns = [
         fits.Column("Energy", "D", unit=energy_unit, array=energy * factor),
         fits.Column("Exposure", "D", array=np.ones(8)),
@@ -323,7 +323,7 @@ def psf_file(path, *, energy_unit="MeV", angle_unit="deg", scale=1.0, change=Non
     return path
 
 
-@pytest.mark.parametrize("energy_unit", ["keV", "MeV", "GeV"])
+@pytest.mark.parametrize("energy_unit", ["keV", "MeV", "GeV", None])
 @pytest.mark.parametrize("angle_unit", ["deg", "rad", "arcmin"])
 def test_units_of_psf_tables_are_read(tmp_path, counts, energy_unit, angle_unit):
     path = psf_file(tmp_path / "p.fits", energy_unit=energy_unit, angle_unit=angle_unit)
