@@ -172,17 +172,15 @@ def _simulate_cube(output, seed, *, overwrite, progress, truth=None, **options):
     """Write a counts cube and its true sources; returns the report."""
     from astro_unetloc import files
     from astro_unetloc.catalog.write import check_outputs, write_outputs
-    from astro_unetloc.simulation.files import counts_cube_bytes
+    from astro_unetloc.simulation.files import counts_cube_bytes, sky_keywords
     from astro_unetloc.simulation.sky import simulate_cube
 
     truths = [truth] if truth else []
     check_outputs(truths, overwrite=overwrite)
     files.check_outputs([output, *truths], overwrite=overwrite)
     counts, *axes, sources = simulate_cube(rng=seed, **options)
-    header = {"OBJECT": "simulated sky", "SEED": seed, "COMMAND": command_line()}
-    sources.meta["COMMAND"] = command_line()
-    if "exposure" not in options:
-        header["YEARS"] = options["years"]
+    header = sky_keywords(rng=seed, command=command_line(), **options)
+    sources.meta |= header
     content = counts_cube_bytes(counts, *axes, keywords=header, compress=output.endswith(".gz"))
     write_outputs(sources, truths, overwrite=overwrite, others={output: content})
     return _made(counts.sum(), len(sources), ", ".join([output, *truths]))
@@ -192,7 +190,8 @@ def _simulate_folder(output, seed, *, progress, **options):
     """Write a folder of components; returns the report."""
     from astro_unetloc.simulation.files import simulate_components
 
-    return _made(*simulate_components(output, rng=seed, **options), output)
+    made = simulate_components(output, rng=seed, command=command_line(), **options)
+    return _made(*made, output)
 
 
 def _made(n_photons, n_sources, where):

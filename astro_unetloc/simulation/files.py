@@ -43,7 +43,7 @@ from astro_unetloc.catalog.models import (
 )
 from astro_unetloc.catalog.write import write_outputs
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import check_output, locked_folder
+from astro_unetloc.files import check_output, checksum, locked_folder
 from astro_unetloc.irf.psf import psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.photons import DiscFootprint, Photons
@@ -66,6 +66,8 @@ from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_fr
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
 _DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
+# Files that a sky is simulated from, and the beginning of their keywords.
+_INPUTS = {"template": "TMPL", "isotropic": "ISO", "exposure": "EXP", "psf": "PSF"}
 
 # To find the origin of photons of a counts cube: how many sources are considered for each photon,
 # and the width of a source (a pixel and the PSF) beside its own size.
@@ -323,13 +325,14 @@ def simulate_components(
     years=7.0,
     rng=0,
     overwrite=False,
+    command=None,
     **options,
 ):
     """Number of photons and of true sources of a sky that is simulated and written into a folder.
 
     The cubes are square images around ``center`` (Galactic longitude and latitude in degrees), or,
-    with an ``nside``, HEALPix cubes of the whole sky. The other options are those of
-    `astro_unetloc.simulation.sky.simulate_photons`.
+    with an ``nside``, HEALPix cubes of the whole sky. ``command`` is stated in their headers. The
+    other options are those of `astro_unetloc.simulation.sky.simulate_photons`.
     """
     folder = Path(folder)
     if nside is None:
@@ -342,9 +345,7 @@ def simulate_components(
     cone = DiscFootprint(vectors_from_lonlat(*center), 0.75 * width_deg) if nside is None else None
     with locked_folder(folder):  # the files of two runs are never mixed
         sky, exposure = simulate_photons(years=years, rng=rng, cone=cone, **options)
-        keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
-        keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
-        keywords["CREATOR"] = f"astro_unetloc {metadata.version('astro_unetloc')}"
+        keywords = sky_keywords(years=years, rng=rng, command=command, **options)
         edges = np.geomspace(sky.energy_edges[0], sky.energy_edges[-1], N_CUBE_BINS + 1)
         image = {"center": center, "width_deg": width_deg, "pixel_deg": pixel_deg}
         cubes, seen, kept = _component_cubes(sky, edges, nside, image, keywords)
@@ -360,6 +361,18 @@ def simulate_components(
         others = {folder / name: content for name, content in contents.items()}
         write_outputs(truth, [folder / "truth.fits"], overwrite=overwrite, others=others)
     return len(photons), len(sources)
+
+
+def sky_keywords(*, years=7.0, rng=0, command=None, **options):
+    """FITS keywords of a sky simulated with these options: the files have names and checksums."""
+    keywords = {"OBJECT": "simulated sky", "SEED": rng if isinstance(rng, int) else -1}
+    keywords |= {} if options.get("exposure") else {"YEARS": float(years)}
+    for name, key in _INPUTS.items():
+        if isinstance(path := options.get(name), str | os.PathLike):
+            keywords |= {f"{key}FILE": Path(path).name, f"{key}SHA": checksum(path)}
+    keywords |= {"VARIANT": options.get("variant", "P6V11")} if options.get("template") else {}
+    keywords |= {"COMMAND": command} if command else {}
+    return keywords | {"CREATOR": f"astro_unetloc {metadata.version('astro_unetloc')}"}
 
 
 def _psf_file(psf):

@@ -17,7 +17,7 @@ from made_sets import assert_same_set
 
 from astro_unetloc import read_catalog, read_map
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import locked_folder
+from astro_unetloc.files import checksum, locked_folder
 from astro_unetloc.irf.psf import KingPSF, psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS
 from astro_unetloc.maps.photons import Photons
@@ -388,6 +388,8 @@ def test_photons_have_the_psf_that_the_folder_states_or_that_is_given(image, tmp
     assert read(image[0]).psf == KingPSF()
     table, folder = real_data / "3fhl/fermi_3fhl_psf_gc.fits.gz", tmp_path / "sky"
     simulate_components(folder, **IMAGE | {"width_deg": 2.0}, psf=table)
+    for header in (fits.getheader(folder / "agn.fits"), read_catalog(folder / "truth.fits").meta):
+        assert (header["PSFFILE"], header["PSFSHA"]) == (table.name, checksum(table))
     components = read(folder)
     expected = psf_of(read_psf(table)).containment_radius(0.68, 20.0)
     assert sky_of(components).psf.containment_radius(0.68, 20.0) == expected
