@@ -38,6 +38,8 @@ _NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".
 # One file of 4FGL-DR2 lacks the space.
 _FERMI = re.compile(r"(\d(FGL|FHL)|FL\d+Y) ?J")
 
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5})")
+
 
 def read_catalog(path):
     """Return the catalogue in a file: one of ours as it was written, one of the Fermi-LAT, or any.
@@ -162,6 +164,9 @@ def _read_fits(hdus):
     """The first table with positions and the searched area, and that of extended sources."""
     hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
     table = _with_positions(QTable.read(hdu) for hdu in hdus)
+    for key, value in table.meta.items():
+        if isinstance(value, str):  # as `set_cards` writes letters that FITS cannot hold
+            table.meta[key] = _ESCAPE.sub(lambda m: m[0].encode().decode("unicode_escape"), value)
     for hdu in hdus:
         if hdu.header.get("ORDERING") == "NUNIQ" and hdu.columns.names == ["UNIQ"]:
             table.meta[AREA] = _area_text(hdu.data.field(0))

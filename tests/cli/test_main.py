@@ -277,6 +277,7 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
 # Provenance
 
 
+@pytest.mark.parametrize("name", ["map.fits", "карта 1.fits"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -285,12 +286,12 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
         f"--exposure exposure.fits --region {RA_DEC} 2",
     ],
 )
-def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, options):
-    write_map()
+def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, options, name):
+    write_map(name)
     write_exposure()
     Path("known.csv").write_text("Source_Name,GLON,GLAT,size_x\nA,120.0,41.0,1.5\n")
     shutil.copytree(EXAMPLE.parents[1] / "models" / "lat-10gev", "copy")
-    passes("map.fits", "-o", "c.fits", *options.split())
+    passes(name, "-o", "c.fits", *options.split())
     program, *words = shlex.split(read_catalog("c.fits").meta["COMMAND"])
     assert program == "astro-unetloc"
     passes(*words)
