@@ -217,11 +217,7 @@ def numbers_of(table, name, unit=None):
 
 def degrees(column):
     """Plain float64 degrees (n,) of a column; NaN where masked."""
-    try:
-        return numbers(column, "deg")
-    except (TypeError, ValueError) as err:
-        found = ", ".join(texts(column)[:3])
-        raise InputError(f"coordinates must be numbers in degrees; got {found}") from err
+    return numbers(column, "deg")
 
 
 # Positions, errors and fluxes of any catalogue

@@ -280,6 +280,7 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
 
     A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
     """
+    from astro_unetloc.catalog.columns import AREA
     from astro_unetloc.catalog.match import MATCH_RADIUS_DEG, is_known, match_catalogs
     from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
     from astro_unetloc.catalog.write import check_outputs, file_content, write_outputs
@@ -308,6 +309,8 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     lie = f"{counted(len(detections), 'detection')} {'lies' if len(detections) == 1 else 'lie'}"
     click.echo(f"{known} of {lie} within {radius:g} deg of any of them.")
     matched, missing = results[0].apply(), results[0].not_found()
+    if len(detections) < len(found):
+        matched.meta.pop(AREA, None)  # that of the whole search
     if counts and "missing" in lists:
         missing = _with_limits(missing, found, area["footprint"])
     new, candidates = matched[results[0].catalog_unmatched], results[0].candidate_table()

@@ -191,7 +191,7 @@ def test_sexagesimal_text_is_hours_and_degrees(ra, dec):
     assert positions[0].dec.deg == pytest.approx(22.01444, abs=1e-4)
     assert np.isnan(positions[1].ra.deg)
     assert list(as_reference(table)["Source_Name"]) == ["Crab", "-"]
-    with pytest.raises(ValueError, match="coordinates must be numbers in degrees"):
+    with pytest.raises(ValueError, match="RA must hold numbers in deg, one in each row; got east"):
         sky_positions(Table({"RA": ["east"], "Dec": ["north"]}))
     with pytest.raises(InputError, match="positions must lie on the sky, in degrees; got: Lat"):
         sky_positions(Table({"RA": [10.0], "Dec": [100.0]}))
