@@ -202,7 +202,9 @@ def is_map(hdu):
 
 
 def checksum(path):
-    """Return the sha256 (hex) of a file."""
+    """Return the sha256 (hex) of a file, of the whole one where brackets choose an HDU."""
+    path, _ = split_choice(path)
+    check_file(path, "a file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

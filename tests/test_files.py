@@ -18,7 +18,7 @@ from made_files import cube_hdus, poisson_cube
 from made_maps import refuse
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.files import check_outputs, suffix_of, write_files
+from astro_unetloc.files import check_outputs, checksum, suffix_of, write_files
 from astro_unetloc.maps.read import read_map
 
 
@@ -265,6 +265,8 @@ def test_pipes_and_devices_are_no_input(tmp_path):
     os.mkfifo(tmp_path / "pipe.fits")
     for path in (tmp_path / "pipe.fits", "/dev/zero"):
         refuse(path, "a FITS file was expected; got .*, a pipe or device; write it to a file")
+        with pytest.raises(InputError, match="a file was expected; got .*, a pipe or device"):
+            checksum(path)
     os.mkfifo(tmp_path / "pipe.yaml")
     refuse(tmp_path / "pipe.yaml", "a gammapy datasets file was expected; got .*, a pipe")
 

@@ -189,7 +189,7 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
     """
     # scores of other programs may be negative
     threshold = -np.inf if threshold is None else float(threshold)
-    found, true = (_read_positions(path) for path in (catalog, truth))
+    found, true, other = (path and _read_positions(path) for path in (catalog, truth, baseline))
     energies = energies_of(found, "FITEMIN", "FITEMAX") or energies_of(found, "EMIN", "EMAX")
     options = {"tile": grid_tiles(Path(truth).name)}
     options["brightest"] = bool(energies and energies[0] < predictions.BRIGHTEST_BELOW_GEV)
@@ -212,7 +212,7 @@ def run_on_catalog(catalog, truth, *, baseline=None, threshold=None):
         return was_searched(found, SkyCoord(lon, lat, unit="deg", frame="galactic").icrs)
 
     return EvaluationRun(
-        matched(found), threshold, about, baseline=baseline and matched(_read_positions(baseline)),
+        matched(found), threshold, about, baseline=None if other is None else matched(other),
         baseline_name=Path(baseline).name if baseline else "", baseline_threshold=threshold,
     )  # fmt: skip
 
