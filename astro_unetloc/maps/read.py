@@ -7,11 +7,10 @@ from glob import glob
 from pathlib import Path
 
 import astropy.units as u
-import healpy
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from gammapy.maps import HpxGeom, Map, MapAxis
+from gammapy.maps import Map, MapAxis
 
 from astro_unetloc.cubes import energy_axis, read_sky_map, values_at, values_of, with_axes
 from astro_unetloc.exceptions import InputError, warn
@@ -21,7 +20,6 @@ from astro_unetloc.irf.exposure import (
     MapExposure,
     background_at,
     background_from_hdus,
-    blurred_density,
     exposure_from_hdus,
     exposure_of,
     read_background,
@@ -38,7 +36,7 @@ from astro_unetloc.maps.selection import (
     stated_selection,
     wcs_edges_gev,
 )
-from astro_unetloc.maps.skymap import SkyMap, pixels_of
+from astro_unetloc.maps.skymap import SkyMap, expected_counts, observed_points, pixels_of
 from astro_unetloc.sphere import lonlat_from_vectors
 
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
@@ -463,96 +461,71 @@ def _exposure_of_bins(sky_map):
     return sky_map.exposure.at(centers, np.sqrt(edges[:-1] * edges[1:])).T
 
 
-# Companions are compared with the map at this many of its pixels, or at HEALPix pixels for events.
-_N_COMPARED, _NSIDE_COMPARED = 20_000, 64
-# Emission becomes counts in the pixels of the map, in parts of at most so many degrees, or of
-# events in HEALPix pixels, the second ones of a large part of the sky, and in so many energy bins
-# per decade.
-_EMISSION_DEG, _EMISSION_NSIDE, _LARGE_PART, _BINS_PER_DECADE = 0.25, (512, 256), 0.1, 8
-# Ratios of expected and observed counts that are warned about and refused, radii of the PSF in deg.
-_COUNTS_RATIOS, _PSF_RADII_DEG = (10.0, 1e3), (0.003, 30.0)
+# Ratios of expected to observed counts that are warned about and refused; one bright source, as
+# the Crab in its field, may hold ten times the photons of the background.
+_WARNED_RATIOS, _REFUSED_RATIOS = (0.03, 10.0), (1e-3, 1e3)
+_PSF_RADII_DEG = 0.003, 30.0  # containing 68 %
 
 
 def _with_companions(sky_map):
     """The sky map with its background in expected counts; companions cover it, or are refused."""
-    edges = sky_map.energy_edges
     if sky_map.exposure is None and sky_map.psf is None and sky_map.background is None:
         return sky_map
-    points, area_deg2 = _compared_points(sky_map)
+    edges, (points, area_deg2) = sky_map.energy_edges, observed_points(sky_map)
     if isinstance(sky_map.exposure, MapExposure):
-        _check_energies(
-            "exposure", sky_map.exposure.energy_range, edges, "beyond, its ends are taken"
-        )
+        _check_energies("exposure", sky_map.exposure.energy_range, edges, "its ends are taken")
         known = exposure_of(sky_map.exposure, points)[0]
         _check_sky("exposure", known, "sources elsewhere get no flux")
     if sky_map.psf is not None:
-        geom = sky_map.psf.psf_map.geom if hasattr(sky_map.psf, "psf_map") else None
-        if geom is not None and not geom.is_region:
-            lon, lat = lonlat_from_vectors(points)
-            where = SkyCoord(lon, lat, unit="deg", frame="galactic")
-            if not geom.to_image().contains(where).any():
-                warn("the PSF is of another part of the sky than the map", 4)
-        psf, energy = psf_of(sky_map.psf, points), np.sqrt(edges[0] * edges[-1])
-        # a table may have the middles of wide bins
-        options = {"consequence": "beyond, its ends are taken", "margin": 2.0}
-        _check_energies("PSF", psf.energy_range, edges, **options)
-        radius_deg = psf.containment_radius(0.68, np.clip(energy, *psf.energy_range))
-        if not _PSF_RADII_DEG[0] < radius_deg < _PSF_RADII_DEG[1]:
-            raise InputError(
-                f"the PSF must hold 68 % of the photons in {_PSF_RADII_DEG[0]}-{_PSF_RADII_DEG[1]} "
-                f"deg; got {radius_deg:.2g} deg at {energy:.3g} GeV; correct the unit of its angles"
-            )
+        _check_psf(sky_map.psf, points, edges)
     if sky_map.background is None:
         return sky_map
-    if isinstance(sky_map.background, Emission):
-        ends = np.array(sky_map.background.energy_range)
-        _check_energies("background", ends, edges, "beyond, its spectrum is continued")
-        sky_map = replace(sky_map, background=_expected_counts(sky_map))
-    elif not sky_map.background.geom.axes:
-        axis = MapAxis.from_energy_edges(edges[[0, -1]], unit="GeV", name="energy")
-        geom = with_axes(sky_map.background.geom, [axis])
-        background = Map.from_geom(geom, data=sky_map.background.data[None])
-        sky_map = replace(sky_map, background=background)
-        warn(f"background has no energies; taken for {edges[0]:g}-{edges[-1]:g} GeV", 4)
-    else:
-        ends = sky_map.background.geom.axes[0].edges.to_value("GeV")[[0, -1]]
-        _check_energies("background", ends, edges, "beyond, its spectrum is continued")
+    sky_map = replace(sky_map, background=_background_in_bins(sky_map))
     density = square_degree_density(sky_map.background)
     known = np.isfinite(values_at(density, points)).any(axis=0)
     _check_sky("background", known, "elsewhere it is estimated around each source", refuse=True)
     expected = np.nan_to_num(background_at(density, points, edges)).sum(axis=0)
     expected = float(expected @ area_deg2) / known.mean()
     ratio = expected / max(sky_map.n_photons, 1)
-    warned, refused = _COUNTS_RATIOS
-    # one bright source, as the Crab in its field, may hold ten times the photons of the background
-    if not 0.3 / warned < ratio < warned and max(expected, sky_map.n_photons) > 100:
-        text = f"background of {expected:.3g} expected counts beside {sky_map.n_photons} observed"
-        text += "; check its time, unit and exposure"
-        if not 1 / refused < ratio < refused:
-            raise InputError(
-                f"a background about as large as the counts was expected; got a {text}"
-            )
-        warn(text, 4)
+    text = f"background of {expected:.3g} expected counts beside {sky_map.n_photons} observed; "
+    text += "check its time, unit and exposure"
+    if max(expected, sky_map.n_photons) > 100:
+        if not _REFUSED_RATIOS[0] < ratio < _REFUSED_RATIOS[1]:
+            raise InputError(f"background about as large as the counts was expected; got a {text}")
+        if not _WARNED_RATIOS[0] < ratio < _WARNED_RATIOS[1]:
+            warn(text, 4)
     return sky_map
 
 
-def _compared_points(sky_map):
-    """Observed directions (n, 3), spread over the map, and the areas (n,) that they stand for."""
-    if sky_map.events is None:
-        pixels = sky_map.pixels
-        index = np.arange(0, pixels.n_pixels, -(-pixels.n_pixels // _N_COMPARED))
-        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
-        area_deg2 = np.nan_to_num(area_deg2) * (pixels.n_pixels / len(index))
-    else:
-        pixels = pixels_of(HpxGeom(_NSIDE_COMPARED, nest=False, frame="galactic"))
-        index = np.arange(pixels.n_pixels)
-        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
-    seen = np.isfinite(points[:, 0])
-    seen[seen] = sky_map.covers(points[seen])
-    if not seen.any():  # a field smaller than a pixel
-        points = next((part.vectors for part in sky_map.photons(0)), np.eye(3))
-        return points, np.zeros(len(points))
-    return points[seen], area_deg2[seen]
+def _background_in_bins(sky_map):
+    """The background of a sky map as expected counts in energy bins."""
+    background, edges = sky_map.background, sky_map.energy_edges
+    is_emission = isinstance(background, Emission)
+    if not is_emission and not background.geom.axes:
+        warn(f"background has no energies; taken for {edges[0]:g}-{edges[-1]:g} GeV", 5)
+        axis = MapAxis.from_energy_edges(edges[[0, -1]], unit="GeV", name="energy")
+        return Map.from_geom(with_axes(background.geom, [axis]), data=background.data[None])
+    ends = background.energy_range if is_emission else background.geom.axes[0].edges.to_value("GeV")
+    _check_energies("background", ends, edges, "its spectrum is continued")
+    return expected_counts(sky_map) if is_emission else background
+
+
+def _check_psf(psf, points, edges):
+    """Warn of a PSF of other directions or energies than the map, refuse what is no PSF."""
+    geom = getattr(getattr(psf, "psf_map", None), "geom", None)
+    if geom is not None and not geom.is_region:
+        where = SkyCoord(*lonlat_from_vectors(points), unit="deg", frame="galactic")
+        if not geom.to_image().contains(where).any():
+            warn("the PSF is of another part of the sky than the map", 5)
+    psf, energy = psf_of(psf, points), np.sqrt(edges[0] * edges[-1])
+    # a table may have the middles of wide bins
+    _check_energies("PSF", psf.energy_range, edges, "its ends are taken", margin=2.0)
+    radius_deg = psf.containment_radius(0.68, np.clip(energy, *psf.energy_range))
+    if not _PSF_RADII_DEG[0] < radius_deg < _PSF_RADII_DEG[1]:
+        raise InputError(
+            "the PSF must hold 68 % of the photons in {:g}-{:g} deg; got {:.2g} deg at {:.3g} GeV; "
+            "correct the unit of its angles".format(*_PSF_RADII_DEG, radius_deg, energy)
+        )
 
 
 def _check_energies(what, energy, edges, consequence, *, margin=1.25):
@@ -562,7 +535,7 @@ def _check_energies(what, energy, edges, consequence, *, margin=1.25):
     if low > emax or high < emin:
         raise InputError(f"{text}; compute it for these, or correct the unit of its energies")
     if low > margin * emin or high < emax / margin:
-        warn(f"{text}: {consequence}", 5)
+        warn(f"{text}: beyond, {consequence}", 5)
 
 
 def _check_sky(what, known, consequence, *, refuse=False):
@@ -571,42 +544,3 @@ def _check_sky(what, known, consequence, *, refuse=False):
         raise InputError(f"the {what} must cover the map; got one of another part of the sky")
     if known.mean() < 0.99:
         warn(f"the {what} covers {100 * known.mean():.3g} % of the map: {consequence}", 5)
-
-
-def _expected_counts(sky_map):
-    """Counts, as a map, of the emission that a sky map has as its background."""
-    if sky_map.exposure is None:
-        raise InputError(
-            "background of intensities, such as gll_iem, becomes counts by an exposure; got none; "
-            "give exposure, or a background cube of expected counts"
-        )
-    edges, pixels, n_split = sky_map.energy_edges, sky_map.pixels, 1
-    if sky_map.events is None:
-        n_split = 2 ** int(np.ceil(np.log2(max(pixels.pixel_size_deg / _EMISSION_DEG, 1.0))))
-    else:
-        n_energy = int(np.ceil(_BINS_PER_DECADE * np.log10(edges[-1] / edges[0])))
-        edges = np.geomspace(edges[0], edges[-1], n_energy + 1)
-        pixels = _pixels_of_events(sky_map)
-    index = np.arange(pixels.n_pixels)
-    points = np.stack(list(pixels.parts(index, n_split)))
-    density = np.full((len(edges) - 1, *points.shape[:2]), np.nan, dtype=np.float32)
-    on_sky, step_deg = np.isfinite(points[..., 0]), pixels.pixel_size_deg / n_split
-    parts = sky_map.background, sky_map.exposure, sky_map.psf, points[on_sky], edges
-    density[:, on_sky] = blurred_density(*parts, step_deg=step_deg)
-    axis = MapAxis.from_energy_edges(edges, unit="GeV", name="energy")
-    geom = with_axes(pixels.geom, [axis])
-    counts = density.mean(axis=1) * pixels.area_deg2(index)
-    return Map.from_geom(geom, data=counts.reshape(geom.data_shape))
-
-
-def _pixels_of_events(sky_map):
-    """HEALPix pixels of the sky that an event list covers, coarser ones of a large part of it."""
-    for nside in _EMISSION_NSIDE:
-        inside = np.zeros(12 * nside**2, dtype=bool)
-        inside[healpy.vec2pix(nside, *sky_map.events.vectors.T)] = True
-        sphere = pixels_of(HpxGeom(nside, nest=False, frame="galactic"))
-        inside |= sky_map.covers(sphere.centers(np.arange(len(inside))))
-        if inside.mean() < _LARGE_PART:
-            break
-    region = None if inside.all() else (np.flatnonzero(inside),)
-    return pixels_of(HpxGeom(nside, nest=False, frame="galactic", region=region))

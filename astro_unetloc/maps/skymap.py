@@ -10,10 +10,11 @@ from itertools import product
 
 import healpy
 import numpy as np
-from gammapy.maps import Map
+from gammapy.maps import HpxGeom, Map, MapAxis
 
 from astro_unetloc.cubes import healpix_numbers, period_pix, with_axes
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.irf.exposure import blurred_density
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons, place_counts
 from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, vectors_from_lonlat
 
@@ -283,3 +284,69 @@ class SkyMap:
     @cached_property
     def _observed(self):
         return ~np.isnan(self.planes).all(axis=0)
+
+
+# Number of observed points of a map, about, and HEALPix pixels that they are for events.
+_N_POINTS, _POINTS_NSIDE = 20_000, 64
+# Emission becomes counts in the pixels of the map, in parts of at most so many degrees, or of
+# events in HEALPix pixels, the second ones of a large part of the sky, and in so many energy bins
+# per decade.
+_EMISSION_DEG, _EMISSION_NSIDE, _LARGE_PART, _BINS_PER_DECADE = 0.25, (512, 256), 0.1, 8
+
+
+def observed_points(sky_map):
+    """Observed directions (n, 3), spread over the map, and the areas (n,) that they stand for."""
+    if sky_map.events is None:
+        pixels = sky_map.pixels
+        index = np.arange(0, pixels.n_pixels, -(-pixels.n_pixels // _N_POINTS))
+        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+        area_deg2 = np.nan_to_num(area_deg2) * (pixels.n_pixels / len(index))
+    else:
+        pixels = pixels_of(HpxGeom(_POINTS_NSIDE, nest=False, frame="galactic"))
+        index = np.arange(pixels.n_pixels)
+        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+    seen = np.isfinite(points[:, 0])
+    seen[seen] = sky_map.covers(points[seen])
+    if not seen.any():  # a field smaller than a pixel
+        points = next((part.vectors for part in sky_map.photons(0)), np.eye(3))
+        return points, np.zeros(len(points))
+    return points[seen], area_deg2[seen]
+
+
+def expected_counts(sky_map):
+    """Counts, as a map, of the emission that a sky map has as its background."""
+    if sky_map.exposure is None:
+        raise InputError(
+            "background of intensities, such as gll_iem, becomes counts by an exposure; got none; "
+            "give exposure, or a background cube of expected counts"
+        )
+    edges, pixels, n_split = sky_map.energy_edges, sky_map.pixels, 1
+    if sky_map.events is None:
+        n_split = 2 ** int(np.ceil(np.log2(max(pixels.pixel_size_deg / _EMISSION_DEG, 1.0))))
+    else:
+        n_energy = int(np.ceil(_BINS_PER_DECADE * np.log10(edges[-1] / edges[0])))
+        edges = np.geomspace(edges[0], edges[-1], n_energy + 1)
+        pixels = _pixels_of_events(sky_map)
+    index = np.arange(pixels.n_pixels)
+    points = np.stack(list(pixels.parts(index, n_split)))
+    density = np.full((len(edges) - 1, *points.shape[:2]), np.nan, dtype=np.float32)
+    on_sky, step_deg = np.isfinite(points[..., 0]), pixels.pixel_size_deg / n_split
+    parts = sky_map.background, sky_map.exposure, sky_map.psf, points[on_sky], edges
+    density[:, on_sky] = blurred_density(*parts, step_deg=step_deg)
+    axis = MapAxis.from_energy_edges(edges, unit="GeV", name="energy")
+    geom = with_axes(pixels.geom, [axis])
+    counts = density.mean(axis=1) * pixels.area_deg2(index)
+    return Map.from_geom(geom, data=counts.reshape(geom.data_shape))
+
+
+def _pixels_of_events(sky_map):
+    """HEALPix pixels of the sky that an event list covers, coarser ones of a large part of it."""
+    for nside in _EMISSION_NSIDE:
+        inside = np.zeros(12 * nside**2, dtype=bool)
+        inside[healpy.vec2pix(nside, *sky_map.events.vectors.T)] = True
+        sphere = pixels_of(HpxGeom(nside, nest=False, frame="galactic"))
+        inside |= sky_map.covers(sphere.centers(np.arange(len(inside))))
+        if inside.mean() < _LARGE_PART:
+            break
+    region = None if inside.all() else (np.flatnonzero(inside),)
+    return pixels_of(HpxGeom(nside, nest=False, frame="galactic", region=region))
