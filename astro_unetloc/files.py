@@ -197,7 +197,8 @@ def _damaged(path, reason):
 def is_map(hdu):
     """Whether an HDU is an image of two or more axes, a HEALPix table or a sparse image."""
     if getattr(hdu, "is_image", False):
-        return hdu.header.get("NAXIS", 0) >= 2
+        n_axes = hdu.header.get("NAXIS")
+        return isinstance(n_axes, int) and n_axes >= 2  # a damaged header may hold text
     return hdu.header.get("PIXTYPE") == "HEALPIX" or "WCSSHAPE" in hdu.header
 
 

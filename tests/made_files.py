@@ -7,6 +7,14 @@ from astropy.io import fits
 EDGES_GEV = np.array([10.0, 20.0, 50.0, 150.0])
 
 
+def flip_bits(path, rng, *, n=4, n_bytes=6000):
+    """Change random bits among the first bytes of a file."""
+    content = bytearray(path.read_bytes())
+    for place in rng.integers(0, min(n_bytes, len(content)), n):
+        content[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+
+
 def ebounds(edges_gev=EDGES_GEV):
     """The EBOUNDS table of gtbin, in keV as float32."""
     columns = [

@@ -458,7 +458,7 @@ def read_template_shapes(path, names, nside):
     hdus, _ = open_fits(path)
     with hdus:
         table = hdus[1] if len(hdus) > 1 else hdus[0]
-        known = [] if table.is_image else table.columns.names
+        known = table.columns.names if hasattr(table, "columns") else []
         if not set(names) <= set(known):
             raise InputError(
                 f"{path}: expected the template columns {', '.join(names)}; got "

@@ -1,5 +1,6 @@
 """Diffuse emission: built-in shapes, templates and cubes, other energies, photons."""
 
+from contextlib import suppress
 from dataclasses import fields, replace
 
 import healpy
@@ -8,8 +9,9 @@ import pytest
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import write_healpix_cube, write_image_cube
+from made_files import flip_bits, write_healpix_cube, write_image_cube
 
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.photons import Photons
@@ -357,9 +359,12 @@ def test_isotropic_spectrum_replaces_the_built_in_one(real_data):
     np.testing.assert_array_equal(diffuse.intensity["GAS"], own.intensity["GAS"])
 
 
+ISOTROPIC = "# MeV\n200 1e-9 1e-11\n\n2000000 1e-17 1e-18 # last\n"
+
+
 def test_isotropic_text_is_read_in_mev_with_comments_and_blank_lines(tmp_path):
     path = tmp_path / "iso.txt"
-    path.write_text("# MeV\n200 1e-9 1e-11\n\n2000000 1e-17 1e-18 # last\n")
+    path.write_text(ISOTROPIC)
     intensity = interstellar(nside=4, isotropic=path).intensity["ISOTROPIC"]
     # 4e-5 E^-2 per MeV
     np.testing.assert_allclose(intensity, 4e-5 * power_law(2.0, ENERGY_EDGES * 1e3))
@@ -384,6 +389,20 @@ def test_damaged_isotropic_text_is_refused(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(ValueError, match=match):
         interstellar(nside=4, isotropic=path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["template", "cube", "isotropic"])
+def test_files_with_changed_bits_are_read_or_refused_in_one_line(tmp_path, rng, kind):
+    path = tmp_path / "file"
+    write = {"template": write_templates, "isotropic": lambda p: p.write_text(ISOTROPIC)}
+    write["cube"] = lambda p: write_healpix_cube(p, intensity_cube())
+    for _ in range(40):
+        path.unlink(missing_ok=True)
+        write[kind](path)
+        flip_bits(path, rng)
+        with suppress(InputError):
+            interstellar(**{"isotropic" if kind == "isotropic" else "template": path}, nside=4)
 
 
 def test_missing_or_binary_isotropic_text_is_named(tmp_path, real_data):

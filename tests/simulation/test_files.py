@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from xml.etree import ElementTree
 
 import healpy
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from gammapy.maps import Map
+from made_files import flip_bits
 from made_sets import assert_same_set
 
 from astro_unetloc import read_catalog, read_map
@@ -217,6 +219,14 @@ def test_spectrum_without_a_flux_is_refused(tmp_path, factor, flux):
     spectrum = f'<spectrum type="PLSuperExpCutoff2">{"".join(lines)}</spectrum>'
     with pytest.raises(ValueError, match=f"source 'A': expected a finite, positive .*got {flux};"):
         read_source_library(library(tmp_path, spectrum, POINT))
+
+
+def test_libraries_with_changed_bits_are_read_or_refused_in_one_line(tmp_path, rng):
+    for _ in range(100):
+        path = library(tmp_path, POWER_LAW, POINT)
+        flip_bits(path, rng, n=2)
+        with suppress(InputError):
+            read_source_library(path)
 
 
 @pytest.mark.parametrize("content", ["not xml", "<source_library>", "<model/>"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_files import flip_bits
 from made_sets import METADATA, assert_same_set, damage_set, write_made_set
 from made_skies import BAND_EDGES, made_patches
 
@@ -109,11 +110,8 @@ def test_damaged_file_is_refused(path, content):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bits_of_the_metadata_are_found_or_do_not_matter(path, seed):
-    whole, rng = read_patch_set(path), np.random.default_rng(seed)
-    content = np.fromfile(path, np.uint8)
-    for place in rng.integers(0, 4096, 4):
-        content[place] ^= 1 << rng.integers(8)
-    content.tofile(path)
+    whole = read_patch_set(path)
+    flip_bits(path, np.random.default_rng(seed))
     with suppress(InputError):
         assert_same(read_patch_set(path), {n: whole[n] for n in ("counts", "sky", "mask")})
 
