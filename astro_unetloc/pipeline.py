@@ -6,7 +6,7 @@ import platform
 import re
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,8 +73,12 @@ class Run:
 
     @cached_property
     def area(self):
-        """The searched area inside the region, a `mocpy.MOC` (ICRS)."""
-        return self.patches.observed_area(self.region)
+        """The searched area inside the region, a `mocpy.MOC` (ICRS); no patch that failed."""
+        patches = self.patches
+        if self.n_failed:
+            seen = self.probability.any(axis=(1, 2))[:, None, None, None]  # elsewhere it is zero
+            patches = replace(patches, coverage=patches.coverage * seen)
+        return patches.observed_area(self.region)
 
     def keywords(self):
         """Return the provenance of the run as FITS keywords and their values."""

@@ -16,6 +16,7 @@ from made_sources import as_counts
 
 from astro_unetloc import find_sources, match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
+from astro_unetloc.catalog.read import was_searched
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.localization import LocalizationConfig, source_table
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
@@ -345,6 +346,10 @@ def test_a_patch_without_finite_probabilities_is_counted(sky, from_events, monke
         found = detect(sky, model=model, threshold=LOW_THRESHOLD)
     assert found.n_failed == found.catalog.meta["NFAILED"] == 1
     assert np.all(found.probability[1] == 0)
+    lon, lat = lonlat_from_vectors(found.patches.grid.centers[[number]])
+    place = SkyCoord(lon, lat, unit="deg", frame="galactic")
+    assert was_searched(from_events.catalog, place)
+    assert not was_searched(found.catalog, place)
     elsewhere = from_events.catalog["Patch"] != number
     assert 0 < len(found.catalog) <= len(from_events.catalog)
     assert np.sum(found.catalog["Patch"] != number) >= elsewhere.sum() - 2
