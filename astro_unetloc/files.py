@@ -52,7 +52,10 @@ def open_fits(path):
         raise InputError(f"{path} cannot be read: {err.strerror or err}; check the file") from err
     hdus = _open_hdus(path, content, memmap=content is None and not scaled)
     if chosen is not None:
-        _choose(hdus, chosen, path)
+        with ExitStack() as stack:
+            stack.enter_context(hdus)
+            _choose(hdus, chosen, path)
+            stack.pop_all()  # the file stays open
     return hdus, checksum
 
 
@@ -214,7 +217,7 @@ def find_hdu(hdus, *names):
     """The first HDU with one of these names (any case), or None."""
     for name in names:
         for hdu in hdus:
-            if hdu.name.upper() == name.upper():
+            if hdu.name.upper() == str(name).upper():
                 return hdu
     return None
 

@@ -165,7 +165,7 @@ def _odd_pixels(counts):
 
 # Event lists and their footprint
 
-_CIRCLE = re.compile(r"CIRCLE\s*\(([^,]+),([^,]+),([^)]+)\)", re.IGNORECASE)
+_CIRCLE = re.compile(r"CIRCLE\s*\(([^)]*)\)", re.IGNORECASE)
 
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured
 _LOW_DENSITY = 0.1  # quantile of the cells: the radius must close the thin parts too
@@ -243,23 +243,25 @@ def read_events(hdus, hdu, name):
         columns = ", ".join(hdu.columns.names)
         raise InputError(f"events must have ENERGY, RA and DEC; got {columns}; give an FT1 file")
     columns = [names[column] for column in found[0][:2]]
+    keys = [key for key in _IDENTITY if key in names]
+    identity = {key: values_of(hdu, names[key]) for key in keys}
     lon, lat = (_angle_deg(values_of(hdu, c), hdu.columns[c].unit, c) for c in columns)
     energy = energy_column(hdu, names["ENERGY"])
-    n_bad = np.count_nonzero(~(np.isfinite(lon + lat + energy) & (np.abs(lat) <= 90)))
+    if any(values.ndim > 1 for values in (lon, lat, *identity.values())):
+        raise InputError(f"one number a row was expected in {', '.join([*columns, *keys])}")
+    n_bad = np.count_nonzero(~(np.isfinite(energy) & (np.abs(lon) <= 360) & (np.abs(lat) <= 90)))
     if n_bad:
         raise InputError(f"events must have finite positions and energies; got {n_bad} without")
     if np.any(energy <= 0):
         raise InputError(f"energies must be positive; got {energy.min():g} GeV; check the events")
     vectors = rotate(vectors_from_lonlat(lon, lat), frame_rotation(found[0][2]))
-    identity = {key: values_of(hdu, names[key]) for key in _IDENTITY if key in names}
+    identity |= {"x": vectors[:, 0], "y": vectors[:, 1]}
     times = find_hdu(hdus, "GTI")
-    names = set() if times is None else set(times.columns.names)
-    good_times = [values_of(times, key) for key in ("START", "STOP") if {"START", "STOP"} <= names]
-    return EventList(
-        name, Photons(vectors, energy), identity | {"x": vectors[:, 0], "y": vectors[:, 1]},
-        stated_footprint(hdu.header), header_range_gev(hdu.header),
-        np.column_stack(good_times) if good_times else np.zeros((0, 2)),
-    )  # fmt: skip
+    good_times = np.zeros((0, 2))
+    if {"START", "STOP"} <= set(getattr(getattr(times, "columns", None), "names", ())):
+        good_times = np.column_stack([values_of(times, key) for key in ("START", "STOP")])
+    stated = stated_footprint(hdu.header), header_range_gev(hdu.header)
+    return EventList(name, Photons(vectors, energy), identity, *stated, good_times)
 
 
 def _angle_deg(values, unit, what):
@@ -280,7 +282,9 @@ def stated_footprint(header):
         if not cut:
             continue
         try:
-            lon, lat, radius = _angle_deg(np.array(cut.groups(), dtype=float), unit, key)
+            lon, lat, radius = _angle_deg(np.array(cut[1].split(","), float), unit, key)
+            if not (abs(lon) <= 360 and abs(lat) <= 90 and 0 < radius):
+                raise ValueError("no place on the sky")
         except ValueError as err:
             wanted = "CIRCLE(ra,dec,radius) in degrees"
             raise InputError(f"{key} must be {wanted}; got {header[key]!r}") from err
@@ -347,6 +351,7 @@ def _repeated(lists):
 
 def _good_time(intervals):
     """Total length in seconds of the union of intervals (n, 2)."""
+    intervals = intervals[np.isfinite(intervals).all(axis=1)]
     start, stop = intervals[np.argsort(intervals[:, 0])].T
     ended = np.maximum.accumulate(np.append(-np.inf, stop))[:-1]
     return float(np.sum(np.maximum(stop - np.maximum(start, ended), 0)))

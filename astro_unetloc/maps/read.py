@@ -160,18 +160,18 @@ def input_paths(map):
         if not map or not all(isinstance(path, (str, Path)) for path in map):
             raise TypeError(f"map must be a path or a list of paths; got {map!r}")
         return [path for pattern in map for path in input_paths(pattern)]
-    path = Path(map).expanduser()
-    if str(map).startswith("@") and not path.exists():
-        listing = Path(str(map)[1:]).expanduser()
-        check_file(listing, "a list of files")
-        lines = (line.partition("#")[0].strip() for line in listing.read_text().splitlines())
-        # as the Fermi tools do it, else beside the list
-        found = [line if Path(line).exists() else listing.parent / line for line in lines if line]
-        if not found:
-            raise InputError(f"a list of files was expected; got {listing} without any; name some")
-        return input_paths(found)
-    found = [] if path.exists() else sorted(glob(str(path)))
-    return [Path(name) for name in found] or [path]
+    path, listing = Path(map).expanduser(), Path(str(map)[1:]).expanduser()
+    if path.exists() or not str(map).startswith("@"):
+        found = [] if path.exists() else sorted(glob(str(path)))
+        return [Path(name) for name in found] or [path]
+    check_file(listing, "a list of files")
+    lines = listing.read_bytes().decode(errors="replace").splitlines()
+    names = [name for line in lines if (name := line.partition("#")[0].strip())]
+    if not names or any(name.startswith("@") for name in names):
+        raise InputError(f"names of files, one a line, were expected in {listing}; got others")
+    # from the folder of the command, as for the Fermi tools, else beside the list
+    found = [name if Path(name).exists() else listing.parent / name for name in names]
+    return [path for name in found for path in input_paths(name)]
 
 
 def _read_file(path):
@@ -230,7 +230,8 @@ def _dataset_path(path):
     check_file(path, "a gammapy datasets file")
     try:
         entries = yaml.safe_load(path.read_text())["datasets"]
-        found = [e["filename"] for e in entries if str(e.get("type", "")).startswith("MapDataset")]
+        kinds = [(str(e.get("type", "")), str(e["filename"])) for e in entries]
+        found = [name for kind, name in kinds if kind.startswith("MapDataset")]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as err:
         raise InputError(f"a gammapy datasets file was expected; got {path}; give a map") from err
     if len(found) != 1:
@@ -332,7 +333,7 @@ def _describe_map(hdu, hdus):
     if "m2" in unit and "s" in unit.split("m2")[-1] and not per_area:
         return "an exposure map"
     axis = str(header.get("CTYPE3", "")).strip().lower()
-    single_energies = "AXCOLS1" in header and "," not in header["AXCOLS1"]
+    single_energies = "," not in str(header.get("AXCOLS1", ","))
     cube = hdu.is_image and header.get("NAXIS") == 3 and find_hdu(hdus, "EBOUNDS") is None
     if single_energies or axis == "log_energy" or cube and find_hdu(hdus, "ENERGIES") is not None:
         values = values_of(hdu, None if hdu.is_image else hdu.columns.names[-1])

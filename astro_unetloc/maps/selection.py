@@ -114,7 +114,7 @@ def common_range(ranges, what):
 def _stated_range(pair, unit, where):
     try:
         low, high = energies_in_gev(np.array([float(value) for value in pair]), unit)
-    except ValueError as err:
+    except (ValueError, TypeError) as err:
         raise InputError(f"two energies were expected in {where}; got {list(pair)}") from err
     return _increasing(float(low), float(high), where)
 

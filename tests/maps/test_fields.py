@@ -167,12 +167,44 @@ def test_event_lists_with_other_cuts_have_what_is_common(tmp_path):
     assert any("other selections of events" in str(item.message) for item in caught)
 
 
+@pytest.mark.parametrize(
+    "circle",
+    ["CIRCLE(1,2)", "CIRCLE(1,2,-5)", "CIRCLE(nan,2,5)", "circle(1,200,5)", "CIRCLE(a,b,c)"],
+)
+@pytest.mark.parametrize("made", [some_events, an_image])
+def test_circles_that_are_none_are_refused(made, circle):
+    refuse(made(cuts=[("POS(RA,DEC)", "deg", circle)]), r"DSVAL1 must be CIRCLE\(ra,dec,radius\)")
+
+
+@pytest.mark.parametrize(
+    "column, match",
+    [
+        (fits.Column("RA", "5A", array=["a"] * 100), "column RA must be real numbers; got <U5"),
+        (fits.Column("RA", "C", array=np.ones(100, complex)), "must be real numbers; got complex"),
+        (fits.Column("RA", "2E", array=np.ones((100, 2))), "one number a row was expected in RA"),
+        (
+            fits.Column("TIME", "2E", array=np.ones((100, 2))),
+            "one number a row was .* TIME, ENERGY",
+        ),
+        (fits.Column("RA", "D", array=np.full(100, 1e300)), "finite positions .* got 100 without"),
+        (fits.Column("DEC", "D", array=np.full(100, 95.0)), "finite positions .* got 100 without"),
+        (fits.Column("RA", "J", null=0, array=np.arange(100)), "finite positions .* got 1 without"),
+    ],
+)
+def test_columns_of_events_that_cannot_be_used(column, match):
+    hdus = some_events()
+    others = [other for other in hdus[1].columns if other.name != column.name]
+    hdus[1] = fits.BinTableHDU.from_columns([*others, column], hdus[1].header)
+    refuse(hdus, match)
+
+
 def test_what_are_not_several_event_lists(tmp_path):
     some_events().writeto(tmp_path / "e.fits")
     an_image().writeto(tmp_path / "m.fits")
-    (tmp_path / "none.txt").write_text("# nothing\n")
     refuse([tmp_path / "e.fits", tmp_path / "m.fits"], "must be event lists; got m.fits; give one")
-    refuse(f"@{tmp_path}/none.txt", "a list of files was expected; got .* without any")
+    for text in (b"# nothing", b"@none.txt"):
+        (tmp_path / "none.txt").write_bytes(text)
+        refuse(f"@{tmp_path}/none.txt", "names of files, one a line, were expected in .*none.txt")
     refuse(f"@{tmp_path}/missing.txt", "no such file", FileNotFoundError)
     refuse(f"{tmp_path}/*.fit", "no such file", FileNotFoundError)
     refuse([], "a path or a list of paths; got", TypeError)
