@@ -195,10 +195,14 @@ def _join(parts):
     stated = [stated_selection(part["header"]) | {"energy_gev": None} for part in parts]
     if stated.count(stated[0]) < len(stated):
         warn(f"the event lists are other selections of events: {first['name']} and others", 6)
+    header = first["header"] | ({"ONTIME": good_time} if good_time else {})
+    for key, ends in (("DATE-OBS", min), ("DATE-END", max)):
+        dates = [str(part["header"][key]) for part in parts if key in part["header"]]
+        header |= {key: ends(dates)} if dates else {}
     return {
         "name": ", ".join(part["name"] for part in parts),
         "checksum": ", ".join(part["checksum"] for part in parts if "checksum" in part),
-        "header": first["header"] | ({"ONTIME": good_time} if good_time else {}),
+        "header": header,
         "events": events,
         "footprint": footprint,
         "stated_range": stated_range,

@@ -123,6 +123,7 @@ def test_several_event_lists_are_one_and_no_photon_counts_twice(
             fits.Column("STOP", "D", array=[start + 60]),
         ]
         part.append(fits.BinTableHDU.from_columns(times, name="GTI"))
+        part[1].header.update({"DATE-OBS": f"2020-01-0{number + 1}", "DATE-END": "2020-01-09"})
         part.writeto(tmp_path / f"week{number}.fits")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weeks.txt").write_text("week0.fits\n# a comment\n\nweek1.fits  # another\n")
@@ -138,6 +139,10 @@ def test_several_event_lists_are_one_and_no_photon_counts_twice(
     np.testing.assert_array_equal(sky_map.energy_edges, [10, 150])
     if how != "hdus":
         assert sky_map.header["ONTIME"] == 100
+        assert (sky_map.header["DATE-OBS"], sky_map.header["DATE-END"]) == (
+            "2020-01-01",
+            "2020-01-09",
+        )
         assert sky_map.name == "week0.fits, week1.fits"
 
 
