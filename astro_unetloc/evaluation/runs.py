@@ -223,7 +223,8 @@ def _read_positions(path):
     vectors = galactic_vectors(table)
     if n_unknown := int(np.sum(~np.isfinite(vectors).all(axis=1))):
         raise InputError(
-            f"{path}: expected a position in each row; got {n_unknown} rows without; remove them"
+            f"{path}: expected a position in each row; {n_unknown} of {len(table)} have none; "
+            "remove these rows"
         )
     if not {"GLON", "GLAT"} <= set(table.colnames):
         table["GLON"], table["GLAT"] = Quantity(lonlat_from_vectors(vectors), "deg")

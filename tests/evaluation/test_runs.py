@@ -283,7 +283,7 @@ def test_rows_without_a_position_and_a_catalog_without_truth_are_refused(catalog
         run_on_catalog(catalog, catalog)
     path = tmp_path / "found.fits"
     Table({"RAJ2000": [1.0, np.nan], "DEJ2000": [1.0, 2.0], "Score": [1.0, 1.0]}).write(path)
-    with pytest.raises(ValueError, match=r"found.fits: .* got 1 rows without; remove them"):
+    with pytest.raises(ValueError, match=r"found.fits: .* 1 of 2 have none; remove these rows"):
         run_on_catalog(path, EXAMPLE / "truth.ecsv")
 
 
