@@ -330,9 +330,8 @@ def source_probability(patches, model, progress=None):
 
     The probability is zero in patches for which the network returned no finite values.
     """
-    probability = model.predict(
-        patches.counts, patches.coverage, patches.bands, views=model.views, progress=progress
-    )
+    inputs = patches.counts, patches.coverage, patches.bands
+    probability = model.predict(*inputs, progress=progress)
     # All classes but the last, the background; a pixel that was not observed holds no source.
     source = probability[..., :-1].sum(axis=-1) * patches.coverage[..., 0]
     failed = ~np.isfinite(source).all(axis=(1, 2))

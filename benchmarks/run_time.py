@@ -61,7 +61,7 @@ def run_once(path):
 
 
 def print_network_times(n_runs):
-    """One line for each shipped model: seconds for the patches of a sky, with the views it uses."""
+    """One line for each shipped model: seconds for the patches of a sky."""
     shape = (PatchGrid().n_patches, GridConfig().read_pixels, GridConfig().read_pixels)
     for name in list_models():
         model = load_model(name)
@@ -71,10 +71,9 @@ def print_network_times(n_runs):
         seconds = []
         for _ in range(n_runs):
             started = time.perf_counter()
-            model.predict(counts, np.ones((*shape, 1), np.float32), bands, views=model.views)
+            model.predict(counts, np.ones((*shape, 1), np.float32), bands)
             seconds.append(time.perf_counter() - started)
-        print(f"network of {name}: {shape[0]} patches, views {model.views}, "
-              f"{np.median(seconds):.1f} s", flush=True)  # fmt: skip
+        print(f"network of {name}: {shape[0]} patches, {np.median(seconds):.1f} s", flush=True)
 
 
 def main():

@@ -163,22 +163,14 @@ class Model:
         network = keras.models.load_model(self.folder / "unet.keras", compile=False)
         return lambda **inputs: network.predict_on_batch(inputs)
 
-    @property
-    def views(self):
-        """Number of orientations of a patch that are averaged in a search, see `predict`."""
-        return int(self.card.get("views", 1))
-
-    def predict(self, counts, coverage, bands, *, views=1, keras=False, progress=None):
+    def predict(self, counts, coverage, bands, *, keras=False, progress=None):
         """Return the probability of each class in each pixel, float32 (n, ny, nx, n_class).
 
         ``counts`` (n, ny, nx, n_band) are photons, ny and nx divisible by 16; ``coverage``
         (n, ny, nx, 1) is 1 where observed; ``bands`` (n_band, 4) or (n, n_band, 4) come from
-        `astro_unetloc.maps.patches.band_inputs`. With ``views=2``, test-time augmentation, each
-        patch is averaged with the patch turned by 180 deg, which cancels the shift that the strided
-        convolution leaves. With ``keras`` the Keras backend runs ``unet.keras``.
+        `astro_unetloc.maps.patches.band_inputs`. With ``keras`` the Keras backend runs
+        ``unet.keras``.
         """
-        if views not in (1, 2):
-            raise InputError(f"views must be 1 or 2; got {views!r}; choose one of them")
         n_band = len(self.band_edges) - 1
         if counts.ndim != 4 or counts.shape[3] != n_band or np.any(np.mod(counts.shape[1:3], 16)):
             raise InputError(
@@ -193,10 +185,6 @@ class Model:
         for start in progress(starts, desc="network") if progress else starts:
             rows = slice(start, start + _BATCH)
             probability[rows] = run(**_inputs(counts[rows], coverage[rows], bands[rows]))
-            if views == 2:
-                turned = (images[rows, ::-1, ::-1] for images in (counts, coverage))
-                turned_back = run(**_inputs(*turned, bands[rows]))[:, ::-1, ::-1]
-                probability[rows] = (probability[rows] + turned_back) / 2
         return probability
 
     def check(self, *, keras=False):

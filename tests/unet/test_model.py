@@ -122,16 +122,6 @@ def test_keras_runs_where_litert_is_missing(model, monkeypatch):
     np.testing.assert_allclose(fresh.predict(*inputs), model.predict(*inputs), atol=1e-5)
 
 
-def test_average_over_two_views_turns_with_the_patch(model):
-    counts, coverage, bands = real_like_patches(n=1)
-    plain = model.predict(counts, coverage, bands, views=2)
-    turned = model.predict(counts[:, ::-1, ::-1], coverage[:, ::-1, ::-1], bands, views=2)
-    np.testing.assert_allclose(turned, plain[:, ::-1, ::-1], atol=1e-5)
-    assert np.abs(plain - model.predict(counts, coverage, bands)).max() > 1e-3
-    with pytest.raises(ValueError, match="views must be 1 or 2; got 3"):
-        model.predict(counts, coverage, bands, views=3)
-
-
 # Loading
 
 
