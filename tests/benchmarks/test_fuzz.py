@@ -1,5 +1,8 @@
 """Mutated files are refused or read rightly, as benchmarks/fuzz.py counts it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -18,3 +21,14 @@ def test_mutations_change_little(fuzz, rng):
     assert (changed[:80], changed[160:]) == (card, data[160:])
     assert changed[80:160] != data[80:160]
     assert fuzz.change_words(b"1,2\n3,4\n", rng) != b"1,2\n3,4\n"
+
+
+def test_no_mutated_file_is_a_fault_a_hang_or_silently_other(fuzz, real_data):
+    # not in this process, which may hold more memory than a mutated file is allowed
+    command = [sys.executable, "-W", "ignore", fuzz.__file__, real_data, "--number", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    title, *rows = (line.split() for line in done.stdout.splitlines())
+    whole = dict(zip(title, map(int, next(row[1:] for row in rows if row[0] == "all"))))
+    assert sum(whole.values()) == 40
+    assert whole["refused"] > 5
+    assert {name: whole[name] for name in title[3:]} == dict.fromkeys(title[3:], 0)
