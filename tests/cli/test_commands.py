@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,10 @@ EXAMPLE = DATA / "example"
     [
         ("demo -o no/where", "output directory must exist; got 'no'"),
         ("train no.h5 -o model", "no such patch set: no.h5"),
+        (
+            f"train {EXAMPLE / 'map.fits.gz'} -o model",
+            "expected an HDF5 patch set; got another kind",
+        ),
         ("match a.fits b.fits", "a.fits"),
         ("simulate -o sky.txt", "output must end in .fits, .fits.gz or .h5"),
         ("simulate -o s.fits --years -1", "years must be a positive number"),
@@ -54,6 +60,15 @@ EXAMPLE = DATA / "example"
 def test_wrong_usage_is_refused_and_leaves_nothing(refused, files, words, message):
     refused(message, *words.split())
     assert files() == []
+
+
+def test_progress_of_a_training_is_on_stderr(passes, monkeypatch):
+    def trained(patch_set, folder, **options):
+        sys.stdout.write("Epoch 1/38\n")  # as Keras does
+        return SimpleNamespace(folder=folder)
+
+    monkeypatch.setattr("astro_unetloc.training.train.train", trained)
+    assert passes("train", "set.h5", "-o", "m") == ["", "Epoch 1/38\nmodel -> m\n"]
 
 
 def files_in(folder):

@@ -180,9 +180,10 @@ def test_training_is_resumed_with_its_own_options_and_begun_with_a_network_of_it
 
 
 @allow_foreign_warnings
-def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path, patch_set):
+def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path, patch_set, capfd):
     options = {"epochs": 1, "steps_per_epoch": 1, "rng": 1, **TINY}
     model = train(patch_set.path, tmp_path / "model", threshold=0.4, **options)
+    assert "output_format" not in capfd.readouterr().err  # of TensorFlow's export
     assert (model.name, model.threshold, model.flux_range) == ("model", 0.4, (10, 1000))
     assert model.card["clustering"]["radius_pix"] == 2
     training = model.card["training"]
