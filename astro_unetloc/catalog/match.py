@@ -24,7 +24,7 @@ from astro_unetloc.catalog.table import (
     texts,
     with_columns,
 )
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.exceptions import InputError, counted
 from astro_unetloc.sphere import (
     lonlat_from_vectors,
     neighbors,
@@ -256,9 +256,8 @@ class MatchResult:
             rate = f"By chance {100 * self.chance_rate:.2g} % of unrelated detections would match"
             lines.append(f"{rate} (from the local density).")
         if n_extended:
-            kind = f"extended source{'s' if n_extended > 1 else ''}"
-            apart = f"Listed apart: {n_extended} {kind}, {len(seen)} with a detection inside"
-            lines.append(f"{apart} that matches no point-like one.")
+            inside = f"{len(seen)} with a detection inside that matches no point-like one"
+            lines.append(f"Listed apart: {counted(n_extended, 'extended source')}, {inside}.")
         bins = self.completeness().iterrows("Flux_Min", "Flux_Max", "N", "N_Found")
         by_flux = [f"  {low:8.2g} - {high:<8.2g} {_fraction(k, n)}" for low, high, n, k in bins]
         lines += ["Found by flux, as the reference gives it:", *by_flux] if by_flux else []

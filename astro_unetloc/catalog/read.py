@@ -80,19 +80,15 @@ def read_catalog(path):
         known = " ".join(_FORMATS)
         raise InputError(f"catalogue must end in one of {known}; got {path.name!r}; convert it")
     try:
-        return _checked(*_read_tables(path, kind), path.name)
+        table, extended = _read_tables(path, kind)
+        table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
+        if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
+            return _conform(dict(table.items()), table.meta)
+        table.meta.setdefault("FILENAME", path.name)
+        return as_reference(table, extended)
     except Exception as err:  # astropy raises many kinds for damaged files
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise InputError(f"{path.name!r} must hold a table of sources; got: {reason}") from err
-
-
-def _checked(table, extended, name):
-    """A table from a file of this name with the columns of ours or of a reference."""
-    table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
-    if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
-        return _conform({name: table[name] for name in table.colnames}, table.meta)
-    table.meta.setdefault("FILENAME", name)
-    return as_reference(table, extended)
 
 
 def _named_file(name):
