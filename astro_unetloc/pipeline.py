@@ -192,6 +192,9 @@ def detect(
     given |= sky_map.given
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
+    if purity is not None and model.calibration is None:
+        wanted = "purity needs a model whose Score is calibrated"
+        raise InputError(f"{wanted}; got {model.name}; give a threshold or calibrate the model")
     threshold = model.threshold if threshold is None else threshold
     seed, cone = _seed(rng), _cone(region)
     searched = cone if cone is None or not measure else _searched(cone, sky_map, model)

@@ -203,6 +203,9 @@ def test_a_purity_gives_the_longest_list_of_that_mean_score(sky, region):
     assert repr(sky) == f"<SkyMap {sky.name}: {sky.n_photons} photons of 10-2000 GeV, events>"
     with pytest.raises(ValueError, match="exclude each other"):
         detect(sky, purity=0.9, threshold=0.3)
+    plain = replace(load_model(), card=load_model().card | {"calibration": None})
+    with pytest.raises(ValueError, match="needs a model whose Score is calibrated; got lat-10gev"):
+        detect(sky, purity=0.9, model=plain)
 
 
 def test_runs_that_differ_in_any_input_differ_in_their_keywords(sky, tmp_path):
