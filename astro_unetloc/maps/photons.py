@@ -18,7 +18,12 @@ from astro_unetloc.cubes import energy_column, values_of
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import find_hdu
 from astro_unetloc.irf.spectra import draw_energy
-from astro_unetloc.maps.selection import common_range, dss_cuts, header_range_gev
+from astro_unetloc.maps.selection import (
+    common_range,
+    dss_cuts,
+    header_range_gev,
+    warn_of_no_unit,
+)
 from astro_unetloc.sphere import (
     SKY_DEG2,
     chord,
@@ -246,6 +251,7 @@ def read_events(hdus, hdu, name):
     keys = [key for key in _IDENTITY if key in names]
     identity = {key: values_of(hdu, names[key]) for key in keys}
     lon, lat = (_angle_deg(values_of(hdu, c), hdu.columns[c].unit, c) for c in columns)
+    warn_of_no_unit(hdu.columns[names["ENERGY"]].unit, "energies of events")
     energy = energy_column(hdu, names["ENERGY"])
     if any(values.ndim > 1 for values in (lon, lat, *identity.values())):
         raise InputError(f"one number a row was expected in {', '.join([*columns, *keys])}")

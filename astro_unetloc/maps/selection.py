@@ -89,7 +89,7 @@ def header_range_gev(header):
     Several cuts, as of gtselect run twice, mean their intersection.
     """
     cuts = [
-        _stated_range(value.split(":"), unit, key)
+        _stated_range(value.split(":"), unit or "MeV", key)  # that of the Fermi tools
         for key, value, unit in dss_cuts(header, "ENERGY")
     ]
     if cuts:
@@ -98,8 +98,15 @@ def header_range_gev(header):
         if low in header and high in header:
             comment = re.search(r"\[(\w+)\]", header.comments[low])  # FITS: unit in brackets
             unit = header.get("EUNIT", comment.group(1) if comment else None)
+            warn_of_no_unit(unit, f"{low}, {high}")
             return _stated_range((header[low], header[high]), unit, f"{low}, {high}")
     return None
+
+
+def warn_of_no_unit(unit, what):
+    """Warn of energies of photons that are taken for MeV because no unit stands with them."""
+    if not str(unit or "").strip():
+        warn(f"{what} without a unit are taken for MeV; write the unit into the header", 8)
 
 
 def common_range(ranges, what):

@@ -146,7 +146,8 @@ def test_a_search_warns(tmp_path):
         ({"DSTYP1": "ENERGY", "DSUNI1": "MeV", "DSVAL1": "10000:500000"}, (10, 500)),
         ({"DSTYP3": "ENERGY", "DSVAL3": "1000:2000"}, (1, 2)),
         ({"DSTYP1": "ENERGY", "DSUNI1": "GeV", "DSVAL1": "10:20"}, (10, 20)),
-        ({"EMIN": 3000.0, "EMAX": 10000.0}, (3, 10)),
+        ({"EMIN": (3000.0, "[MeV]"), "EMAX": 10000.0}, (3, 10)),
+        ({"EMIN": 3.0, "EMAX": 10.0, "EUNIT": "GeV"}, (3, 10)),
         ({"E_MIN": (0.05, "[TeV] lower"), "E_MAX": 2.0}, (50, 2000)),
     ],
 )
@@ -180,8 +181,18 @@ def test_an_energy_range_is_taken_for_an_image(energy_range, image_hdu):
     assert not sky_map.energy_assumed
 
 
+def test_energies_without_a_unit_are_warned_about(image_hdu):
+    image_hdu.header.update({"EMIN": 3000.0, "EMAX": 10000.0})
+    with pytest.warns(UnetlocWarning, match="EMIN, EMAX without a unit are taken for MeV"):
+        assert tuple(read_map(fits.HDUList([image_hdu])).energy_edges) == (3, 10)
+    hdus = event_hdus([0, 1], [0, 0], [1e4, 2e4])
+    hdus[1].columns["ENERGY"].unit = None
+    with pytest.warns(UnetlocWarning, match="energies of events without a unit are taken for MeV"):
+        assert read_map(hdus).events.energy[0] == 10
+
+
 def test_an_energy_range_overrules_the_header_of_an_image_with_a_warning(image_hdu):
-    image_hdu.header.update({"EMIN": 1000.0, "EMAX": 10000.0})
+    image_hdu.header.update({"EMIN": 1.0, "EMAX": 10.0, "EUNIT": "GeV"})
     with pytest.warns(UnetlocWarning, match="overrules the 1 to 10 GeV"):
         sky_map = read_map(fits.HDUList([image_hdu]), energy_range=(2, 10))
     np.testing.assert_array_equal(sky_map.energy_edges, [2, 10])
@@ -252,7 +263,7 @@ def test_energies_below_zero(rng, image_hdu):
     refuse(cube_hdus(poisson_cube(rng), np.array([-10.0, 20, 50, 150])), "energy edges must be pos")
     refuse(event_hdus([0, 1], [0, 0], [1e4, -1e4]), "energies must be positive; got -10 GeV")
     hdus = fits.HDUList([image_hdu])
-    hdus[0].header.update({"EMIN": -5.0, "EMAX": 10.0})
+    hdus[0].header.update({"EMIN": -5.0, "EMAX": 10.0, "EUNIT": "GeV"})
     refuse(hdus, "EMIN, EMAX must be two increasing positive energies")
     hdus[0].header.update({"DSTYP1": "ENERGY", "DSVAL1": "TABLE"})
     refuse(hdus, "two energies were expected in DSVAL1")
