@@ -35,7 +35,7 @@ from astro_unetloc.sphere import (
 
 CHUNK_PHOTONS = 2_000_000  # photons in memory at once when a map is placed
 COUNT_TOLERANCE = 0.01  # a pixel value this close to an integer is a count
-_MAX_COUNT = 1e8  # all photons of the LAT above 100 MeV are about 1e9
+_MAX_COUNT = 1e7  # all photons of the LAT above 100 MeV are about 1e9
 DEFAULT_SEED = 0
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -119,29 +119,29 @@ def whole_counts(counts, get_exposure=None):
     """Counts (n_energy, n_pixels) as whole numbers; anything else raises an `InputError`.
 
     ``counts`` may be a flux in ph cm-2 s-1; ``get_exposure`` returns the exposure in cm2 s or None
-    and is called only for these. Integers become int32 or int64, others, which may be NaN where not
-    observed, float32 (float64 for counts above 2**24).
+    and is called only for these. Integers become int32, others, which may be NaN (not observed),
+    float32, both of which are exact.
     """
     counts = np.asarray(counts)
-    largest = _check_values(counts)
+    _check_values(counts)
     if counts.dtype.kind in "iub":
-        return counts.astype(np.int32 if largest < 2**31 else np.int64)
+        return counts.astype(np.int32)
     odd, what = _odd_pixels(counts), "counts"
     exposure = get_exposure() if get_exposure and odd.any() else None
     if exposure is not None:
         counts, what = counts * exposure, "flux x exposure"
-        largest = _check_values(counts)
+        _check_values(counts)
         odd = _odd_pixels(counts)
     if odd.any():
         raise InputError(
             f"{what} must be whole numbers (within {COUNT_TOLERANCE}); got {odd.sum()} pixels such "
             f"as {counts[odd][0]:.4g}; give the counts, or a flux map together with its exposure"
         )
-    return np.rint(counts).astype(np.float32 if largest < 2**24 else np.float64)
+    return np.rint(counts).astype(np.float32)
 
 
 def _check_values(counts):
-    """Largest count; values that are no counts are refused."""
+    """Refuse values that are no counts."""
     if counts.dtype.kind not in "iubf":
         raise InputError(f"counts must be real numbers; got {counts.dtype}; convert the map")
     low, high = (f.reduce(counts, axis=None, initial=0) for f in (np.fmin, np.fmax))
@@ -156,7 +156,6 @@ def _check_values(counts):
     if low < 0:
         got = f"{low:.4g} and {(counts < 0).sum()} negative pixels"
         raise InputError(f"counts must not be negative; got {got}; subtract no background")
-    return high
 
 
 def _odd_pixels(counts):

@@ -360,12 +360,12 @@ def test_unusable_parts_of_a_file_are_named_and_not_used():
     assert sky_map.background.data.sum() == pytest.approx(1800)
 
 
-@pytest.mark.parametrize("value", [2.0**28, 2.0**40, 1e30, 1e300])
+@pytest.mark.parametrize("value", [2.0**24, 2.0**40, 1e30, 1e300])
 def test_counts_that_no_instrument_has_are_refused(value):
     counts = np.ones((3, 20, 30))
     counts[1, 5, 5] = value
     refuse(
-        cube_hdus(counts), "counts must be at most 1e.08 in a pixel .* got .* is the map damaged"
+        cube_hdus(counts), "counts must be at most 1e.07 in a pixel .* got .* is the map damaged"
     )
     counts[1, 5, 5] = 2**20
     with pytest.warns(UnetlocWarning, match="one pixel holds 1,048,576 of 1,050,375 photons"):
