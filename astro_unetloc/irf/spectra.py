@@ -7,11 +7,13 @@ that functions work on arrays of sources.
 import warnings
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 from scipy.special import exprel
 
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.files import check_file
 
 INTENSITY_UNIT = "cm-2 s-1 sr-1 MeV-1"  # of the official models of diffuse emission
 # Inside an energy bin of a map the photons are assumed to follow E ** -PHOTON_INDEX.
@@ -299,20 +301,25 @@ def _segment(start, stop, at_start, at_stop):
     return log_step * np.where(usable, integral, (first + last) / 2)
 
 
+_MAX_SPECTRUM = 10**6  # bytes; the official ones have a thousand
+
+
 def read_isotropic(path):
     """Energies (m,) in GeV and intensities in ph cm-2 s-1 sr-1 GeV-1 of the official text format.
 
     Its three columns are energy in MeV, intensity in ph cm-2 s-1 sr-1 MeV-1, and its error.
     """
+    path = Path(path).expanduser()
+    check_file(path, "an isotropic spectrum")
     try:
+        if path.stat().st_size > _MAX_SPECTRUM:
+            raise ValueError(f"expected at most {_MAX_SPECTRUM} bytes")
         with warnings.catch_warnings(action="ignore"):  # an empty file is refused below
             energy, intensity, _ = np.loadtxt(path, ndmin=2, encoding="utf-8", unpack=True)
         if len(energy) < 2 or not np.all(np.isfinite([energy, intensity])):
             raise ValueError("expected two rows or more of finite numbers")
         if energy[0] <= 0 or np.any(np.diff(energy) <= 0) or np.any(intensity <= 0):
             raise ValueError("expected increasing, positive energies and positive intensities")
-    except FileNotFoundError as err:
-        raise FileNotFoundError(f"no such file: {path}; check the name and the directory") from err
     except ValueError as err:
         raise InputError(
             "an isotropic spectrum has three columns: increasing energies in MeV, intensities in "

@@ -1,5 +1,6 @@
 """Diffuse emission: built-in shapes, templates and cubes, other energies, photons."""
 
+import os
 from contextlib import suppress
 from dataclasses import fields, replace
 
@@ -410,6 +411,10 @@ def test_missing_or_binary_isotropic_text_is_named(tmp_path, real_data):
         interstellar(nside=4, isotropic=tmp_path / "none.txt")
     with pytest.raises(ValueError, match="three columns"):
         interstellar(nside=4, isotropic=real_data / "diffuse/gll_iem_v07_gc.fits.gz")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match="got .*, a pipe or device; write it to a file"):
+            interstellar(nside=4, isotropic=path)
 
 
 # Photons
