@@ -309,7 +309,7 @@ def _read_card(path):
     for key, value in card.items():
         try:
             valid, cause = _is_valid(key, value), None
-        except (AttributeError, LookupError, TypeError, ValueError) as err:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:
             valid, cause = False, err
         if not valid:
             got = f"{key} that can be used; got {str(value)[:60]!r}; make the model again"
@@ -337,9 +337,10 @@ def _is_valid(key, value):
             numbers.append(value.get("max_clusters") or 1)
             return known and 0 < value["cut"] < 1 and 0 < min(numbers) < np.inf
         case "domain":
-            lists = (value.get(name, []) for name in ("event_class", "event_type"))
-            texts = all(text.isprintable() for names in lists for text in [*names])
-            return texts and value.get("max_zenith_deg", 0) >= 0
+            lists = [value.get(name, []) for name in ("event_class", "event_type")]
+            texts = all(text.isprintable() for names in lists for text in names)
+            known = texts and all(isinstance(names, list) for names in lists)
+            return known and value.get("max_zenith_deg", 0) >= 0
         case "calibration":
             calibration = _from_card(Calibration, value)
             score = calibration.score([0.5, 0.5], [5.0, np.nan], [0.0, 40.0])

@@ -212,7 +212,10 @@ def test_card_without_a_key_is_refused(folder, key, value, missing):
         load_model(folder)
 
 
-OTHERS = [1, "text", [], {}, [1, 2, "a"], [[1, 2]], True, float("nan"), [2, 1], [-1, 5]]
+OTHERS = [1, 10**400, "text", [], {}, [1, 2, "a"], [[1, 2]], True, float("nan"), [2, 1], [-1, 5]]
+
+
+SELECTION = {"DSTYP1": "BIT_MASK(EVENT_CLASS,128,P8R2)", "DSVAL1": "1:1"}
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -239,7 +242,7 @@ def test_value_of_another_kind_in_a_card_is_refused_or_makes_no_fault(tmp_path, 
     for model in taken:
         score = model.calibration.score(np.array([0.5]), np.array([5.0]), np.zeros(1))
         assert np.isfinite([*score, *model.flux_range, model.threshold]).all()
-        check_domain({}, model.band_edges, model.card)
+        check_domain(SELECTION, model.band_edges, model.card)
         clustering_config(model)
     used = {"name", "band_edges_gev", "classes", "threshold", "clustering", "domain", "sha256"}
     assert {key for *_, key in refused} >= used | {"calibration", "measured", "least_probability"}
