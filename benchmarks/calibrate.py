@@ -1,39 +1,39 @@
-"""Calibration of the score of a model on validation skies, and its error on others.
+"""Calibration of ``Score`` on validation skies of several energies and exposures.
 
-    python benchmarks/calibrate.py --seeds 1003 1004 1005 1006 --check 1007 1008
-        [--model FOLDER] [--template SHAPES] [--least PROBABILITY] [--write]
+    python benchmarks/calibrate.py [--model FOLDER] [--template SHAPES] [--least PROBABILITY]
+        [--energies 10 20 50] [--years 1 10] [--seeds 1003 1004 1005 1006 1007]
+        [--check 1008 1009 1016 1017] [--write]
 
-A logistic regression of `astro_unetloc.unet.model.features` of every candidate of the
-simulated skies (the network's probability, sqrt(TS), latitude) gives the probability that it is
-real: a true source of any brightness gives a third of its counts. Prints average precision,
-completeness and threshold at 95 % purity, and the expected calibration error (15 bins of equal
-counts, Score >= 0.05), also for the coefficients in the card of the model (as shipped). --write
-puts the new ones, the command, the errors on the skies of --check and the threshold of 95 % purity
-at |b| > 10 deg on those of --seeds into the card; the default threshold stays. --least leaves out
-candidates below a probability of the network, also from the catalogues of the model: below 10 GeV
-their fits would take most of the time. Interstellar models and exposures (4, 7, 12 years)
-alternate between skies.
+Searches each sky above each of the energies (GeV) with each exposure (years), and fits a logistic
+regression of `astro_unetloc.unet.model.features` to the candidates: real are those to which a true
+source of any brightness gave a third of their counts. Prints for each setting of the skies of
+--check, in both parts of the sky: the candidates from a Score of 0.05 on, the sum of Score and how
+many are real, the expected calibration error (15 bins of equal counts), and the lowest Score from
+which on 95 % are real at |b| > 10 deg and 90 % below. --write puts coefficients, command and errors
+into the card of the model; the default threshold stays. --least leaves out candidates below a
+probability of the network, also from the catalogues of the model: below 10 GeV their fits would
+take most of the time. Interstellar models alternate between skies.
 """
 
-import argparse
 import json
 import shlex
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
+from options import options_of
 
 from astro_unetloc.catalog.table import degrees, numbers
-from astro_unetloc.evaluation.metrics import reliability
-from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, observed_sky
-from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
+from astro_unetloc.evaluation.metrics import SCORE_EDGES, reliability
+from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, narrowed, observed_sky
+from astro_unetloc.evaluation.truth import join_matches, match_truth
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
 from astro_unetloc.unet.model import Calibration, features, load_model
 
 YEARS = (7.0, 12.0, 4.0)
-PURITY = 0.95
-OFF_PLANE = "|b| > 10 deg"
+PURITY = {"|b| > 10 deg": 0.95, "|b| < 10 deg": 0.9}
 
 
 def template_options(seed, template):
@@ -43,30 +43,20 @@ def template_options(seed, template):
     return {"variant": variant, "template": template} if variant and template else {}
 
 
-def validation_sky(band_edges, seed, template):
-    """Map and truth of a simulated sky; interstellar models and exposures alternate."""
+def validation_sky(band_edges, seed, template, years=None):
+    """Map and truth of a simulated sky; interstellar models (and unless given years) alternate."""
     options = template_options(seed, template)
-    return observed_sky(band_edges, seed, years=YEARS[seed % len(YEARS)], **options)
+    return observed_sky(band_edges, seed, years=years or YEARS[seed % len(YEARS)], **options)
 
 
-def matched_candidates(model, seed, template):
-    """`TruthMatches` of the candidates of a simulated sky."""
-    sky_map, truth = validation_sky(model.band_edges, seed, template)
+def matched_candidates(model, seed, template, *, energy=None, years=None):
+    """`TruthMatch` of the candidates of a simulated sky above an energy (GeV)."""
+    edges = model.band_edges
+    if energy is not None:
+        edges = narrowed(edges, (energy, edges[-1]))
+    sky_map, truth = validation_sky(edges, seed, template, years)
     catalog = find_sources(sky_map, model=model, threshold=model.threshold)
-    return match_truth(catalog, truth, brightest=bool(model.band_edges[0] < BRIGHTEST_BELOW_GEV))
-
-
-def options_of(doc, *, seeds=None, check=False):
-    """Parser with the options of the benchmarks of a model, --seeds and --check where given."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--model")
-    parser.add_argument("--template")
-    if seeds:
-        parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
-    if check:
-        parser.add_argument("--check", type=int, nargs="*", default=[])
-        parser.add_argument("--write", action="store_true")
-    return parser
+    return match_truth(catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV))
 
 
 def write_card(model, **entries):
@@ -77,19 +67,19 @@ def write_card(model, **entries):
 
 
 def known_of(matches):
-    """Probability of the network, sqrt(TS) and latitude of the candidates."""
+    """Probability of the network, latitude, sqrt(TS) and counts of the candidates."""
     catalog = matches.catalog
-    return numbers(catalog["Probability"]), numbers(catalog["Sqrt_TS"]), degrees(catalog["GLAT"])
+    fitted = (numbers(catalog[name]) for name in ("Sqrt_TS", "Npred"))
+    return numbers(catalog["Probability"]), degrees(catalog["GLAT"]), *fitted
 
 
 def fit(matches, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
-    probability, sqrt_ts, latitude = (v[matches.is_judged] for v in known_of(matches))
-    real = matches.is_real[matches.is_judged]
-    known = np.isfinite(sqrt_ts)
-    terms = features(probability, sqrt_ts, latitude)[known]
-    # without sqrt(TS) its terms are zero for all
-    blind = features(probability, np.full(len(real), np.nan), latitude)
+    probability, latitude, *fitted = (values[matches.is_judged] for values in known_of(matches))
+    real, known = matches.is_real[matches.is_judged], np.isfinite(fitted[0])
+    terms = features(probability, latitude, *fitted)[known]
+    # without a fit its terms are zero for all
+    blind = features(probability, latitude, *np.full((2, len(real)), np.nan))
     return Calibration(_regression(terms, real[known]), _regression(blind, real), least)
 
 
@@ -99,78 +89,66 @@ def _regression(terms, real):
 
     mean, width = terms.mean(axis=0), terms.std(axis=0)
     width = np.where(width > 0, width, 1.0)
-    found = LogisticRegression(C=10.0, max_iter=2000).fit((terms - mean) / width, real)
+    found = LogisticRegression(C=10.0, max_iter=5000).fit((terms - mean) / width, real)
     factors = found.coef_[0] / width
     return (float(found.intercept_[0] - factors @ mean), *map(float, factors))
 
 
-def scored(matches, score):
-    """Matches with another ``Score`` of each candidate."""
+def scored(matches, calibration):
+    """Matches with the ``Score`` of a calibration."""
     catalog = matches.catalog.copy()
-    catalog["Score"] = score
+    catalog["Score"] = calibration.score(*known_of(matches))
     return replace(matches, catalog=catalog)
 
 
-def parts_of(matches):
-    """Scores of each part of the sky but the whole."""
-    limits = list(SKIES.items())[1:]
-    return {n: matches.evaluation(min_latitude=a, max_latitude=b) for n, (a, b) in limits}
-
-
 def report(matches, name):
-    """Print one line for each part of the sky."""
+    """Print one line for each part of the sky; the calibration errors."""
     errors = reliability(matches).meta["ece"]
-    for part, scores in parts_of(matches).items():
-        complete, threshold = scores.completeness_at(PURITY)
+    for part, purity in PURITY.items():
+        score, real = matches.judged()[part]
+        order = np.argsort(-score)
+        reached = np.cumsum(real[order]) / np.arange(1, len(order) + 1) >= purity
+        listed = score >= SCORE_EDGES[0]
         print(
-            f"{name:<12} {part}  AP {scores.average_precision:.4f}  completeness {complete:.3f} at "
-            f"Score {threshold:.3f}  calibration error {errors[part]:.4f} "
-            f"({len(scores.score)} candidates)",
+            f"{name:<16} {part}  {listed.sum():6d} candidates, sum {score[listed].sum():8.1f}, "
+            f"real {real[listed].sum():6d}, calibration error {errors[part]:.4f}, {purity:.0%} "
+            f"real from {score[order][reached].min(initial=1.0):.3f} on",
             flush=True,
         )
+    return {part: round(errors[part], 4) for part in PURITY}
 
 
 def main():
     """Fit, check and write."""
-    parser = options_of(__doc__, seeds=[1003, 1004, 1005, 1006], check=True)
-    parser.add_argument("--least", type=float, default=0.0)
-    options = parser.parse_args()
+    options = options_of(
+        __doc__, model=str, template=str, least=0.0, energies=[10.0, 20.0, 50.0], years=[1.0, 10.0],
+        seeds=[1003, 1004, 1005, 1006, 1007], check=[1008, 1009, 1016, 1017], write=False,
+    ).parse_args()  # fmt: skip
     model = load_model(options.model)
-    shipped = model.calibration
     model.card.pop("calibration", None)
     model.card["threshold"] = options.least
-    known, *check = (
-        join_matches([matched_candidates(model, seed, options.template) for seed in seeds])
-        for seeds in (options.seeds, options.check)
-        if seeds
-    )
+
+    def search(seeds, energy, years):
+        setting = {"energy": energy, "years": years}
+        return join_matches(
+            [matched_candidates(model, seed, options.template, **setting) for seed in seeds]
+        )
+
+    settings = list(product(options.energies, options.years))
+    known = join_matches([search(options.seeds, *setting) for setting in settings])
     calibration = fit(known, options.least)
-
-    def score(found, measured=True, by=calibration):
-        probability, sqrt_ts, latitude = known_of(found)
-        sqrt_ts = sqrt_ts if measured else np.full(len(sqrt_ts), np.nan)
-        return scored(found, by.score(probability, sqrt_ts, latitude))
-
-    for name, found in zip(("fitted on", "checked on"), (known, *check)):
-        report(scored(found, known_of(found)[0]), "network")
-        if shipped is not None:
-            report(score(found, by=shipped), "as shipped")
-        report(score(found, measured=False), "not measured")
-        report(score(found), name)
-    scores, real = score(known).judged()[OFF_PLANE]
-    order = np.argsort(-scores)
-    purity = np.cumsum(real[order]) / np.arange(1, len(order) + 1)
-    threshold = float(scores[order][purity >= PURITY].min(initial=1.0))
-    print(f"threshold of {PURITY:.0%} real ones at {OFF_PLANE}: {threshold:.3f}")
+    report(scored(known, calibration), "fitted on all")
+    errors, checks = {}, []
+    for energy, years in settings if options.check else ():
+        checks.append(scored(search(options.check, energy, years), calibration))
+        name = f"{energy:g} GeV, {years:g} yr"
+        errors[name] = report(checks[-1], name)
+    if checks:
+        errors["all"] = report(join_matches(checks), "all")
     if options.write:
-        errors = reliability(score(check[0])).meta["ece"] if check else {}
-        calibration = vars(calibration) | {
-            "seeds": options.seeds,
-            "command": shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]]),
-            "errors": {"seeds": options.check} | {s: round(e, 4) for s, e in errors.items()},
-            "threshold_95_purity": round(threshold, 3),
-        }
-        write_card(model, calibration=calibration)
+        command = shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]])
+        entry = {"seeds": options.seeds, "command": command, "check": options.check}
+        write_card(model, calibration=vars(calibration) | entry | {"errors": errors})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@
 
 The card also stores the calibration of the scores and factors on the errors of the fit.
 
-Calibration: a logistic regression on the logit of the network's probability, the sqrt(TS) of the
-likelihood and the density of the field, fitted to candidates of simulated skies that no training
-has seen (``benchmarks/calibrate.py``). A candidate is real when a true source of any brightness
-gives a third of its counts, see `astro_unetloc.evaluation.truth`.
+Calibration: a logistic regression on the logit of the network's probability, sqrt(TS) and counts of
+the fit and Galactic latitude, fitted to candidates of simulated skies of several energy ranges and
+exposures that no training has seen (``benchmarks/calibrate.py``). A candidate is real when a true
+source of any brightness gives a third of its counts, see `astro_unetloc.evaluation.truth`.
 
 Error factors: the fit estimates Poisson errors. Sources that merge within the point-spread function
 and structure in the background that is finer than the region of interest add to them, mostly below
@@ -343,7 +343,7 @@ def _is_valid(key, value):
             return known and value.get("max_zenith_deg", 0) >= 0
         case "calibration":
             calibration = _from_card(Calibration, value)
-            score = calibration.score([0.5, 0.5], [5.0, np.nan], [0.0, 40.0])
+            score = calibration.score([0.5, 0.5], [0.0, 40.0], [5.0, np.nan], [9.0, np.nan])
             return np.isfinite(score).all() and 0 <= calibration.least_probability <= 1
         case "error_factors":
             factors = _from_card(ErrorFactors, value)
@@ -394,14 +394,14 @@ def save_model(folder, network, card, *, probe):
 
 # Calibration of scores and factors on errors
 
-# The network's probability is kept away from 0 and 1 by this much, sqrt(TS) below this.
-_MIN_PROBABILITY, _MAX_SQRT_TS = 1e-4, 12.0
+# The network's probability is kept away from 0 and 1 by this much, sqrt(TS) and counts below these.
+_MIN_PROBABILITY, _MAX_SQRT_TS, _MAX_COUNTS = 1e-4, 12.0, 1e3
 # Galactic latitude in degrees at which the weight of the plane has fallen to a half.
 _PLANE_DEG = 5.0
 
 FEATURES = (
     "logit", "logit2", "sqrt_ts", "sqrt_ts2", "logit sqrt_ts", "plane", "plane logit",
-    "plane sqrt_ts",
+    "plane sqrt_ts", "counts", "counts2", "counts logit", "counts sqrt_ts", "counts plane",
 )  # fmt: skip
 
 # Columns of a table of sources that each kind of factor scales.
@@ -413,13 +413,15 @@ _SCALED = {
 }
 
 
-def features(probability, sqrt_ts, latitude_deg):
-    """Return the terms `FEATURES` (n, 8); those with sqrt(TS) are zero where it is NaN."""
+def features(probability, latitude_deg, sqrt_ts, n_pred):
+    """Return the terms `FEATURES` (n, 13); those of the fit are zero where sqrt(TS) is NaN."""
     p = np.clip(np.asarray(probability, float), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     logit = np.log(p / (1 - p))
     ts = np.clip(np.nan_to_num(sqrt_ts), 0.0, _MAX_SQRT_TS)
     plane = 1 / (1 + (np.asarray(latitude_deg) / _PLANE_DEG) ** 2)
+    counts = np.log(np.clip(np.nan_to_num(n_pred), 1.0, _MAX_COUNTS)) * np.isfinite(sqrt_ts)
     terms = [logit, logit**2, ts, ts**2, logit * ts, plane, plane * logit, plane * ts]
+    terms += [counts, counts**2, counts * logit, counts * ts, counts * plane]
     return np.stack(terms, axis=-1)
 
 
@@ -427,34 +429,36 @@ def features(probability, sqrt_ts, latitude_deg):
 class Calibration:
     """Coefficients of the regression: a constant and the factors of `FEATURES`."""
 
-    measured: Sequence  # for candidates whose sqrt(TS) is known
-    unmeasured: Sequence  # for the others; factors of terms with sqrt(TS) are zero
+    measured: Sequence  # for candidates with a fit
+    unmeasured: Sequence  # for the others; factors of the terms of the fit are zero
     # Candidates of a lower probability of the network are not listed: the regression saw none.
     least_probability: float = 0.0
 
-    def score(self, probability, sqrt_ts, latitude_deg):
+    def score(self, probability, latitude_deg, sqrt_ts=None, n_pred=None):
         """Return the probability (n,) that candidates are real; parameters as in `features`.
 
         Examples
         --------
-        >>> import numpy as np
-        >>> calibration = Calibration((0.0, 1.0) + 7 * (0.0,), (0.0, 1.0) + 7 * (0.0,))
-        >>> calibration.score(np.array([0.25]), np.array([np.nan]), np.array([40.0])).round(2)
+        >>> calibration = Calibration((0.0, 1.0) + 12 * (0.0,), (0.0, 1.0) + 12 * (0.0,))
+        >>> calibration.score([0.25], [40.0]).round(2)
         array([0.25])
         """
-        terms = features(probability, sqrt_ts, latitude_deg)
-        known = np.isfinite(np.asarray(sqrt_ts, float))[:, None]
-        constant = np.where(known[:, 0], self.measured[0], self.unmeasured[0])
-        factors = np.where(known, self.measured[1:], self.unmeasured[1:])
+        unknown = np.full(len(probability), np.nan)
+        sqrt_ts, n_pred = (
+            unknown if x is None else np.asarray(x, float) for x in (sqrt_ts, n_pred)
+        )
+        terms, known = features(probability, latitude_deg, sqrt_ts, n_pred), np.isfinite(sqrt_ts)
+        constant = np.where(known, self.measured[0], self.unmeasured[0])
+        factors = np.where(known[:, None], self.measured[1:], self.unmeasured[1:])
         exponent = constant + np.sum(terms * factors, axis=1)
         return 1 / (1 + np.exp(-np.clip(exponent, -50, 50)))
 
     def apply(self, sources):
         """Return a copy of a table of sources with the calibrated ``Score``."""
-        sources, unknown = sources.copy(), np.full(len(sources), np.nan)
-        sqrt_ts = np.asarray(sources["Sqrt_TS"]) if "Sqrt_TS" in sources.colnames else unknown
+        sources = sources.copy()
+        fitted = [np.asarray(sources[n]) for n in ("Sqrt_TS", "Npred") if n in sources.colnames]
         probability, latitude_deg = np.asarray(sources["Probability"]), sources["GLAT"].value
-        sources["Score"] = self.score(probability, sqrt_ts, latitude_deg)
+        sources["Score"] = self.score(probability, latitude_deg, *fitted)
         return sources
 
 

@@ -26,24 +26,26 @@ FACTORS = ErrorFactors(
 IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
 
 
-def test_terms_of_an_unknown_sqrt_ts_are_zero():
-    terms = features(np.array([0.3]), np.array([np.nan]), np.array([2.0]))
+@pytest.mark.parametrize("n_pred", [np.nan, 20.0])
+def test_terms_of_an_unknown_fit_are_zero(n_pred):
+    terms = features([0.3], [2.0], [np.nan], [n_pred])
     assert terms.shape == (1, len(FEATURES))
-    assert [value == 0 for value in terms[0]] == ["sqrt_ts" in name for name in FEATURES]
+    of_fit = ["sqrt_ts" in name or "counts" in name for name in FEATURES]
+    assert [value == 0 for value in terms[0]] == of_fit
 
 
 @settings(max_examples=50)
 @given(st.floats(0.001, 0.999), st.floats(-90, 90))
 def test_logit_alone_returns_the_probability(probability, latitude):
     calibration = Calibration(IDENTITY, IDENTITY)
-    for sqrt_ts in (np.nan, 5.0):
-        found = calibration.score(*(np.array([v]) for v in (probability, sqrt_ts, latitude)))
+    for fitted in ([], [[np.nan], [np.nan]], [[5.0], [20.0]]):
+        found = calibration.score([probability], [latitude], *fitted)
         assert found[0] == pytest.approx(probability, abs=1e-6)
 
 
 def test_candidates_without_sqrt_ts_have_their_own_coefficients():
     calibration = Calibration((3.0,) + IDENTITY[1:], IDENTITY)
-    found = calibration.score(np.full(2, 0.5), np.array([1.0, np.nan]), np.zeros(2))
+    found = calibration.score(np.full(2, 0.5), np.zeros(2), [1.0, np.nan], [9.0, np.nan])
     np.testing.assert_allclose(found, [1 / (1 + np.exp(-3)), 0.5])
     assert calibration.score(*np.zeros((3, 0))).shape == (0,)
 
@@ -57,10 +59,11 @@ def test_shipped_models_are_calibrated():
 @pytest.mark.parametrize("latitude", [0.0, 3.0, 60.0])
 def test_scores_of_the_default_model_grow_with_the_evidence(latitude):
     probability, sqrt_ts = np.linspace(0.02, 0.98, 30), np.linspace(2.5, 9.0, 30)
-    for known in (sqrt_ts, np.full(30, np.nan)):
-        score = load_model().calibration.score(probability, known, np.full(30, latitude))
+    counts = sqrt_ts**2
+    for fitted in ([sqrt_ts, counts], []):
+        score = load_model().calibration.score(probability, np.full(30, latitude), *fitted)
         assert np.all(np.diff(score) > -0.02)
-        if known is sqrt_ts:
+        if fitted:
             assert score[0] < 0.3
             assert score[-1] > 0.95
 
@@ -81,10 +84,9 @@ def test_fitted_calibration_is_the_fraction_of_explained_candidates(import_bench
     fitted = benchmark.fit(judged, 0.1)
     assert fitted.least_probability == 0.1
     p = np.array([0.3, 0.5, 0.7, 0.9])
-    found = fitted.score(p, np.full(4, 5.0), np.full(4, 40.0))
+    found = fitted.score(p, np.full(4, 40.0), np.full(4, 5.0), np.full(4, 45.0))
     np.testing.assert_allclose(found, p**2, atol=0.04)
-    known = benchmark.known_of(judged)
-    table = benchmark.reliability(benchmark.scored(judged, fitted.score(*known)))
+    table = benchmark.reliability(benchmark.scored(judged, fitted))
     assert table.meta["ece"]["|b| > 10 deg"] < 0.06  # a tenth of them is not known to be another
 
 
