@@ -215,7 +215,16 @@ def plain(monkeypatch):
 
 
 def test_scores_of_skies_are_printed_beside_a_baseline(passes, searches, files):
-    words = ("--skies", 2, "--seed", 7, "--against", DATA / "models" / "lat-10gev")
+    words = (
+        "--skies",
+        2,
+        "--seed",
+        7,
+        "--threshold",
+        0.3,
+        "--against",
+        DATA / "models" / "lat-10gev",
+    )
     stdout, stderr = passes("evaluate", *words)
     assert stderr == ""
     assert "Compared with lat-10gev:" in stdout
