@@ -265,7 +265,10 @@ def read_events(hdus, hdu, name):
     good_times = np.zeros((0, 2))
     if {"START", "STOP"} <= set(getattr(getattr(times, "columns", None), "names", ())):
         good_times = np.column_stack([values_of(times, key) for key in ("START", "STOP")])
-    stated = stated_footprint(hdu.header), header_range_gev(hdu.header)
+    headers = (hdu.header, hdus[0].header)
+    stated = [
+        next(filter(None, map(f, headers)), None) for f in (stated_footprint, header_range_gev)
+    ]
     return EventList(name, Photons(vectors, energy), identity, *stated, good_times)
 
 

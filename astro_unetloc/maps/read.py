@@ -296,8 +296,13 @@ def _find_counts(hdus):
     # the other maps of a gammapy dataset without counts are no counts
     others = {"MASK_SAFE", "MASK_FIT", "BACKGROUND", "EXPOSURE"}
     found = [hdu for hdu in hdus if is_map(hdu)]
-    names = [] if others & {hdu.name.upper() for hdu in hdus} else [hdu.name for hdu in found]
-    return find_hdu(found, "COUNTS", "SKYMAP", *names)
+    named = find_hdu(found, "COUNTS", "SKYMAP")
+    if named is not None or not found or others & {hdu.name.upper() for hdu in hdus}:
+        return named
+    if len(found) > 1:
+        names = ", ".join(hdu.name for hdu in found)
+        warn(f"the first of the maps {names} is read; choose another as file.fits[NAME]", 7)
+    return found[0]
 
 
 def _select_header(*headers):

@@ -67,6 +67,17 @@ def test_energy_cuts_mean_their_intersection(made, cuts, expected):
         assert tuple(read_map(made(cuts=cuts)).energy_edges) == pytest.approx(expected)
 
 
+def test_cuts_may_stand_in_the_primary_header():
+    hdus = some_events()
+    with_cuts(hdus[0], energy_cuts("10000:300000", "1000:40000"))
+    assert tuple(read_map(hdus).energy_edges) == (10, 40)
+    image = an_image()[0]
+    hdus = fits.HDUList([hdus[0], *(fits.ImageHDU(n * image.data, image.header) for n in (1, 5))])
+    with pytest.warns(UnetlocWarning, match="the first of the maps .* is read; choose another"):
+        sky_map = read_map(hdus)
+    assert (*sky_map.energy_edges, sky_map.n_photons) == (10, 40, 3600)
+
+
 @pytest.mark.filterwarnings(COARSE)
 @pytest.mark.parametrize("made", ["events", "image", "cube", "healpix"])
 @pytest.mark.parametrize(
