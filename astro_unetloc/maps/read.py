@@ -398,9 +398,11 @@ def _without_unit(counts):
 
 def _inside_cuts(counts, filled, pixels, footprint):
     """Counts that are NaN, not observed, outside of the circles that the header states."""
-    centers = pixels.on_sky(np.arange(pixels.n_pixels))
+    if getattr(footprint, "radius_deg", 0) >= 180:
+        return counts
+    centers = pixels.centers(np.arange(pixels.n_pixels))
     on_sky, centers = np.isfinite(centers[:, 0]), np.nan_to_num(centers)
-    n_outside = np.sum(filled & ~footprint.grown(pixels.pixel_size_deg).covers(centers))
+    n_outside = np.sum(filled & on_sky & ~footprint.grown(pixels.pixel_size_deg).covers(centers))
     if n_outside > 0.01 * filled.sum():
         warn(f"{n_outside} pixels with counts lie outside the circle of the header: not used", 7)
         return counts
