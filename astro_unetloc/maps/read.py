@@ -407,7 +407,7 @@ def _inside_cuts(counts, filled, pixels, footprint):
         warn(f"{n_outside} pixels with counts lie outside the circle of the header: not used", 7)
         return counts
     unseen = on_sky & ~filled & ~footprint.covers(centers)
-    return np.where(unseen, np.float32(np.nan), counts) if unseen.any() else counts
+    return np.where(unseen, np.nan, counts).astype(np.float32) if unseen.any() else counts
 
 
 def _check_axes(axes):
