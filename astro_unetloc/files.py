@@ -165,7 +165,11 @@ def _open_hdus(path, content, memmap):
 
 
 def check_cards(hdus, path):
-    """Raise an error if a card or a column of an open file cannot be understood."""
+    """Raise an error if a card, a column or an HDU of an open file cannot be understood."""
+    from astropy.io import fits
+
+    tables = (fits.TableHDU, fits.BinTableHDU)
+    kinds = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU, *tables)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -173,8 +177,9 @@ def check_cards(hdus, path):
                 cards = [(card.keyword, card.value, card.comment) for card in hdu.header.cards]
                 columns = getattr(hdu, "columns", ())
                 texts = [hdu.name, *(text for c in columns for text in (c.name, c.unit or ""))]
-                if not cards or not all(isinstance(text, str) for text in texts):
-                    raise TypeError("names and units must be text")
+                is_known = bool(cards) and isinstance(hdu, kinds)
+                if not is_known or not all(isinstance(text, str) for text in texts):
+                    raise TypeError("names and units must be text, HDUs images or tables")
         except Exception as err:  # astropy raises many kinds for damaged headers
             raise _damaged(path, "a header is cut off or corrupt") from err
 

@@ -276,7 +276,7 @@ CARDS = [
     ("TUNIT2", "5"), ("TTYPE1", "1"), ("TTYPE1", "''"), ("TFIELDS", "'x'"), ("PCOUNT", "'x'"),
     ("TFIELDS", "999999999"), ("CREATOR", "'gtbin"), ("CREATOR", "NaN"), ("EXTNAME", "'EBOUNDS"),
     ("EXTNAME", "7"), ("CTYPE1", "3"), ("CRVAL1", "'x'"), ("CDELT1", "0"), ("CDELT1", "NaN"),
-    ("NAXIS2", "99999999"), ("BITPIX", "'8'"),
+    ("NAXIS2", "99999999"), ("BITPIX", "'8'"), ("XTENSION", "'ABINABLE'"),
 ]  # fmt: skip
 
 
