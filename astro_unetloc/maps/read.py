@@ -42,7 +42,7 @@ from astro_unetloc.sphere import lonlat_from_vectors
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
 COARSE_PIXEL_DEG = 0.2
 
-_MANY = 10_000  # photons in one pixel, more than in all others together, may be a flipped bit
+_MANY = 100_000  # photons in one pixel, more than in all others together, may be a flipped bit
 
 log = logging.getLogger(__name__)
 
