@@ -217,6 +217,7 @@ class Patches:
         n_children, n_cells = 4 ** (fine - coarse), 12 * 4**coarse
 
         def is_observed(order, cells):
+            """Whether the centres of cells of an order were observed in the region."""
             vectors = np.stack(healpy.pix2vec(2**order, cells, nest=True), axis=-1) @ rotation.T
             seen = np.isfinite(self.values_at(self.coverage[..., 0], vectors))
             return seen if region is None else seen & region.covers(vectors)
@@ -354,6 +355,7 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
     Parameters
     ----------
     sky_map : SkyMap
+        The counts.
     band_edges : array-like (n_band + 1,)
         Edges of the model's bands in GeV; photons outside are dropped, with a warning if there are
         many. A map without energies inside them is an `InputError`.
