@@ -49,7 +49,7 @@ def write_maps(folder):
 def run_once(path):
     """Wall seconds and peak memory in GB of one run, and its last line."""
     out = path.with_suffix(".out.fits")
-    command = [sys.executable, "-m", "astro_unetloc.cli.main", path, "-o", out, "--overwrite"]
+    command = [sys.executable, "-m", "astro_unetloc", path, "-o", out, "--overwrite"]
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     message = process.stderr.read()
