@@ -389,6 +389,8 @@ def _without_unit(counts):
     for wanted in ("", "ct", "ph", "cm-2 s-1", "ph cm-2 s-1", "ct cm-2 s-1"):
         if unit.is_equivalent(wanted):
             scale = unit.to(wanted)
+            if not wanted and scale != 1:  # a number in the place of a unit, or per cent
+                break
             # a power of ten is exact: 1e-4 of m-2 s-1 in cm-2 s-1
             data = counts.data if scale == 1 else counts.data * float(f"{scale:.12g}")
             return Map.from_geom(counts.geom, data=data)

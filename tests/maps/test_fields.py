@@ -340,6 +340,13 @@ def test_counts_have_no_unit(unit):
     refuse(hdus, "counts, or a flux per area and time, were expected; got .*MeV")
 
 
+@pytest.mark.parametrize("unit", [3, "3", "%"])
+def test_a_number_in_the_place_of_the_unit_is_refused(unit):
+    hdus = cube_hdus(COUNTS)
+    hdus[0].header["BUNIT"] = unit
+    refuse(hdus, "counts, or a flux per area and time, were expected")
+
+
 @pytest.mark.filterwarnings("ignore:9 photons stand in the event lists twice")
 def test_brackets_choose_an_hdu(tmp_path):
     image = an_image(energy_cuts("10000:150000"))[0]
