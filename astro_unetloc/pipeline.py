@@ -3,7 +3,6 @@
 import inspect
 import logging
 import platform
-import re
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
 from astro_unetloc.exceptions import InputError, counted, warn
-from astro_unetloc.files import checksum
+from astro_unetloc.files import checksum, split_choice
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
 from astro_unetloc.maps.patches import Patches, project
@@ -367,9 +366,8 @@ def _name(part):
 
 def _checksum(part):
     """The sha256 of a file, a hash of what an object holds."""
-    path = Path(re.sub(r"\[\w+\]$", "", str(part))).expanduser()
-    is_file = isinstance(part, str | Path) and path.is_file()
-    return checksum(path) if is_file else joblib.hash(part)
+    is_file = isinstance(part, str | Path) and split_choice(part)[0].is_file()
+    return checksum(part) if is_file else joblib.hash(part)
 
 
 def flag_sources(sources, sky_map, extended=None):
