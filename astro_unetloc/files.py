@@ -186,7 +186,7 @@ def check_cards(hdus, path):
 
 def _choose(hdus, chosen, path):
     """Leave out the maps and event lists of a file but for those of a name or of a number."""
-    wanted = [hdu for n, hdu in enumerate(hdus) if chosen.upper() in (str(n), hdu.name.upper())]
+    wanted = [hdu for n, hdu in enumerate(hdus) if is_named(hdu, n, chosen)]
     if not wanted:
         names = ", ".join(hdu.name for hdu in hdus)
         raise InputError(f"an HDU {chosen!r} was expected in {path}; got {names}; choose another")
@@ -196,6 +196,11 @@ def _choose(hdus, chosen, path):
                 del hdus[number]
             else:
                 hdu.data = None
+
+
+def is_named(hdu, number, chosen):
+    """Whether the HDU of a number in its file is the one that is chosen, by number or name."""
+    return chosen is None or chosen.upper() in (str(number), hdu.name.upper())
 
 
 def _damaged(path, reason):

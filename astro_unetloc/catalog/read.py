@@ -6,7 +6,6 @@ import os
 import re
 import warnings
 from itertools import takewhile
-from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -25,11 +24,13 @@ from astro_unetloc.catalog.table import (
     texts,
 )
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.files import open_fits, suffix_of
+from astro_unetloc.files import is_named, open_fits, split_choice, suffix_of
 from astro_unetloc.sphere import vectors_from_lonlat
 
 _FORMATS = dict.fromkeys((".fits", ".fit", ".fits.gz", ".fit.gz"), "fits")
 _FORMATS |= {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".vot": "votable", ".xml": "votable"}
+
+_TABLES = fits.BinTableHDU | fits.TableHDU
 
 # Columns with the names of sources, in lower case and with _ for a space.
 _NAME_COLUMNS = "source_name name source canonical_name common_name main_id id".split()
@@ -47,9 +48,9 @@ def read_catalog(path):
     Parameters
     ----------
     path : str or path-like
-        File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz. Or the name of a
-        catalogue that gammapy reads from ``$GAMMAPY_DATA``: 3fgl, 4fgl, 2fhl, 3fhl, 2hwc, 3hwc,
-        1lhaaso, gamma-cat or hgps.
+        File ending in .fits, .fit, .ecsv, .csv, .vot or .xml; FITS also with .gz, and brackets
+        choose its table: ``file.fits[1]``. Or the name of a catalogue that gammapy reads from
+        ``$GAMMAPY_DATA``: 3fgl, 4fgl, 2fhl, 3fhl, 2hwc, 3hwc, 1lhaaso, gamma-cat or hgps.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def read_catalog(path):
     >>> from astro_unetloc import read_catalog
     >>> catalog = read_catalog("gll_psch_v13.fit.gz")  # doctest: +SKIP
     """
-    path = Path(path).expanduser()
+    path, chosen = split_choice(path)
     if re.fullmatch(r"[\w-]+", str(path)) and not path.exists():
         path = _named_file(str(path))
     if not path.is_file():
@@ -80,7 +81,7 @@ def read_catalog(path):
         known = " ".join(_FORMATS)
         raise InputError(f"catalogue must end in one of {known}; got {path.name!r}; convert it")
     try:
-        table, extended = _read_tables(path, kind)
+        table, extended = _read_tables(path, kind, chosen)
         table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
         if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
             return _conform(dict(table.items()), table.meta)
@@ -109,14 +110,19 @@ def _named_file(name):
     return path
 
 
-def _read_tables(path, kind):
-    """The table of sources and, from a Fermi catalogue, that of the extended ones (or None)."""
+def _read_tables(path, kind, chosen):
+    """The table of sources and, from a Fermi catalogue, that of the extended ones (or None).
+
+    ``chosen`` is the name or number of an HDU, None for the first table with positions.
+    """
+    if chosen is not None and kind != "fits":
+        raise InputError(f"brackets choose a table of a FITS file; got [{chosen}]; leave them out")
     with warnings.catch_warnings():
         # Catalogues write "photon/cm**2/MeV/s": astropy understands, and warns of the slashes.
         warnings.simplefilter("ignore", u.UnitsWarning)
         if kind == "fits":
             with open_fits(path)[0] as hdus:
-                return _read_fits(hdus)
+                return _read_fits(hdus, chosen)
         if kind == "votable":
             from astropy.io.votable import parse
 
@@ -156,10 +162,11 @@ def _text_of(path):
         return content.decode("latin-1")
 
 
-def _read_fits(hdus):
-    """The first table with positions and the searched area, and that of extended sources."""
-    hdus = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-    table = _with_positions(QTable.read(hdu) for hdu in hdus)
+def _read_fits(hdus, chosen=None):
+    """The first or the chosen table with positions, the searched area, that of extended sources."""
+    named = [hdu for n, hdu in enumerate(hdus) if is_named(hdu, n, chosen)]
+    hdus, named = ([h for h in part if isinstance(h, _TABLES)] for part in (hdus, named))
+    table = _with_positions(QTable.read(hdu) for hdu in named)
     for key, value in table.meta.items():
         if isinstance(value, str):  # as `set_cards` writes letters that FITS cannot hold
             table.meta[key] = _ESCAPE.sub(lambda m: m[0].encode().decode("unicode_escape"), value)

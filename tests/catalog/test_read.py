@@ -63,6 +63,19 @@ def test_plain_table_with_positions_is_read(tmp_path):
     assert not table["Extended"].any()
 
 
+@pytest.mark.parametrize("chosen", ["2", "OTHERS", "others"])
+def test_brackets_choose_the_table_of_a_file(tmp_path, chosen):
+    parts = {"SOURCES": [10.0], "OTHERS": [20.0, 30.0]}
+    tables = [
+        fits.BinTableHDU(Table({"RA": ra, "Dec": ra}), name=name) for name, ra in parts.items()
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(path := tmp_path / "two.fits")
+    assert len(read_catalog(path)) == 1
+    assert len(read_catalog(f"{path}[{chosen}]")) == 2
+    with pytest.raises(InputError, match="needs a table with positions; got no table"):
+        read_catalog(f"{path}[3]")
+
+
 NO_TABLE = "must hold a table of sources"
 
 
