@@ -224,6 +224,14 @@ class PowerLawFractions:
         rate = self._rates(index).sum(axis=2)
         return rate / rate.sum(axis=1, keepdims=True)
 
+    def grid_fractions(self, grid):
+        """Fractions (n, n_nodes, n_energy) of the photons of the spectra of a `SpectralGrid`."""
+        index, beta = (values[:, None, None] for values in grid.nodes)
+        x = self._log_energy - np.log(grid.pivot)
+        photons = np.exp((1 - index) * x - beta * x**2)
+        rate = np.einsum("nek,gek->nge", self._weight, photons)
+        return rate / rate.sum(axis=2, keepdims=True)
+
     def moments(self, index):
         """Fractions (n, n_energy), mean and variance (n,) of ln E, and its mean in each bin.
 
@@ -236,6 +244,56 @@ class PowerLawFractions:
         mean = (each * in_bin).sum(axis=1) / total
         square = (rate * self._log_energy**2).sum(axis=(1, 2)) / total
         return each / total[:, None], mean, square - mean**2, in_bin
+
+
+@dataclass(frozen=True)
+class SpectralGrid:
+    """Log-parabolas ``E ** -(index + beta ln(E / pivot))`` on a grid of index and curvature.
+
+    They stand for the spectra that a source can have. Cut-offs of pulsars look like them: with
+    few photons in the range of a map nobody sees the difference.
+    """
+
+    pivot: float  # in GeV
+    index: np.ndarray  # (n_index,), ascending
+    beta: np.ndarray  # (n_beta,), ascending from 0
+
+    def __len__(self):
+        return len(self.index) * len(self.beta)
+
+    @property
+    def nodes(self):
+        """Index and beta (n_nodes,) of the nodes, beta changing faster."""
+        return [values.ravel() for values in np.meshgrid(self.index, self.beta, indexing="ij")]
+
+    def weights(self, index, beta):
+        """Linear weights (n, n_nodes) of the nodes around spectra (n,), sums of 1.
+
+        Spectra outside of the grid are moved to its border.
+        """
+        rows = np.arange(len(index))
+        result = np.zeros((len(rows), len(self.index), len(self.beta)))
+        low, high = zip(*(_around(*pair) for pair in ((self.index, index), (self.beta, beta))))
+        for i, wi in ((low[0], 1 - high[0]), (low[0] + 1, high[0])):
+            for j, wj in ((low[1], 1 - high[1]), (low[1] + 1, high[1])):
+                result[rows, i, j] += wi * wj
+        return result.reshape(len(rows), len(self))
+
+
+def _around(grid, values):
+    """Row of the grid value below each value, and the weight of the next one."""
+    position = np.interp(values, grid, np.arange(len(grid)))
+    row = np.minimum(position.astype(int), len(grid) - 2)
+    return row, position - row
+
+
+def spectral_grid(emin):
+    """`SpectralGrid` for photons above an energy in GeV, near whose middle its pivot lies.
+
+    A pulsar has an index of 4 to 6 and a beta near 1 above 10 GeV, an AGN 1.5 to 3.5 and 0 to 0.3.
+    """
+    beta = np.array([0.0, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.1, 1.5])
+    return SpectralGrid(1.5 * emin, np.arange(0.5, 7.6, 0.25), beta)
 
 
 def fitted_index(spectra, emin, emax, *, weight):

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astro_unetloc.irf.exposure import SurveyExposure
-from astro_unetloc.irf.spectra import KINDS, Spectra, fitted_index, power_laws
+from astro_unetloc.irf.spectra import (
+    KINDS,
+    PowerLawFractions,
+    Spectra,
+    fitted_index,
+    power_laws,
+    spectral_grid,
+)
 
 PARAMETERS = {
     "PowerLaw": st.tuples(st.floats(0.5, 5.5), st.just(0.0), st.just(0.0), st.just(1.0)),
@@ -144,3 +151,27 @@ def test_all_sources_of_a_sky_draw_their_photons_in_seconds():
     start = time.perf_counter()
     spectra.draw_energy(which, rng, emin=0.3, emax=2000)
     assert time.perf_counter() - start < 10  # 1 s on an idle core
+
+
+def test_weights_of_a_grid_keep_index_and_curvature():
+    grid = spectral_grid(10.0)
+    index, beta = np.array([2.3, 4.9, 0.5]), np.array([0.02, 1.2, 0.0])
+    weights = grid.weights(index, beta)
+    assert weights.sum(axis=1) == pytest.approx(1)
+    for values, nodes in zip((index, beta), grid.nodes):
+        assert weights @ nodes == pytest.approx(values)
+    outside = grid.weights(np.array([9.0]), np.array([3.0]))
+    assert [outside[0] @ nodes for nodes in grid.nodes] == pytest.approx([7.5, 1.5])
+
+
+def test_fractions_of_a_grid_without_curvature_are_those_of_power_laws():
+    grid, edges = spectral_grid(10.0), np.geomspace(10, 2000, 20)
+    fractions = PowerLawFractions(edges, lambda energy: energy**0.3)
+    index, beta = grid.nodes
+    found = fractions.grid_fractions(grid)[0]
+    assert found[beta == 0] == pytest.approx(fractions.fractions(index[beta == 0]))
+    node = (index == 4) & (beta == 1.1)
+    spectra = make_spectra("LogParabola", (4.0, 1.1, 0.0, 1.0), pivot=grid.pivot)
+    ends = zip(edges, edges[1:])
+    photons = [spectra.flux(*pair, weight=lambda energy: energy**0.3)[0] for pair in ends]
+    assert found[node][0] == pytest.approx(photons / np.sum(photons), rel=1e-4)
