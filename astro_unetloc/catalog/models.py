@@ -18,7 +18,7 @@ from astro_unetloc.exceptions import InputError, warn
 
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
 _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimensions lies
-_CLASSES = ("AGN", "PSR", "GAL")  # that a source of a library may state
+_CLASSES = ("AGN", "PSR", "OTHER")  # that a source of a library may state
 _FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
 _MAX_NAMES = 5  # in a warning
 _PER_AREA_TIME = "cm-2 s-1"

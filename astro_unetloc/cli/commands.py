@@ -127,7 +127,7 @@ def _parse_bands(context, parameter, text):
     number_option("--workers", default=1, help="Number of processes."),
     click.option("--append", is_flag=True, help="Add skies to a finished set, up to --skies."),
     click.option("--by-class", is_flag=True,
-                 help="One mask for each class (AGN, PSR, GAL) instead of one for all."),
+                 help="One mask for each class (AGN, PSR, OTHER) instead of one for all."),
     click.option("--mask-radius", "mask_radius_pix", type=float, metavar="PIX",
                  help="Radius of the disc that labels a source."),
     click.option("--min-photons", type=float, metavar="N",

@@ -8,7 +8,7 @@ Layout of a folder:
 ``background.fits`` counts cube of the photons of interstellar and isotropic emission
 ``agn.fits``        counts cube of the photons of AGN; as gtbin writes them, WCS or HEALPix
 ``psr.fits``        of pulsars
-``gal.fits``        of other Galactic sources
+``other.fits``      of other sources of the Galaxy
 ``truth.fits``      the true sources, see `astro_unetloc.simulation.sky.truth_table`
 ``sources.xml``     the true sources as a source library of the Fermi tools
 ``psf.fits``        the point-spread function, as gtpsf or gammapy write it; without it the photons
@@ -17,7 +17,7 @@ Layout of a folder:
 
 To be read, a folder made elsewhere needs ``background.fits``, one or more of the other cubes in the
 same energies (each may end in ``.fits.gz``), and ``sources.xml``, or a library for each class
-(``agn.xml``, ``psr.xml``, ``gal.xml``).
+(``agn.xml``, ``psr.xml``, ``other.xml``).
 """
 
 import gzip
@@ -65,6 +65,7 @@ from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_fr
 
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
+_OLD_CLASS = "GAL"  # name of the class "OTHER" in folders that earlier versions wrote
 _DIFFUSE, _OUTSIDE = -1, -2  # values of MC_SRC_ID
 # Files that a sky is simulated from, and the beginning of their keywords.
 _INPUTS = {"template": "TMPL", "isotropic": "ISO", "exposure": "EXP", "psf": "PSF"}
@@ -199,8 +200,8 @@ def read_source_library(path, *, source_class=None):
         The file. Spectra may be ``PowerLaw``, ``LogParabola`` or ``PLSuperExpCutoff2``, shapes
         ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
     source_class : str, optional
-        Class of sources without an attribute ``class``: "AGN", "PSR" or "GAL"; without it those
-        with a cut-off are "PSR", extended ones "GAL" and others "AGN".
+        Class of sources without an attribute ``class``: "AGN", "PSR" or "OTHER"; without it
+        those with a cut-off are "PSR", extended ones "OTHER" and others "AGN".
 
     Returns
     -------
@@ -248,8 +249,9 @@ def _read_source(element, path, source_class):
             f"{dec:g} and {size:g} deg; correct the file"
         )
     stated = element.get("class", source_class)
+    stated = "OTHER" if stated == _OLD_CLASS else stated
     if stated is None:
-        stated = "PSR" if kind == "PLSuperExpCutoff2" else "GAL" if shape else "AGN"
+        stated = "PSR" if kind == "PLSuperExpCutoff2" else "OTHER" if shape else "AGN"
     if stated not in CLASSES:
         raise InputError(
             f"{where}: class must be one of {', '.join(CLASSES)}; got {stated!r}; correct the file"
@@ -420,14 +422,15 @@ def read_components(folder):
         )
     paths = {name: _find(folder, name) for name in COMPONENTS}
     maps = {name: read_map(path) for name, path in paths.items() if path is not None}
-    libraries = [folder / "sources.xml", *(folder / f"{name}.xml" for name in COMPONENTS[1:])]
-    libraries = [path for path in libraries if path.is_file()]
+    classes = dict.fromkeys(("sources",)) | {name: name.upper() for name in COMPONENTS[1:]}
+    libraries = {_find(folder, name, (".xml",)): stated for name, stated in classes.items()}
+    libraries.pop(None, None)
     if "background" not in maps or len(maps) < 2 or not libraries:
         found = sorted(path.name for path in folder.iterdir())
         raise FileNotFoundError(
-            f"{folder}: expected background.fits, one or more of agn.fits, psr.fits and gal.fits, "
-            f"and sources.xml or a library for each class; got {', '.join(found) or 'nothing'}; "
-            "complete the folder"
+            f"{folder}: expected background.fits, one or more of agn.fits, psr.fits and "
+            "other.fits, and sources.xml or a library for each class; got "
+            f"{', '.join(found) or 'nothing'}; complete the folder"
         )
     edges = maps["background"].energy_edges
     for name, sky_map in maps.items():
@@ -438,15 +441,15 @@ def read_components(folder):
                 f"{edges[0]:g}-{edges[-1]:g} GeV in background.fits and {len(other) - 1} of "
                 f"{other[0]:g}-{other[-1]:g} GeV in {name}.fits; bin them alike"
             )
-    classes = {path: None if path.stem == "sources" else path.stem.upper() for path in libraries}
-    parts = [read_source_library(path, source_class=name) for path, name in classes.items()]
+    parts = [read_source_library(path, source_class=name) for path, name in libraries.items()]
     psf = psf_of(read_psf(_find(folder, "psf")))
     return SkyComponents(maps, Sources.concatenate(parts), psf)
 
 
-def _find(folder, name):
-    """Path of a FITS file of a folder, gzipped or not; None without it."""
-    paths = (folder / f"{name}{suffix}" for suffix in (".fits", ".fits.gz"))
+def _find(folder, name, suffixes=(".fits", ".fits.gz")):
+    """Path of a file of a folder, under its name of today or an earlier one; None without it."""
+    names = (name, _OLD_CLASS.lower()) if name == "other" else (name,)
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in suffixes)
     return next((path for path in paths if path.is_file()), None)
 
 

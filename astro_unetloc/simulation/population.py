@@ -16,7 +16,7 @@ from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.sphere import vectors_from_lonlat
 
 # AGN, pulsars, and other sources of the Galaxy: supernova remnants, nebulae, unassociated sources.
-CLASSES = ("AGN", "PSR", "GAL")
+CLASSES = ("AGN", "PSR", "OTHER")
 SHAPES = ("point", "disc", "gaussian")
 
 # A Gaussian in two dimensions holds 1 - exp(-k**2 / 2) of its flux within k standard deviations,
@@ -189,7 +189,7 @@ _COUNTS = {
     },
 }
 
-_CLASS_OF = {"AGN": "AGN", "PSR": "PSR", "MSP": "PSR"}  # of the others "GAL"
+_CLASS_OF = {"AGN": "AGN", "PSR": "PSR", "MSP": "PSR"}  # of the others "OTHER"
 
 
 def counted_band(energy_range):
@@ -225,7 +225,7 @@ def draw_sources(rng, *, band=(10.0, 2000.0), agn=1.0, pulsars=1.0, galactic=1.0
             radius = np.clip(rng.lognormal(np.log(0.56), 0.7, n), 0.15, 3.0)
             size = radius / np.where(shape == SHAPES.index("gaussian"), _GAUSSIAN_68, 1.0)
         vectors = _draw_positions(name, n, rng, clumps)
-        class_index = np.full(n, CLASSES.index(_CLASS_OF.get(name, "GAL")), dtype=np.int8)
+        class_index = np.full(n, CLASSES.index(_CLASS_OF.get(name, "OTHER")), dtype=np.int8)
         parts.append(Sources(vectors, spectra, class_index, shape, size))
     return Sources.concatenate(parts)
 

@@ -173,13 +173,13 @@ def test_class_follows_from_the_spectrum_and_shape_unless_it_is_given(tmp_path):
     )
     path = library(tmp_path, POWER_LAW, disc)
     sources = read_source_library(path)
-    assert CLASSES[sources.source_class[0]] == "GAL"
+    assert CLASSES[sources.source_class[0]] == "OTHER"
     assert sources.size_deg[0] == 0.5
     assert read_source_library(path, source_class="PSR").source_class[0] == CLASSES.index("PSR")
-    with pytest.raises(ValueError, match="source_class must be one of AGN, PSR, GAL; got 'QSO'"):
+    with pytest.raises(ValueError, match="source_class must be one of AGN, PSR, OTHER; got 'QSO'"):
         read_source_library(path, source_class="QSO")
     path = library(tmp_path, POWER_LAW, POINT, attributes='name="A" class="QSO"')
-    with pytest.raises(ValueError, match="class must be one of AGN, PSR, GAL; got 'QSO'"):
+    with pytest.raises(ValueError, match="class must be one of AGN, PSR, OTHER; got 'QSO'"):
         read_source_library(path)
 
 
@@ -240,7 +240,7 @@ def test_what_is_no_library_is_refused(tmp_path, content):
 
 # Folders of components
 
-FILES = "agn.fits background.fits events.fits gal.fits psr.fits sources.xml truth.fits".split()
+FILES = "agn.fits background.fits events.fits other.fits psr.fits sources.xml truth.fits".split()
 IMAGE = {"center": (10.0, 0.0), "width_deg": 12.0, "pixel_deg": 0.2, "years": 2.0}
 
 
@@ -338,7 +338,7 @@ def test_classes_may_come_in_files_of_their_own(copy):
     shutil.copy(copy / "agn.xml", copy / "psr.xml")
     text = (copy / "psr.xml").read_text()
     (copy / "psr.xml").write_text(text.replace('class="AGN"', ""))
-    for name in ("gal.fits", "events.fits", "truth.fits"):
+    for name in ("other.fits", "events.fits", "truth.fits"):
         (copy / name).unlink()
     components = read(copy)
     assert set(components.maps) == {"background", "agn", "psr"}
@@ -346,6 +346,21 @@ def test_classes_may_come_in_files_of_their_own(copy):
     first, second = (np.sum(components.sources.source_class[s] == 0) for s in np.s_[:n, n:])
     assert first > 0
     assert second == 0  # sources of psr.xml without a class are pulsars
+
+
+def test_folder_of_an_earlier_version_is_read_alike(copy, image):
+    """Other sources of the Galaxy were called GAL, and their files gal.fits and gal.xml."""
+    (copy / "other.fits").rename(copy / "gal.fits")
+    text = (copy / "sources.xml").read_text()
+    assert 'class="OTHER"' in text
+    (copy / "sources.xml").write_text(text.replace('class="OTHER"', 'class="GAL"'))
+    old, new = read(copy), read(image[0])
+    assert old.maps["other"].n_photons == new.maps["other"].n_photons
+    np.testing.assert_array_equal(old.sources.source_class, new.sources.source_class)
+    (copy / "sources.xml").write_text(text.replace('class="OTHER"', ""))
+    (copy / "sources.xml").rename(copy / "gal.xml")
+    kept = new.sources.source_class == CLASSES.index("OTHER")
+    assert (read(copy).sources.source_class[kept] == CLASSES.index("OTHER")).all()
 
 
 def test_incomplete_folder_and_cubes_of_other_energies_are_refused(copy):

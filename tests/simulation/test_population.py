@@ -161,7 +161,7 @@ def test_galactic_sources_gather_in_clumps():
 
 @pytest.mark.parametrize(
     ("factor", "name"),
-    [("agn", "AGN"), ("pulsars", "PSR"), ("galactic", "GAL"), ("extended", "GAL")],
+    [("agn", "AGN"), ("pulsars", "PSR"), ("galactic", "OTHER"), ("extended", "OTHER")],
 )
 def test_every_class_has_its_factor(factor, name):
     sources = draw_sources(np.random.default_rng(3), **NONE | {factor: 1})

@@ -250,7 +250,7 @@ def test_truth_has_the_columns_of_the_catalogue_and_one_row_for_each_source(sour
         assert str(truth[name].unit or "") == str(u.Unit(units[name]))
     assert len(truth) == len(set(truth["Source_Name"])) == len(sources)
     assert truth["Source_Name"][0].startswith("UNL J")
-    assert set(truth["Class"]) == {"AGN", "PSR", "GAL"}
+    assert set(truth["Class"]) == {"AGN", "PSR", "OTHER"}
     assert set(truth["Shape"]) == {"point", "disc", "gaussian"}
     np.testing.assert_array_equal(truth["Radius"].value == 0, truth["Shape"] == "point")
 

@@ -133,8 +133,8 @@ def test_each_class_has_its_mask(monkeypatch):
     columns, sources = patches_of_sky(1, n_patches=2, classes=("AGN",))
     assert set(sources["source_class"]) == {0}
     assert columns["mask"].shape[-1] == 1
-    with pytest.raises(ValueError, match="got AGN, GAL; name PSR too"):
-        patches_of_sky(1, n_patches=1, classes=("AGN", "GAL"))
+    with pytest.raises(ValueError, match="got AGN, OTHER; name PSR too"):
+        patches_of_sky(1, n_patches=1, classes=("AGN", "OTHER"))
 
 
 # The same set in every way of making it
