@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from astro_unetloc.catalog.columns import AREA, set_flag
+from astro_unetloc.catalog.columns import AREA, BANDS, set_flag
 from astro_unetloc.catalog.match import inside_extended
 from astro_unetloc.catalog.read import read_extended
 from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
@@ -88,6 +88,7 @@ class Run:
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
+            BANDS: " ".join(f"{edge:.8g}" for edge in model.band_edges),
             "THRESH": self.threshold,
             "PURITY": self.purity,
             "SEED": self.seed,

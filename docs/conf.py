@@ -42,9 +42,10 @@ def list_table(head, rows, widths):
 def columns_table(columns):
     """Return the table of column specifications."""
     rows = [
-        (f"``{c.name}``", c.unit, f"``{c.dtype}``", f"``{c.ucd}``" if c.ucd else "", c.description)
+        (f"``{c.name}``", c.unit, f"``{c.dtype}``" + " per band" * c.per_band,
+         f"``{c.ucd}``" if c.ucd else "", c.description)
         for c in columns
-    ]
+    ]  # fmt: skip
     return list_table(("name", "unit", "type", "UCD", "description"), rows, "18 10 7 28 37")
 
 

@@ -17,6 +17,8 @@ LAYOUT_KEYWORDS = re.compile(
 
 # Keyword of the area that was searched: a MOC as text (IVOA Recommendation "MOC", version 2.0).
 AREA = "MOC"
+# Keyword of the edges of the energy bands of the model in GeV, with spaces between them.
+BANDS = "BANDS"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ColumnSpec:
     ucd: str  # unified content descriptor (IVOA UCD1+)
     description: str
     required: bool = False  # known for every source, never masked
+    per_band: bool = False  # a value for each energy band of the model
 
 
 def _ellipse(percent):
@@ -45,9 +48,17 @@ def _ellipse(percent):
 
 
 _PROB, _DISTANCE, _ERROR = "stat.probability", "pos.angDistance", "stat.error"
+_CLASS = f"{_PROB};src.class"
 _COUNTS, _FLUX, _INDEX = "phot.count;em.gamma", "phot.flux;em.gamma", "spect.index;em.gamma"
 _QUALITY, _RATIO = "meta.code.qual", f"{_DISTANCE};arith.ratio"
 _PER_AREA_TIME = "ph cm-2 s-1"
+
+
+def _bands(name, unit, ucd, text):
+    """Columns of a quantity in the energy bands of the model and of its error."""
+    about = (name, ucd, text), (f"Unc_{name}", f"{_ERROR};{ucd}", f"1 sigma error of {name}")
+    return [ColumnSpec(n, unit, "f4", kind, words, per_band=True) for n, kind, words in about]
+
 
 COLUMNS = (
     ColumnSpec("Source_Name", "", "U18", "meta.id;meta.main", "UNL JHHMM.m+DDMM, truncated", True),
@@ -66,9 +77,13 @@ COLUMNS = (
     ColumnSpec("Unc_Flux", _PER_AREA_TIME, "f4", f"{_ERROR};{_FLUX}", "1 sigma error of Flux"),
     ColumnSpec("Spectral_Index", "", "f4", _INDEX, "Photon index of a power law"),
     ColumnSpec("Unc_Spectral_Index", "", "f4", f"{_ERROR};{_INDEX}", "1 sigma error of the index"),
-    ColumnSpec("Class", "", "U8", "src.class", "Most probable class"),
-    ColumnSpec("Prob_AGN", "", "f4", f"{_PROB};src.class", "Probability of being an AGN"),
-    ColumnSpec("Prob_PSR", "", "f4", f"{_PROB};src.class", "Probability of being a pulsar"),
+    *_bands("Counts_Band", "", _COUNTS, "Predicted counts in each band of the model"),
+    *_bands("Flux_Band", _PER_AREA_TIME, _FLUX, "Photon flux in each band of the model"),
+    ColumnSpec("Class", "", "U8", "src.class", "agn, psr or other; empty if not confident"),
+    ColumnSpec("Prob_AGN", "", "f4", _CLASS, "Probability of an AGN, if the source is real"),
+    ColumnSpec("Prob_PSR", "", "f4", _CLASS, "Probability of a pulsar, if the source is real"),
+    ColumnSpec("Prob_OTHER", "", "f4", _CLASS, "Probability of any other kind of source"),
+    ColumnSpec("Unc_Prob_PSR", "", "f4", f"{_ERROR};{_CLASS}", "1 sigma error of Prob_PSR"),
     ColumnSpec("Sep_Nearest", "deg", "f4", _DISTANCE, "Distance of the nearest other source"),
     ColumnSpec("Coverage", "", "f4", _QUALITY, "Observed fraction of the sky around it", True),
     ColumnSpec("Patch", "", "i4", "meta.id", "Patch of the sky grid that owns the source", True),
@@ -99,6 +114,7 @@ FLAGS = {
     "fit_failed": (64, "the fit failed"),
     "energy_assumed": (128, "the energy range of the map was assumed"),
     "known_extended": (256, "inside a known extended source"),
+    "class_prior": (512, "the class is the prior, which the photons do not change"),
 }
 
 

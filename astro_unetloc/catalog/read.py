@@ -146,9 +146,16 @@ def _read_csv(lines):
     if delimiter == ";":  # together with decimal commas
         number = re.compile(r'(?<![^;"])(\s*[-+]?\d*),(\d+\s*)(?![^;"])')
         lines = [number.sub(r"\1.\2", line) for line in lines]
-    texts = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
-    converters = {"*[Nn]ame": str} | texts
-    return QTable.read(lines, format="ascii.csv", delimiter=delimiter, converters=converters)
+    converters = {spec.name: str for spec in COLUMNS + MATCH_COLUMNS if spec.dtype[0] == "U"}
+    converters = {"*[Nn]ame": str} | converters
+    table = QTable.read(lines, format="ascii.csv", delimiter=delimiter, converters=converters)
+    for spec in COLUMNS:
+        parts = [n for n in table.colnames if re.fullmatch(rf"{spec.name}_\d+", n)]
+        if spec.per_band and parts:  # as `astro_unetloc.catalog.write` writes them
+            cells = [texts(table[name]) for name in parts]
+            table[spec.name] = np.where(np.equal(cells, ""), "nan", cells).astype(float).T
+            table.remove_columns(parts)
+    return table
 
 
 def _text_of(path):

@@ -15,7 +15,7 @@ from astropy.coordinates import SkyCoord, UnitSphericalRepresentation
 from astropy.table import Column, MaskedColumn, QTable
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
+from astro_unetloc.catalog.columns import BANDS, COLUMNS, MATCH_COLUMNS
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -112,9 +112,10 @@ def creator():
 def _conform(columns, meta):
     """QTable with all of `COLUMNS` first, then the match columns and others that are there."""
     table = QTable(meta=dict(meta))
-    n_rows = len(columns["Source_Name"])
+    n_rows, n_bands = len(columns["Source_Name"]), _n_bands(columns, table)
     for spec in COLUMNS + tuple(s for s in MATCH_COLUMNS if s.name in columns):
-        table[spec.name] = _typed_column(spec, columns.get(spec.name), n_rows)
+        shape = (n_rows, n_bands) if spec.per_band else (n_rows,)
+        table[spec.name] = _typed_column(spec, columns.get(spec.name), shape)
     for name in columns:
         if name not in table.colnames and name != "skycoord":
             table[name] = columns[name]
@@ -122,9 +123,22 @@ def _conform(columns, meta):
     return table
 
 
-def _typed_column(spec, column, n_rows):
-    """The column in the type of its spec: always masked where it may be unknown."""
-    values, mask = _values_and_mask(spec, column, n_rows)
+def band_edges(table):
+    """Edges (n_band + 1,) of the bands of a catalogue in GeV from its header; empty without."""
+    return np.array(str(table.meta.get(BANDS, "")).split(), float)
+
+
+def _n_bands(columns, table):
+    """Number of values in the columns of bands: as they are, as the header states, or one."""
+    for spec in COLUMNS:
+        if spec.per_band and np.ndim(columns.get(spec.name)) == 2:
+            return columns[spec.name].shape[1]
+    return max(len(band_edges(table)) - 1, 1)
+
+
+def _typed_column(spec, column, shape):
+    """The column in the type of its spec and this shape: masked where it may be unknown."""
+    values, mask = _values_and_mask(spec, column, shape)
     if spec.unit:
         column = u.Quantity(values, spec.unit, dtype=values.dtype)
         column = column if spec.required else Masked(column, mask=mask)
@@ -135,10 +149,10 @@ def _typed_column(spec, column, n_rows):
     return column
 
 
-def _values_and_mask(spec, column, n_rows):
+def _values_and_mask(spec, column, shape):
     """Plain array in the unit and type of the spec, and where it is unknown."""
     if column is None:
-        column = np.full(n_rows, "" if spec.dtype.startswith("U") else np.nan)
+        column = np.full(shape, "" if spec.dtype.startswith("U") else np.nan)
     if spec.dtype.startswith("U"):
         values = np.array(texts(column).tolist(), str)  # no wider than it needs to be
         return values.astype(np.promote_types(spec.dtype, values.dtype)), values == ""
@@ -146,8 +160,8 @@ def _values_and_mask(spec, column, n_rows):
     if values.dtype.kind in "USO":  # a column of empty cells in a text file
         column = np.where(texts(column) == "", "nan", values).astype(float)
     if spec.required and not spec.unit:  # integers stay integers
-        return values.astype(spec.dtype), np.zeros(n_rows, bool)
-    values = numbers(column, spec.unit or None).astype(spec.dtype)
+        return values.astype(spec.dtype), np.zeros(shape, bool)
+    values = numbers(column, spec.unit or None, ndim=len(shape)).astype(spec.dtype).reshape(shape)
     return values, ~np.isfinite(values)
 
 
@@ -158,7 +172,7 @@ def with_columns(table, specs, values):
     """
     table = table.copy()
     for spec, column in zip(specs, values):
-        table[spec.name] = _typed_column(spec, column, len(table))
+        table[spec.name] = _typed_column(spec, column, (len(table),))
     first = COLUMNS + MATCH_COLUMNS if specs is MATCH_COLUMNS else ()
     first = [spec.name for spec in first if spec.name in table.colnames]
     last = [name for name in ("skycoord",) if name in table.colnames]
@@ -186,11 +200,11 @@ def texts_of(table, name):
     return texts(table[name]) if name in table.colnames else np.full(len(table), "", "U1")
 
 
-def numbers(column, unit=None):
+def numbers(column, unit=None, *, ndim=1):
     """Plain float64 numbers (n,) of a column, or one of its values; NaN where masked.
 
     They are converted to ``unit``, in which a column without a unit is taken to be. A flux may name
-    its photons or not.
+    its photons or not. With ``ndim`` 2 a row may have several of them.
     """
     values = getattr(column, "unmasked", column)
     try:
@@ -198,7 +212,7 @@ def numbers(column, unit=None):
             values = u.Quantity(np.ma.getdata(values), values.unit, dtype=float)
             values = values.to_value(unit, [(u.ph / u.cm**2 / u.s, u.cm**-2 / u.s)])
         values = np.ma.getdata(getattr(values, "value", values)).astype(float)
-        if values.ndim > 1:
+        if values.ndim > ndim:
             raise TypeError("expected one number in each row")
     except (TypeError, ValueError) as err:
         name = getattr(getattr(column, "info", None), "name", None) or "a column"

@@ -60,6 +60,7 @@ KEYWORDS = {
     "FITEMAX": "[GeV] upper edge of the photons of the fit",
     "FLUXEMIN": "[GeV] lower edge of Flux",
     "FLUXEMAX": "[GeV] upper edge of Flux",
+    columns.BANDS: "[GeV] edges of the bands of the model",
     "THRESH": "smallest Score listed",
     "PURITY": "expected, which set the threshold",
     "MEASURE": "whether sources were fitted",
@@ -180,8 +181,13 @@ def format_catalog(catalog, suffix):
         return gzip.compress(_fits_bytes(table), mtime=0)
     if suffix == ".vot":
         return _votable_bytes(table)
+    if suffix == ".csv":
+        table = _one_number_a_cell(table)
+    elif not len(table):  # astropy does not read empty columns of vectors
+        table = Table({name: column.ravel() for name, column in table.items()}, meta=table.meta)
     # The shortest digits that read back as the same float32: 0.1, not 0.10000000149011612.
-    formats = {name: _shortest for name in table.colnames if table[name].dtype == np.float32}
+    short = [name for name, c in table.items() if c.dtype == np.float32 and c.ndim == 1]
+    formats = dict.fromkeys(short, _shortest)
     stream = io.StringIO()
     table.write(stream, format=f"ascii{suffix}", delimiter=",", formats=formats)
     lines = stream.getvalue().split("\n")
@@ -210,6 +216,17 @@ def _plain_table(catalog):
         if column.dtype.kind in "SUO":
             table[name] = _with_texts(column, texts(column))
     return table
+
+
+def _one_number_a_cell(table):
+    """Table in which a column for each band stands instead of a column of bands."""
+    columns = {}
+    for name, column in table.items():
+        if column.ndim == 1:
+            columns[name] = column
+        else:
+            columns |= {f"{name}_{i}": part for i, part in enumerate(column.T, 1)}
+    return Table(columns)
 
 
 def _fits_bytes(table):
@@ -308,7 +325,7 @@ def _votable_bytes(table):
     for field in first.fields:
         if field.name in ("RAJ2000", "DEJ2000"):
             field.ref = "icrs"
-        if field.arraysize == "1":
+        if field.arraysize == "1" and field.datatype == "char":
             field.arraysize = "2"  # one ``char`` would be no text
     for number, (name, value) in enumerate(table.meta.items(), 1):
         first.params.append(_votable_param(votable, f"param_{number}", name, value))

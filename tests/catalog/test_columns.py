@@ -13,7 +13,8 @@ CONTRACT = """
     Conf_68_SemiMajor Conf_68_SemiMinor Conf_68_PosAng
     Conf_95_SemiMajor Conf_95_SemiMinor Conf_95_PosAng
     Score Probability Sqrt_TS Npred Unc_Npred Flux Unc_Flux Spectral_Index Unc_Spectral_Index
-    Class Prob_AGN Prob_PSR Sep_Nearest Coverage Patch Flags
+    Counts_Band Unc_Counts_Band Flux_Band Unc_Flux_Band
+    Class Prob_AGN Prob_PSR Prob_OTHER Unc_Prob_PSR Sep_Nearest Coverage Patch Flags
     ASSOC ASSOC_Sep ASSOC_Sep_Norm ASSOC_Prob ASSOC_Catalog
 """.split()
 
@@ -22,7 +23,7 @@ def test_columns_and_flags_are_those_of_the_contract_in_its_order():
     assert [spec.name for spec in COLUMNS + MATCH_COLUMNS] == CONTRACT
     for spec in COLUMNS[1:5]:
         assert (spec.dtype, spec.unit, spec.required) == ("f8", "deg", True)
-    assert [bit for bit, _ in FLAGS.values()] == [2**power for power in range(9)]
+    assert [bit for bit, _ in FLAGS.values()] == [2**power for power in range(10)]
     assert np.iinfo("i2").max >= sum(bit for bit, _ in FLAGS.values())
 
 
@@ -37,7 +38,8 @@ def test_column_has_valid_ucd_unit_type_and_description(spec):
 def test_flags_have_names():
     assert flag_names(0) == []
     assert flag_names(np.int16(3)) == ["edge", "blended"]
-    assert flag_names(Column([256, 20])) == [["known_extended"], ["wide", "low_latitude"]]
+    names = flag_names(Column([256, 20, 512]))
+    assert names == [["known_extended"], ["wide", "low_latitude"], ["class_prior"]]
     with pytest.raises(InputError, match="flags must be whole numbers; got 'edge'; give the colu"):
         flag_names("edge")
 

@@ -35,13 +35,14 @@ def draw_text(rng):
     return "".join(rng.choice(LETTERS, rng.integers(-10, 21).clip(0))).strip()
 
 
-def draw_column(spec, n, rng):
+def draw_column(spec, n, rng, n_bands=1):
     """n values of a column, a third of them unknown."""
     if spec.dtype.startswith("U"):
         return np.array([draw_text(rng) for _ in range(n)], str)
-    values = rng.normal(size=n) * 10.0 ** rng.integers(-30, 30, n)
-    values = np.where(rng.random(n) < 0.2, np.rint(rng.normal(0, 99, n)), values)
-    return np.where(rng.random(n) < 1 / 3, np.nan, values.astype(np.float32))
+    shape = (n, n_bands) if spec.per_band else n
+    values = rng.normal(size=shape) * 10.0 ** rng.integers(-30, 30, shape)
+    values = np.where(rng.random(shape) < 0.2, np.rint(rng.normal(0, 99, shape)), values)
+    return np.where(rng.random(shape) < 1 / 3, np.nan, values.astype(np.float32))
 
 
 metas = st.dictionaries(
@@ -58,7 +59,9 @@ def draw_catalog(seed, n, meta):
     """A catalogue of n sources anywhere, with a match or none."""
     rng = np.random.default_rng(seed)
     specs = [spec for spec in COLUMNS if spec.name not in OF_SOURCES]
-    values = {spec.name: draw_column(spec, n, rng) for spec in specs}
+    n_bands = int(rng.integers(1, 4))
+    values = {spec.name: draw_column(spec, n, rng, n_bands) for spec in specs}
+    meta = meta | {"BANDS": " ".join(map(str, 10 * 2 ** np.arange(n_bands + 1)))}
     catalog = make_catalog(make_sources(n, seed=seed), values=values, meta=meta)
     if rng.random() < 0.5:
         matches = [draw_column(spec, n, rng) for spec in MATCH_COLUMNS]
@@ -76,7 +79,8 @@ def test_every_catalog_reads_back_as_it_was(suffix, seed, n, meta):
         path = Path(folder) / f"c{suffix}"
         write_outputs(catalog, [path])
         table = read_catalog(path)
-    assert_same_catalog(table, catalog)
+    if n or suffix != ".csv":  # it has no header that states the number of bands
+        assert_same_catalog(table, catalog)
     assert table.meta == (catalog.meta if suffix != ".csv" else {})
 
 

@@ -13,6 +13,7 @@ from made_catalogs import META, assert_same_catalog, make_catalog, make_measured
 from astro_unetloc.catalog.columns import COLUMNS, MATCH_COLUMNS
 from astro_unetloc.catalog.read import as_reference, read_catalog
 from astro_unetloc.catalog.table import (
+    band_edges,
     confidence_ellipses,
     degrees,
     galactic_vectors,
@@ -107,6 +108,22 @@ def test_catalog_has_all_columns_for_any_number_of_sources_and_keeps_its_keyword
         assert catalog[spec.name].dtype == np.dtype(spec.dtype)
         assert (catalog[spec.name].unit or u.one) == u.Unit(spec.unit)
         assert hasattr(catalog[spec.name], "mask") != spec.required
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_columns_of_bands_have_a_value_for_each_band_also_without_a_fit(n):
+    catalog = make_catalog(make_sources(n), meta={"BANDS": "10 20.5 50 1000"})
+    np.testing.assert_array_equal(band_edges(catalog), [10, 20.5, 50, 1000])
+    assert len(band_edges(make_catalog(make_sources(n)))) == 0
+    for name in ("Counts_Band", "Unc_Counts_Band", "Flux_Band", "Unc_Flux_Band"):
+        assert catalog[name].shape == catalog[name].mask.shape == (n, 3)
+        assert catalog[name].mask.all()
+    counts = np.arange(4.0 * n).reshape(n, 4)
+    catalog = make_catalog(make_sources(n), values={"Counts_Band": counts})
+    assert sorted(catalog["Counts_Band"].tolist()) == counts.tolist()
+    assert catalog["Flux_Band"].shape == (n, 4)
+    with pytest.raises(InputError, match="Npred must hold numbers"):
+        make_catalog(make_sources(2), values={"Npred": np.ones((2, 4))})
 
 
 def test_sources_come_in_descending_score_and_ties_do_not_depend_on_their_order():
