@@ -9,10 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
-from astro_unetloc.catalog.table import galactic_vectors, texts_of
+from astro_unetloc.catalog.table import galactic_vectors, source_classes, texts_of
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
@@ -30,7 +31,10 @@ _MAX_PHOTONS, _FINE_NSIDE = 5_000_000, 512
 # Sources get names up to this number, the first of the catalogue.
 _MAX_LABELS, _LABEL_POINTS = 60, 6.5
 _LONGEST_INCH, _LONGEST_SKY_INCH = 8.0, 11.0
-_COLOR_MAP, _SOURCE_COLOR, _LABEL_COLOR = "inferno", "#5fe3ff", "white"
+_COLOR_MAP, _LABEL_COLOR = "inferno", "white"
+# Circles by class, in colors that the map does not have; the last one is of sources without one.
+_COLORS = {"agn": "#5fe3ff", "psr": "#6bff4a", "other": "#ff8df2", "": "white"}
+_CLASS_LABELS = {"agn": "AGN", "psr": "pulsar", "other": "other", "": "class unknown"}
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]
 
 
@@ -72,7 +76,8 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
     places = np.column_stack(_pixels(geom, galactic_vectors(catalog)))
     shown = np.all((places > -0.5) & (places < np.array(counts.T.shape) - 0.5), axis=1)
     places, catalog = places[shown], catalog[shown]
-    figure = _draw(geom, counts, places, texts_of(catalog, "Source_Name"))
+    classes = source_classes(catalog)
+    figure = _draw(geom, counts, places, texts_of(catalog, "Source_Name"), classes)
     numbers = f"{int(counts.sum()):,} photons, {len(catalog):,} sources"
     figure.axes[0].set_title(numbers if title is None else title, pad=9)
     if path is not None:
@@ -166,7 +171,7 @@ def _smooth(counts, geom, width_deg):
     return np.divide(gaussian_filter(counts, sigma), area, out=nothing, where=on_sky)
 
 
-def _draw(geom, counts, places, names):
+def _draw(geom, counts, places, names, classes):
     """Picture of the counts in the pixels of a geometry, and of sources at pixels (n, 2)."""
     is_field, (ny, nx) = geom.projection == "TAN", counts.shape
     image = _smooth(counts, geom, _SMOOTHING_DEG if is_field else _SKY_SMOOTHING_DEG)
@@ -184,11 +189,14 @@ def _draw(geom, counts, places, names):
     bar.set_label("Counts per square degree")
     radius = (_CIRCLE_DEG if is_field else _SKY_CIRCLE_DEG) / geom.pixel_scales[0].deg
     size = np.full(len(places), 2 * radius)
+    colors = [_COLORS[name] for name in classes]
     circles = EllipseCollection(
         size, size, 0 * size, units="xy", offsets=places, offset_transform=axes.transData,
-        linewidths=1.2 if is_field else 0.7, facecolors="none", edgecolors=_SOURCE_COLOR,
+        linewidths=1.2 if is_field else 0.7, facecolors="none", edgecolors=colors,
     )  # fmt: skip
     axes.add_collection(circles, autolim=False)
+    if (classes != "").any():
+        _add_legend(figure, classes)
     if not is_field:
         bar.ax.yaxis.set_major_formatter("{x:g}")
         axes.coords[0].set_ticks(spacing=30 * u.deg)
@@ -201,6 +209,18 @@ def _draw(geom, counts, places, names):
     for label in _labels(*places.T, 1.15 * radius, box, names):
         axes.text(*label, clip_on=True, path_effects=_OUTLINE, **style)
     return figure
+
+
+def _add_legend(figure, classes):
+    """Below the picture, the color and the number of the sources of each class."""
+    numbers = {name: np.count_nonzero(classes == name) for name in _COLORS}
+    circles = [
+        Line2D([], [], marker="o", linestyle="", markerfacecolor="none", color=_COLORS[name],
+               label=f"{_CLASS_LABELS[name]} ({number:,})")
+        for name, number in numbers.items() if number
+    ]  # fmt: skip
+    style = {"facecolor": "black", "labelcolor": "white", "ncols": len(circles)}
+    figure.legend(handles=circles, loc="outside lower center", **style)
 
 
 def _bounding_box(image):

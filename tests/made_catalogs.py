@@ -41,7 +41,7 @@ def make_measured(n=5, *, seed=0, meta=META):
     odd, values = np.arange(n) % 2 == 1, {"Npred": 12.5, "Flux": 3.3e-11}
     values |= {"Conf_95_SemiMajor": 0.1, "Conf_95_SemiMinor": 0.05, "Conf_95_PosAng": 30.0}
     values = {name: np.where(odd, np.nan, value) for name, value in values.items()}
-    values["Class"] = np.where(odd, "", "AGN")
+    values["Class"] = np.where(odd, "", "agn")
     return make_catalog(make_sources(n, seed=seed), values=values, meta=meta)
 
 

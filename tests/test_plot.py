@@ -7,6 +7,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from made_catalogs import make_catalog, make_measured, make_sources
+from matplotlib.colors import to_rgba
 
 from astro_unetloc import plot, plot_sources
 from astro_unetloc.catalog.read import read_catalog
@@ -77,6 +78,22 @@ def test_wide_footprint_is_drawn_as_the_whole_sky():
     assert len(figure.axes[0].collections[-1].get_offsets()) == 30
     image = np.asarray(figure.axes[0].images[0].get_array())
     assert np.nansum(image) * 0.3**2 == pytest.approx(3000, rel=0.01)
+
+
+def test_circles_are_colored_by_class_and_the_legend_has_their_numbers():
+    catalog = make_catalog(make_sources(lon=[0.0, 1.0, 2.0, 180.0], lat=np.zeros(4)))
+    assert not plot_sources(make_photons(), catalog).legends  # no class is known
+    catalog["Class"] = np.where(catalog["GLON"].value == 180, "other", "agn")
+    catalog["Class"][catalog["GLON"].value == 1] = "psr"
+    figure = plot_sources(make_photons(), catalog)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["AGN (2)", "pulsar (1)"]
+    circles = figure.axes[0].collections[0]
+    x, colors = circles.get_offsets()[:, 0], circles.get_edgecolors()
+    of_pulsar = colors[np.argsort(x)[1]]
+    legend = [to_rgba(line.get_color()) for line in figure.legends[0].get_lines()]
+    assert tuple(of_pulsar) == legend[1] != legend[0]
+    assert (colors == legend[0]).all(axis=1).sum() == 2
 
 
 @pytest.mark.parametrize("n_sources", [0, 1])

@@ -103,6 +103,8 @@ LIMIT_COLUMNS = (
     ColumnSpec("Flux_UL95", _PER_AREA_TIME, "f4", f"stat.max;{_FLUX}", "95 % upper limit of Flux"),
 )
 
+CLASSES = ("agn", "psr", "other")
+
 # name: (bit, description)
 FLAGS = {
     "edge": (1, "near the edge of coverage"),

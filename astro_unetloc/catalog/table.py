@@ -45,6 +45,12 @@ _ELLIPSE_NAMES = (
 # Control characters, line ends and code points that are no characters.
 _NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
+# Columns of the class: ours and of true sources, 2FHL and 3FHL, 1FGL to 4FGL.
+_CLASS_NAMES = ("Class", "CLASS", "CLASS1")
+# The classes of the Fermi-LAT catalogues, in lower case, that are ours; all others are "other".
+_CLASS_OF = dict.fromkeys("agn bcu bll css fsrq nlsy1 rdg sey ssrq".split(), "agn")
+_CLASS_OF |= dict.fromkeys(("psr", "msp"), "psr") | dict.fromkeys(("", "unk", "unknown"), "")
+
 # The photon flux of the whole range of 3FHL, 1FHL and ours, above 1 GeV and above 50 GeV.
 _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
 
@@ -326,6 +332,14 @@ def confidence_ellipses(table):
             known = np.isfinite(ellipse).all(axis=1) & (axes > 0).all(axis=1) & (axes[:, 0] < 90)
             return np.where(known[:, None], ellipse, np.nan)
     return np.full((len(table), 3), np.nan)
+
+
+def source_classes(table):
+    """Class (n,) of the sources of any catalogue: agn, psr or other, empty where unknown."""
+    name = next((name for name in _CLASS_NAMES if name in table.colnames), "")
+    # of classes such as "bll-g" and "bcu II" the first word; capitals mean an identified source
+    words = [re.match("[a-z0-9]*", text.lower())[0] for text in texts_of(table, name).tolist()]
+    return np.array([_CLASS_OF.get(word, "other") for word in words], "U5")
 
 
 def flux_column(table):

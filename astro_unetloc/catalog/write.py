@@ -27,6 +27,7 @@ from astro_unetloc.catalog.table import (
     one_line,
     position_columns,
     sky_positions,
+    source_classes,
     texts,
     texts_of,
     unique_names,
@@ -352,14 +353,17 @@ def _votable_param(votable, number, name, value):
 
 # Regions
 
-_COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow", "source": "cyan"}
+# A matched catalogue is colored by the matches, another one by class and, without one, by flags.
+_MATCH_COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow"}
+_CLASS_COLORS = {"agn": "cyan", "psr": "green", "other": "magenta"}
+_CLASS_COLORS |= {"flagged": "yellow", "source": "white"}
 
 # Flags that question the source itself; the others describe its surroundings or the map.
 _DOUBT = sum(FLAGS[n][0] for n in ("edge", "blended", "wide", "bright_neighbor", "fit_failed"))
 
 _DS9_HEADER = """\
 # Region file format: DS9 version 4.1
-# cross: position, ellipse: 95 % confidence, green: matched, magenta: new, yellow: flagged
+# cross: position, ellipse: 95 % confidence, {}
 global dashlist=8 3 width=1 font="helvetica 10 normal roman" select=1 highlite=1 dash=0 fixed=0 \
 edit=1 move=1 delete=1 include=1 source=1
 """
@@ -385,38 +389,45 @@ def format_regions(catalog, *, frame="icrs", casa=False):
     # braces and backslashes would end the label of DS9
     safe = str.maketrans("{}\\", "()/")
     labels = [" ".join(_ascii(name).translate(safe).split()) for name in names]
-    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, _states(catalog))
+    shown, tags = _shown_and_tags(catalog)
+    colors = _MATCH_COLORS if "ASSOC" in catalog.colnames else _CLASS_COLORS
+    legend = ", ".join(f"{color}: {what}" for what, color in colors.items())
+    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, (colors[name] for name in shown), tags)
     lines = _casa_lines if casa else partial(_ds9_lines, frame)
-    header = _CASA_HEADER.format(_FRAMES[frame]) if casa else _DS9_HEADER
+    header = _CASA_HEADER.format(_FRAMES[frame]) if casa else _DS9_HEADER.format(legend)
     return header + "".join("".join(lines(*row)) for row in rows if np.isfinite(row[:2]).all())
 
 
-def _ds9_lines(frame, lon, lat, major, minor, angle, label, state):
+def _ds9_lines(frame, lon, lat, major, minor, angle, label, color, tags):
     """Region of a source for DS9, which counts the angle from the longitude axis of the frame."""
-    place, style = f"{lon:.6f},{lat:.6f}", f"color={_COLORS[state]} tag={{{state}}}"
+    style = " ".join([f"color={color}", *(f"tag={{{tag}}}" for tag in tags)])
+    place = f"{lon:.6f},{lat:.6f}"
     yield f"{frame};point({place})# point=cross {style}{f' text={{{label}}}' if label else ''}\n"
     if np.isfinite(major):
         shape = f"{major:.6f},{minor:.6f},{(angle + 90) % 360:.6f}"
         yield f"{frame};ellipse({place},{shape})# {style}\n"
 
 
-def _casa_lines(lon, lat, major, minor, angle, label, state):
+def _casa_lines(lon, lat, major, minor, angle, label, color, _):
     """Region of a source for CASA, which counts the angle from north."""
-    place, color = f"{lon:.6f}deg, {lat:.6f}deg", f"color={_COLORS[state]}"
+    place, color = f"{lon:.6f}deg, {lat:.6f}deg", f"color={color}"
     label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", label)  # quotes and brackets would end it
     yield f"symbol[[{place}], +], {f'label={label!r}, ' if label else ''}{color}\n"
     if np.isfinite(major):
         yield f"ellipse[[{place}], [{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg], {color}\n"
 
 
-def _states(catalog):
-    """State of each source: matched or new after a match, flagged, or source."""
+def _shown_and_tags(catalog):
+    """What the color of each source shows, and all that is known of it: match or flags, class."""
     flags = np.asarray(catalog["Flags"] if "Flags" in catalog.colnames else np.zeros(len(catalog)))
-    doubtful = (flags.astype(int) & _DOUBT) > 0
-    if "ASSOC" not in catalog.colnames:
-        return np.where(doubtful, "flagged", "source")
-    unmatched = np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))
-    return np.where(~unmatched, "matched", np.where(doubtful, "flagged", "new"))
+    states = np.where(flags.astype(int) & _DOUBT > 0, "flagged", "source")
+    classes = source_classes(catalog)
+    shown = np.where(classes == "", states, classes)
+    if "ASSOC" in catalog.colnames:
+        matched = ~np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))
+        states = np.where(matched, "matched", np.where(states == "flagged", states, "new"))
+        shown = states
+    return shown, [[tag for tag in both if tag] for both in zip(states, classes)]
 
 
 def to_regions(catalog, *, frame="icrs"):

@@ -63,6 +63,7 @@ def field(tmp_path_factory):
     sources["Score"], sources["Flags"] = [0.99, 0.9, 0.8, 0.7], [0, 16, 2, 0]
     ellipse, known = {"SemiMajor": 0.3, "SemiMinor": 0.1, "PosAng": 30.0}, [1, np.nan, 1, np.nan]
     values = {f"Conf_95_{name}": value * np.array(known) for name, value in ellipse.items()}
+    values["Class"] = np.array(["psr", "agn", "", "other"])
     catalog = make_catalog(sources, values=values)
     wcs = make_wcs((100, 120), lon=184.5, lat=-5.5, pixel_deg=0.05)
     counts = np.random.default_rng(0).poisson(0.3, (100, 120)).astype(np.int32)
@@ -88,7 +89,7 @@ def test_ds9_holds_every_source_and_draws_the_same_ellipse_in_any_frame(run_ds9,
     write_outputs(catalog, [folder / f"{frame}.reg"], frame=frame)
     points, ellipses = load_and_save(run_ds9, folder, f"{frame}.reg")
     assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
-    assert [point.visual["color"] for point in points] == ["cyan", "cyan", "yellow", "cyan"]
+    assert [point.visual["color"] for point in points] == ["green", "cyan", "yellow", "magenta"]
     assert len(ellipses) == 2
     positions = SkyCoord([point.center for point in points]).icrs
     assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec

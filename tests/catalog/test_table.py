@@ -20,6 +20,7 @@ from astro_unetloc.catalog.table import (
     numbers,
     numbers_of,
     sky_positions,
+    source_classes,
     source_names,
     texts,
     texts_of,
@@ -152,7 +153,7 @@ def test_unknown_values_are_masked():
     assert np.sum(catalog["Flux"].mask) == 2
     assert np.all(catalog["Sqrt_TS"].mask)
     assert np.sum(catalog["Class"].mask) == 2
-    assert set(catalog["Class"].compressed()) == {"AGN"}
+    assert set(catalog["Class"].compressed()) == {"agn"}
     assert np.nanmax(catalog["Flux"].unmasked.to_value("ph cm-2 s-1")) == np.float32(3.3e-11)
     assert make_catalog(make_sources(1))["Sep_Nearest"].mask.all()  # there is no other source
 
@@ -285,3 +286,14 @@ def test_numbers_of_a_table_are_in_the_unit_asked_for(unit):
     np.testing.assert_array_equal(np.sort(npred), [12.5, np.nan])
     np.testing.assert_array_equal(numbers_of(QTable({"Flux": [1, 2]}), "Flux", unit), [1, 2])
     assert np.isnan(numbers_of(catalog, "Significance")).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("name", ["Class", "CLASS", "CLASS1"])
+def test_classes_of_any_catalog_are_three(name):
+    words = {"agn": "agn AGN FSRQ bll bcu bll-g rdg/bll css sey", "psr": "PSR psr msp"}
+    words["other"] = "OTHER GAL snr SPP pwn HMB glc sfr"
+    expected = [kind for kind, names in words.items() for _ in names.split()]
+    table = Table({name: [*" ".join(words.values()).split(), "bcu II", "", "unk", "UNKNOWN"]})
+    assert source_classes(table).tolist() == [*expected, "agn", "", "", ""]
+    assert source_classes(table[:0]).tolist() == []
+    assert source_classes(Table({"RA": [1.0, 2.0]})).tolist() == ["", ""]

@@ -1,5 +1,6 @@
 import gzip
 import io
+import re
 from pathlib import Path
 
 import astropy.units as u
@@ -180,7 +181,7 @@ def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(
     write_outputs(catalog, [path], frame=frame)
     points, ellipses = split_regions(Regions.read(path, format="ds9" if kind == "reg" else kind))
     assert [point.meta[label] for point in points] == list(catalog["Source_Name"])
-    assert {point.visual["color"] for point in points} <= {"cyan"}
+    assert {point.visual["color"] for point in points} <= {"cyan", "white"}
     assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
     for point, position in zip(points, catalog["skycoord"], strict=True):
         assert point.center.frame.name == frame
@@ -236,16 +237,23 @@ def test_odd_characters_in_names_stay_safe(name, label, n):
     assert len(ellipses) == 1
 
 
-def test_color_tells_the_state_of_a_source():
+def test_color_shows_the_match_of_a_source_else_its_class_else_its_flags():
     def colors():
         return [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
 
     catalog = make_measured(4)
-    catalog["Flags"] = np.array([0, 2, 0, 16 + 32 + 128], "i2")
-    assert colors() == ["cyan", "yellow", "cyan", "cyan"]
+    catalog["Class"] = np.array(["", "", "psr", "other"])
+    catalog["Flags"] = np.array([2, 16 + 32 + 128, 2, 0], "i2")
+    assert colors() == ["yellow", "white", "green", "magenta"]
+    lines = format_regions(catalog).splitlines()
+    legend = "cyan: agn, green: psr, magenta: other, yellow: flagged, white: source"
+    assert lines[1].endswith(legend)
+    tags = [re.findall("tag={(.*?)}", line) for line in lines if "point=cross" in line]
+    assert tags == [["flagged"], ["source"], ["flagged", "psr"], ["source", "other"]]
     catalog["ASSOC"] = np.ma.MaskedArray(["A", "B", "", ""], mask=[0, 0, 1, 1])
     catalog["Flags"] = np.array([0, 2, 2, 0], "i2")
     assert colors() == ["green", "green", "yellow", "magenta"]
+    assert "green: matched, magenta: new, yellow: flagged\n" in format_regions(catalog)
 
 
 def test_casa_ellipse_has_the_major_axis_first_and_odd_characters_stay_safe(tmp_path):
