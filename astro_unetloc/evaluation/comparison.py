@@ -17,6 +17,7 @@ from astro_unetloc.sphere import tangent_axes, tangent_offsets
 FLUX_UNIT = "ph cm-2 s-1"
 # Bin edges of expected photons: narrow where the measurement changes fast, then half decades.
 PHOTON_EDGES = (0, 3, 5, 8, 12, 20, 40, 100, *(s * 10**d for d in range(2, 9) for s in (3, 10)))
+_N_ERROR_BINS = 15  # bins of equal numbers of the expected calibration error
 _SPECTRUM = {
     "Flux_Density": "ph cm-2 s-1 GeV-1", "Pivot_Energy": "GeV", "Index": None, "beta": None,
     "Expfactor": None, "Exp_Index": None,
@@ -51,6 +52,12 @@ def edges_around(values, edges):
         return edges[:1]
     first, last = np.searchsorted(edges, [values.min(), values.max()], side="right")
     return edges[first - 1 : last + 1]
+
+
+def calibration_error(probability, is_true):
+    """Expected calibration error of probabilities (n,), in bins of equal numbers; NaN of none."""
+    bins = np.array_split((is_true - probability)[np.argsort(probability)], _N_ERROR_BINS)
+    return float(sum(abs(b.sum()) for b in bins) / len(is_true)) if len(is_true) else np.nan
 
 
 def measurement_errors(matches):

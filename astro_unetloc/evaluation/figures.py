@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.legend_handler import HandlerPatch
-from matplotlib.patches import Circle, Ellipse
+from matplotlib.patches import Circle, Ellipse, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import gaussian_filter
 
@@ -17,7 +17,11 @@ from astro_unetloc.plot import canvas, stretch
 # with a marker of its own.
 _BLACK, _BLUE, _VERMILION, _GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"
 _STYLES = {"Completeness": (_BLUE, "o"), "Purity": (_VERMILION, "s")}
-_STYLES["Class_Correct"] = _GREEN, "D"
+_CLASS_STYLES = {"AGN": (_BLUE, "o"), "PSR": (_VERMILION, "s"), "OTHER": (_GREEN, "D")}
+_CLASS_SCORES = {
+    "AUC": (_BLACK, "o"), "Balanced_Accuracy": (_BLUE, "s"), "Macro_Recall": (_GREEN, "D"),
+    "PSR_Recall": (_VERMILION, "^"),
+}  # fmt: skip
 _MIN_PULLS = 5  # the width of fewer pulls is not drawn
 _UNIT = -0.03, 1.03  # from 0 to 1, with room for the points at the ends
 _GUIDE = {"color": "0.5", "linewidth": 0.9, "linestyle": "--"}
@@ -52,11 +56,12 @@ def _panels(width=6.4, height=4.2, **options):
     return figure, axes.ravel()
 
 
-def _by_sky(table):
+def _by_sky(table, column="Sky"):
     """Name, rows and style of each region of the sky; a region looks alike in all figures."""
-    skies = np.asarray(table["Sky"], str)
+    styles = {">": (_BLUE, "s"), "<": (_VERMILION, "^"), "photons": (_GREEN, "D")}
+    skies = np.asarray(table[column], str)
     for sky in dict.fromkeys(skies.tolist()):
-        style = (_BLUE, "s") if ">" in sky else (_VERMILION, "^") if "<" in sky else (_BLACK, "o")
+        style = next((styles[mark] for mark in styles if mark in sky), (_BLACK, "o"))
         yield sky, table[skies == sky], style
 
 
@@ -193,13 +198,12 @@ def _binned(axes, table, *, label, log=True):
 
 
 def _by_class(axes, table):
-    """Fractions of each class."""
+    """Completeness of each class."""
     (axes,) = axes
     places = _rows_axis(axes, [f"{c} ({n})" for c, n in zip(table["Class"], table["N_True"])])
-    for shift, column in _dodged(_fractions(table), 0.16):
-        _points(axes, numbers_of(table, column), places - shift, _STYLES[column],
-                label=column.replace("_", " "), xerr=_interval(table, column))  # fmt: skip
-    axes.set(xlabel="Fraction", xlim=_UNIT)
+    _points(axes, numbers_of(table, "Completeness"), places, _STYLES["Completeness"],
+            xerr=_interval(table, "Completeness"))  # fmt: skip
+    axes.set(xlabel="Completeness", xlim=_UNIT)
 
 
 def _numbers(axes, table):
@@ -292,6 +296,78 @@ def _false_negatives(axes, table):
     axes.set_xlabel("Fraction of such sources that is missed")
 
 
+def _class_scores(axes, table):
+    """Scores of the classes in each sample, and the true over the expected number of pulsars."""
+    places = _rows_axis(axes[0], _CLASS_SCORES), _rows_axis(axes[1], [""])
+    for shift, (sample, row, style) in _dodged(_by_sky(table, "Sample"), 0.18):
+        value = [numbers_of(row, score)[0] for score in _CLASS_SCORES]
+        error = np.hstack([_interval(row, score) for score in _CLASS_SCORES])
+        _points(axes[0], value, places[0] - shift, style, label=sample, xerr=error)
+        error = numbers_of(row, "Ratio") * _relative(row, "Expected_PSR")
+        _points(axes[1], numbers_of(row, "Ratio"), places[1] - shift, style, xerr=error)
+    axes[0].set(xlabel="Value", xlim=(None, 1.01))
+    axes[1].axvline(1, **_GUIDE)
+    axes[1].set_xlabel("True / expected pulsars")
+
+
+def _relative(table, name):
+    """Errors of a column over its values."""
+    return numbers_of(table, f"Unc_{name}") / np.maximum(numbers_of(table, name), 1e-9)
+
+
+def _class_bins(axes, table, *, label, log=True):
+    """Scores of the classes over the bins, above the numbers of sources of each class."""
+    upper, lower = axes
+    _, middle, _ = _bins(table, log=log)
+    middle = middle if log else np.sqrt(middle)
+    for shift, (score, style) in _dodged(_CLASS_SCORES.items(), 1.0):
+        place = middle * 1.04**shift if log else middle + 0.1 * shift
+        _points(upper, place, numbers_of(table, score), style, label=score.replace("_", " "),
+                yerr=_interval(table, score))  # fmt: skip
+    for name, style in _CLASS_STYLES.items():
+        number = numbers_of(table, f"N_{name}")
+        _points(lower, middle, np.where(number > 0, number, np.nan), style, label=name)
+    if log:
+        _log_axis(lower, "x", middle)
+    else:
+        edges = np.unique([numbers_of(table, end) for end in ("Low", "High")])
+        lower.set_xticks(np.sqrt(edges), [f"{edge:g}" for edge in edges])
+    _log_axis(lower, "y", [numbers_of(table, f"N_{name}") for name in _CLASS_STYLES])
+    upper.set(ylabel="Value", ylim=(None, 1.02))
+    lower.set(ylabel="Number", xlabel=label)
+    upper.legend(frameon=False, loc="lower right", fontsize=9)
+    lower.legend(frameon=False, fontsize=9)
+
+
+def _confusion(axes, table):
+    """Fractions of each true class by the class in the catalogue, with their errors."""
+    (axes,) = axes
+    names = [name for name in _fractions(table) if name != "Correct"]
+    places = _rows_axis(axes, [f"{c} ({n})" for c, n in zip(table["Class"], table["N"])])
+    axes.grid(visible=False)
+    for column, name in enumerate(names):
+        for place, row in zip(places, table):
+            value, low, high = (float(row[name + end]) for end in ("", "_Low", "_High"))
+            axes.add_patch(Rectangle((column - 0.5, place - 0.5), 1, 1, color=_BLUE, alpha=value))
+            axes.text(column, place, f"{value:.3f}\n{low:.3f}–{high:.3f}", ha="center", va="center")
+    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylabel="True class", xlabel="Class in the catalogue")
+
+
+def _class_reliability(axes, table):
+    """Fraction of the sources of a class over its probability."""
+    (axes,) = axes
+    errors = table.meta.get("ece", {})
+    for name, style in _CLASS_STYLES.items():
+        rows = table[np.asarray(table["Class"], str) == name]
+        label = f"{name}: calibration error {errors.get(name, np.nan):.3f}"
+        _points(axes, numbers_of(rows, "Mean_Probability"), numbers_of(rows, "Fraction_True"),
+                style, label=label, yerr=_interval(rows, "Fraction_True"))  # fmt: skip
+    axes.plot([0, 1], [0, 1], label="equal", **_GUIDE)
+    axes.set(xlabel="Mean probability", ylabel="Fraction of the class", xlim=_UNIT, ylim=_UNIT)
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+
+
 def _comparison(axes, table):
     """Differences of two catalogues with their intervals, filled where they are significant."""
     statistics = np.asarray(table["Statistic"], str)
@@ -312,10 +388,10 @@ def _comparison(axes, table):
         each.locator_params(axis="x", nbins=n_ticks)
 
 
-def _over_bins(label, **options):
+def _over_bins(label, drawer=_binned, **options):
     """Drawer of a table of bins, with its height and panels."""
     panels = {"nrows": 2, "sharex": True, "height_ratios": [2.4, 1]}
-    return partial(_binned, label=label, **options), (5.2, 0), panels
+    return partial(drawer, label=label, **options), (5.2, 0), panels
 
 
 _TWO = {"ncols": 2, "width": 9.2}
@@ -333,6 +409,11 @@ _DRAWERS = {
     "reliability": (_reliability, (5.0, 0), _TWO),
     "false_positives": (_false_positives, (1.7, 0.4), {}),
     "false_negatives": (_false_negatives, (1.5, 0.38), {}),
+    "class_scores": (_class_scores, (4.0, 0), _TWO | {"width_ratios": [3, 1.3]}),
+    "class_by_photons": _over_bins("Measured photons", _class_bins),
+    "class_by_latitude": _over_bins("|b| (deg)", _class_bins, log=False),
+    "confusion": (_confusion, (1.4, 0.8), {}),
+    "class_reliability": (_class_reliability, (5.0, 0), {}),
     "comparison": (_comparison, (4.0, 0), _TWO | {"width_ratios": [3, 1.3]}),
 }
 

@@ -13,9 +13,11 @@ from scipy.special import expit, logit
 
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
 from astro_unetloc.catalog.table import numbers, numbers_of, texts_of
+from astro_unetloc.evaluation.classes import class_tables
 from astro_unetloc.evaluation.comparison import (
     FLUX_UNIT,
     PHOTON_EDGES,
+    calibration_error,
     edges_around,
     fraction_columns,
     measurement_errors,
@@ -28,7 +30,6 @@ from astro_unetloc.sphere import SKY_DEG2
 
 SCORE_EDGES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)
 _MAX_THRESHOLDS = 200  # rows of each region in the table of thresholds
-_N_ERROR_BINS = 15  # bins of equal counts of the expected calibration error
 _BLENDED_DEG, _PLANE_DEG, _FAINT_PHOTONS = 0.5, 5.0, 15.0
 _MIN_CURVE_SOURCES = 5
 
@@ -141,6 +142,7 @@ def all_tables(matches, *, threshold=-np.inf):
         "expected_numbers": expected_numbers(listed),
         "false_positives": false_positives(listed),
         "false_negatives": false_negatives(listed),
+        **class_tables(listed),
     }
 
 
@@ -272,27 +274,17 @@ def binned_scores(matches, name):
 
 
 def by_class(matches):
-    """Completeness by true class, and the fraction of the found sources with the correct class."""
+    """Completeness by true class."""
     counted, found = matches.is_class("counted"), matches.is_found
     true_class = texts_of(matches.truth, "Class")
-    assigned = matches.of_detection(texts_of(matches.catalog, "Class"), "")
     names = np.unique(true_class[counted & (true_class != "")])
-    n_true, n_found, n_assigned, n_correct = (
-        np.array([np.sum(counted & mask & (true_class == name)) for name in names], int)
-        for mask in (counted, found, found & (assigned != ""), found & (assigned == true_class))
+    n_true, n_found = (
+        np.array([np.sum(mask & (true_class == name)) for name in names], int)
+        for mask in (counted, counted & found)
     )
-    columns = {
-        "Class": names.astype(str), "N_True": n_true, "N_Found": n_found,
-        **fraction_columns("Completeness", n_found, n_true),
-        "N_Classified": n_assigned, "N_Class_Correct": n_correct,
-        **fraction_columns("Class_Correct", n_correct, n_assigned),
-    }  # fmt: skip
-    return score_table(
-        "By class",
-        "Completeness by the class of the true sources, and of the found ones that have a class in "
-        "the catalogue the fraction whose class is correct.",
-        columns,
-    )
+    columns = {"Class": names.astype(str), "N_True": n_true, "N_Found": n_found}
+    columns |= fraction_columns("Completeness", n_found, n_true)
+    return score_table("By class", "Completeness by the class of the true sources.", columns)
 
 
 def numbers_per_tile(matches):
@@ -321,7 +313,8 @@ def reliability(matches):
     """Fraction of real candidates in ranges of ``Score``; ``meta["ece"]``: see the text."""
     parts, errors = [], {}
     for sky, (score, real) in matches.judged().items():
-        errors[sky] = _calibration_error(score, real)
+        kept = score >= SCORE_EDGES[0]
+        errors[sky] = calibration_error(score[kept], real[kept])
         n, n_real = (np.histogram(values, SCORE_EDGES)[0] for values in (score, score[real]))
         total = np.histogram(score, SCORE_EDGES, weights=score)[0]
         n_above, real_above, total_above = (np.cumsum(x[::-1])[::-1] for x in (n, n_real, total))
@@ -343,13 +336,6 @@ def reliability(matches):
         _stacked(parts),
         meta={"ece": errors},
     )
-
-
-def _calibration_error(score, real):
-    """Expected calibration error over bins of equal numbers of candidates."""
-    kept = score >= SCORE_EDGES[0]
-    bins = np.array_split((real - score)[kept][np.argsort(score[kept])], _N_ERROR_BINS)
-    return float(sum(abs(b.sum()) for b in bins) / kept.sum()) if kept.any() else np.nan
 
 
 def expected_numbers(matches):

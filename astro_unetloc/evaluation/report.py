@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astro_unetloc import __version__
+from astro_unetloc.evaluation.classes import class_line
 from astro_unetloc.evaluation.comparison import compare, comparison_lines
 from astro_unetloc.evaluation.figures import draw, draw_example, unit_text
 from astro_unetloc.evaluation.metrics import all_tables, false_positives
@@ -62,6 +63,8 @@ def report_paragraphs(run, tables=None):
         if row["Expected"] > 0
     ]
     paragraphs = [lines, expected] if expected else [lines]
+    if len(tables["class_scores"]):
+        paragraphs.append([class_line(row) for row in tables["class_scores"]])
     if "source_free" in tables:
         row = tables["source_free"][0]
         text = f"A sky without sources: {row['N_False']} false positives, "

@@ -201,7 +201,8 @@ class TruthMatch:
         """Matches of some rows of both tables, in ascending order; all true sources by default."""
         true_rows = np.arange(len(self.truth)) if true_rows is None else true_rows
         catalog, truth = self.catalog[rows], self.truth[true_rows]
-        catalog["True_Row"] = _renumbered(catalog["True_Row"], true_rows, len(self.truth))
+        for name in ("True_Row", "Real_Row"):
+            catalog[name] = _renumbered(catalog[name], true_rows, len(self.truth))
         truth["Found_Row"] = _renumbered(truth["Found_Row"], rows, len(self.catalog))
         truth["Status"] = np.where(truth["Found_Row"] >= 0, "found", "missed")
         return replace(self, catalog=catalog, truth=truth)
@@ -295,11 +296,13 @@ def match_truth(
     needed = np.where(np.isfinite(n_measured), _MIN_FRACTION_REAL * n_measured, MIN_PHOTONS_TRUTH)
     real = np.flatnonzero((radius == 0) & (given >= _MIN_PHOTONS_REAL))
     real_row, _ = _match_in_order(sky, true_sky[real], radius_deg, given[real], needed)
+    is_real = real_row >= 0
+    real_row[is_real] = real[real_row[is_real]]
     counted = np.flatnonzero(truth_class == "counted")
     catalog["Status"], catalog["True_Row"] = status, true_row
     catalog["Offset"] = Quantity(offset, "deg")
     catalog["Is_Duplicate"] = (status == "false positive") & is_near
-    catalog["Is_Real"], catalog["In_Extended"] = real_row >= 0, inside
+    catalog["Is_Real"], catalog["Real_Row"], catalog["In_Extended"] = is_real, real_row, inside
     catalog["Tile"] = _tile_names(tile, _replaced(vectors, true_row, true_vectors))
     truth["Truth_Class"] = truth_class
     truth["Status"] = np.where(found_row >= 0, "found", "missed")
@@ -399,11 +402,13 @@ def join_matches(matches):
     matches = list(matches)
     catalogs, truths = zip(*((m.catalog, m.truth) for m in matches))
     joined = []
-    for tables, column, others in ((catalogs, "True_Row", truths), (truths, "Found_Row", catalogs)):
+    numbered = (catalogs, ("True_Row", "Real_Row"), truths), (truths, ("Found_Row",), catalogs)
+    for tables, columns, others in numbered:
         table = vstack(list(tables), join_type="inner", metadata_conflicts="silent")
-        n_before = np.cumsum([0, *map(len, others[:-1])])
-        row = np.asarray(table[column], int)
-        table[column] = np.where(row >= 0, row + np.repeat(n_before, [*map(len, tables)]), -1)
+        n_before = np.repeat(np.cumsum([0, *map(len, others[:-1])]), [*map(len, tables)])
+        for column in columns:
+            row = np.asarray(table[column], int)
+            table[column] = np.where(row >= 0, row + n_before, -1)
         joined.append(table)
     area_deg2 = float(sum(m.area_deg2 for m in matches))
     return TruthMatch(*joined, area_deg2=area_deg2)
