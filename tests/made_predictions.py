@@ -16,12 +16,15 @@ def made_matches(seed=0, n=12):
     rng = np.random.default_rng(seed)
     lon, lat = seed + rng.uniform(-4, 4, n), rng.uniform(-4, 4, n)
     values = {"Npred": rng.uniform(9, 40, n), "Flux": rng.uniform(1e-11, 1e-10, n)}
-    truth = make_truth(lon, lat, Class=["AGN"] * n, **values)
+    classes = np.resize(["AGN", "PSR", "OTHER", "AGN"], n)
+    truth = make_truth(lon, lat, Class=classes, **values)
     found = np.arange(n) % 3 > 0
     lon = np.append(lon[found] + 0.01, [seed + 4.5, seed - 4.5])
     score = rng.uniform(0.3, 1, len(lon)).astype(np.float32)
     npred = MaskedColumn(np.ones(len(lon)), mask=np.arange(len(lon)) == 0)
-    catalog = make_catalog(lon, np.append(lat[found], [4.5, -4.5]), score, Npred=npred)
+    more = dict(zip(("Prob_AGN", "Prob_PSR", "Prob_OTHER"), rng.dirichlet(np.ones(3), len(lon)).T))
+    more |= {"Npred": npred, "Class": np.resize(["agn", "", "psr"], len(lon))}
+    catalog = make_catalog(lon, np.append(lat[found], [4.5, -4.5]), score, **more)
     return match_truth(catalog, truth, tile=f"{seed}/0", area_deg2=100.0)
 
 

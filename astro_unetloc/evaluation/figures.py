@@ -342,13 +342,17 @@ def _class_bins(axes, table, *, label, log=True):
 def _confusion(axes, table):
     """Fractions of each true class by the class in the catalogue, with their errors."""
     (axes,) = axes
-    names = [name for name in _fractions(table) if name != "Correct"]
+    names = [*(f"As_{name}" for name in _CLASS_STYLES), "Unassigned"]
     places = _rows_axis(axes, [f"{c} ({n})" for c, n in zip(table["Class"], table["N"])])
     axes.grid(visible=False)
     for column, name in enumerate(names):
         for place, row in zip(places, table):
             value, low, high = (float(row[name + end]) for end in ("", "_Low", "_High"))
-            axes.add_patch(Rectangle((column - 0.5, place - 0.5), 1, 1, color=_BLUE, alpha=value))
+            axes.add_patch(
+                Rectangle(
+                    (column - 0.5, place - 0.5), 1, 1, color=_BLUE, alpha=np.nan_to_num(value)
+                )
+            )
             axes.text(column, place, f"{value:.3f}\n{low:.3f}–{high:.3f}", ha="center", va="center")
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.set(xlim=(-0.5, len(names) - 0.5), ylabel="True class", xlabel="Class in the catalogue")

@@ -16,7 +16,8 @@ from astro_unetloc.sphere import SKY_DEG2
 NAMES = (
     "summary_table", "by_threshold", "by_photons", "by_flux", "by_sqrt_ts", "by_latitude",
     "by_class", "numbers_per_tile", "measurement_errors", "reliability", "false_positives",
-    "false_negatives", "comparison",
+    "false_negatives", "class_scores", "class_by_photons", "class_by_latitude", "confusion",
+    "class_reliability", "comparison",
 )  # fmt: skip
 
 
@@ -32,17 +33,20 @@ def all_tables_of_a_sky():
     rng, n, flux_unit = np.random.default_rng(0), 300, u.Unit("ph cm-2 s-1")
     lon, lat, flux = rng.uniform(0, 360, n), rng.uniform(-40, 40, n), 10 ** rng.uniform(-11, -9, n)
     truth = make_truth(
-        lon, lat, 4e11 * flux, Flux=flux * flux_unit, Class=rng.choice(["AGN", "PSR"], n),
+        lon, lat, 4e11 * flux, Flux=flux * flux_unit, Class=rng.choice(["AGN", "PSR", "OTHER"], n),
         Spectral_Index=np.full(n, 2.4),
     )  # fmt: skip
+    probability = dict(zip(("Prob_AGN", "Prob_PSR", "Prob_OTHER"), rng.dirichlet([1, 1, 1], n).T))
     rows = np.flatnonzero(np.append(rng.random(n - 30) < 1 - 2e-12 / flux[30:], np.ones(30, bool)))
     values = {name: np.full(len(rows), 0.02) * u.deg for name in ("SemiMajor", "SemiMinor")}
     values["PosAng"] = np.zeros(len(rows)) * u.deg
     catalog = make_catalog(
         lon[rows] + np.where(rows < n - 30, 0.01, 5), lat[rows], rng.random(len(rows)),
-        Npred=4e11 * flux[rows], Sqrt_TS=rng.uniform(3, 30, len(rows)), Class=truth["Class"][rows],
+        Npred=4e11 * flux[rows], Sqrt_TS=rng.uniform(3, 30, len(rows)),
+        Class=np.char.lower(truth["Class"][rows]),
         Flux=1.1 * flux[rows] * flux_unit, Unc_Flux=0.2 * flux[rows] * flux_unit,
         Spectral_Index=rng.normal(2.4, 0.1, len(rows)), Unc_Spectral_Index=np.full(len(rows), 0.1),
+        **{name: values[rows] for name, values in probability.items()},
         **{f"Conf_{level}_{name}": v for name, v in values.items() for level in (68, 95)},
     )  # fmt: skip
     tile = lambda vectors: np.floor(10 * vectors[:, 0]).astype(int)  # noqa: E731
@@ -136,6 +140,27 @@ def test_reliability_has_the_diagonal_and_the_calibration_errors(tables):
     figure, errors = draw("reliability", tables["reliability"]), tables["reliability"].meta["ece"]
     assert f"|b| < 10 deg: calibration error {errors['|b| < 10 deg']:.3f}" in drawn(figure)
     assert any(np.array_equal(line.get_xydata(), [[0, 0], [1, 1]]) for line in figure.axes[0].lines)
+
+
+def test_confusion_has_the_numbers_of_the_table_in_its_cells(tables):
+    table = tables["confusion"]
+    figure = draw("confusion", table)
+    cells = {text.split("\n")[0] for text in drawn(figure) if "\n" in text}
+    assert cells == {f"{value:.3f}" for name in ("As_AGN", "As_PSR") for value in table[name]}
+    assert f"PSR ({table['N'][1]})" in drawn(figure)
+    assert len(figure.axes[0].patches) == 4 * len(table)
+
+
+def test_classes_of_a_sky_without_pulsars_are_drawn(tables):
+    table = tables["class_by_photons"]
+    table["N_PSR"] = 0
+    upper, lower = draw("class_by_photons", table).axes
+    agn, psr, _ = points_of(lower)
+    assert agn[:, 1] == pytest.approx(
+        np.where(table["N_AGN"] > 0, table["N_AGN"], np.nan), nan_ok=1
+    )
+    assert np.isnan(psr[:, 1]).all()
+    assert points_of(upper)[0][:, 1] == pytest.approx(table["AUC"], nan_ok=True)
 
 
 def test_false_positives_of_unknown_area_are_drawn_as_numbers(tables):

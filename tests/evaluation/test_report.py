@@ -18,6 +18,7 @@ from conftest import skip_unless_in_ci
 from made_predictions import made_matches, made_predictions
 
 from astro_unetloc.evaluation import report as report_module
+from astro_unetloc.evaluation.classes import classified
 from astro_unetloc.evaluation.predictions import worst_patches, write_predictions
 from astro_unetloc.evaluation.report import (
     check_folder,
@@ -74,7 +75,10 @@ def written(run, tmp_path_factory):
     """Files of a report with figures and examples."""
     folder = tmp_path_factory.mktemp("report")
     run = replace(run, predictions=example_file(folder / "predictions.h5"))
-    tables, names = report_tables(run), ("summary_table", "by_photons", "expected_numbers")
+    tables, names = (
+        report_tables(run),
+        ("summary_table", "by_photons", "expected_numbers", "class_scores"),
+    )
     tables = {name: tables[name] for name in names}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_module, "report_tables", lambda run: tables | {"odd": ODD})
@@ -93,11 +97,13 @@ def test_scores_are_those_of_the_list_but_for_average_precision(run):
     )
     assert len(listed.correct) < len(whole.correct)
     assert listed.average_precision < whole.average_precision
-    lines, numbers = report_paragraphs(replace(run, source_free=None))
+    lines, numbers, classes = report_paragraphs(replace(run, source_free=None))
     n_real, n = np.sum(run.matches.select(0.5).is_real), len(listed.correct)
     assert numbers[0].startswith(f"all sky       {n_real} of {n} detections are real, ")
     assert lines[0] == f"all sky       {expected}"
     assert lines[1].startswith("|b| > 10 deg  0 true sources")
+    n_psr = int(np.sum(classified(run.matches.select(0.5)).true_class == 1))
+    assert classes[0].startswith(f"all sky             {n_psr} pulsars, ")
 
 
 def test_tables_are_those_of_the_threshold(run):
@@ -110,7 +116,7 @@ def test_tables_are_those_of_the_threshold(run):
     assert tables["source_free"].meta["title"] == "False positives on a sky without sources"
     assert tables["false_positives"].meta["title"] == "False positives"
     assert "comparison" not in tables
-    assert report_paragraphs(run, tables)[2] == [
+    assert report_paragraphs(run, tables)[3] == [
         f"A sky without sources: {n_false} false positives, {n_false:.2f} per 100 square degrees"
     ]
 
@@ -185,7 +191,8 @@ def test_files_have_the_names_of_their_tables(written, folder):
     names = sorted(path.name for path in written)
     assert names == sorted([
         "predictions.h5", "summary_table.ecsv", "by_photons.ecsv", "odd.ecsv", "summary_table.png",
-        "by_photons.png", "expected_numbers.ecsv", "case-sky000003-p000.png",
+        "by_photons.png", "expected_numbers.ecsv", "class_scores.ecsv", "class_scores.png",
+        "case-sky000003-p000.png",
         "case-sky000003-p001.png", "scores.json", "index.html",
     ])  # fmt: skip
     assert names == sorted(os.listdir(folder)) == sorted(scores_of(folder)["files"])
