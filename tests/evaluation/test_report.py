@@ -272,7 +272,7 @@ def test_page_refers_to_nothing_outside_and_escapes_its_texts(page_text):
     alts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
     assert alts[0] == "Figure: Summary. The numbers are in the table."
     assert alts[-1].startswith("Patch sky000003-p00")
-    assert len(alts) == 4
+    assert len(alts) == 5
 
 
 def test_numbers_are_rounded_alike_and_edges_are_not(page_text):
@@ -332,7 +332,7 @@ def test_browser_loads_the_page_alone_and_every_picture(page):
     )
     assert [name for name in names if not name.startswith("data:")] == []
     widths = page.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(widths) == 4
+    assert len(widths) == 5
     assert all(width > 300 for width in widths)
 
 
