@@ -16,6 +16,7 @@ take most of the time. Interstellar models alternate between skies.
 """
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -62,8 +63,10 @@ def matched_candidates(model, seed, template, *, energy=None, years=None):
 def write_card(model, **entries):
     """Put entries into the card of a model."""
     path = model.folder / "card.json"
-    card = json.loads(path.read_text()) | entries
-    path.write_text(json.dumps(card, indent=1) + "\n")
+    text = json.dumps(json.loads(path.read_text()) | entries, indent=1)
+    # a list of numbers stands in one line
+    text = re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n")
 
 
 def known_of(matches):

@@ -5,4 +5,6 @@ Takes the table of measured sources; returns the table with class probabilities.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"classifiers": ["Classifier"]}
+)

@@ -266,6 +266,13 @@ class SpectralGrid:
         """Index and beta (n_nodes,) of the nodes, beta changing faster."""
         return [values.ravel() for values in np.meshgrid(self.index, self.beta, indexing="ij")]
 
+    @property
+    def spectra(self):
+        """`Spectra` (n_nodes,) of the nodes, of unit amplitude."""
+        index, beta = self.nodes
+        ones, kind = np.ones(len(self)), np.full(len(self), KINDS.index("LogParabola"), np.int8)
+        return Spectra(kind, ones, self.pivot * ones, index, beta, 0 * ones, ones)
+
     def weights(self, index, beta):
         """Linear weights (n, n_nodes) of the nodes around spectra (n,), sums of 1.
 

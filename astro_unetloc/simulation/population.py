@@ -11,12 +11,13 @@ from functools import cached_property
 
 import numpy as np
 
+from astro_unetloc.catalog import columns
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.sphere import vectors_from_lonlat
 
 # AGN, pulsars, and other sources of the Galaxy: supernova remnants, nebulae, unassociated sources.
-CLASSES = ("AGN", "PSR", "OTHER")
+CLASSES = tuple(name.upper() for name in columns.CLASSES)
 SHAPES = ("point", "disc", "gaussian")
 
 # A Gaussian in two dimensions holds 1 - exp(-k**2 / 2) of its flux within k standard deviations,

@@ -349,6 +349,15 @@ def _is_valid(key, value):
             factors = _from_card(ErrorFactors, value)
             least = [factors.at(kind, factors.latitude_deg).min() for kind in _SCALED]
             return _rises([-1, *factors.latitude_deg]) and 0 < min(least) < np.inf
+        case "classifier":
+            axes = [value[name] for name in ("index", "beta", "latitude_deg", "longitude_deg")]
+            index, beta, *place = map(len, axes)
+            families, fractions = (np.array(value[n], float) for n in ("families", "fractions"))
+            shapes = [(3, index * beta), (3, *place)] == [families.shape, fractions.shape]
+            positive = [families.min(), fractions.min(), value["pivot_gev"], value["confidence"]]
+            known = np.isfinite([families.sum(), fractions.sum(), *positive]).all()
+            rises = all(len(axis) > 1 and _rises(axis) for axis in axes)
+            return shapes and known and rises and min(positive) > 0 and value["confidence"] <= 1
         case "half_found":
             same = len(value["threshold"]) == len(value["sqrt_ts"]) > 1
             return same and _rises(value["threshold"]) and np.isfinite(value["sqrt_ts"]).all()

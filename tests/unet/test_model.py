@@ -9,6 +9,7 @@ import astropy  # noqa: F401 (takes over the showing of warnings when first impo
 import numpy as np
 import pytest
 
+from astro_unetloc.classification import Classifier
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.pipeline import clustering_config, select_model
@@ -244,8 +245,13 @@ def test_value_of_another_kind_in_a_card_is_refused_or_makes_no_fault(tmp_path, 
         assert np.isfinite([*score, *model.flux_range, model.threshold]).all()
         check_domain(SELECTION, model.band_edges, model.card)
         clustering_config(model)
+        if (classifier := Classifier.of(model)) is not None:
+            assert np.isfinite(classifier.prior([0.0], [0.0])).all()
+            likelihood = np.zeros((1, len(classifier.grid)))
+            assert np.isfinite(classifier.probabilities(likelihood, np.ones((1, 3)))[0]).all()
     used = {"name", "band_edges_gev", "classes", "threshold", "clustering", "domain", "sha256"}
-    assert {key for *_, key in refused} >= used | {"calibration", "measured", "least_probability"}
+    used |= {"calibration", "measured", "least_probability", "classifier", "families", "fractions"}
+    assert {key for *_, key in refused} >= used | {"index", "beta", "pivot_gev", "confidence"}
 
 
 # Choosing

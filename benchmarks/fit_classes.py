@@ -1,0 +1,135 @@
+"""Spectral families and prior of the classes of sources, from simulated populations.
+
+    python benchmarks/fit_classes.py [--model FOLDER] [--skies 300] [--template SHAPES]
+        [--years 7] [--sqrt-ts 4.3] [--smooth 0.7] [--confidence 0.8] [--write]
+
+Draws the sources of many skies, without a photon, and gives each the probability with which it is
+detected: its sqrt(TS), expected for exactly its counts on the background at its place, scatters by
+one around that, and the model finds half of the sources at --sqrt-ts. The family of a class is the
+distribution of its sources over the log-parabolas of `spectral_grid`: of each source the one that
+fits its expected photons best, then smoothed by --smooth nodes, so that no spectrum between two
+drawn ones is impossible. The prior is the fraction of each class in ranges of latitude and of
+longitude around the Galactic centre. --write puts them into the card of the model.
+"""
+
+import shlex
+import sys
+
+import healpy
+import numpy as np
+from calibrate import write_card
+from options import options_of
+from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
+
+from astro_unetloc.irf.exposure import SurveyExposure
+from astro_unetloc.irf.psf import KingPSF, make_profiles
+from astro_unetloc.irf.spectra import PowerLawFractions, spectral_grid
+from astro_unetloc.measurement.limits import expected_sqrt_ts
+from astro_unetloc.simulation.diffuse import expected_density, interstellar
+from astro_unetloc.simulation.population import CLASSES, counted_band, draw_sources
+from astro_unetloc.simulation.sky import expected_photons
+from astro_unetloc.sphere import lonlat_from_vectors
+from astro_unetloc.unet.model import load_model
+
+BINS_PER_DECADE = 8
+NSIDE = 64
+# Fainter sources are never detected, wider ones not as a point.
+MIN_PHOTONS, MAX_RADIUS_DEG = 3.0, 0.5
+# A spectrum that a population never has still gets this part of its family, and a class this part
+# of the sources anywhere: real sources are not limited to the simulated ones.
+FLOOR = 1e-3
+LATITUDE_DEG = [0, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 45, 90]
+LONGITUDE_DEG = [0, 30, 60, 90, 180]
+
+
+class Observation:
+    """Response, background and spectra on the grid for sources in the energies of a model."""
+
+    def __init__(self, model, years, template):
+        low, high = model.energy_range
+        n_bins = round(BINS_PER_DECADE * np.log10(high / low))
+        self.edges = np.geomspace(low, high, n_bins + 1)
+        self.exposure, self.psf = SurveyExposure(years), KingPSF()
+        self.profiles = make_profiles(self.psf, self.edges)
+        diffuse = interstellar(template, nside=NSIDE)
+        self.background = expected_density(diffuse, self.exposure, self.psf, self.edges)
+        self.grid = spectral_grid(low)
+        laws = PowerLawFractions(self.edges, self.exposure.relative)
+        self.log_fractions = np.log(laws.grid_fractions(self.grid)[0])
+
+    def detected(self, rng):
+        """Class, node, longitude, latitude and probability of detection of sources of one sky."""
+        band = tuple(self.edges[[0, -1]])
+        sources = draw_sources(rng, band=counted_band(band))
+        kept = expected_photons(sources, self.exposure, band) > MIN_PHOTONS
+        sources = sources.select(kept & (sources.radius_deg < MAX_RADIUS_DEG))
+        pairs = zip(self.edges[:-1], self.edges[1:])
+        counts = np.stack([expected_photons(sources, self.exposure, b) for b in pairs], axis=1)
+        total = counts.sum(axis=1)
+        fraction = counts / total[:, None]
+        here = self.background[healpy.vec2pix(NSIDE, *sources.vectors.T)]
+        sqrt_ts = expected_sqrt_ts(total, fraction, here, self.profiles)
+        # the largest expected log-likelihood: the smallest divergence
+        node = np.argmax(fraction @ self.log_fractions.T, axis=1)
+        return sources.source_class, node, *lonlat_from_vectors(sources.vectors), sqrt_ts
+
+
+def families(source_class, node, weight, grid, smooth):
+    """Fractions (3, n_nodes) of the sources of each class at the nodes."""
+    result = np.zeros((len(CLASSES), len(grid)))
+    np.add.at(result, (source_class, node), weight)
+    shape = len(CLASSES), len(grid.index), len(grid.beta)
+    result = gaussian_filter(result.reshape(shape), (0, smooth, smooth), mode="nearest")
+    result = result.reshape(len(CLASSES), len(grid))
+    return (1 - FLOOR) * result / result.sum(axis=1, keepdims=True) + FLOOR / len(grid)
+
+
+def prior(source_class, lon, lat, weight):
+    """Axes (n_lat,) and (n_lon,) in degrees, and fractions (3, n_lat, n_lon) of the classes."""
+    place = np.abs(lat), np.abs((lon + 180) % 360 - 180)
+    edges = np.arange(len(CLASSES) + 1) - 0.5, LATITUDE_DEG, LONGITUDE_DEG
+    number, _ = np.histogramdd((source_class, *place), edges, weights=weight)
+    fractions = number / number.sum(axis=0)
+    axes = []
+    for value, edge in zip(place, edges[1:]):
+        sums = (np.histogram(value, edge, weights=w)[0] for w in (weight * value, weight))
+        axes.append(np.divide(*sums))
+    return *axes, (1 - FLOOR) * fractions + FLOOR / len(CLASSES)
+
+
+def main():
+    """Fit and write."""
+    options = options_of(
+        __doc__, model=str, skies=300, template=str, years=7.0, sqrt_ts=4.3, smooth=0.7,
+        confidence=0.8, write=False,
+    ).parse_args()  # fmt: skip
+    model = load_model(options.model)
+    observation = Observation(model, options.years, options.template)
+    parts = [observation.detected(np.random.default_rng(seed)) for seed in range(options.skies)]
+    source_class, node, lon, lat, sqrt_ts = map(np.concatenate, zip(*parts))
+    weight, grid = ndtr(sqrt_ts - options.sqrt_ts), observation.grid
+    for number, name in enumerate(CLASSES):
+        found = weight[source_class == number].sum() / options.skies
+        print(f"{name:5} {found:8.1f} detected sources in a sky")
+    family = families(source_class, node, weight, grid, options.smooth)
+    latitude_deg, longitude_deg, fractions = prior(source_class, lon, lat, weight)
+    if options.write:
+        entry = {
+            "pivot_gev": grid.pivot, "index": grid.index, "beta": grid.beta, "families": family,
+            "latitude_deg": latitude_deg, "longitude_deg": longitude_deg, "fractions": fractions,
+            "confidence": options.confidence,
+            "command": shlex.join(["python", "benchmarks/fit_classes.py", *sys.argv[1:]]),
+        }  # fmt: skip
+        write_card(model, classifier={k: rounded(value) for k, value in entry.items()})
+
+
+def rounded(value):
+    """A value for a card: arrays as lists of numbers of four digits."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return [rounded(v) if v.ndim else float(f"{v:.4g}") for v in map(np.asarray, value)]
+
+
+if __name__ == "__main__":
+    main()
