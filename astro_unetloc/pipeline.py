@@ -394,7 +394,7 @@ def _candidates(probability, patches, model):
 def _measured(sources, sky_map, model, grid):
     """The table of sources with the results of the fit, each given to the owner of its position."""
     sources = measure_sources(
-        sources, sky_map, energy_range=model.energy_range, flux_range=model.flux_range
+        sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range
     )
     if model.error_factors is not None:
         sources = model.error_factors.apply(sources)

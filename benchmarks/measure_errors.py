@@ -79,7 +79,7 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     ``photons`` (n,) are expected of each true source; rows are returned of the ``wanted`` ones.
     """
     used = np.union1d(np.flatnonzero((photons > 1) & (sky.sources.radius_deg == 0)), wanted)
-    counts = gather_counts(sky_map, *RANGE)
+    counts = gather_counts(sky_map, RANGE)
     profiles = make_profiles(KingPSF(), counts.energy_edges)
     core = np.maximum(profiles.containment_radius(0.95), 0.4)
     vectors = sky.sources.vectors[used]
@@ -112,7 +112,7 @@ def measured_sky(seed, *, footprint=WHOLE_SKY, **options):
     sky_map = SkyMap(events=events, footprint=footprint, energy_edges=edges, exposure=exposure)
     run = detect(sky_map, measure=False)
     started = time.perf_counter()
-    result = measure_sources(run.sources, sky_map, energy_range=RANGE, flux_range=FLUX_RANGE)
+    result = measure_sources(run.sources, sky_map, band_edges=RANGE, flux_range=FLUX_RANGE)
     seconds = time.perf_counter() - started
     truth = truth_table(sky.sources, exposure, band=RANGE)
     matches = match_truth(result[~has_flag(result, "fit_failed")], truth)

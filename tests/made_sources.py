@@ -91,7 +91,7 @@ def lonely_sources(photons_each, *, nside=4, density=17.0, seed=0, off_deg=0.02,
 
 def regions_of(sky_map, vectors, *, radius_deg=2.0, core_deg=0.5, reach_deg=None, n_split=1):
     """Regions of interest around vectors (n, 3)."""
-    counts = gather_counts(sky_map, *RANGE)
+    counts = gather_counts(sky_map, RANGE)
     core_deg = np.broadcast_to(core_deg, counts.n_energy)
     reach_deg = np.full(len(vectors), radius_deg) if reach_deg is None else reach_deg
     return Regions(counts, vectors, radius_deg, core_deg, reach_deg, n_split=n_split)

@@ -79,6 +79,7 @@ class Counts:
     number: np.ndarray  # (n_bins,), counts
     pixel: np.ndarray | None  # (n_positions,), None for events
     energy_edges: np.ndarray  # (n_energy + 1,), GeV
+    band_edges: np.ndarray  # (n_band + 1,), GeV, of the bands of the catalogue
 
     @property
     def n_energy(self):
@@ -121,28 +122,36 @@ def fitted_energies(sky_map, emin, emax):
     return edges[kept[0] : kept[-1] + 2] if len(kept) else np.zeros(0)
 
 
-def gather_counts(sky_map, emin, emax):
-    """`Counts` of a map between two energies in GeV, events in at least 8 bins per decade."""
-    edges = fitted_energies(sky_map, emin, emax)
+def gather_counts(sky_map, band_edges):
+    """`Counts` of a map between the ends of some bands, edges (n_band + 1,) in GeV.
+
+    The energy bins of events, at least 8 per decade, end at the edges of the bands.
+    """
+    band_edges = np.asarray(band_edges, dtype=float)
+    edges = fitted_energies(sky_map, *band_edges[[0, -1]])
     if sky_map.events is not None:
-        n_energy = max(int(np.ceil(_BINS_PER_DECADE * np.log10(edges[1] / edges[0]))), 1)
-        edges = np.geomspace(*edges, n_energy + 1)
+        inside = band_edges[(band_edges > edges[0]) & (band_edges < edges[1])]
+        knots = np.concatenate([edges[:1], inside, edges[1:]])
+        n_bins = np.ceil(_BINS_PER_DECADE * np.log10(knots[1:] / knots[:-1])).astype(int)
+        parts = zip(knots, knots[1:], np.maximum(n_bins, 1))
+        edges = np.concatenate([*(np.geomspace(a, b, n + 1)[:-1] for a, b, n in parts), knots[-1:]])
         energy = sky_map.events.energy
         inside = np.flatnonzero((energy >= edges[0]) & (energy <= edges[-1]))
         energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
-        energy_bin = np.minimum(energy_bin, n_energy - 1)
+        energy_bin = np.minimum(energy_bin, len(edges) - 2)
         vectors, first = sky_map.events.vectors[inside], np.arange(len(inside) + 1)
-        return Counts(sky_map, vectors, first, energy_bin, np.ones(len(inside)), None, edges)
+        number = np.ones(len(inside))
+        return Counts(sky_map, vectors, first, energy_bin, number, None, edges, band_edges)
     if len(edges):
         first = np.searchsorted(sky_map.energy_edges, edges[0])
         counts = sky_map.planes[first : first + len(edges) - 1]
     else:
-        edges, counts = np.array([emin, emax]), np.zeros((1, sky_map.pixels.n_pixels))
+        edges, counts = band_edges[[0, -1]], np.zeros((1, sky_map.pixels.n_pixels))
     pixel, energy_bin = np.nonzero((counts > 0).T)
     filled, first = np.unique(pixel, return_index=True)
     number, first = counts[energy_bin, pixel].astype(float), np.append(first, len(pixel))
     centers = sky_map.pixels.on_sky(filled)
-    return Counts(sky_map, centers, first, energy_bin, number, filled, edges)
+    return Counts(sky_map, centers, first, energy_bin, number, filled, edges, band_edges)
 
 
 @dataclass(frozen=True, eq=False)

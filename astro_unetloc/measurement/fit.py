@@ -38,6 +38,7 @@ from astro_unetloc.measurement.likelihood import (
     maximize,
     position_posterior,
 )
+from astro_unetloc.measurement.spectra import BAND_COLUMNS, BinLikelihood, band_columns
 from astro_unetloc.sphere import chord, lonlat_from_vectors, move
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 _ELLIPSES = [f"Conf_{n}_{axis}" for n in (68, 95) for axis in ("SemiMajor", "SemiMinor", "PosAng")]
 _SPECTRUM = "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index"
 _FLAGS = "fit_failed", "wide", "bright_neighbor"
+# Log-likelihood of the spectra of a grid, for the classification.
+SPECTRAL = "Spectral_LnL"
 # A background with a fitted factor outside of these is warned about.
 _NORMS = 0.5, 2.0
 # Groups that are fitted, and held in memory, at the same time.
@@ -124,15 +127,21 @@ class FieldFit:
         self._neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
         self._colors = graph_colors(self.n, self._neighbors)
 
-    def run(self, flux_range):
+    def run(self, flux_range, *, grid=None, fixed=False):
         """Dict of arrays (k, ...): Galactic unit vectors, columns and flags of the catalogue.
 
-        Values are NaN where they are unknown; fluxes are between two energies in GeV.
+        Values are NaN where they are unknown; fluxes are between two energies in GeV. ``fixed``
+        positions stay as they are, without errors.
         """
         members, n_rounds = self.members, self.config.n_rounds
         state, background, _ = self._maximize(self._initial(), self.background, 3, _COUNTS)
-        best = self._maximize(state.parameters, background, n_rounds, _ALL)
-        offsets, ellipses, failed = self._positions(*best)
+        free = _COUNTS_AND_INDEX if fixed else _ALL
+        best = self._maximize(state.parameters, background, n_rounds, free)
+        if fixed:
+            failed = best[0].counts[members] < self.config.min_counts
+            offsets, ellipses = np.zeros((len(members), 2)), {}
+        else:
+            offsets, ellipses, failed = self._positions(*best)
         parameters = best[0].parameters.copy()
         parameters[members, :2] = np.where(failed[:, None], 0.0, offsets)
         # counts and spectra at the mean of the posterior
@@ -146,6 +155,7 @@ class FieldFit:
             **{name: np.where(failed, np.nan, values) for name, values in ellipses.items()},
             "Sqrt_TS": self._sqrt_ts(*best[:2])[members],
             **self._spectra(*best, flux_range),
+            **self._bands(*best, grid),
             "background_norm": np.where(best[1].known, best[1].level[:, 0], np.nan)[members],
             "fit_failed": failed,
             "wide": self._wide(*best),
@@ -231,6 +241,20 @@ class FieldFit:
         indices = (np.where(known, value, np.nan) for value in (index, index_error))
         return dict(zip(_SPECTRUM, (counts, error, flux * counts, flux_error, *indices)))
 
+    def _bands(self, state, _, npred_other, grid):
+        """Columns of counts and flux by band, and the log-likelihood of the spectra of a grid."""
+        likelihood, pairs = self.likelihood.select(self.members)
+        state, counts = state.select(self.members, pairs), self.setup.counts
+        bins = BinLikelihood(likelihood, state, npred_other[pairs])
+        edges = counts.energy_edges, counts.band_edges
+        columns = band_columns(bins, likelihood.spectrum, state.index, *edges)
+        for name in BAND_COLUMNS[2:]:
+            columns[name] = np.where(self.exposed[self.members, None], columns[name], np.nan)
+        if grid is not None:
+            ratio = bins.profile(likelihood.spectrum.grid_fractions(grid))[2]
+            columns[SPECTRAL] = (ratio - ratio.max(axis=1, keepdims=True)).astype(np.float32)
+        return columns
+
     def flux_per_count(self, index, flux_range):
         """Photon flux (k,) in ph cm-2 s-1 of power laws with one detected count of a member.
 
@@ -308,7 +332,9 @@ def systematic_weights(regions, area_deg2, systematic):
     return 1 / (1 + systematic**2 * above)
 
 
-def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
+def measure_sources(
+    sources, sky_map, *, band_edges, flux_range, grid=None, fixed=False, config=None
+):
     """Return the table of sources with what a likelihood fit of the map's own counts measures.
 
     Parameters
@@ -317,10 +343,14 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
         With ``GLON``, ``GLAT`` and ``Flags``, see `astro_unetloc.detection.localize`.
     sky_map : SkyMap
         Counts, and exposure, background and PSF where it has them.
-    energy_range : pair of float
-        The counts between these energies are used, GeV.
+    band_edges : array_like (n_band + 1,)
+        Edges in GeV of the bands of the columns by band; the counts between the ends are used.
     flux_range : pair of float
         Energies of the flux, GeV.
+    grid : SpectralGrid, optional
+        Spectra whose log-likelihood is wanted for each source.
+    fixed : bool
+        Whether the positions and their errors stay as they are.
     config : MeasurementConfig, optional
         Radii and limits.
 
@@ -329,15 +359,24 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     QTable
         A copy with ``GLON`` and ``GLAT`` of the fit, the axes of the 68 % and 95 % confidence
         ellipses, ``Sqrt_TS``, ``Npred``, ``Flux``, ``Spectral_Index`` and their errors (NaN where
-        unknown; without an exposure ``Flux`` and ``Spectral_Index`` are), and the flags
-        "fit_failed", "wide" and "bright_neighbor". With a background, ``meta`` has its fitted
-        factor "background_norm", the median over the sources.
+        unknown; without an exposure fluxes and ``Spectral_Index`` are), counts and fluxes by band,
+        with a grid ``Spectral_LnL`` (n, n_nodes), the log-likelihood of each of its spectra minus
+        the largest, NaN where nothing was fitted, and the flags "fit_failed", "wide" and
+        "bright_neighbor". With a background, ``meta`` has its fitted factor "background_norm", the
+        median over the sources.
     """
     result, vectors = sources.copy(), glon_glat_vectors(sources)
     config = MeasurementConfig() if config is None else config
-    values = _fit_groups(vectors, sky_map, energy_range, flux_range, config)
-    for name in (*_ELLIPSES, "Sqrt_TS", *_SPECTRUM):
+    run = partial(FieldFit.run, flux_range=flux_range, grid=grid, fixed=fixed)
+    values = _fit_groups(vectors, sky_map, band_edges, config, run)
+    for name in (*([] if fixed else _ELLIPSES), "Sqrt_TS", *_SPECTRUM):
         set_column(result, name, values.get(name, np.full(len(result), np.nan)))
+    for name in BAND_COLUMNS:
+        unknown = np.full((len(result), len(band_edges) - 1), np.nan)
+        set_column(result, name, values.get(name, unknown))
+    if grid is not None:
+        unknown = np.full((len(result), len(grid)), np.nan, np.float32)
+        result[SPECTRAL] = values.get(SPECTRAL, unknown)
     for name in _FLAGS:
         set_flag(result, name, values.get(name, name == "fit_failed"))
     if values:
@@ -356,17 +395,18 @@ def measure_sources(sources, sky_map, *, energy_range, flux_range, config=None):
     return result
 
 
-def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
-    """Results (n, ...) of `FieldFit.run` for all sources; empty where nothing is fitted."""
+def _fit_groups(vectors, sky_map, band_edges, config, run):
+    """Results (n, ...) of ``run`` of a `FieldFit`, all sources; empty where nothing is fitted."""
     if not len(vectors):
         return {}
-    counts = gather_counts(sky_map, *energy_range)
+    counts = gather_counts(sky_map, band_edges)
     if not len(counts.number):
-        if not len(fitted_energies(sky_map, *energy_range)):
+        ends = counts.band_edges[[0, -1]]
+        if not len(fitted_energies(sky_map, *ends)):
             low, high = sky_map.energy_edges[[0, -1]]
             warn(
                 "sources are not measured: no energy bin of the map has its middle within the "
-                f"model's {energy_range[0]:g}-{energy_range[1]:g} GeV (bins of {low:g}-{high:g} "
+                f"model's {ends[0]:g}-{ends[1]:g} GeV (bins of {low:g}-{high:g} "
                 "GeV); give a map with finer bins"
             )
         return {}
@@ -375,8 +415,7 @@ def _fit_groups(vectors, sky_map, energy_range, flux_range, config):
 
     def fit(members, everyone):
         """The members of a group, fitted with their neighbours."""
-        field = FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members))
-        return field.run(flux_range)
+        return run(FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members)))
 
     # Array operations leave the interpreter to other threads meanwhile; those of linear algebra
     # are too small to be shared between threads of their own.

@@ -141,7 +141,7 @@ def _test_positions(sky_map, vectors, known, index, energy_range=None):
     rows = rows[sky_map.covers(vectors[rows])] if len(rows) else rows
     if not len(rows):
         return
-    counts = gather_counts(sky_map, *(energy_range or sky_map.energy_edges[[0, -1]]))
+    counts = gather_counts(sky_map, energy_range or sky_map.energy_edges[[0, -1]])
     if not len(counts.number):
         return
     known = np.zeros((0, 3)) if known is None else known

@@ -288,7 +288,7 @@ def test_the_factor_of_the_background_is_fitted(rng, factor, warned, recwarn):
     model.data = np.full((3, 80, 80), 0.8)
     sky_map = read_map(cube_hdus(rng.poisson(model.data)), background=model * factor)
     sources = sources_at(vectors_from_lonlat([0.5, -0.5], [0.5, -0.5]))
-    found = measure_sources(sources, sky_map, energy_range=EDGES[[0, -1]], flux_range=(10, 100))
+    found = measure_sources(sources, sky_map, band_edges=EDGES[[0, -1]], flux_range=(10, 100))
     assert found.meta["background_norm"] == pytest.approx(1 / factor, rel=0.1)
     assert any("times the background" in str(w.message) for w in recwarn) == warned
 

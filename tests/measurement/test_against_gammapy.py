@@ -73,7 +73,7 @@ def test_significance_counts_and_flux_are_those_of_gammapy(photons_each):
     vectors = vectors_from_lonlat([CENTER.l.deg], CENTER.b.deg)
     source = photons_of(vectors, photons_each, rng)
     dataset = dataset_of(join(source, background_around(vectors, DENSITY, rng, radius_deg=4.0)))
-    ranges = {"energy_range": RANGE, "flux_range": (10.0, 1000.0)}
+    ranges = {"band_edges": RANGE, "flux_range": (10.0, 1000.0)}
     ours = measure_sources(sources_at(vectors), read_map(dataset), **ranges)
     index, flux_here = (ours[name].value[0] for name in ("Spectral_Index", "Flux"))
     index = index if np.isfinite(index) else 2.3

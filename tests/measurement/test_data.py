@@ -28,7 +28,7 @@ def lonely():
 
 def test_events_are_sorted_into_fine_bins():
     energy = np.array([10.0, 13.0, 30.0, 1999.0, 2000.0, 9.0])
-    counts = gather_counts(as_events(Photons(np.tile([1.0, 0, 0], (6, 1)), energy)), 10, 2000)
+    counts = gather_counts(as_events(Photons(np.tile([1.0, 0, 0], (6, 1)), energy)), (10, 2000))
     assert len(counts.number) == 5
     edges, bins = counts.energy_edges, counts.energy_bin
     assert np.all(np.diff(np.log10(edges)) <= 1 / 8)
@@ -48,14 +48,14 @@ def test_bins_with_their_center_in_the_range_are_fitted_whole(edges, fitted):
     counts = np.ones((len(edges) - 1, 16), dtype=np.int32)
     sky_map = binned_map(counts, image_pixels(4), edges)
     np.testing.assert_array_equal(fitted_energies(sky_map, 10, 2000), fitted)
-    assert gather_counts(sky_map, 10, 2000).number.sum() == 16 * max(len(fitted) - 1, 0)
+    assert gather_counts(sky_map, (10, 2000)).number.sum() == 16 * max(len(fitted) - 1, 0)
 
 
 def test_counts_of_a_map_are_its_filled_pixels_and_bins():
     cube = np.zeros((4, 400), dtype=np.int32)
     cube[0] = 4  # below the range
     cube[1, 5], cube[3, 5], cube[2, 210], cube[1, 7] = 3, 1, 2, 9
-    counts = gather_counts(binned_map(cube, image_pixels(20), [1, 10, 20, 50, 100]), 10, 2000)
+    counts = gather_counts(binned_map(cube, image_pixels(20), [1, 10, 20, 50, 100]), (10, 2000))
     np.testing.assert_array_equal(counts.energy_edges, [10, 20, 50, 100])
     np.testing.assert_array_equal(counts.pixel, [5, 7, 210])
     np.testing.assert_array_equal(counts.first, [0, 2, 3, 4])
@@ -130,7 +130,7 @@ def test_subpixels_are_even_inside_a_pixel(pixels, n_split):
 def test_pixels_of_an_image_have_the_area_of_the_sky_they_cover():
     pixels = image_pixels(40, pixel_deg=0.5, projection="CAR")
     sky_map = binned_map(np.ones((1, 1600), dtype=np.int32), pixels, [10, 2000])
-    centers, area, _ = gather_counts(sky_map, 10, 2000).observed_pixels
+    centers, area, _ = gather_counts(sky_map, (10, 2000)).observed_pixels
     np.testing.assert_allclose(area, 0.25 * np.hypot(centers[:, 0], centers[:, 1]), rtol=1e-3)
 
 

@@ -52,11 +52,11 @@ LON = np.arange(0.0, 360.0, 10.0)
 
 
 def measured(sky_map, sources, **options):
-    return measure_sources(sources, sky_map, energy_range=RANGE, flux_range=FLUX_RANGE, **options)
+    return measure_sources(sources, sky_map, band_edges=RANGE, flux_range=FLUX_RANGE, **options)
 
 
 def setup_of(sky_map, vectors):
-    return FieldSetup(sky_map, gather_counts(sky_map, *RANGE), vectors, MeasurementConfig())
+    return FieldSetup(sky_map, gather_counts(sky_map, RANGE), vectors, MeasurementConfig())
 
 
 # The regions and weights
@@ -200,7 +200,7 @@ def test_errors_of_sources_below_10_gev_are_honest_too(photons_each):
     for _ in range(2):
         counts = healpix_cube(photons_of(true, photons_each, rng, band=band), edges, 256)
         counts += rng.poisson(density[:, None] * pixels.pixel_size_deg**2, counts.shape)
-        ranges = {"energy_range": band, "flux_range": (1.0, 100.0)}
+        ranges = {"band_edges": band, "flux_range": (1.0, 100.0)}
         sky_map = binned_map(counts, pixels, edges)
         results.append(measure_sources(sources_at(true), sky_map, **ranges))
     result = vstack(results)

@@ -195,7 +195,7 @@ def test_sqrt_ts_on_much_background_is_the_signal_over_its_noise():
 
 def test_the_expected_sqrt_ts_is_what_the_fit_measures_on_average():
     sky_map, sources, true = lonely_sources(30, seed=5)
-    measured = measure_sources(sources, sky_map, energy_range=RANGE, **FLUX)["Sqrt_TS"]
+    measured = measure_sources(sources, sky_map, band_edges=RANGE, **FLUX)["Sqrt_TS"]
     expected = significances(sky_map, true, np.full(len(true), 30.0), index=2.3)
     assert np.median(measured) == pytest.approx(np.median(expected), rel=0.05)
 

@@ -102,7 +102,7 @@ def test_factor_is_that_of_the_latitude(latitude, factor):
 
 def test_errors_grow_and_what_was_measured_stays():
     sky_map, sources, _ = lonely_sources(30, nside=2)
-    before = measure_sources(sources, sky_map, energy_range=RANGE, flux_range=(10.0, 1000.0))
+    before = measure_sources(sources, sky_map, band_edges=RANGE, flux_range=(10.0, 1000.0))
     kinds = {"Unc_Npred": "counts", "Unc_Flux": "counts", "Unc_Spectral_Index": "index"}
     kinds |= {f"Conf_{n}_Semi{a}": f"ellipse_{n}" for n in (68, 95) for a in ("Major", "Minor")}
     after = FACTORS.apply(before)
