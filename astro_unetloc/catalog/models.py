@@ -1,4 +1,10 @@
-"""Point sources with power laws for a likelihood fit: models of gammapy, XML of the Fermi tools."""
+"""Point sources for a likelihood fit: models of gammapy, source library of the Fermi tools.
+
+The spectra are those of 4FGL-DR3 (arXiv:2201.11184, section 3.3): a power law, for pulsars a power
+law with a cut-off, for others a log-parabola where the counts of the bands are curved. With
+x = ln(E / pivot) all of them are ``amplitude * exp(-index * x - curvature * bend(x))``; the bend is
+``x**2`` of a log-parabola and ``(exp(b x) - 1 - b x) / b**2`` of a cut-off.
+"""
 
 from xml.sax.saxutils import quoteattr
 
@@ -8,9 +14,12 @@ from astropy.table import Table
 
 from astro_unetloc.catalog.read import as_table, energy_range
 from astro_unetloc.catalog.table import (
+    band_edges,
+    numbers,
     numbers_of,
     one_line,
     sky_positions,
+    source_classes,
     texts_of,
     unique_names,
 )
@@ -18,10 +27,28 @@ from astro_unetloc.exceptions import InputError, warn
 
 _PHOTON_INDEX = 2.4  # of a source of unknown index: that of `astro_unetloc.irf.spectra`
 _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimensions lies
-_CLASSES = ("AGN", "PSR", "OTHER")  # that a source of a library may state
 _FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
 _MAX_NAMES = 5  # in a warning
 _PER_AREA_TIME = "cm-2 s-1"
+_N_NODES = 24  # Gauss-Legendre nodes in ln E between two energies
+
+_CUT_OFF, _LOG_PARABOLA, _POWER_LAW = "PLSuperExpCutoff4", "LogParabola", "PowerLaw"
+# Names of amplitude, index, pivot and curvature in libraries.
+_LIBRARY_NAMES = {
+    _CUT_OFF: ("Prefactor", "IndexS", "Scale", "ExpfactorS"),
+    _LOG_PARABOLA: ("norm", "alpha", "Eb", "beta"),
+    _POWER_LAW: ("Prefactor", "Index", "Scale", ""),
+}
+_EXP_INDEX = 2 / 3  # b of nearly all pulsars of 4FGL
+# Index of pulsars far below the cut-off, ``index - curvature / b``, and its standard deviation: of
+# the pulsars in `astro_unetloc.simulation.population`. Their curvature is positive.
+_LOW_INDEX, _SIGMA_LOW_INDEX, _MIN_CURVATURE = 0.9, 0.5, 0.01
+_OF_LOW_INDEX = np.array([0.0, 1.0, -1 / _EXP_INDEX])  # of the parameters of `_photons`
+# A log-parabola is taken if its curvature is so many standard deviations above zero.
+_MIN_SIGMAS = 3.0
+# Standard deviations of the priors on the logarithm of the counts, the index and the curvature,
+# which keep a fit to few counts finite; number of steps of the fit, and the longest one.
+_WEAK, _N_STEPS, _MAX_STEP = (10.0, 3.0, 2.0), 30, 0.7
 
 
 def to_gammapy_models(catalog):
@@ -35,9 +62,12 @@ def to_gammapy_models(catalog):
     Returns
     -------
     gammapy.modeling.models.Models
-        For each source with a ``Flux`` a point source with a power law between the energies of the
-        flux (``PowerLaw2SpectralModel``), under its name, with the errors of the catalogue and the
-        covariance of the position from its 68 % ellipse. An unknown index is 2.4.
+        For each source with a ``Flux`` a point source under its name, with the errors of the
+        catalogue and the covariance of the position from its 68 % ellipse. The spectrum is a power
+        law between the energies of the flux (``PowerLaw2SpectralModel``), of pulsars one with a
+        cut-off (``SuperExpCutoffPowerLaw4FGLDR3SpectralModel``), of others a log-parabola
+        (``LogParabolaSpectralModel``) where ``Counts_Band`` is curved by 3 sigma. Its flux is that
+        of the catalogue. An unknown index is 2.4.
 
     Raises
     ------
@@ -57,7 +87,7 @@ def to_gammapy_models(catalog):
     """
     from gammapy.modeling.models import Models, SkyModel
 
-    sources = _power_laws(as_table(catalog))
+    sources = _point_sources(as_table(catalog))
     return Models([SkyModel(*_spectrum_and_place(s), name=str(s["name"])) for s in sources])
 
 
@@ -66,7 +96,7 @@ def gammapy_yaml(catalog):
     from gammapy.utils.scripts import to_yaml
 
     components = []
-    for source in _power_laws(catalog):
+    for source in _point_sources(catalog):
         component = {"name": str(source["name"]), "type": "SkyModel"}
         for part in _spectrum_and_place(source):
             component |= part.to_dict()
@@ -75,23 +105,52 @@ def gammapy_yaml(catalog):
 
 
 def _spectrum_and_place(source):
-    """Spectral and spatial model of gammapy for one row of `_power_laws`."""
+    """Spectral and spatial model of gammapy for one row of `_point_sources`."""
     from gammapy.modeling.models import PointSpatialModel, PowerLaw2SpectralModel
 
-    spectral = PowerLaw2SpectralModel(
-        amplitude=source["flux"] * u.Unit(_PER_AREA_TIME), index=source["index"],
-        emin=source["flux_min"] * u.GeV, emax=source["flux_max"] * u.GeV,
-    )  # fmt: skip
-    spectral.amplitude.error = np.nan_to_num(source["flux_err"])
-    spectral.index.error = np.nan_to_num(source["index_err"])
+    if source["kind"] == _POWER_LAW:
+        spectral = PowerLaw2SpectralModel(
+            amplitude=source["flux"] * u.Unit(_PER_AREA_TIME), index=source["index"],
+            emin=source["flux_min"] * u.GeV, emax=source["flux_max"] * u.GeV,
+        )  # fmt: skip
+        spectral.amplitude.error = np.nan_to_num(source["flux_err"])
+        spectral.index.error = np.nan_to_num(source["index_err"])
+    else:
+        spectral = _curved_spectrum(source)
     place = PointSpatialModel(lon_0=source["ra"] * u.deg, lat_0=source["dec"] * u.deg, frame="icrs")
     if np.isfinite(source["covariance"]).all():
         place.covariance = source["covariance"]
     return spectral, place
 
 
-def _power_laws(catalog):
-    """Table of the sources that have a flux, in deg, GeV and ph cm-2 s-1; errors may be NaN."""
+def _curved_spectrum(source):
+    """Log-parabola or power law with a cut-off of gammapy for one row of `_point_sources`."""
+    from gammapy.modeling import models
+
+    values = {"amplitude": source["amplitude"] * u.Unit(_PER_AREA_TIME) / u.GeV}
+    values["reference"] = source["pivot"] * u.GeV
+    if source["kind"] == _LOG_PARABOLA:
+        spectral = models.LogParabolaSpectralModel(**values)
+        index, curvature = spectral.alpha, spectral.beta
+    else:
+        values["index_2"] = _EXP_INDEX
+        spectral = models.SuperExpCutoffPowerLaw4FGLDR3SpectralModel(**values)
+        index, curvature = spectral.index_1, spectral.expfactor
+        spectral.index_2.frozen = True
+    parameters = {"amplitude": spectral.amplitude, "index": index, "curvature": curvature}
+    for name, parameter in parameters.items():
+        parameter.value, parameter.error = source[name], np.nan_to_num(source[f"{name}_err"])
+    curvature.frozen = not source["is_free"]
+    return spectral
+
+
+def _point_sources(catalog):
+    """Table of the sources that have a flux, in deg, GeV and ph cm-2 s-1; errors may be NaN.
+
+    The pivot is the energy at which, for a given flux, the amplitude of a power law does not depend
+    on the index: the mean logarithm of the photon energies in the flux range. There the relative
+    error of the amplitude is that of the flux.
+    """
     names = unique_names([name or "source" for name in texts_of(catalog, "Source_Name")])
     known = np.nan_to_num(numbers_of(catalog, "Flux", _PER_AREA_TIME)) > 0
     if len(catalog) and not known.any():
@@ -108,18 +167,118 @@ def _power_laws(catalog):
             "models need the energies of Flux, FLUXEMIN and FLUXEMAX in GeV; got a catalogue whose "
             "header does not state them, as in .csv; read that of .fits, .ecsv or .vot"
         )
-    low, high = energies or (np.nan, np.nan)
+    edges = np.array(energies or (1.0, 2.0))
     rows = catalog[known]
     positions, index = sky_positions(rows), numbers_of(rows, "Spectral_Index")
-    laws = Table({"name": np.array(names, str)[known], "class": texts_of(rows, "Class")})
-    laws["ra"], laws["dec"] = positions.ra.deg, positions.dec.deg
-    laws["covariance"] = _position_covariance(rows, positions.dec.rad)
-    laws["flux"] = numbers_of(rows, "Flux", _PER_AREA_TIME)
-    laws["flux_err"] = numbers_of(rows, "Unc_Flux", _PER_AREA_TIME)
-    laws["flux_min"], laws["flux_max"] = np.full(len(rows), low), np.full(len(rows), high)
-    laws["index"] = np.where(np.isfinite(index), index, _PHOTON_INDEX)
-    laws["index_err"] = numbers_of(rows, "Unc_Spectral_Index")
-    return laws
+    sources = Table({"name": np.array(names, str)[known], "class": source_classes(rows)})
+    sources["ra"], sources["dec"] = positions.ra.deg, positions.dec.deg
+    sources["covariance"] = _position_covariance(rows, positions.dec.rad)
+    sources["flux"] = numbers_of(rows, "Flux", _PER_AREA_TIME)
+    sources["flux_err"] = numbers_of(rows, "Unc_Flux", _PER_AREA_TIME)
+    sources["flux_min"], sources["flux_max"] = np.tile(edges, (len(rows), 1)).T
+    sources["index"] = np.where(np.isfinite(index), index, _PHOTON_INDEX)
+    sources["index_err"] = numbers_of(rows, "Unc_Spectral_Index")
+    sources["pivot"] = _mean_energy(sources["index"].data, *edges)
+    _set_shapes(sources, rows, edges)
+    return sources
+
+
+def _mean_energy(index, low, high):
+    """exp of the mean ln E of the photons of power laws between two energies.
+
+    With g = index - 1 and x = ln(high / low) the mean of ln(E / low) is 1 / g - x / (exp(g x) - 1).
+    """
+    x = np.log(high / low)
+    flat = np.abs(index - 1) * x < 1e-4
+    g = np.where(flat, 1.0, index - 1)
+    mean = 1 / g - x / np.expm1(np.minimum(g * x, 700.0))  # exp(710) overflows
+    return low * np.exp(np.where(flat, x / 2, mean))
+
+
+# Curved spectra
+
+
+def _set_shapes(sources, catalog, edges):
+    """Set kind, index, curvature and amplitude of the spectra in a table of sources (n)."""
+    is_pulsar, pivot = sources["class"] == "psr", sources["pivot"].data
+    parameters = np.zeros((len(sources), 3))  # logarithm of the amplitude, index and curvature
+    parameters[:, 1] = sources["index"]
+    typical = np.maximum(_EXP_INDEX * (parameters[:, 1] - _LOW_INDEX), _MIN_CURVATURE)
+    parameters[is_pulsar, 2] = typical[is_pulsar]
+    fitted, covariance = _fit_bands(is_pulsar, pivot, parameters, catalog)
+    _, index_err, curvature_err = np.sqrt(np.einsum("naa->an", covariance))
+    use = fitted[:, 2] > np.where(is_pulsar, _MIN_CURVATURE, _MIN_SIGMAS * curvature_err)
+    use &= np.isfinite(curvature_err)
+    parameters[use, 1:] = fitted[use, 1:]
+    sources["kind"] = np.select([is_pulsar, use], [_CUT_OFF, _LOG_PARABOLA], _POWER_LAW)
+    sources["index"], sources["curvature"] = parameters.T[1:]
+    sources["index_err"] = np.where(use, index_err, sources["index_err"])
+    sources["curvature_err"] = np.where(use, curvature_err, np.nan)
+    # The curvature of a pulsar is free in a fit if its photons constrain it more than the prior.
+    variance = np.einsum("a,nab,b->n", _OF_LOW_INDEX, covariance, _OF_LOW_INDEX)
+    sources["is_free"] = use & (~is_pulsar | (variance < _SIGMA_LOW_INDEX**2 / 2))
+    of_amplitude = _photons(is_pulsar, pivot, parameters, edges)[0][:, 0]
+    sources["amplitude"] = sources["flux"] / of_amplitude
+    sources["amplitude_err"] = sources["flux_err"] / of_amplitude
+
+
+def _photons(is_cut, pivot, parameters, edges):
+    """Photons of n spectra in bands (n, n_band), and their derivatives (n, n_band, 3).
+
+    ``parameters`` (n, 3) are the logarithm of the amplitude, the index and the curvature, in which
+    the exponent of the spectra is linear.
+    """
+    node, weight = np.polynomial.legendre.leggauss(_N_NODES)
+    width = np.diff(np.log(edges))[:, None]
+    log_energy = np.log(edges[:-1, None]) + width * (node + 1) / 2
+    x = log_energy - np.log(pivot)[:, None, None]
+    bx = _EXP_INDEX * x
+    bend = np.where(is_cut[:, None, None], (np.expm1(bx) - bx) / _EXP_INDEX**2, x**2)
+    bases = np.stack([np.ones_like(x), -x, -bend], axis=-1)
+    exponent = np.einsum("nbma,na->nbm", bases, parameters)
+    photons = np.exp(log_energy + exponent) * width * weight / 2
+    return photons.sum(axis=2), np.einsum("nbm,nbma->nba", photons, bases)
+
+
+def _fit_bands(is_pulsar, pivot, start, catalog):
+    """Parameters (n, 3) that fit the counts of the bands best, and their covariances (n, 3, 3).
+
+    Covariances are NaN where fewer than two bands are known. A prior relates the curvature of a
+    pulsar to its index as in other pulsars, which decides where there are few photons.
+    """
+    edges, names = band_edges(catalog), ("Counts_Band", "Unc_Counts_Band", "Unc_Flux_Band")
+    n_bands = [np.shape(catalog[name])[1:] for name in names if name in catalog.colnames]
+    if len(edges) < 2 or n_bands != [(len(edges) - 1,)] * 3:
+        return start, np.full((len(start), 3, 3), np.nan)
+    counts, error, flux_error = (
+        numbers(catalog[name], unit, ndim=2) for name, unit in zip(names, ("", "", _PER_AREA_TIME))
+    )
+    known = np.isfinite(counts + error + flux_error)
+    counts, error, flux_error = (np.where(known, a, 1.0) for a in (counts, error, flux_error))
+    few = known.sum(axis=1) < 2
+    known[few] = True  # any numbers will do, the result is dropped
+    # As many Poisson counts of background as the errors show. That of zero counts is where the
+    # log-likelihood is half a unit less.
+    background = np.where(counts > 0, np.maximum(error**2 - counts, 0.0), 0.0)
+    seen = known * np.where(counts > 0, 1.0, np.minimum(0.5 / error, 1.0))
+    found = known * (counts + background)
+    low = np.outer(_OF_LOW_INDEX, _OF_LOW_INDEX) / _SIGMA_LOW_INDEX**2
+    prior = np.diag(1 / np.square(_WEAK)) + is_pulsar[:, None, None] * low
+    parameters, per_count = start.copy(), flux_error / error
+    expected = np.sum(known * _photons(is_pulsar, pivot, start, edges)[0] / per_count, axis=1)
+    parameters[:, 0] = np.log(np.maximum(np.sum(known * counts, axis=1), 1.0) / expected)
+    center = parameters.copy()
+    for _ in range(_N_STEPS):
+        photons, slopes = _photons(is_pulsar, pivot, parameters, edges)
+        slopes = slopes / per_count[:, :, None]
+        total = np.maximum(photons / per_count + background, 1e-300)
+        gradient = np.einsum("nb,nba->na", found / total - seen, slopes)
+        gradient -= np.einsum("nac,nc->na", prior, parameters - center)
+        information = np.einsum("nb,nba,nbc->nac", seen / total, slopes, slopes) + prior
+        step = np.linalg.solve(information, gradient[:, :, None])[:, :, 0]
+        longest = np.abs(step).max(axis=1, keepdims=True, initial=_MAX_STEP)
+        parameters += step * _MAX_STEP / longest
+    return parameters, np.where(few[:, None, None], np.nan, np.linalg.inv(information))
 
 
 def _position_covariance(table, dec):
@@ -135,46 +294,33 @@ def _position_covariance(table, dec):
 
 
 def fermi_library(catalog):
-    """XML source library of the Fermi tools (bytes, in MeV); see `to_gammapy_models`.
-
-    The pivot is the energy at which, for a given flux, the amplitude does not depend on the index:
-    the mean logarithm of the photon energies in the flux range. There the relative error of the
-    amplitude is that of the flux.
-    """
-    from gammapy.modeling.models import PowerLaw2SpectralModel
-
-    sources = _power_laws(catalog)
-    index, low, high = (sources[name].data for name in ("index", "flux_min", "flux_max"))
-    pivot = _mean_energy(index, low, high)
-    safe = np.where(index == 1, 1 + 1e-6, index)  # the formula divides by index - 1
-    flux = sources["flux"].data
-    amplitude = PowerLaw2SpectralModel.evaluate(pivot, flux, safe, low, high) / 1e3  # per MeV
-    error = amplitude * sources["flux_err"] / flux
+    """XML source library of the Fermi tools (bytes, in MeV); see `to_gammapy_models`."""
     elements = []
-    for row, source in enumerate(sources):
-        index_fit = {"error": source["index_err"], "free": True}
-        parameters = [
-            library_amplitude("Prefactor", amplitude[row], error=error[row]),
-            library_parameter("Index", index[row], -1, -5, 10, **index_fit),
-            library_parameter("Scale", pivot[row] * 1e3, 1, 10, 1e7),
-        ]
+    for source in _point_sources(catalog):
+        spectrum = source["kind"], _library_spectrum(source)
         position = {"RA": source["ra"], "DEC": source["dec"]}
-        model = (("PowerLaw", parameters), "SkyDirFunction", position)
-        stated = source["class"] if source["class"] in _CLASSES else ""
+        stated = str(source["class"]).upper()
+        model = (spectrum, "SkyDirFunction", position)
         elements.append(library_source(source["name"], *model, source_class=stated))
     return library_text("astro_unetloc", elements)
 
 
-def _mean_energy(index, low, high):
-    """exp of the mean ln E of the photons of power laws between two energies.
-
-    With g = index - 1 and x = ln(high / low) the mean of ln(E / low) is 1 / g - x / (exp(g x) - 1).
-    """
-    x = np.log(high / low)
-    flat = np.abs(index - 1) * x < 1e-4
-    g = np.where(flat, 1.0, index - 1)
-    mean = 1 / g - x / np.expm1(np.minimum(g * x, 700.0))  # exp(710) overflows
-    return low * np.exp(np.where(flat, x / 2, mean))
+def _library_spectrum(source):
+    """XML parameters of the spectrum in one row of `_point_sources`."""
+    norm, index, scale, curvature = _LIBRARY_NAMES[source["kind"]]
+    per_mev, error = source["amplitude"] / 1e3, source["amplitude_err"] / 1e3
+    sign = 1 if source["kind"] == _LOG_PARABOLA else -1
+    fit = {"error": source["curvature_err"], "free": source["is_free"]}
+    parameters = [
+        library_amplitude(norm, per_mev, error=error),
+        library_parameter(index, source["index"], sign, -5, 10, error=source["index_err"], free=1),
+        library_parameter(scale, source["pivot"] * 1e3, 1, 10, 1e7),
+    ]
+    if curvature:
+        parameters.append(library_parameter(curvature, source["curvature"], 1, -10, 10, **fit))
+    if source["kind"] == _CUT_OFF:
+        parameters.append(library_parameter("Index2", _EXP_INDEX, 1, 0, 10))
+    return parameters
 
 
 def library_text(title, sources):

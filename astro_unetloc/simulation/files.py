@@ -83,6 +83,7 @@ _SPECTRA = {
     "PowerLaw": ("Prefactor", "Index", "Scale"),
     "LogParabola": ("norm", "alpha", "beta", "Eb"),
     "PLSuperExpCutoff2": ("Prefactor", "Index1", "Scale", "Expfactor", "Index2"),
+    "PLSuperExpCutoff4": ("Prefactor", "IndexS", "Scale", "ExpfactorS", "Index2"),
 }
 _POSITIVE = ("norm", "Prefactor", "Eb", "Scale", "Index2")
 # In the order of `SHAPES`.
@@ -197,8 +198,8 @@ def read_source_library(path, *, source_class=None):
     Parameters
     ----------
     path : str or path-like
-        The file. Spectra may be ``PowerLaw``, ``LogParabola`` or ``PLSuperExpCutoff2``, shapes
-        ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
+        The file. Spectra may be ``PowerLaw``, ``LogParabola``, ``PLSuperExpCutoff2`` or
+        ``PLSuperExpCutoff4``, shapes ``SkyDirFunction``, ``RadialDisk`` or ``RadialGaussian``.
     source_class : str, optional
         Class of sources without an attribute ``class``: "AGN", "PSR" or "OTHER"; without it
         those with a cut-off are "PSR", extended ones "OTHER" and others "AGN".
@@ -251,12 +252,12 @@ def _read_source(element, path, source_class):
     stated = element.get("class", source_class)
     stated = "OTHER" if stated == _OLD_CLASS else stated
     if stated is None:
-        stated = "PSR" if kind == "PLSuperExpCutoff2" else "OTHER" if shape else "AGN"
+        stated = "PSR" if kind.startswith("PLSuperExpCutoff") else "OTHER" if shape else "AGN"
     if stated not in CLASSES:
         raise InputError(
             f"{where}: class must be one of {', '.join(CLASSES)}; got {stated!r}; correct the file"
         )
-    code = CLASSES.index(stated), KINDS.index(kind)
+    code = CLASSES.index(stated), KINDS.index(kind.replace("Cutoff4", "Cutoff2"))
     return ra, dec, size, shape, *code, *_spectrum(spectrum, where)
 
 
@@ -272,8 +273,12 @@ def _spectrum(values, where):
         amplitude, index, beta, pivot = values.values()
         return amplitude * _MEV, pivot / _MEV, index, beta, 0.0, 1.0
     amplitude, index, pivot, expfactor, exp_index = (*values.values(), 0.0, 1.0)[:5]
-    expfactor *= _MEV**exp_index
     pivot /= _MEV
+    if "IndexS" in values:  # index and curvature, expfactor, are those at the pivot
+        index += expfactor / exp_index
+        expfactor /= exp_index**2 * pivot**exp_index
+        return amplitude * _MEV, pivot, -index, 0.0, expfactor, exp_index
+    expfactor *= _MEV**exp_index
     amplitude *= _MEV * np.exp(-expfactor * pivot**exp_index)
     return amplitude, pivot, -index, 0.0, expfactor, exp_index
 

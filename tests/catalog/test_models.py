@@ -12,6 +12,7 @@ from gammapy.modeling.models import Models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_catalogs import META, make_catalog, make_measured, make_sources
+from scipy.integrate import trapezoid
 
 from astro_unetloc import read_source_library, to_gammapy_models
 from astro_unetloc.catalog.models import fermi_library
@@ -31,7 +32,7 @@ def make_fluxes(n=4, **columns):
     values |= {"Flux": 1e-10 * (rows + 1), "Unc_Flux": 1e-11 * (rows + 1)}
     values["Spectral_Index"] = unknown * (2.0 + 0.5 * (rows % 5))
     values["Unc_Spectral_Index"] = unknown * 0.25
-    values["Class"] = np.where(rows == 0, "PSR", "")
+    values["Class"] = np.where(rows == 0, "agn", "")
     return make_catalog(make_sources(n), values=values | columns, meta=META | RANGE)
 
 
@@ -151,7 +152,7 @@ def test_source_library_is_what_gtlike_and_fermipy_parse(tmp_path, n):
 def test_library_states_errors_and_classes_only_where_they_are_known():
     root = ElementTree.fromstring(fermi_library(make_fluxes(3)))
     by_class = {source.get("class"): source for source in root}
-    assert set(by_class) == {"PSR", None}
+    assert set(by_class) == {"AGN", None}
     errors = [source.find("spectrum")[1].get("error") for source in root]
     assert sorted(error is None for error in errors) == [False, False, True]
     assert sorted(float(error) for error in errors if error) == pytest.approx([0.25, 0.25])
@@ -176,7 +177,118 @@ def test_library_can_be_simulated_from(tmp_path):
     write_outputs(catalog, [tmp_path / "s.xml"])
     sources = read_source_library(tmp_path / "s.xml")
     assert sources.spectra.flux(10, 1000) == pytest.approx(catalog["Flux"].unmasked.value, rel=1e-5)
-    assert sources.source_class.tolist().count(1) == 1
+    assert sources.source_class.tolist().count(0) == 4
+
+
+# Curved spectra
+
+
+EDGES = np.array([10.0, 17.0, 30.0, 60.0, 150.0, 2000.0])
+EXPONENT = 2 / 3
+
+
+def make_curved(index, curvature, kind, n_counts, *, noise=None, pivot=13.0):
+    """A catalogue of spectra with an index and a curvature (n,) at 13 GeV, with counts of bands."""
+    energy = np.geomspace(EDGES[:-1], EDGES[1:], 400).T
+    x = np.log(energy / pivot)
+    bx = EXPONENT * x
+    bend = x**2 if kind != "psr" else (np.exp(bx) - 1 - bx) / EXPONENT**2
+    shapes = np.exp(-np.multiply.outer(index, x) - np.multiply.outer(curvature, bend))
+    flux = trapezoid(shapes, energy)
+    counts = n_counts * flux / flux.sum(axis=1, keepdims=True)
+    background = 0.02 * n_counts * EDGES[:-1] ** -1.5 * EDGES[0] ** 1.5
+    seen = counts + background if noise is None else noise.poisson(counts + background)
+    counts = np.maximum(seen - background, 0.0)
+    error = np.where(counts > 0, np.sqrt(seen), 0.5)
+    values = {"Counts_Band": counts, "Unc_Counts_Band": error, "Unc_Flux_Band": 2e-12 * error}
+    values |= {"Flux": np.full(len(flux), 1e-10), "Unc_Flux": np.full(len(flux), 1e-11)}
+    values |= {"Spectral_Index": index, "Unc_Spectral_Index": np.full(len(flux), 0.3)}
+    values["Class"] = np.full(len(flux), kind)
+    meta = {"BANDS": " ".join(map(str, EDGES)), "FLUXEMIN": 10.0, "FLUXEMAX": 2000.0}
+    return make_catalog(make_sources(len(flux)), values=values, meta=meta)
+
+
+def index_and_curvature(spectral, energy=13.0):
+    """Local index of a model of gammapy and the change of it with ln E, at an energy in GeV."""
+    log_energy = np.log(energy) + np.array([-0.01, 0.0, 0.01])
+    low, middle, high = np.log(spectral(np.exp(log_energy) * u.GeV).to_value("cm-2 s-1 GeV-1"))
+    return (low - high) / 0.02, (2 * middle - low - high) / 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag", "curvature", "second"),
+    [
+        ("psr", "SuperExpCutoffPowerLaw4FGLDR3SpectralModel", 1.8, 1.8),
+        ("agn", "LogParabolaSpectralModel", 0.4, 0.8),
+        ("agn", "PowerLaw2SpectralModel", 0.0, 0.0),
+    ],
+)
+def test_spectrum_follows_the_counts_of_the_bands(kind, tag, curvature, second):
+    catalog = make_curved(np.array([3.6]), np.array([curvature]), kind, 1e4)
+    (model,) = to_gammapy_models(catalog)
+    spectral = model.spectral_model
+    assert spectral.tag[0] == tag
+    found = index_and_curvature(spectral)
+    assert found == pytest.approx((3.6, second), abs=0.05)
+    flux = spectral.integral(10 * u.GeV, 2 * u.TeV).to_value("cm-2 s-1")
+    assert flux == pytest.approx(1e-10, rel=1e-4)
+    assert spectral.amplitude.error / spectral.amplitude.value == pytest.approx(0.1, rel=1e-5)
+    if second:
+        index, expfactor = list(spectral.parameters)[-2:] if kind == "agn" else (
+            spectral.index_1, spectral.expfactor
+        )  # fmt: skip
+        assert 0.01 < index.error < 0.2
+        assert 0.01 < expfactor.error < 0.4
+        assert not expfactor.frozen
+
+
+def test_pulsar_of_few_or_unknown_counts_has_the_curvature_of_other_pulsars():
+    catalog = make_curved(
+        np.full(2, 4.0), np.full(2, 2.0), "psr", 12, noise=np.random.default_rng(0)
+    )
+    for column in ("Counts_Band", "Unc_Counts_Band"):
+        catalog[column].mask[1] = True
+    catalog["Spectral_Index"][1] = 3.9
+    measured, unknown = (model.spectral_model for model in to_gammapy_models(catalog))
+    for spectral in (measured, unknown):
+        assert spectral.index_2.frozen
+        assert spectral.expfactor.frozen
+        low_index = spectral.index_1.value - spectral.expfactor.value / EXPONENT
+        assert low_index == pytest.approx(0.9, abs=0.3)
+    assert measured.expfactor.error > 0.3
+    assert unknown.index_1.value == pytest.approx(3.9)
+    assert (unknown.index_1.error, unknown.expfactor.error) == (pytest.approx(0.3), 0)
+    del catalog["Counts_Band"], catalog.meta["BANDS"]
+    assert to_gammapy_models(catalog)[0].spectral_model.tag[0].startswith("SuperExpCutoff")
+
+
+@pytest.mark.parametrize("n_counts", [10, 100, 3000])
+def test_power_laws_are_rarely_taken_for_curved_ones(n_counts):
+    noise, n = np.random.default_rng(1), 400
+    catalog = make_curved(noise.uniform(1.8, 3.2, n), np.zeros(n), "agn", n_counts, noise=noise)
+    root = ElementTree.fromstring(fermi_library(catalog))
+    kinds = [source.find("spectrum").get("type") for source in root]
+    assert kinds.count("PowerLaw") >= 0.99 * n
+    assert set(kinds) <= {"PowerLaw", "LogParabola"}
+
+
+@pytest.mark.parametrize(("kind", "curvature"), [("psr", 1.8), ("agn", 0.4), ("other", 0.0)])
+def test_curved_spectra_of_both_formats_are_the_same(tmp_path, kind, curvature):
+    catalog = make_curved(np.array([3.0, 3.4]), np.full(2, curvature), kind, 1e4)
+    write_outputs(catalog, [tmp_path / "m.yaml", tmp_path / "s.xml"])
+    sources, energy = read_source_library(tmp_path / "s.xml"), np.geomspace(5, 500, 9)
+    for row, model in enumerate(Models.read(tmp_path / "m.yaml")):
+        expected = model.spectral_model(energy * u.GeV).to_value("cm-2 s-1 GeV-1")
+        density = sources.spectra.select([row]).density(energy)[0]
+        np.testing.assert_allclose(density, expected, rtol=1e-5)
+    root = ElementTree.parse(tmp_path / "s.xml").getroot()
+    assert {source.get("class") for source in root} == {kind.upper()}
+    for parameter in root[0].find("spectrum"):
+        low, value, high = (float(parameter.get(k)) for k in ("min", "value", "max"))
+        assert low <= value <= high
+    free = {p.get("name") for p in root[0].find("spectrum") if p.get("free") == "1"}
+    names = {"psr": {"Prefactor", "IndexS", "ExpfactorS"}, "agn": {"norm", "alpha", "beta"}}
+    assert free == names.get(kind, {"Prefactor", "Index"})
 
 
 def test_many_sources_are_written_fast(tmp_path):

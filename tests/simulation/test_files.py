@@ -192,7 +192,7 @@ def test_empty_library_has_no_sources(tmp_path):
     ("parts", "match"),
     [
         ((POWER_LAW.replace("PowerLaw", "BandFunction"), POINT),
-         "spectrum must be one of PowerLaw, LogParabola, PLSuperExpCutoff2; got 'BandFunction'"),
+         "LogParabola, PLSuperExpCutoff2, PLSuperExpCutoff4; got 'BandFunction'"),
         ((POWER_LAW, POINT.replace("SkyDirFunction", "SpatialMap")),
          "must be one of SkyDirFunction, RadialDisk, RadialGaussian; got 'SpatialMap'"),
         ((POWER_LAW.replace("Scale", "Other"), POINT), "got Scale of value None"),
