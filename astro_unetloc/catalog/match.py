@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import QTable, Table, vstack
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import AREA, MATCH_COLUMNS
+from astro_unetloc.catalog.columns import AREA, CLASSES, MATCH_COLUMNS
 from astro_unetloc.catalog.read import as_reference, as_table, catalog_name, was_searched
 from astro_unetloc.catalog.table import (
     confidence_ellipses,
@@ -21,6 +21,7 @@ from astro_unetloc.catalog.table import (
     galactic_vectors,
     numbers,
     numbers_of,
+    source_classes,
     texts,
     with_columns,
 )
@@ -261,7 +262,33 @@ class MatchResult:
         bins = self.completeness().iterrows("Flux_Min", "Flux_Max", "N", "N_Found")
         by_flux = [f"  {low:8.2g} - {high:<8.2g} {_fraction(k, n)}" for low, high, n, k in bins]
         lines += ["Found by flux, as the reference gives it:", *by_flux] if by_flux else []
+        confusion = self.confusion()
+        names = confusion.colnames[1:]
+        if any(confusion[name].any() for name in names[:-1]):
+            title = f"Matches by class in {name} (rows) and in the catalogue:"
+            lines += [title, "  " + "".join(f"{name:>9}" for name in ["", *names])]
+            for row in confusion:
+                lines.append("  " + "".join(f"{value:>9}" for value in row))
         return "\n".join(lines)
+
+    def confusion(self):
+        """Return how many matches have each class in the reference and in the catalogue.
+
+        Returns
+        -------
+        QTable
+            A row for each ``Class`` of the reference, and the numbers of its sources that are
+            ``agn``, ``psr``, ``other`` or ``none`` (no class) in the catalogue. The classes of the
+            Fermi-LAT catalogues are put together as AGN, pulsars and others; matches with sources
+            without a class are left out.
+        """
+        found = source_classes(self.catalog)[self.catalog_index]
+        known = source_classes(self.reference)[self.reference_index]
+        table = QTable({"Class": CLASSES})
+        for name in (*CLASSES, ""):
+            of_name = known[found == name]
+            table[name or "none"] = [np.count_nonzero(of_name == kind) for kind in CLASSES]
+        return table
 
     def completeness(self, edges=None):
         """Return how many point-like reference sources in the searched area were found, by flux.

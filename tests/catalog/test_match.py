@@ -472,6 +472,27 @@ def test_summary_states_what_was_found_its_probabilities_and_the_chance_rate():
     assert "of unrelated detections would match (from the local density)" in summary
 
 
+def test_classes_of_matches_are_compared_and_those_without_a_class_left_out():
+    kinds = ["agn", "agn", "", "psr", "agn", "psr"]
+    catalog = make_table(10.0 * np.arange(6), Class=MaskedColumn(kinds, mask=np.equal(kinds, "")))
+    reference = make_table(10.0 * np.arange(1, 8))
+    assert "by class" not in match_catalogs(catalog, reference).summary()
+    reference["CLASS1"] = ["bll", "FSRQ", "msp ", "snr", "", "psr", "unk"]
+    match = match_catalogs(catalog, reference)
+    table = match.confusion()
+    assert table.colnames == ["Class", "agn", "psr", "other", "none"]
+    assert [tuple(row) for row in table] == [
+        ("agn", 1, 0, 0, 1), ("psr", 0, 1, 0, 0), ("other", 1, 0, 0, 0),
+    ]  # fmt: skip
+    *_, title, head, agn, _, other = match.summary().splitlines()
+    assert title == "Matches by class in reference (rows) and in the catalogue:"
+    assert head.split() == ["agn", "psr", "other", "none"]
+    assert agn.split() == ["agn", "1", "0", "0", "1"]
+    assert other.split() == ["other", "1", "0", "0", "0"]
+    catalog["Class"].mask = True
+    assert "by class" not in match_catalogs(catalog, reference).summary()
+
+
 def test_completeness_is_counted_by_flux():
     reference = make_reference(np.arange(8) * 10.0, [None] * 7 + [1.0])
     reference["Flux"] = [1e-11, 2e-11, 2e-11, 5e-11, 1e-9, np.nan, 0.0, 1e-9]
