@@ -9,7 +9,8 @@ one around that, and the model finds half of the sources at --sqrt-ts. The famil
 distribution of its sources over the log-parabolas of `spectral_grid`: of each source the one that
 fits its expected photons best, then smoothed by --smooth nodes, so that no spectrum between two
 drawn ones is impossible. The prior is the fraction of each class in ranges of latitude and of
-longitude around the Galactic centre. --write puts them into the card of the model.
+longitude around the Galactic centre, times a factor by counts: pulsars are more frequent among
+bright sources. --write puts them into the card of the model.
 """
 
 import shlex
@@ -41,13 +42,16 @@ MIN_PHOTONS, MAX_RADIUS_DEG = 3.0, 0.5
 FLOOR = 1e-3
 LATITUDE_DEG = [0, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 45, 90]
 LONGITUDE_DEG = [0, 30, 60, 90, 180]
+# Number of ranges of counts, and the fractions of the sources below the first and the last edge.
+N_COUNTS, COUNTS_FRACTIONS = 8, (0.01, 0.99)
+N_ROUNDS = 50
 
 
 class Observation:
-    """Response, background and spectra on the grid for sources in the energies of a model."""
+    """Response, background and spectra on the grid for sources in a range of energies (GeV)."""
 
-    def __init__(self, model, years, template):
-        low, high = model.energy_range
+    def __init__(self, energy_range, years, template):
+        low, high = energy_range
         n_bins = round(BINS_PER_DECADE * np.log10(high / low))
         self.edges = np.geomspace(low, high, n_bins + 1)
         self.exposure, self.psf = SurveyExposure(years), KingPSF()
@@ -59,7 +63,7 @@ class Observation:
         self.log_fractions = np.log(laws.grid_fractions(self.grid)[0])
 
     def detected(self, rng):
-        """Class, node, longitude, latitude and probability of detection of sources of one sky."""
+        """Class, node, longitude, latitude, counts and expected sqrt(TS) of sources of a sky."""
         band = tuple(self.edges[[0, -1]])
         sources = draw_sources(rng, band=counted_band(band))
         kept = expected_photons(sources, self.exposure, band) > MIN_PHOTONS
@@ -72,7 +76,20 @@ class Observation:
         sqrt_ts = expected_sqrt_ts(total, fraction, here, self.profiles)
         # the largest expected log-likelihood: the smallest divergence
         node = np.argmax(fraction @ self.log_fractions.T, axis=1)
-        return sources.source_class, node, *lonlat_from_vectors(sources.vectors), sqrt_ts
+        return sources.source_class, node, *lonlat_from_vectors(sources.vectors), total, sqrt_ts
+
+
+def draw_population(observation, n_skies, half_found):
+    """Class, node, place, counts and probability of detection of the sources of many skies.
+
+    Prints how many are detected in one; ``half_found`` is the sqrt(TS) of which half are.
+    """
+    parts = [observation.detected(np.random.default_rng(seed)) for seed in range(n_skies)]
+    *sources, sqrt_ts = map(np.concatenate, zip(*parts))
+    weight = ndtr(sqrt_ts - half_found)
+    for name, number in zip(CLASSES, np.bincount(sources[0], weight) / n_skies):
+        print(f"{name:5} {number:8.1f} detected sources in a sky")
+    return *sources, weight
 
 
 def families(source_class, node, weight, grid, smooth):
@@ -85,17 +102,41 @@ def families(source_class, node, weight, grid, smooth):
     return (1 - FLOOR) * result / result.sum(axis=1, keepdims=True) + FLOOR / len(grid)
 
 
-def prior(source_class, lon, lat, weight):
-    """Axes (n_lat,) and (n_lon,) in degrees, and fractions (3, n_lat, n_lon) of the classes."""
-    place = np.abs(lat), np.abs((lon + 180) % 360 - 180)
-    edges = np.arange(len(CLASSES) + 1) - 0.5, LATITUDE_DEG, LONGITUDE_DEG
-    number, _ = np.histogramdd((source_class, *place), edges, weights=weight)
-    fractions = number / number.sum(axis=0)
-    axes = []
-    for value, edge in zip(place, edges[1:]):
-        sums = (np.histogram(value, edge, weights=w)[0] for w in (weight * value, weight))
-        axes.append(np.divide(*sums))
-    return *axes, (1 - FLOOR) * fractions + FLOOR / len(CLASSES)
+def prior(source_class, lon, lat, counts, weight):
+    """Entries of a card: fractions of the classes by position, factors on them by counts, axes.
+
+    Fractions and factors are scaled in turn until the expected sources of each class are as many
+    as were drawn at each position and of each brightness (iterative proportional fitting).
+    """
+    order = np.argsort(counts)
+    part = np.cumsum(weight[order]) / weight.sum()
+    edges = np.geomspace(*np.interp(COUNTS_FRACTIONS, part, counts[order]), N_COUNTS + 1)
+    values = np.abs(lat), np.abs((lon + 180) % 360 - 180), np.clip(counts, *edges[[0, -1]])
+    edges = LATITUDE_DEG, LONGITUDE_DEG, edges
+    classes = np.arange(len(CLASSES) + 1) - 0.5
+    number, _ = np.histogramdd((source_class, *values), (classes, *edges), weights=weight)
+    number += 1e-9  # a class may be absent
+    fractions, factors = (number.sum(axis=axis, keepdims=True) for axis in (3, (1, 2)))
+    for _ in range(N_ROUNDS):
+        for table, axis in ((fractions, 3), (factors, (1, 2))):
+            expected = fractions * factors
+            expected *= number.sum(axis=0) / expected.sum(axis=0)
+            table *= number.sum(axis=axis, keepdims=True) / expected.sum(axis=axis, keepdims=True)
+    # without counts the mean factor holds
+    seen = number.sum(axis=(0, 1, 2))
+    mean = np.exp(np.log(factors) @ seen / seen.sum())[..., None]
+    fractions = (fractions * mean)[..., 0]
+    fractions = (1 - FLOOR) * fractions / fractions.sum(axis=0) + FLOOR / len(CLASSES)
+    axes = (mean_of_bins(*pair, weight) for pair in zip(values, edges))
+    names = "latitude_deg", "longitude_deg", "counts", "fractions", "count_factors"
+    return dict(zip(names, (*axes, fractions, (factors / mean)[:, 0, 0])))
+
+
+def mean_of_bins(values, edges, weight):
+    """Weighted mean of the values in each bin."""
+    return np.divide(
+        *(np.histogram(values, edges, weights=w)[0] for w in (weight * values, weight))
+    )
 
 
 def main():
@@ -105,19 +146,16 @@ def main():
         confidence=0.8, write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
-    observation = Observation(model, options.years, options.template)
-    parts = [observation.detected(np.random.default_rng(seed)) for seed in range(options.skies)]
-    source_class, node, lon, lat, sqrt_ts = map(np.concatenate, zip(*parts))
-    weight, grid = ndtr(sqrt_ts - options.sqrt_ts), observation.grid
-    for number, name in enumerate(CLASSES):
-        found = weight[source_class == number].sum() / options.skies
-        print(f"{name:5} {found:8.1f} detected sources in a sky")
+    observation = Observation(model.energy_range, options.years, options.template)
+    source_class, node, *place, weight = draw_population(
+        observation, options.skies, options.sqrt_ts
+    )
+    grid = observation.grid
     family = families(source_class, node, weight, grid, options.smooth)
-    latitude_deg, longitude_deg, fractions = prior(source_class, lon, lat, weight)
     if options.write:
         entry = {
             "pivot_gev": grid.pivot, "index": grid.index, "beta": grid.beta, "families": family,
-            "latitude_deg": latitude_deg, "longitude_deg": longitude_deg, "fractions": fractions,
+            **prior(source_class, *place, weight),
             "confidence": options.confidence,
             "command": shlex.join(["python", "benchmarks/fit_classes.py", *sys.argv[1:]]),
         }  # fmt: skip

@@ -17,14 +17,17 @@ import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
 from astro_unetloc.catalog.columns import CLASSES, set_column, set_flag
-from astro_unetloc.catalog.table import degrees
+from astro_unetloc.catalog.table import degrees, numbers_of
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import SpectralGrid
 
 LOG_LIKELIHOOD = "Spectral_LnL"  # column of the fit, (n, n_nodes), at most 0, NaN without a fit
 
 # Entries of a card.
-_ARRAYS = ("index", "beta", "families", "latitude_deg", "longitude_deg", "fractions")
+_ARRAYS = (
+    "index", "beta", "families", "latitude_deg", "longitude_deg", "counts", "fractions",
+    "count_factors",
+)  # fmt: skip
 # A class is the prior's where no class is this many times likelier by the photons than another.
 _MIN_RATIO = 2.0
 
@@ -37,7 +40,9 @@ class Classifier:
     families: np.ndarray  # (3, n_nodes), sums of 1, in the order of CLASSES
     latitude_deg: np.ndarray  # (n_lat,) of absolute Galactic latitudes, ascending
     longitude_deg: np.ndarray  # (n_lon,) of angles from the Galactic centre in longitude, ascending
+    counts: np.ndarray  # (n_counts,) in the range of the model, ascending
     fractions: np.ndarray  # (3, n_lat, n_lon) of the detected sources there, sums of 1
+    count_factors: np.ndarray  # (3, n_counts) on them
     confidence: float  # smallest probability with which a class is named
     energy_range: tuple  # in GeV, in which the sources were detected
 
@@ -69,13 +74,21 @@ class Classifier:
         changed = {"families": seen / number, "fractions": fractions / fractions.sum(axis=0)}
         return replace(self, **changed, energy_range=(emin, emax))
 
-    def prior(self, lon_deg, lat_deg):
-        """Probabilities (n, 3) of the classes at Galactic positions (n,), before any photon."""
+    def prior(self, lon_deg, lat_deg, counts=None):
+        """Probabilities (n, 3) of the classes at Galactic positions (n,), whatever the spectrum.
+
+        ``counts`` (n,) are NaN where they are unknown: bright sources are more often pulsars.
+        """
         axes = self.latitude_deg, self.longitude_deg
         here = np.stack([np.abs(lat_deg), np.abs((np.asarray(lon_deg) + 180) % 360 - 180)], axis=1)
         inside = np.clip(here, *([axis[end] for axis in axes] for end in (0, -1)))
         logs = np.log(np.moveaxis(self.fractions, 0, -1))
         prior = np.exp(RegularGridInterpolator(axes, logs)(inside))
+        if counts is not None:
+            known = np.isfinite(counts)
+            log_counts = np.log(np.clip(np.where(known, counts, 1.0), *self.counts[[0, -1]]))
+            factors = [np.interp(log_counts, np.log(self.counts), f) for f in self.count_factors]
+            prior *= np.where(known, factors, 1.0).T
         return prior / prior.sum(axis=1, keepdims=True)
 
     def probabilities(self, log_likelihood, prior):
@@ -105,10 +118,11 @@ class Classifier:
         Parameters
         ----------
         sources : QTable (n rows)
-            With ``GLON``, ``GLAT``, ``Flags`` and ``Spectral_LnL`` of the fit.
+            With ``GLON``, ``GLAT``, ``Flags``, ``Npred`` and ``Spectral_LnL`` of the fit.
         class_prior : str or (3,) of float, optional
             Fractions of AGN, pulsars and others among the sources, wherever they lie, or "flat"
-            for equal ones; without it those of the simulated population at the position of each.
+            for equal ones; without it those of the simulated population at the position and with
+            the counts of each.
 
         Returns
         -------
@@ -131,7 +145,7 @@ class Classifier:
         """
         result = sources.copy()
         lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
-        prior = self.prior(lon, lat)
+        prior = self.prior(lon, lat, numbers_of(sources, "Npred"))
         if class_prior is not None:
             prior = np.broadcast_to(_fractions(class_prior), prior.shape)
         likelihood = np.reshape(result[LOG_LIKELIHOOD], (len(result), len(self.grid)))

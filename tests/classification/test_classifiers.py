@@ -108,7 +108,7 @@ def test_probabilities_can_be_bet_on(classifier):
     named = table["Class"] != ""
     right = np.array(CLASSES)[true] == table["Class"]
     assert right[named].mean() > classifier.confidence
-    assert 0.1 < named.mean() < 1
+    assert 0.05 < named.mean() < 1
 
 
 def test_error_of_a_probability_holds_the_change_by_more_photons(high):
@@ -142,6 +142,15 @@ def test_pulsars_gather_to_the_plane_and_the_prior_is_symmetric(classifier):
     assert np.all(np.diff(other / agn) < 0)
     lon, lat = np.array([10.0, 350.0, -10.0, 370.0]), np.array([5.0, -5.0, 5.0, -5.0])
     np.testing.assert_allclose(*np.broadcast_arrays(*np.split(classifier.prior(lon, lat), [1])))
+
+
+def test_bright_sources_are_more_often_pulsars(classifier):
+    lon, lat, psr = np.full(4, 20.0), np.full(4, 3.0), CLASSES.index("psr")
+    few, many, more, unknown = classifier.prior(lon, lat, np.array([1.0, 1e4, 1e6, np.nan]))
+    mean = classifier.prior(lon[:1], lat[:1])[0]
+    assert few[psr] < mean[psr] < many[psr]
+    np.testing.assert_array_equal(many, more)  # no farther than the simulated sources
+    np.testing.assert_allclose(unknown, mean)
 
 
 @pytest.mark.parametrize(("given", "expected"), [("flat", (1, 1, 1)), ((6, 3, 1), (6, 3, 1))])
