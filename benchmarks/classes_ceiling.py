@@ -8,7 +8,7 @@ simulation knows: the photons of the true source, at its true position and free 
 the expected photons of the diffuse emission, from which those around the source are drawn; and the
 population, as the sources of --skies drawn skies. The likelihood in rings and energy bins, counts
 free, is averaged over --spectra sources of each class, which are drawn among those of similar
-latitude and counts; the prior is the number of these. Prints the scores of the catalogue and of
+position and counts; the prior is the number of these. Prints the scores of the catalogue and of
 this ceiling for the same sources, with 68 % intervals.
 """
 
@@ -32,8 +32,9 @@ from astro_unetloc.unet.model import load_model
 
 RINGS_DEG = np.array([0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6, 2.4, 3.5])
 N_ANGLES = 16  # directions in which the background of a ring is looked up
-# Widths within which drawn sources are similar: in arsinh(|b| / deg) and in ln(counts).
-WIDTHS = 0.25, 0.4
+# Widths within which drawn sources are similar: in arsinh(|b| / deg), in degrees of longitude from
+# the Galactic centre, and in ln(counts).
+WIDTHS = 0.25, 15.0, 0.4
 MIN_COUNTS = 2.0  # of drawn sources; fewer are never detected
 AGN_FRACTION = 0.1  # of the AGN are drawn, and count ten times
 
@@ -50,17 +51,17 @@ class Population:
             parts.append((sources.select(kept), counts[kept]))
         self.source_class = np.concatenate([s.source_class for s, _ in parts])
         self.weight = np.where(self.source_class == 0, 1 / AGN_FRACTION, 1.0)
-        latitude = np.concatenate([lonlat_from_vectors(s.vectors)[1] for s, _ in parts])
-        self.place = _place(latitude, np.concatenate([counts for _, counts in parts]))
+        position = lonlat_from_vectors(np.concatenate([s.vectors for s, _ in parts]))
+        self.place = _place(*position, np.concatenate([counts for _, counts in parts]))
         detected = [
             np.concatenate([s.spectra.flux(*ends, weight=exposure.relative) for s, _ in parts])
             for ends in zip(energy_edges[:-1], energy_edges[1:])
         ]
         self.fraction = np.transpose(detected / np.sum(detected, axis=0))
 
-    def similar(self, latitude, counts, n, rng):
-        """Prior (3,) at a place, and fractions (3, n, n_energy) of spectra drawn around it."""
-        away = (self.place - _place(latitude, counts)) / WIDTHS
+    def similar(self, lon, lat, counts, n, rng):
+        """Prior (3,) at a place, for counts, and fractions (3, n, n_energy) of spectra there."""
+        away = (self.place - _place(lon, lat, counts)) / WIDTHS
         near = self.weight * np.exp(-0.5 * (away**2).sum(axis=1))
         prior = np.bincount(self.source_class, near, minlength=len(CLASSES))
         rows = [
@@ -70,8 +71,10 @@ class Population:
         return prior, self.fraction[rows]
 
 
-def _place(latitude, counts):
-    return np.stack([np.arcsinh(np.abs(latitude)), np.log(counts)], axis=-1)
+def _place(lon, lat, counts):
+    """What ``WIDTHS`` are widths of, (..., 3)."""
+    from_center = np.abs((lon + 180) % 360 - 180)
+    return np.stack([np.arcsinh(np.abs(lat)), from_center, np.log(counts)], axis=-1)
 
 
 class KnownSky:
@@ -133,10 +136,11 @@ def ceiling(matches, known, population, n_spectra, rng):
     """The matches with the probabilities of the ceiling; NaN where a detection is not real."""
     catalog = matches.catalog.copy()
     rows, counts = np.asarray(catalog["Real_Row"]), numbers_of(catalog, "Npred")
-    latitude = degrees(matches.truth["GLAT"])
+    lon, lat = (degrees(matches.truth[name])[rows] for name in ("GLON", "GLAT"))
     probability = np.full((len(catalog), len(CLASSES)), np.nan)
     for number in np.flatnonzero((rows >= 0) & (counts > 0)):
-        prior, spectra = population.similar(latitude[rows[number]], counts[number], n_spectra, rng)
+        place = lon[number], lat[number], counts[number]
+        prior, spectra = population.similar(*place, n_spectra, rng)
         observed = known.around(rows[number], rng)
         flat = spectra.reshape(-1, spectra.shape[-1])
         log_l = log_likelihood(*observed, known.in_rings, flat, counts[number])

@@ -29,8 +29,8 @@ def test_likelihood_is_that_of_the_best_counts(ceiling, rng):
 def test_prior_and_spectra_are_those_of_similar_sources(ceiling, rng):
     edges = np.array([10.0, 20, 50, 2000])
     population = ceiling.Population(edges, SurveyExposure(), 20, rng)
-    high, _ = population.similar(60.0, 50.0, 10, rng)
-    low, spectra = population.similar(1.0, 50.0, 400, rng)
+    high, _ = population.similar(20.0, 60.0, 50.0, 10, rng)
+    low, spectra = population.similar(20.0, 1.0, 50.0, 400, rng)
     assert low[1] / low[0] > 20 * high[1] / high[0]  # nearly all are AGN far from the plane
     assert spectra.shape == (3, 400, 3)
     np.testing.assert_allclose(spectra.sum(axis=2), 1, rtol=1e-3)
