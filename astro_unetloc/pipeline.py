@@ -17,12 +17,25 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from astro_unetloc.catalog.columns import AREA, BANDS, set_flag
+from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, set_flag
 from astro_unetloc.catalog.match import inside_extended
-from astro_unetloc.catalog.read import read_extended
-from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
+from astro_unetloc.catalog.read import as_reference, as_table, read_extended
+from astro_unetloc.catalog.table import (
+    creator,
+    galactic_vectors,
+    glon_glat_vectors,
+    is_catalog,
+    make_catalog,
+    with_columns,
+)
+from astro_unetloc.classification.classifiers import Classifier, class_fractions
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
-from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
+from astro_unetloc.detection.localization import (
+    localize,
+    near_owned_cell,
+    source_table,
+    with_neighbors,
+)
 from astro_unetloc.exceptions import InputError, counted, warn
 from astro_unetloc.files import checksum, split_choice
 from astro_unetloc.irf.psf import psf_of
@@ -58,6 +71,7 @@ class Run:
     region: DiscFootprint | None  # sources outside are not listed
     # Edges (k + 1,) in GeV of the energies that were fitted; None if no fit was wanted.
     fit_edges: np.ndarray | None
+    classified: bool  # whether the classes were wanted
     patches: Patches
     probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
     n_failed: int  # patches for which the network returned no finite probability
@@ -91,16 +105,19 @@ class Run:
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
-            BANDS: " ".join(f"{edge:.8g}" for edge in model.band_edges),
+            BANDS: _band_text(model),
             "THRESH": self.threshold,
             "PURITY": self.purity,
             "SEED": self.seed,
             "MEASURE": self.fit_edges is not None,
+            "CLASSIFY": self.classified,
             "NPHOTONS": sky_map.n_photons,
             **self._inputs,
         }
         if self.region is not None:
             keywords["REGION"] = " ".join(self._region_words())
+        if "class_prior" in self.given:
+            keywords["CLPRIOR"] = _prior_text(self.given["class_prior"])
         if "exposure_frame" in self.given:
             keywords["EXPFRAME"] = self.given["exposure_frame"]
         keywords = {name: value for name, value in keywords.items() if value not in (None, "")}
@@ -144,6 +161,9 @@ class Run:
         limit = "threshold" if self.purity is None else "purity"
         words += ["--model", model.path, f"--{limit}", getattr(self, limit), "--seed", self.seed]
         words += ["--no-measure"] * (self.fit_edges is None)
+        words += ["--no-classify"] * (self.fit_edges is not None and not self.classified)
+        if "class_prior" in given:
+            words += ["--class-prior", _prior_text(given["class_prior"])]
         if "exposure_frame" in given:
             words += ["--exposure-frame", given["exposure_frame"]]
         if "energy_range" in given:
@@ -187,11 +207,12 @@ def detect(
     if progress is not None and not callable(progress):
         progress = tqdm if progress else None
     given = {} if extended is None else {"extended": extended}
+    if class_prior is not None:
+        class_prior = given["class_prior"] = class_fractions(class_prior)
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
-    sky_map = map if is_read else read_map(map, **parts)
+    sky_map = _sky_map(map, parts)
     given |= sky_map.given
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
@@ -229,7 +250,7 @@ def detect(
         sources = classifier.apply(sources, class_prior=class_prior)
     sources = flag_sources(sources, sky_map, extended)
     found = patches, probability, n_failed, norm, sources
-    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, *found, given)
+    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, classify, *found, given)
     log.info("%d sources with Score >= %g", len(run.catalog), threshold)
     return run
 
@@ -365,8 +386,7 @@ def classify_sources(
     class_prior = None if class_prior is None else class_fractions(class_prior)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
-    sky_map = map if is_read else read_map(map, **parts)
+    sky_map = _sky_map(map, parts)
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     classifier = _classifier(model, fitted_energies(sky_map, *model.energy_range))
     if classifier is None:
@@ -380,7 +400,8 @@ def classify_sources(
     rows = np.flatnonzero(np.isfinite(vectors[:, 0]))
     rows = rows[sky_map.covers(vectors[rows])]
     if len(rows) < len(catalog):
-        warn(f"{len(rows)} of {counted(len(catalog), 'source')} lie on the map; others get no class")
+        n_all = counted(len(catalog), "source")
+        warn(f"the map shows {len(rows)} of {n_all}; the others get no class")
     sources = source_table(vectors[rows], np.nan, patch=-1, coverage=np.nan)
     if "Flags" in catalog.colnames:
         sources["Flags"] = catalog["Flags"][rows]
@@ -388,7 +409,9 @@ def classify_sources(
     sources = flag_sources(classifier.apply(sources, class_prior=class_prior), sky_map)
     specs = [spec for spec in COLUMNS if spec.name in _CLASSIFIED]
     result = with_columns(catalog, specs, [_spread(sources[s.name], rows, catalog) for s in specs])
-    result.meta |= {BANDS: ..., "CLMODEL": model.name, "CLPRIOR": _prior_text(class_prior)}
+    result.meta |= {BANDS: _band_text(model), "CLMODEL": model.name, "CLMAP": sky_map.name}
+    if class_prior is not None:
+        result.meta["CLPRIOR"] = _prior_text(class_prior)
     return result
 
 
@@ -465,6 +488,16 @@ def source_probability(patches, model, progress=None):
     return source, int(failed.sum())
 
 
+def _band_text(model):
+    """Edges of the bands of a model in GeV, as text for a header."""
+    return " ".join(f"{edge:.8g}" for edge in model.band_edges)
+
+
+def _prior_text(class_prior):
+    """Fractions of the classes as text for a header or the command line."""
+    return " ".join(f"{fraction:.6g}" for fraction in class_prior)
+
+
 def _versions():
     """Names and versions of Python and of the libraries that results depend on."""
     yield f"Python {platform.python_version()}"
@@ -523,9 +556,15 @@ def _measured(sources, sky_map, model, classifier, *, fixed=False):
 def _classifier(model, fit_edges):
     """`Classifier` of a model for the energies that were fitted; None if it has none."""
     classifier = Classifier.of(model)
-    if classifier is None or not len(fit_edges):
+    if classifier is None or not len(fit_edges) or fit_edges[0] >= fit_edges[-1]:
         return None
     return classifier.seen_in(*fit_edges[[0, -1]])
+
+
+def _sky_map(map, parts):
+    """The `SkyMap` of a map and its parts; the map itself if it is one and no part is given."""
+    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
+    return map if is_read else read_map(map, **parts)
 
 
 def _fraction(name, value):
