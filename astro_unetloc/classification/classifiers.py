@@ -30,6 +30,7 @@ _ARRAYS = (
 )  # fmt: skip
 # A class is the prior's where no class is this many times likelier by the photons than another.
 _MIN_RATIO = 2.0
+_MAX_EMIN = 50.0  # GeV; no pulsar is seen above
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class Classifier:
         """Classifier of the sources that a map of fewer energies (GeV) shows.
 
         If N(>S) ~ 1/S, the sources above a number of photons have spectra in proportion to the
-        photons in those energies: above 50 GeV hardly any is a pulsar.
+        photons in those energies: above 50 GeV hardly any is a pulsar, and all classes get the same
+        family, since the spectrum does not tell the others from AGN.
         """
         low, high = self.energy_range
         emin, emax = max(emin, low), min(emax, high)
@@ -70,6 +72,8 @@ class Classifier:
         spectra = self.grid.spectra
         seen = self.families * spectra.flux(emin, emax) / spectra.flux(low, high)
         number = seen.sum(axis=1, keepdims=True)
+        if emin >= _MAX_EMIN:
+            seen = number / number.sum() * seen.sum(axis=0)
         fractions = self.fractions * number[:, :, None]
         changed = {"families": seen / number, "fractions": fractions / fractions.sum(axis=0)}
         return replace(self, **changed, energy_range=(emin, emax))

@@ -170,6 +170,10 @@ def test_impossible_prior_is_refused(high, given):
 def test_no_pulsar_is_expected_above_50_gev(high):
     above = high.seen_in(50.0, 5000.0)
     assert above.prior([0.0, 120.0], [0.0, 30.0])[:, CLASSES.index("psr")].max() < 0.05
+    spectra = np.where(np.arange(len(high.grid)) == 40, 0.0, -30.0)  # one, certainly
+    result = above.apply(sources_with(spectra[None], lat=[30.0]))
+    assert has_flag(result, "class_prior").all()
+    assert probabilities_of(result) == pytest.approx(above.prior([60.0], [30.0]), abs=1e-6)
     assert high.seen_in(10.0, 2000.0).prior([3.0], [1.0]) == pytest.approx(high.prior([3.0], [1.0]))
 
 
