@@ -1,6 +1,6 @@
 """Gamma-ray source catalogues from counts maps: a U-Net and k-means.
 
-Read map -> project patches -> predict -> cluster -> localize -> measure -> catalogue:
+Read map -> project patches -> predict -> cluster -> localize -> measure -> classify -> catalogue:
 `find_sources` does all of it. Names are loaded when they are first used (PEP 562), so that
 importing the package costs nothing.
 """
@@ -18,7 +18,7 @@ _load, _, __all__ = lazy_loader.attach(
         "evaluation.metrics": ["evaluate"],
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],
-        "pipeline": ["find_sources"],
+        "pipeline": ["classify_sources", "find_sources"],
         "plot": ["plot_sources"],
         "simulation.files": ["read_components", "read_source_library"],
         "simulation.sky": ["simulate_sky"],

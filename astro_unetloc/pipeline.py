@@ -1,4 +1,7 @@
-"""The search: read map, project patches, predict, cluster, localize, measure, catalogue."""
+"""The search: read map, project patches, predict, cluster, localize, measure, classify, catalogue.
+
+`classify_sources` begins at the measurement, with the sources of any catalogue.
+"""
 
 import inspect
 import logging
@@ -14,12 +17,25 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from astro_unetloc.catalog.columns import AREA, BANDS, set_flag
+from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, set_flag
 from astro_unetloc.catalog.match import inside_extended
-from astro_unetloc.catalog.read import read_extended
-from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
+from astro_unetloc.catalog.read import as_reference, as_table, read_extended
+from astro_unetloc.catalog.table import (
+    creator,
+    galactic_vectors,
+    glon_glat_vectors,
+    is_catalog,
+    make_catalog,
+    with_columns,
+)
+from astro_unetloc.classification.classifiers import Classifier, class_fractions
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
-from astro_unetloc.detection.localization import localize, near_owned_cell, with_neighbors
+from astro_unetloc.detection.localization import (
+    localize,
+    near_owned_cell,
+    source_table,
+    with_neighbors,
+)
 from astro_unetloc.exceptions import InputError, counted, warn
 from astro_unetloc.files import checksum, split_choice
 from astro_unetloc.irf.psf import psf_of
@@ -55,6 +71,7 @@ class Run:
     region: DiscFootprint | None  # sources outside are not listed
     # Edges (k + 1,) in GeV of the energies that were fitted; None if no fit was wanted.
     fit_edges: np.ndarray | None
+    classified: bool  # whether the classes were wanted
     patches: Patches
     probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
     n_failed: int  # patches for which the network returned no finite probability
@@ -88,16 +105,19 @@ class Run:
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
-            BANDS: " ".join(f"{edge:.8g}" for edge in model.band_edges),
+            BANDS: _band_text(model),
             "THRESH": self.threshold,
             "PURITY": self.purity,
             "SEED": self.seed,
             "MEASURE": self.fit_edges is not None,
+            "CLASSIFY": self.classified,
             "NPHOTONS": sky_map.n_photons,
             **self._inputs,
         }
         if self.region is not None:
             keywords["REGION"] = " ".join(self._region_words())
+        if "class_prior" in self.given:
+            keywords["CLPRIOR"] = _prior_text(self.given["class_prior"])
         if "exposure_frame" in self.given:
             keywords["EXPFRAME"] = self.given["exposure_frame"]
         keywords = {name: value for name, value in keywords.items() if value not in (None, "")}
@@ -141,6 +161,9 @@ class Run:
         limit = "threshold" if self.purity is None else "purity"
         words += ["--model", model.path, f"--{limit}", getattr(self, limit), "--seed", self.seed]
         words += ["--no-measure"] * (self.fit_edges is None)
+        words += ["--no-classify"] * (self.fit_edges is not None and not self.classified)
+        if "class_prior" in given:
+            words += ["--class-prior", _prior_text(given["class_prior"])]
         if "exposure_frame" in given:
             words += ["--exposure-frame", given["exposure_frame"]]
         if "energy_range" in given:
@@ -174,8 +197,8 @@ class Run:
 
 def detect(
     map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
-    energy_range=None, region=None, threshold=None, purity=None, measure=True, extended=None,
-    progress=None, rng=DEFAULT_SEED,
+    energy_range=None, region=None, threshold=None, purity=None, measure=True, classify=True,
+    class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
     threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
@@ -184,11 +207,12 @@ def detect(
     if progress is not None and not callable(progress):
         progress = tqdm if progress else None
     given = {} if extended is None else {"extended": extended}
+    if class_prior is not None:
+        class_prior = given["class_prior"] = class_fractions(class_prior)
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
-    sky_map = map if is_read else read_map(map, **parts)
+    sky_map = _sky_map(map, parts)
     given |= sky_map.given
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
@@ -210,8 +234,11 @@ def detect(
     if model.calibration is not None:
         least = model.calibration.least_probability
     sources = localize(_candidates(probability, patches, model), patches, min_probability=least)
+    classifier = _classifier(model, fit_edges) if measure and classify else None
     if measure:
-        sources = _measured(sources, sky_map, model, patches.grid)
+        sources = _measured(sources, sky_map, model, classifier)
+        if len(sources):
+            sources["Patch"] = patches.grid.owner(glon_glat_vectors(sources))
     norm = sources.meta.get("background_norm")
     if model.calibration is not None:
         sources = model.calibration.apply(sources)
@@ -219,9 +246,11 @@ def detect(
         inside = slice(None) if cone is None else cone.covers(glon_glat_vectors(sources))
         threshold = threshold_of_purity(np.asarray(sources["Score"])[inside], purity)
     sources = with_neighbors(sources[np.asarray(sources["Score"]) >= threshold])
+    if classifier is not None:
+        sources = classifier.apply(sources, class_prior=class_prior)
     sources = flag_sources(sources, sky_map, extended)
     found = patches, probability, n_failed, norm, sources
-    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, *found, given)
+    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, classify, *found, given)
     log.info("%d sources with Score >= %g", len(run.catalog), threshold)
     return run
 
@@ -257,6 +286,11 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     measure : bool
         Whether to refine the sources by a likelihood fit; without it their positions are those of
         the network and all columns of the fit are masked.
+    classify : bool
+        Whether to fill the columns of the class, which takes a fit.
+    class_prior : "flat" or (3,) of float, optional
+        Fractions of AGN, pulsars and others among the sources, or "flat" for equal ones; by default
+        those of the simulated population at the position of each source.
     extended : str, path or QTable, optional
         A catalogue, as `astro_unetloc.read_catalog` takes or returns it. Sources inside one of its
         extended sources, within their extension or 0.3 deg, are flagged.
@@ -292,6 +326,115 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
 
 # The options are listed once, in `detect`.
 find_sources.__signature__ = inspect.signature(detect)
+
+# Columns that the classification of a catalogue adds, those of the fit before those of the class.
+_CLASSIFIED = [
+    "Sqrt_TS", "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index",
+    "Counts_Band", "Unc_Counts_Band", "Flux_Band", "Unc_Flux_Band", "Class", "Prob_AGN", "Prob_PSR",
+    "Prob_OTHER", "Unc_Prob_PSR", "Flags",
+]  # fmt: skip
+
+
+def classify_sources(
+    catalog, map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
+    energy_range=None, class_prior=None,
+):  # fmt: skip
+    """Return a catalogue with the classes of its sources, by the photons of a map.
+
+    The sources are fitted at their positions, all of them together.
+
+    Parameters
+    ----------
+    catalog : str, path or table
+        A catalogue of ours, of the Fermi-LAT or any with positions, as
+        `astro_unetloc.match_catalogs` takes it.
+    map : str, path, HDUList, gammapy Map or MapDataset, or SkyMap
+        Counts as `astro_unetloc.read_map` takes them.
+    model : str, path or Model, optional
+        A shipped model or a model folder, whose classifier is used; by default the shipped model
+        for the map's energies.
+    exposure, background, psf, exposure_frame, energy_range : optional
+        As in `astro_unetloc.find_sources`.
+    class_prior : "flat" or (3,) of float, optional
+        Fractions of AGN, pulsars and others among the sources, or "flat" for equal ones; by default
+        those of the simulated population at the position of each source.
+
+    Returns
+    -------
+    QTable
+        The catalogue with ``Sqrt_TS``, ``Npred``, ``Flux``, ``Spectral_Index``, ``Counts_Band``,
+        ``Flux_Band`` and their errors, ``Class``, ``Prob_AGN``, ``Prob_PSR``, ``Prob_OTHER``,
+        ``Unc_Prob_PSR`` and ``Flags``, masked outside of the map. Columns of other catalogues that
+        have these names, capitals or not, get ``_Ref`` behind them.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        If an input cannot be used; the message names what was expected.
+
+    Examples
+    --------
+    >>> from astro_unetloc import classify_sources, simulate_sky
+    >>> from astropy.coordinates import SkyCoord
+    >>> import astropy.units as u
+    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    >>> sky_map, truth = simulate_sky(center=center, radius=8 * u.deg, rng=1)
+    >>> bright = truth[truth["Npred"] > 20]
+    >>> classify_sources(bright, sky_map)["Class"][0]
+    'agn'
+    """
+    class_prior = None if class_prior is None else class_fractions(class_prior)
+    parts = {"exposure": exposure, "background": background, "psf": psf}
+    parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
+    sky_map = _sky_map(map, parts)
+    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    classifier = _classifier(model, fitted_energies(sky_map, *model.energy_range))
+    if classifier is None:
+        raise InputError(
+            f"a model with a classifier and a map of its energies were expected; got {model.name} "
+            f"and {sky_map.energy_edges[0]:g}-{sky_map.energy_edges[-1]:g} GeV; choose another"
+        )
+    catalog = as_table(catalog)
+    catalog = catalog.copy() if is_catalog(catalog) else _with_own_names(as_reference(catalog))
+    vectors = galactic_vectors(catalog)
+    rows = np.flatnonzero(np.isfinite(vectors[:, 0]))
+    rows = rows[sky_map.covers(vectors[rows])]
+    if len(rows) < len(catalog):
+        n_all = counted(len(catalog), "source")
+        warn(f"the map shows {len(rows)} of {n_all}; the others get no class")
+    sources = source_table(vectors[rows], np.nan, patch=-1, coverage=np.nan)
+    if "Flags" in catalog.colnames:
+        sources["Flags"] = catalog["Flags"][rows]
+    sources = _measured(sources, sky_map, model, classifier, fixed=True)
+    sources = flag_sources(classifier.apply(sources, class_prior=class_prior), sky_map)
+    specs = [spec for spec in COLUMNS if spec.name in _CLASSIFIED]
+    result = with_columns(catalog, specs, [_spread(sources[s.name], rows, catalog) for s in specs])
+    result.meta |= {BANDS: _band_text(model), "CLMODEL": model.name, "CLMAP": sky_map.name}
+    if class_prior is not None:
+        result.meta["CLPRIOR"] = _prior_text(class_prior)
+    return result
+
+
+def _with_own_names(table):
+    """A table of another catalogue, whose columns with names of ours get others."""
+    ours = {name.upper() for name in _CLASSIFIED}
+    for name in table.colnames:
+        if name.upper() in ours:
+            table.rename_column(name, f"{name}_Ref")
+    return table
+
+
+def _spread(column, rows, table):
+    """Values of some rows of a table as a column of all, NaN, empty or zero elsewhere."""
+    values = np.ma.getdata(getattr(column, "value", column))
+    missing = np.nan if values.dtype.kind == "f" else np.zeros((), values.dtype)
+    result = np.full((len(table), *values.shape[1:]), missing, values.dtype)
+    result[rows] = values
+    unit = getattr(column, "unit", None)
+    return result if unit is None else result * unit
+
+
+# The options are listed once, in `detect`.
 
 
 def threshold_of_purity(score, purity):
@@ -345,6 +488,16 @@ def source_probability(patches, model, progress=None):
     return source, int(failed.sum())
 
 
+def _band_text(model):
+    """Edges of the bands of a model in GeV, as text for a header."""
+    return " ".join(f"{edge:.8g}" for edge in model.band_edges)
+
+
+def _prior_text(class_prior):
+    """Fractions of the classes as text for a header or the command line."""
+    return " ".join(f"{fraction:.6g}" for fraction in class_prior)
+
+
 def _versions():
     """Names and versions of Python and of the libraries that results depend on."""
     yield f"Python {platform.python_version()}"
@@ -391,16 +544,27 @@ def _candidates(probability, patches, model):
     return find_clusters(probability, config=config, keep=keep)
 
 
-def _measured(sources, sky_map, model, grid):
-    """The table of sources with the results of the fit, each given to the owner of its position."""
+def _measured(sources, sky_map, model, classifier, *, fixed=False):
+    """The table of sources with the results of the fit, and what the classifier needs."""
     sources = measure_sources(
-        sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range
-    )
-    if model.error_factors is not None:
-        sources = model.error_factors.apply(sources)
-    if len(sources):
-        sources["Patch"] = grid.owner(glon_glat_vectors(sources))
-    return sources
+        sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range,
+        grid=None if classifier is None else classifier.grid, fixed=fixed,
+    )  # fmt: skip
+    return sources if model.error_factors is None else model.error_factors.apply(sources)
+
+
+def _classifier(model, fit_edges):
+    """`Classifier` of a model for the energies that were fitted; None if it has none."""
+    classifier = Classifier.of(model)
+    if classifier is None or not len(fit_edges) or fit_edges[0] >= fit_edges[-1]:
+        return None
+    return classifier.seen_in(*fit_edges[[0, -1]])
+
+
+def _sky_map(map, parts):
+    """The `SkyMap` of a map and its parts; the map itself if it is one and no part is given."""
+    is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
+    return map if is_read else read_map(map, **parts)
 
 
 def _fraction(name, value):

@@ -14,13 +14,13 @@ from conftest import make_wcs
 from made_maps import binned_map, healpix_pixels, wcs_pixels
 from made_sources import as_counts
 
-from astro_unetloc import find_sources, match_catalogs, read_catalog
+from astro_unetloc import classify_sources, find_sources, match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
 from astro_unetloc.catalog.read import was_searched
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.localization import LocalizationConfig, source_table
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
-from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.exceptions import InputError, UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.photons import DiscFootprint, Photons
@@ -235,6 +235,72 @@ def test_sources_are_measured_unless_that_is_not_wanted(sky, from_events):
     unfitted = has_flag(catalog, "fit_failed")
     np.testing.assert_array_equal(catalog["Conf_68_SemiMajor"].mask, unfitted)
     assert (catalog.meta["FLUXEMIN"], catalog.meta["FLUXEMAX"]) == (10.0, 1000.0)
+
+
+PROBABILITIES = "Prob_AGN", "Prob_PSR", "Prob_OTHER"
+
+
+def probabilities(catalog):
+    """Probabilities (n, 3) of the classes; NaN where they are masked."""
+    return np.stack([np.ma.filled(catalog[name], np.nan) for name in PROBABILITIES], axis=1)
+
+
+def test_sources_have_classes_unless_that_is_not_wanted(sky, from_events):
+    catalog = from_events.catalog
+    assert "Spectral_LnL" not in catalog.colnames
+    assert probabilities(catalog).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    # nearly all sources at 35 deg from the plane are AGN
+    assert np.mean(catalog["Class"] == "agn") > 0.8
+    without = detect(within_cone(sky, 4), classify=False)
+    assert without.catalog["Class"].mask.all()
+    assert np.isnan(probabilities(without.catalog)).all()
+    assert not np.ma.getmaskarray(without.catalog["Npred"]).any()
+    assert without.keywords()["CLASSIFY"] is False
+    with pytest.raises(
+        InputError, match="class_prior must be 'flat' or three fractions.*got 'all'"
+    ):
+        detect(sky, class_prior="all")
+
+
+def test_a_given_prior_holds_wherever_the_source_is(sky):
+    run = detect(within_cone(sky, 4), class_prior=(0.0, 1.0, 1.0))
+    assert probabilities(run.catalog)[:, 0] == pytest.approx(0)
+    assert run.keywords()["CLPRIOR"] == "0 0.5 0.5"
+
+
+def test_sources_of_our_catalogue_have_the_same_classes_again(sky, from_events):
+    catalog = from_events.catalog[:40]
+    again = classify_sources(catalog, sky)
+    assert again.colnames == catalog.colnames
+    assert again["Score"] == pytest.approx(catalog["Score"])
+    difference = np.abs(probabilities(again) - probabilities(catalog)).max(axis=1)
+    assert np.median(difference) < 0.01  # the fainter neighbours are missing
+    assert np.mean(difference < 0.1) > 0.9
+
+
+def test_sources_of_any_catalogue_on_the_map_get_classes(sky, from_events):
+    catalog = from_events.catalog[:30]
+    other = QTable({"name": catalog["Source_Name"], "RA": catalog["RAJ2000"]})
+    other["Dec"], other["CLASS"], other["Npred"] = catalog["DEJ2000"], "bll", 1.0
+    other.add_row(["far", 10 * u.deg, -80 * u.deg, "psr", 2.0])
+    with pytest.warns(UnetlocWarning, match="shows 30 of 31 sources; the others get no class"):
+        result = classify_sources(other, sky)
+    assert list(result["CLASS_Ref"]) == [*["bll"] * 30, "psr"]
+    assert list(result["Npred_Ref"]) == [*[1.0] * 30, 2.0]
+    assert result["Npred"].mask.tolist() == [*[False] * 30, True]
+    assert result["Class"].mask[-1]
+    assert np.isnan(probabilities(result)[-1]).all()
+    ratio = np.ma.getdata(result["Npred"][:30] / catalog["Npred"])
+    assert np.median(ratio) == pytest.approx(1, abs=0.02)
+    assert result["Counts_Band"].shape == (31, 5)
+    assert result.meta["CLMODEL"] == "lat-10gev"
+
+
+def test_a_map_without_energies_of_the_model_has_no_classes(sky):
+    below = replace(sky, energy_edges=np.array([1.0, 10.0]), events=NO_PHOTONS)
+    catalog = QTable({"RA": [10.0], "Dec": [20.0]})
+    with pytest.raises(InputError, match="a map of its energies were expected; got lat-10gev and"):
+        classify_sources(catalog, below, model="lat-10gev")
 
 
 def test_catalog_has_the_energies_of_the_map_and_those_of_the_fit_if_there_was_one(sky):

@@ -19,6 +19,7 @@ from astro_unetloc.catalog.table import (
     _conform,
     _ucd,
     degrees,
+    is_catalog,
     position_columns,
     sky_positions,
     texts,
@@ -83,7 +84,7 @@ def read_catalog(path):
     try:
         table, extended = _read_tables(path, kind, chosen)
         table.meta = {k: v for k, v in table.meta.items() if not LAYOUT_KEYWORDS.match(k.upper())}
-        if all(spec.name in table.colnames for spec in COLUMNS if spec.required):
+        if is_catalog(table):
             return _conform(dict(table.items()), table.meta)
         table.meta.setdefault("FILENAME", path.name)
         return as_reference(table, extended)

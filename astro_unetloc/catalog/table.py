@@ -107,6 +107,11 @@ def make_catalog(sources, meta=None):
     return _conform(columns, {"CREATOR": creator(), **(meta or {})})
 
 
+def is_catalog(table):
+    """Whether a table is a catalogue of ours: it has all columns that are always known."""
+    return all(spec.name in table.colnames for spec in COLUMNS if spec.required)
+
+
 def creator():
     """Name and version of this package, the keyword ``CREATOR`` of its products."""
     try:
@@ -172,13 +177,13 @@ def _values_and_mask(spec, column, shape):
 
 
 def with_columns(table, specs, values):
-    """Copy of a table (n rows) with the columns of some specs, values (n,) in the same order.
+    """Copy of a table (n rows) with the columns of some specs, values (n, ...) in the same order.
 
     They come last; those of a match come after `COLUMNS`. ``skycoord`` stays at the end.
     """
     table = table.copy()
     for spec, column in zip(specs, values):
-        table[spec.name] = _typed_column(spec, column, (len(table),))
+        table[spec.name] = _typed_column(spec, column, np.shape(column))
     first = COLUMNS + MATCH_COLUMNS if specs is MATCH_COLUMNS else ()
     first = [spec.name for spec in first if spec.name in table.colnames]
     last = [name for name in ("skycoord",) if name in table.colnames]

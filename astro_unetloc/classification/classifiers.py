@@ -151,7 +151,7 @@ class Classifier:
         lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
         prior = self.prior(lon, lat, numbers_of(sources, "Npred"))
         if class_prior is not None:
-            prior = np.broadcast_to(_fractions(class_prior), prior.shape)
+            prior = np.broadcast_to(class_fractions(class_prior), prior.shape)
         likelihood = np.reshape(result[LOG_LIKELIHOOD], (len(result), len(self.grid)))
         del result[LOG_LIKELIHOOD]
         probability, error, ratio = self.probabilities(likelihood, prior)
@@ -165,7 +165,7 @@ class Classifier:
         return result
 
 
-def _fractions(class_prior):
+def class_fractions(class_prior):
     """Fractions (3,) of the classes that a user gives."""
     if isinstance(class_prior, str) and class_prior == "flat":
         return np.full(len(CLASSES), 1 / len(CLASSES))

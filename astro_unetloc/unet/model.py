@@ -486,7 +486,7 @@ class ErrorFactors:
         """Return a copy of a table of measured sources, its errors multiplied by the factors."""
         sources, latitude_deg = sources.copy(), sources["GLAT"].to_value("deg")
         for kind, names in _SCALED.items():
-            for name in names:
+            for name in set(names) & set(sources.colnames):  # fixed positions have no ellipses
                 sources[name] = sources[name] * self.at(kind, latitude_deg)
         return sources
 
