@@ -226,7 +226,8 @@ def _one_number_a_cell(table):
         if column.ndim == 1:
             columns[name] = column
         else:
-            columns |= {f"{name}_{i}": part for i, part in enumerate(column.T, 1)}
+            parts = column.reshape(len(column), np.prod(column.shape[1:])).T
+            columns |= {f"{name}_{i}": part for i, part in enumerate(parts, 1)}
     return Table(columns)
 
 

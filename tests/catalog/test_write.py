@@ -156,6 +156,15 @@ def test_csv_is_plain_and_short():
     assert cells["Sqrt_TS"] == ""
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_csv_has_a_column_for_every_number_of_a_row(n):
+    errors = np.arange(6.0 * n).reshape(n, 3, 2)
+    catalog = QTable({"RA": np.zeros(n), "Dec": np.zeros(n), "Unc_Flux_Band": errors})
+    head, *rows = format_catalog(catalog, ".csv").decode().splitlines()
+    assert head.split(",")[2:] == [f"Unc_Flux_Band_{number}" for number in range(1, 7)]
+    assert [row.split(",")[2:] for row in rows] == errors.reshape(n, 6).astype(str).tolist()
+
+
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_votable_has_ucds_frame_and_provenance(n):
     content = format_catalog(make_measured(n), ".vot")
