@@ -121,9 +121,7 @@ class Run:
         if "exposure_frame" in self.given:
             keywords["EXPFRAME"] = self.given["exposure_frame"]
         keywords = {name: value for name, value in keywords.items() if value not in (None, "")}
-        for name, edges in {"E": sky_map.energy_edges, "FITE": self.fit_edges}.items():
-            if edges is not None and len(edges):
-                keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
+        keywords |= _energy_keywords(sky_map, self.fit_edges)
         keywords["NFAILED"] = self.n_failed
         if self.background_norm is not None:
             keywords["BKGNORM"] = self.background_norm
@@ -388,7 +386,8 @@ def classify_sources(
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
     sky_map = _sky_map(map, parts)
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
-    classifier = _classifier(model, fitted_energies(sky_map, *model.energy_range))
+    fit_edges = fitted_energies(sky_map, *model.energy_range)
+    classifier = _classifier(model, fit_edges)
     if classifier is None:
         raise InputError(
             f"a model with a classifier and a map of its energies were expected; got {model.name} "
@@ -410,6 +409,8 @@ def classify_sources(
     specs = [spec for spec in COLUMNS if spec.name in _CLASSIFIED]
     result = with_columns(catalog, specs, [_spread(sources[s.name], rows, catalog) for s in specs])
     result.meta |= {BANDS: _band_text(model), "CLMODEL": model.name, "CLMAP": sky_map.name}
+    result.meta |= _energy_keywords(sky_map, fit_edges)
+    result.meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
     if class_prior is not None:
         result.meta["CLPRIOR"] = _prior_text(class_prior)
     return result
@@ -486,6 +487,15 @@ def source_probability(patches, model, progress=None):
         warn(f"the network returned no finite probability for patches {numbers}; no sources there")
         source[failed] = 0.0
     return source, int(failed.sum())
+
+
+def _energy_keywords(sky_map, fit_edges):
+    """Keywords of the energies of a map and of the fit, whose edges may be None or empty."""
+    keywords = {}
+    for name, edges in {"E": sky_map.energy_edges, "FITE": fit_edges}.items():
+        if edges is not None and len(edges):
+            keywords |= {f"{name}MIN": float(edges[0]), f"{name}MAX": float(edges[-1])}
+    return keywords
 
 
 def _band_text(model):

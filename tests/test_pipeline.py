@@ -16,7 +16,7 @@ from made_sources import as_counts
 
 from astro_unetloc import classify_sources, find_sources, match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
-from astro_unetloc.catalog.read import was_searched
+from astro_unetloc.catalog.read import energy_range, was_searched
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.localization import LocalizationConfig, source_table
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
@@ -282,6 +282,7 @@ def test_sources_of_any_catalogue_on_the_map_get_classes(sky, from_events):
     catalog = from_events.catalog[:30]
     other = QTable({"name": catalog["Source_Name"], "RA": catalog["RAJ2000"]})
     other["Dec"], other["CLASS"], other["Npred"] = catalog["DEJ2000"], "bll", 1.0
+    other.meta = {"EMIN": 10000.0, "EMAX": 500000.0}  # Fermi-LAT catalogues state MeV
     other.add_row(["far", 10 * u.deg, -80 * u.deg, "psr", 2.0])
     with pytest.warns(UnetlocWarning, match="shows 30 of 31 sources; the others get no class"):
         result = classify_sources(other, sky)
@@ -294,6 +295,8 @@ def test_sources_of_any_catalogue_on_the_map_get_classes(sky, from_events):
     assert np.median(ratio) == pytest.approx(1, abs=0.02)
     assert result["Counts_Band"].shape == (31, 5)
     assert result.meta["CLMODEL"] == "lat-10gev"
+    assert energy_range(result) == energy_range(result, "FIT") == (10.0, 2000.0)
+    assert energy_range(result, "FLUX") == (10.0, 1000.0)
 
 
 def test_a_map_without_energies_of_the_model_has_no_classes(sky):

@@ -65,6 +65,11 @@ KEYWORDS = {
     "THRESH": "smallest Score listed",
     "PURITY": "expected, which set the threshold",
     "MEASURE": "whether sources were fitted",
+    "CLASSIFY": "whether classes were wanted",
+    "CLPRIOR": "given fractions of AGN, PSR, OTHER",
+    "CLASSED": "command that classified it",
+    "CLMODEL": "model that classified it",
+    "CLMAP": "map that it was classified with",
     "REGION": "[deg] l, b, radius",
     "INKIND": "kind of the input map",
 }

@@ -10,12 +10,17 @@ import click
 from astro_unetloc.cli.options import (
     GroupedCommand,
     check_kind,
+    checked_paths,
     command_line,
     given_options,
+    map_options,
     number_option,
     options,
+    output_option,
     path_option,
+    print_catalog,
     print_message,
+    prior_option,
     progress_bar,
     seed_option,
     sky_cone,
@@ -248,6 +253,49 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
     with redirect_stdout(sys.stderr):  # Keras prints its progress
         model = train_model(patch_set, folder, **options)
     print_message(f"model -> {model.folder}", quiet)
+
+
+@click.command()
+@click.argument("catalog", type=click.Path())
+@options(
+    path_option("--map", "path", required=True, help="Counts map with the photons of the sources."),
+    output_option,
+    *map_options,
+    prior_option,
+)
+def classify(catalog, path, outputs, backgrounds, energy_range, model, class_prior,
+             overwrite, quiet, **others):  # fmt: skip
+    """Classify the sources of a CATALOG by the energies of their photons in a map.
+
+    The sources are fitted at their positions. CATALOG is a file, ours or that of others, or a name
+    such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
+    """
+    from astro_unetloc.catalog.columns import CLASSES
+    from astro_unetloc.catalog.read import read_catalog
+    from astro_unetloc.catalog.table import source_classes
+    from astro_unetloc.catalog.write import write_outputs
+    from astro_unetloc.exceptions import counted
+    from astro_unetloc.files import checksum
+    from astro_unetloc.maps.read import read_map
+    from astro_unetloc.pipeline import classify_sources
+    from astro_unetloc.plot import plot_sources
+
+    inputs = [catalog, path, *backgrounds, *filter(None, (others["exposure"], others["psf"]))]
+    paths = checked_paths(outputs, [], inputs, overwrite)
+    table = read_catalog(catalog)
+    others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
+    sky_map = read_map(path, **others)
+    result = classify_sources(table, sky_map, model=model, class_prior=class_prior)
+    result.meta["CLASSED"] = command_line()
+    if Path(catalog).is_file():
+        result.meta["CATSHA"] = checksum(catalog)
+    write_outputs(result, paths, overwrite=overwrite,
+                  figure=lambda file: plot_sources(sky_map, result, path=file))  # fmt: skip
+    print_catalog(outputs, result)
+    classes = source_classes(result).tolist()
+    numbers = [f"{classes.count(name)} {name or 'of no class'}" for name in (*CLASSES, "")]
+    where = f" -> {', '.join(map(str, paths))}" if paths else ""
+    print_message(f"{counted(len(classes), 'source')}: {', '.join(numbers)}{where}", quiet)
 
 
 @click.command()

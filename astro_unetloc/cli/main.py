@@ -9,14 +9,19 @@ from difflib import get_close_matches
 
 import click
 
-from astro_unetloc.cli.commands import demo, evaluate, match, models, simulate, train
+from astro_unetloc.cli.commands import classify, demo, evaluate, match, models, simulate, train
 from astro_unetloc.cli.options import (
     EXIT_INCOMPLETE,
     GroupedCommand,
+    checked_paths,
+    map_options,
     open_closed_streams,
     options,
+    output_option,
     path_option,
+    print_catalog,
     print_message,
+    prior_option,
     progress_bar,
     report_error,
     route_warnings,
@@ -24,38 +29,42 @@ from astro_unetloc.cli.options import (
     sky_cone,
 )
 
-COMMANDS = ("find", "demo", "simulate", "train", "evaluate", "match", "models")
+COMMANDS = ("find", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
 _GROUPS = {
     "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
     "Map and companions": {"energy_range", "exposure", "exposure_frame", "backgrounds", "psf"},
-    "Search": {"model", "threshold", "purity", "region", "measure", "extended", "seed"},
+    "Search": {
+        "model",
+        "threshold",
+        "purity",
+        "region",
+        "measure",
+        "classify",
+        "class_prior",
+        "extended",
+        "seed",
+    },
 }
+# Options that `detect` takes as they are.
+_SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extended")
 
 
 @click.command(cls=GroupedCommand, groups=_GROUPS)
 @click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
 @options(
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
-    click.option("-o", "--output", "outputs", multiple=True, required=True, metavar="OUT",
-                 help="File to write; may be repeated."),
-    click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
+    output_option,
+    *map_options,
     click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
     click.option("--purity", type=float, metavar="P", help="Instead of --threshold: list as many "
                  "sources as the mean of their Score, the expected purity, allows."),
-    path_option("--exposure",
-                help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
-    click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
-                 help="Frame of a HEALPix exposure whose header does not state it."),
-    path_option("--background", "backgrounds", multiple=True,
-                help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
-                "(repeat it); else the background is estimated around each source."),
-    path_option("--psf", help="PSF file of gtpsf; that of the LAT is built in."),
     click.option("--measure/--no-measure", default=True,
                  help="Fit positions, counts and fluxes by likelihood."),
+    click.option("--classify/--no-classify", default=True,
+                 help="Tell AGN, pulsars and others by the energies of their photons."),
+    prior_option,
     click.option("--extended", metavar="FILE|NAME", help="Catalogue (a file, or a name such as "
                  "4fgl); sources inside its extended sources are flagged."),
-    click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
-                 help="Energies of the photons: quantities, or numbers in GeV."),
     click.option("--region", nargs=3, metavar="LON LAT RADIUS",
                  help="List only sources in this cone (degrees or quantities, in --frame)."),
     click.option("--frame", default="icrs", type=click.Choice(["icrs", "fk5", "galactic"]),
@@ -70,18 +79,21 @@ _GROUPS = {
 def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, overwrite, quiet,
          **others):  # fmt: skip
     """Find the sources of a MAP; the word may be left out."""
-    from astro_unetloc.catalog.write import check_fluxes, format_catalog
+    from astro_unetloc.catalog.write import check_fluxes
     from astro_unetloc.maps.read import input_paths, read_map
     from astro_unetloc.pipeline import detect, select_model
     from astro_unetloc.products import write_run
     from astro_unetloc.unet.model import load_model
 
     maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
-    search = {name: others.pop(name) for name in ("threshold", "purity", "measure", "extended")}
+    search = {name: others.pop(name) for name in _SEARCH}
+    if search["class_prior"] and not (search["measure"] and search["classify"]):
+        got = "--no-classify" if search["measure"] else "--no-measure"
+        raise click.UsageError(f"--class-prior needs the classification; got {got}; drop one")
     map = list(map) if len(map) > 1 else map[0]
     inputs = [*input_paths(map), others["exposure"], others["psf"], *backgrounds]
     map_paths = [path for path in maps.values() if path]
-    paths = _checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
+    paths = checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
     region = sky_cone(region, frame)
     others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
     sky_map = read_map(map, **others)
@@ -97,24 +109,10 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     progress = progress_bar(quiet)
     run = detect(sky_map, model=model, region=region, rng=seed, progress=progress, **search)
     write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress, **maps)
-    if "-" in outputs:
-        click.get_binary_stream("stdout").write(format_catalog(run.catalog, ".ecsv"))
+    print_catalog(outputs, run.catalog)
     print_message(run.summary([*paths, *map_paths]), quiet)
     if run.n_failed:
         sys.exit(EXIT_INCOMPLETE)
-
-
-def _checked_paths(outputs, maps, inputs, overwrite):
-    """Paths of the catalogue files, after a check that all outputs can be written."""
-    from astro_unetloc import files
-    from astro_unetloc.catalog.write import check_outputs, output_paths
-
-    if "-" in outputs and sys.stdout is None:
-        raise click.UsageError("-o - prints on stdout, which is closed; name a file")
-    paths = output_paths([path for path in outputs if path != "-"])
-    check_outputs(paths, overwrite=overwrite, inputs=inputs)
-    files.check_outputs([*paths, *maps], overwrite=overwrite, inputs=inputs)
-    return paths
 
 
 class _MapOrCommand(click.Group):
@@ -146,7 +144,7 @@ class _MapOrCommand(click.Group):
 
 @click.group(
     cls=_MapOrCommand,
-    commands=[find, demo, simulate, train, evaluate, match, models],
+    commands=[find, demo, classify, match, simulate, train, evaluate, models],
     options_metavar="",
     subcommand_metavar="MAP -o OUT [-o OUT2 ...] | COMMAND ...",
     context_settings={

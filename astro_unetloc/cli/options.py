@@ -123,6 +123,35 @@ path_option = partial(click.option, type=click.Path())
 seed_option = partial(click.option, "--seed", type=click.IntRange(min=0))
 number_option = partial(click.option, type=click.IntRange(1))
 
+# The files that belong to a map, its energies, and the model.
+map_options = (
+    click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
+    path_option("--exposure",
+                help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
+    click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
+                 help="Frame of a HEALPix exposure whose header does not state it."),
+    path_option("--background", "backgrounds", multiple=True,
+                help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
+                "(repeat it); else the background is estimated around each source."),
+    path_option("--psf", help="PSF file of gtpsf; that of the LAT is built in."),
+    click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
+                 help="Energies of the photons: quantities, or numbers in GeV."),
+)  # fmt: skip
+output_option = click.option("-o", "--output", "outputs", multiple=True, required=True,
+                             metavar="OUT", help="File to write; may be repeated.")  # fmt: skip
+
+
+def _parse_prior(context, parameter, text):
+    """Value of --class-prior for the package: "flat" or a list of words."""
+    return text.split() if text and text != "flat" else text
+
+
+prior_option = click.option(
+    "--class-prior", metavar='flat|"A P O"', callback=_parse_prior,
+    help="Fractions of AGN, pulsars and others among all sources, or flat for equal ones.  "
+    "[default: those of simulated skies at the position of each source]",
+)  # fmt: skip
+
 _COMMON = [
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
     click.option("--quiet", is_flag=True, help="Print only warnings and errors."),
@@ -140,6 +169,27 @@ def options(*own):
         return function
 
     return decorate
+
+
+def checked_paths(outputs, maps, inputs, overwrite):
+    """Paths of the catalogue files, after a check that all outputs can be written."""
+    from astro_unetloc import files
+    from astro_unetloc.catalog.write import check_outputs, output_paths
+
+    if "-" in outputs and sys.stdout is None:
+        raise click.UsageError("-o - prints on stdout, which is closed; name a file")
+    paths = output_paths([path for path in outputs if path != "-"])
+    check_outputs(paths, overwrite=overwrite, inputs=inputs)
+    files.check_outputs([*paths, *maps], overwrite=overwrite, inputs=inputs)
+    return paths
+
+
+def print_catalog(outputs, catalog):
+    """Print a catalogue on stdout if one of the outputs is -."""
+    from astro_unetloc.catalog.write import format_catalog
+
+    if "-" in outputs:
+        click.get_binary_stream("stdout").write(format_catalog(catalog, ".ecsv"))
 
 
 def given_options(context):

@@ -1,4 +1,4 @@
-"""The sub-commands: demo, models, simulate, train, match, evaluate."""
+"""The sub-commands: demo, classify, match, simulate, train, evaluate, models."""
 
 import json
 import re
@@ -15,6 +15,7 @@ from made_skies import made_patches
 
 import astro_unetloc
 from astro_unetloc import find_sources, read_catalog
+from astro_unetloc.catalog.table import source_classes
 from astro_unetloc.evaluation import predictions as evaluation_predictions
 from astro_unetloc.evaluation import report as evaluation_report
 from astro_unetloc.evaluation.metrics import evaluate
@@ -143,6 +144,39 @@ def write_reference(*rows):
     """Write a table of names and Galactic positions."""
     Path("ref.csv").write_text("\n".join(["Source_Name,GLON,GLAT", *rows]) + "\n")
     return "ref.csv"
+
+
+def test_sources_of_any_catalog_are_classified_by_their_photons(passes, refused, files, write_map):
+    Path("c.csv").write_text("Name,GLON,GLAT,CLASS\nA,120.0,40.0,bll\nB,10.0,-60.0,psr\n")
+    words = ("classify", "c.csv", "--map", write_map(), "-o", "k.fits", "-o", "k.png")
+    stderr = passes(*words)[1]
+    assert "the map shows 1 of 2 sources" in stderr
+    assert "2 sources: 1 agn, 0 psr, 0 other, 1 of no class -> k.fits, k.png\n" in stderr
+    assert files() == ["c.csv", "k.fits", "k.png", "map.fits"]
+    table = read_catalog("k.fits")
+    assert source_classes(table).tolist() == ["agn", ""]
+    assert list(table["CLASS_Ref"]) == ["bll", "psr"]
+    total = sum(table[name][0] for name in ("Prob_AGN", "Prob_PSR", "Prob_OTHER"))
+    assert total == pytest.approx(1, abs=1e-6)
+    assert table["Counts_Band"].shape == (2, 5)
+    assert table.meta["CLASSED"].startswith("astro-unetloc classify c.csv --map map.fits")
+    assert table.meta["CATSHA"] == checksum("c.csv")
+    refused("must not exist", *words)
+
+
+def test_prior_of_the_classes_decides_where_it_is_certain(passes, refused, write_map):
+    passes(write_map(), "-o", "c.ecsv", "--class-prior", "0 1 0")
+    table = read_catalog("c.ecsv")
+    assert (table["Class"][0], table["Prob_PSR"][0]) == ("psr", 1)
+    stdout = passes("classify", "c.ecsv", "--map", "map.fits", "-o", "-", "--class-prior", "2 0 0")
+    assert QTable.read(stdout[0].splitlines(), format="ascii.ecsv")["Prob_AGN"][0] == 1
+    passes("map.fits", "-o", "d.csv", "--no-classify")
+    assert read_catalog("d.csv")["Prob_PSR"].mask.all()
+    for switch in ("--no-classify", "--no-measure"):
+        message = f"--class-prior needs the classification; got {switch}"
+        refused(message, "map.fits", "-o", "e.csv", "--class-prior", "flat", switch)
+    message = "class_prior must be 'flat' or three fractions"
+    refused(message, "map.fits", "-o", "e.csv", "--class-prior", "0.5 0.5")
 
 
 def test_match_writes_known_missing_new_and_possible_sources(passes, refused, found, monkeypatch):

@@ -281,9 +281,10 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
 @pytest.mark.parametrize(
     "options",
     [
-        "--threshold 0.1 --region 120 40 1deg --frame galactic --seed 3 --extended known.csv",
+        "--threshold 0.1 --region 120 40 1deg --frame galactic --seed 3 --extended known.csv "
+        "--no-classify",
         "--purity 0.9 --no-measure --model ./copy --energy-range 20GeV 0.5TeV",
-        f"--exposure exposure.fits --region {RA_DEC} 2",
+        f"--exposure exposure.fits --region {RA_DEC} 2 --class-prior flat",
     ],
 )
 def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, options, name):
@@ -301,7 +302,7 @@ def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, o
         k: v for k, v in again.items() if k not in ignored | {""}
     }
     assert first["NAXIS2"] == 1
-    for name in ("GLON", "Score", "Npred", "Flux", "Flags"):
+    for name in ("GLON", "Score", "Npred", "Flux", "Prob_PSR", "Flags"):
         one, two = (fits.getdata(file, 1)[name] for file in ("c.fits", "catalog.fits"))
         np.testing.assert_array_equal(one, two)
 
