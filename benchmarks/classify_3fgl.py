@@ -6,7 +6,7 @@
 A classifier is made as for the models (``fit_classes.py``), from simulated sources as 3FGL detects
 them (4 years, sqrt(TS) of 5 in 0.3-100 GeV); no real source trains it. It takes the fluxes of 3FGL
 in the four bands above 0.3 GeV, where simulated spectra begin, with the systematic error of the
-effective area, and the position; no light curve. Sources are the same where the errors of both
+effective area, and position and flux; no light curve. Sources are the same where the errors of both
 positions agree. Prints the scores of `astro_unetloc.evaluation.classes` with 68 % intervals, and
 the sum of the probabilities of pulsars beside their number, for the sources without a class in 3FGL
 that have one in 4FGL-DR2, and for those with a class in 3FGL.
@@ -18,19 +18,20 @@ from options import options_of
 
 from astro_unetloc import match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import CLASSES
-from astro_unetloc.catalog.table import degrees, source_classes
+from astro_unetloc.catalog.table import degrees, numbers_of, source_classes
 from astro_unetloc.classification import Classifier
 from astro_unetloc.classification.features import flux_log_likelihood
 from astro_unetloc.evaluation.classes import class_scores, score_intervals
 
 EDGES_GEV = (0.3, 1.0, 3.0, 10.0, 100.0)
+FLUX_GEV = (1.0, 100.0)
 BANDS = ("300_1000", "1000_3000", "3000_10000", "10000_100000")  # in MeV, as the columns are named
 
 
 def trained(options):
     """`Classifier` of the sources that 3FGL would detect of the simulated population."""
     energy_range = EDGES_GEV[0], EDGES_GEV[-1]
-    observation = Observation(energy_range, options.years, options.template)
+    observation = Observation(energy_range, FLUX_GEV, options.years, options.template)
     source_class, node, *place, weight = draw_population(
         observation, options.skies, options.sqrt_ts
     )
@@ -62,18 +63,19 @@ def report(name, probability, classes):
         print(f"  {score:20} {value:.3f} ({low:.3f}-{high:.3f})")
 
 
-def main():
+def main(arguments=None):
     """Train, classify and compare."""
     parser = options_of(
         __doc__, skies=60, template=str, years=4.0, sqrt_ts=5.0, smooth=0.7, systematic=0.05
     )
     parser.add_argument("catalogs", nargs=2)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     old, new = (read_catalog(path) for path in options.catalogs)
     classifier = trained(options)
     position = (degrees(old[name]) for name in ("GLON", "GLAT"))
     likelihood = spectra(old, classifier.grid, options.systematic)
-    probability, *_ = classifier.probabilities(likelihood, classifier.prior(*position))
+    before_photons = classifier.prior(*position, numbers_of(old, "Flux1000"))
+    probability, *_ = classifier.probabilities(likelihood, before_photons)
     match = match_catalogs(old, new)
     before, after = source_classes(old), np.full(len(old), "", "U5")
     after[match.catalog_index] = source_classes(new)[match.reference_index]

@@ -9,7 +9,7 @@ one around that, and the model finds half of the sources at --sqrt-ts. The famil
 distribution of its sources over the log-parabolas of `spectral_grid`: of each source the one that
 fits its expected photons best, then smoothed by --smooth nodes, so that no spectrum between two
 drawn ones is impossible. The prior is the fraction of each class in ranges of latitude and of
-longitude around the Galactic centre, times a factor by counts: pulsars are more frequent among
+longitude around the Galactic centre, times a factor by flux: pulsars are more frequent among
 bright sources. --write puts them into the card of the model.
 """
 
@@ -42,16 +42,20 @@ MIN_PHOTONS, MAX_RADIUS_DEG = 3.0, 0.5
 FLOOR = 1e-3
 LATITUDE_DEG = [0, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 45, 90]
 LONGITUDE_DEG = [0, 30, 60, 90, 180]
-# Number of ranges of counts, and the fractions of the sources below the first and the last edge.
-N_COUNTS, COUNTS_FRACTIONS = 8, (0.01, 0.99)
+# Number of ranges of flux, and the fractions of the sources below the first and the last edge.
+N_FLUX, FLUX_FRACTIONS = 8, (0.03, 0.99)
 N_ROUNDS = 50
 
 
 class Observation:
-    """Response, background and spectra on the grid for sources in a range of energies (GeV)."""
+    """Response, background and spectra on the grid for sources in a range of energies (GeV).
 
-    def __init__(self, energy_range, years, template):
+    Fluxes are between other energies (GeV).
+    """
+
+    def __init__(self, energy_range, flux_range, years, template):
         low, high = energy_range
+        self.flux_range = flux_range
         n_bins = round(BINS_PER_DECADE * np.log10(high / low))
         self.edges = np.geomspace(low, high, n_bins + 1)
         self.exposure, self.psf = SurveyExposure(years), KingPSF()
@@ -63,7 +67,7 @@ class Observation:
         self.log_fractions = np.log(laws.grid_fractions(self.grid)[0])
 
     def detected(self, rng):
-        """Class, node, longitude, latitude, counts and expected sqrt(TS) of sources of a sky."""
+        """Class, node, place, flux, counts and expected sqrt(TS) of the sources of a sky."""
         band = tuple(self.edges[[0, -1]])
         sources = draw_sources(rng, band=counted_band(band))
         kept = expected_photons(sources, self.exposure, band) > MIN_PHOTONS
@@ -74,13 +78,14 @@ class Observation:
         fraction = counts / total[:, None]
         here = self.background[healpy.vec2pix(NSIDE, *sources.vectors.T)]
         sqrt_ts = expected_sqrt_ts(total, fraction, here, self.profiles)
+        place, flux = lonlat_from_vectors(sources.vectors), sources.spectra.flux(*self.flux_range)
         # the largest expected log-likelihood: the smallest divergence
         node = np.argmax(fraction @ self.log_fractions.T, axis=1)
-        return sources.source_class, node, *lonlat_from_vectors(sources.vectors), total, sqrt_ts
+        return sources.source_class, node, *place, flux, total, sqrt_ts
 
 
 def draw_population(observation, n_skies, half_found):
-    """Class, node, place, counts and probability of detection of the sources of many skies.
+    """Class, node, place, flux, counts and probability of detection of sources of many skies.
 
     Prints how many are detected in one; ``half_found`` is the sqrt(TS) of which half are.
     """
@@ -102,16 +107,16 @@ def families(source_class, node, weight, grid, smooth):
     return (1 - FLOOR) * result / result.sum(axis=1, keepdims=True) + FLOOR / len(grid)
 
 
-def prior(source_class, lon, lat, counts, weight):
-    """Entries of a card: fractions of the classes by position, factors on them by counts, axes.
+def prior(source_class, lon, lat, flux, counts, weight):
+    """Entries of a card: fractions of the classes by position, factors on them by flux, axes.
 
     Fractions and factors are scaled in turn until the expected sources of each class are as many
     as were drawn at each position and of each brightness (iterative proportional fitting).
     """
-    order = np.argsort(counts)
+    order = np.argsort(flux)
     part = np.cumsum(weight[order]) / weight.sum()
-    edges = np.geomspace(*np.interp(COUNTS_FRACTIONS, part, counts[order]), N_COUNTS + 1)
-    values = np.abs(lat), np.abs((lon + 180) % 360 - 180), np.clip(counts, *edges[[0, -1]])
+    edges = np.geomspace(*np.interp(FLUX_FRACTIONS, part, flux[order]), N_FLUX + 1)
+    values = np.abs(lat), np.abs((lon + 180) % 360 - 180), np.clip(flux, *edges[[0, -1]])
     edges = LATITUDE_DEG, LONGITUDE_DEG, edges
     classes = np.arange(len(CLASSES) + 1) - 0.5
     number, _ = np.histogramdd((source_class, *values), (classes, *edges), weights=weight)
@@ -122,14 +127,15 @@ def prior(source_class, lon, lat, counts, weight):
             expected = fractions * factors
             expected *= number.sum(axis=0) / expected.sum(axis=0)
             table *= number.sum(axis=axis, keepdims=True) / expected.sum(axis=axis, keepdims=True)
-    # without counts the mean factor holds
+    # without a flux the mean factor holds
     seen = number.sum(axis=(0, 1, 2))
     mean = np.exp(np.log(factors) @ seen / seen.sum())[..., None]
     fractions = (fractions * mean)[..., 0]
     fractions = (1 - FLOOR) * fractions / fractions.sum(axis=0) + FLOOR / len(CLASSES)
     axes = (mean_of_bins(*pair, weight) for pair in zip(values, edges))
-    names = "latitude_deg", "longitude_deg", "counts", "fractions", "count_factors"
-    return dict(zip(names, (*axes, fractions, (factors / mean)[:, 0, 0])))
+    names = "latitude_deg", "longitude_deg", "flux", "fractions", "flux_factors"
+    tables = dict(zip(names, (*axes, fractions, (factors / mean)[:, 0, 0])))
+    return tables | {"flux_per_count": float(weight @ flux / (weight @ counts))}
 
 
 def mean_of_bins(values, edges, weight):
@@ -146,7 +152,8 @@ def main():
         confidence=0.8, write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
-    observation = Observation(model.energy_range, options.years, options.template)
+    ranges = model.energy_range, model.flux_range
+    observation = Observation(*ranges, options.years, options.template)
     source_class, node, *place, weight = draw_population(
         observation, options.skies, options.sqrt_ts
     )

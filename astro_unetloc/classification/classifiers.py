@@ -25,9 +25,10 @@ LOG_LIKELIHOOD = "Spectral_LnL"  # column of the fit, (n, n_nodes), at most 0, N
 
 # Entries of a card.
 _ARRAYS = (
-    "index", "beta", "families", "latitude_deg", "longitude_deg", "counts", "fractions",
-    "count_factors",
+    "index", "beta", "families", "latitude_deg", "longitude_deg", "flux", "fractions",
+    "flux_factors",
 )  # fmt: skip
+_NUMBERS = "pivot_gev", "flux_per_count", "confidence"
 # A class is the prior's where no class is this many times likelier by the photons than another.
 _MIN_RATIO = 2.0
 _MAX_EMIN = 50.0  # GeV; no pulsar is seen above
@@ -41,22 +42,25 @@ class Classifier:
     families: np.ndarray  # (3, n_nodes), sums of 1, in the order of CLASSES
     latitude_deg: np.ndarray  # (n_lat,) of absolute Galactic latitudes, ascending
     longitude_deg: np.ndarray  # (n_lon,) of angles from the Galactic centre in longitude, ascending
-    counts: np.ndarray  # (n_counts,) in the range of the model, ascending
+    flux: np.ndarray  # (n_flux,) in the flux range of the model in ph cm-2 s-1, ascending
     fractions: np.ndarray  # (3, n_lat, n_lon) of the detected sources there, sums of 1
-    count_factors: np.ndarray  # (3, n_counts) on them
+    flux_factors: np.ndarray  # (3, n_flux) on them
+    flux_per_count: float  # in ph cm-2 s-1 of a detected source, where no exposure is known
     confidence: float  # smallest probability with which a class is named
     energy_range: tuple  # in GeV, in which the sources were detected
 
     @classmethod
-    def of(cls, model):
-        """Classifier in the card of a `Model`; None if it has none."""
+    def of(cls, model, energy_range=None):
+        """Classifier in the card of a `Model`, for a map of other energies (GeV); None without."""
         card = model.card.get("classifier")
         if card is None:
             return None
         index, beta, families, *prior = (np.array(card[name], dtype=float) for name in _ARRAYS)
-        grid = SpectralGrid(float(card["pivot_gev"]), index, beta)
+        pivot, *numbers = (float(card[name]) for name in _NUMBERS)
         families /= families.sum(axis=1, keepdims=True)
-        return cls(grid, families, *prior, float(card["confidence"]), model.energy_range)
+        grid = SpectralGrid(pivot, index, beta)
+        classifier = cls(grid, families, *prior, *numbers, model.energy_range)
+        return classifier if energy_range is None else classifier.seen_in(*energy_range)
 
     def seen_in(self, emin, emax):
         """Classifier of the sources that a map of fewer energies (GeV) shows.
@@ -78,20 +82,20 @@ class Classifier:
         changed = {"families": seen / number, "fractions": fractions / fractions.sum(axis=0)}
         return replace(self, **changed, energy_range=(emin, emax))
 
-    def prior(self, lon_deg, lat_deg, counts=None):
+    def prior(self, lon_deg, lat_deg, flux=None):
         """Probabilities (n, 3) of the classes at Galactic positions (n,), whatever the spectrum.
 
-        ``counts`` (n,) are NaN where they are unknown: bright sources are more often pulsars.
+        The ``flux`` (n,) is NaN where it is unknown: bright sources are more often pulsars.
         """
         axes = self.latitude_deg, self.longitude_deg
         here = np.stack([np.abs(lat_deg), np.abs((np.asarray(lon_deg) + 180) % 360 - 180)], axis=1)
         inside = np.clip(here, *([axis[end] for axis in axes] for end in (0, -1)))
         logs = np.log(np.moveaxis(self.fractions, 0, -1))
         prior = np.exp(RegularGridInterpolator(axes, logs)(inside))
-        if counts is not None:
-            known = np.isfinite(counts)
-            log_counts = np.log(np.clip(np.where(known, counts, 1.0), *self.counts[[0, -1]]))
-            factors = [np.interp(log_counts, np.log(self.counts), f) for f in self.count_factors]
+        if flux is not None:
+            known = np.isfinite(flux)
+            log_flux = np.log(np.maximum(np.where(known, flux, 1.0), self.flux[0]))
+            factors = [np.interp(log_flux, np.log(self.flux), f) for f in self.flux_factors]
             prior *= np.where(known, factors, 1.0).T
         return prior / prior.sum(axis=1, keepdims=True)
 
@@ -122,11 +126,12 @@ class Classifier:
         Parameters
         ----------
         sources : QTable (n rows)
-            With ``GLON``, ``GLAT``, ``Flags``, ``Npred`` and ``Spectral_LnL`` of the fit.
+            With ``GLON``, ``GLAT``, ``Flags`` and ``Spectral_LnL`` of the fit, which a ``Flux`` or
+            ``Npred`` completes.
         class_prior : str or (3,) of float, optional
             Fractions of AGN, pulsars and others among the sources, wherever they lie, or "flat"
-            for equal ones; without it those of the simulated population at the position and with
-            the counts of each.
+            for equal ones; without it those of the simulated population at the position and of
+            the brightness of each.
 
         Returns
         -------
@@ -149,7 +154,9 @@ class Classifier:
         """
         result = sources.copy()
         lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
-        prior = self.prior(lon, lat, numbers_of(sources, "Npred"))
+        flux, counts = (numbers_of(sources, name) for name in ("Flux", "Npred"))
+        flux = np.where(np.isfinite(flux), flux, counts * self.flux_per_count)
+        prior = self.prior(lon, lat, flux)
         if class_prior is not None:
             prior = np.broadcast_to(class_fractions(class_prior), prior.shape)
         likelihood = np.reshape(result[LOG_LIKELIHOOD], (len(result), len(self.grid)))

@@ -350,15 +350,16 @@ def _is_valid(key, value):
             least = [factors.at(kind, factors.latitude_deg).min() for kind in _SCALED]
             return _rises([-1, *factors.latitude_deg]) and 0 < min(least) < np.inf
         case "classifier":
-            axes = "index", "beta", "latitude_deg", "longitude_deg", "counts"
-            index, beta, *place, counts = (len(value[name]) for name in axes)
+            axes = "index", "beta", "latitude_deg", "longitude_deg", "flux"
+            index, beta, *place, flux = (len(value[name]) for name in axes)
             shapes = {"families": (3, index * beta), "fractions": (3, *place)}
-            shapes |= {"count_factors": (3, counts), "pivot_gev": (), "confidence": ()}
+            shapes |= {"flux_factors": (3, flux)}
+            shapes |= dict.fromkeys(("pivot_gev", "flux_per_count", "confidence"), ())
             tables = {name: np.array(value[name], float) for name in shapes}
             known = all(np.isfinite(table).all() and table.min() > 0 for table in tables.values())
             known = known and all(tables[name].shape == shape for name, shape in shapes.items())
             rises = all(len(value[name]) > 1 and _rises(value[name]) for name in axes)
-            return known and rises and value["counts"][0] > 0 and value["confidence"] <= 1
+            return known and rises and value["flux"][0] > 0 and value["confidence"] <= 1
         case "half_found":
             same = len(value["threshold"]) == len(value["sqrt_ts"]) > 1
             return same and _rises(value["threshold"]) and np.isfinite(value["sqrt_ts"]).all()

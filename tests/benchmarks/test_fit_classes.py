@@ -18,13 +18,14 @@ def test_prior_gives_back_the_number_of_each_class_at_each_place_and_brightness(
     odds = np.stack([np.ones(n), 0.1 * counts**0.4, 5 * np.exp(-np.abs(lat) / 3)])
     true = (rng.random(n) > (odds / odds.sum(axis=0)).cumsum(axis=0)).sum(axis=0)
     weight = rng.uniform(0.5, 1, n)
-    tables = benchmark.prior(true, lon, lat, counts, weight)
+    tables = benchmark.prior(true, lon, lat, 1e-11 * counts, counts, weight)
+    assert tables["flux_per_count"] == pytest.approx(1e-11)
     latitude, longitude, bright = (
-        tables[name] for name in ("latitude_deg", "longitude_deg", "counts")
+        tables[name] for name in ("latitude_deg", "longitude_deg", "flux")
     )
     assert tables["fractions"].shape == (3, len(latitude), len(longitude))
     np.testing.assert_allclose(tables["fractions"].sum(axis=0), 1)
-    ratios = np.log(tables["count_factors"][1:] / tables["count_factors"][0])
+    ratios = np.log(tables["flux_factors"][1:] / tables["flux_factors"][0])
     power, _ = np.polyfit(np.log(bright), ratios.T, 1)
     np.testing.assert_allclose(power, [0.4, 0.0], atol=0.1)
     other = tables["fractions"][2].mean(axis=1)
@@ -42,8 +43,8 @@ def test_families_are_distributions_without_a_gap(benchmark):
 
 
 def test_population_is_detected_where_it_can_be(benchmark, capsys):
-    observation = benchmark.Observation((10.0, 2000.0), 7.0, None)
-    source_class, node, lon, lat, counts, weight = benchmark.draw_population(observation, 1, 4.3)
+    observation = benchmark.Observation((10.0, 2000.0), (10.0, 1000.0), 7.0, None)
+    source_class, node, *_, counts, weight = benchmark.draw_population(observation, 1, 4.3)
     detected = np.bincount(source_class, weight)
     assert "AGN " in capsys.readouterr().out
     assert 1200 < detected[0] < 2400  # 3FHL has 1556 sources
