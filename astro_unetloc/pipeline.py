@@ -22,13 +22,19 @@ from astro_unetloc.catalog.match import inside_extended
 from astro_unetloc.catalog.read import as_reference, as_table, read_extended
 from astro_unetloc.catalog.table import (
     creator,
+    degrees,
     galactic_vectors,
     glon_glat_vectors,
     is_catalog,
     make_catalog,
     with_columns,
 )
-from astro_unetloc.classification.classifiers import Classifier, class_fractions
+from astro_unetloc.classification.classifiers import (
+    LOG_LIKELIHOOD,
+    Classifier,
+    class_fractions,
+)
+from astro_unetloc.classification.mixture import fit_mixture
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import (
     localize,
@@ -335,7 +341,7 @@ _CLASSIFIED = [
 
 def classify_sources(
     catalog, map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
-    energy_range=None, class_prior=None,
+    energy_range=None, class_prior=None, unsupervised=False,
 ):  # fmt: skip
     """Return a catalogue with the classes of its sources, by the photons of a map.
 
@@ -356,6 +362,10 @@ def classify_sources(
     class_prior : "flat" or (3,) of float, optional
         Fractions of AGN, pulsars and others among the sources, or "flat" for equal ones; by default
         those of the simulated population at the position of each source.
+    unsupervised : bool
+        Whether the classes are found in the spectra and latitudes of these sources, 50 or more,
+        by a mixture of groups: soft or curved ones are pulsars, others along the plane are other
+        sources. By default the classes have the spectra of the simulated population.
 
     Returns
     -------
@@ -405,6 +415,10 @@ def classify_sources(
     if "Flags" in catalog.colnames:
         sources["Flags"] = catalog["Flags"][rows]
     sources = _measured(sources, sky_map, model, classifier, fixed=True)
+    if unsupervised:
+        likelihood, latitude = sources[LOG_LIKELIHOOD], degrees(sources["GLAT"])
+        mixture = fit_mixture(likelihood, classifier.grid, latitude_deg=latitude)
+        classifier = mixture.classifier(classifier)
     sources = flag_sources(classifier.apply(sources, class_prior=class_prior), sky_map)
     specs = [spec for spec in COLUMNS if spec.name in _CLASSIFIED]
     result = with_columns(catalog, specs, [_spread(sources[s.name], rows, catalog) for s in specs])
@@ -413,6 +427,8 @@ def classify_sources(
     result.meta |= dict(zip(("FLUXEMIN", "FLUXEMAX"), model.flux_range))
     if class_prior is not None:
         result.meta["CLPRIOR"] = _prior_text(class_prior)
+    if unsupervised:
+        result.meta["CLGROUPS"] = " ".join(mixture.classes)
     return result
 
 

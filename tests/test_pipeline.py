@@ -299,6 +299,17 @@ def test_sources_of_any_catalogue_on_the_map_get_classes(sky, from_events):
     assert energy_range(result, "FLUX") == (10.0, 1000.0)
 
 
+def test_classes_are_found_without_labels(sky, from_events):
+    result = classify_sources(from_events.catalog, sky, unsupervised=True)
+    groups, probability = result.meta["CLGROUPS"].split(), probabilities(result)
+    assert set(groups) <= {"agn", "psr", "other"}
+    assert probability.sum(axis=1) == pytest.approx(1)
+    for name, values in zip(("agn", "psr", "other"), probability.T):
+        assert (name in groups) == (values.max() > 1e-3)
+    with pytest.raises(InputError, match="need at least 50 sources with a spectrum; got 3"):
+        classify_sources(from_events.catalog[:3], sky, unsupervised=True)
+
+
 def test_a_map_without_energies_of_the_model_has_no_classes(sky):
     below = replace(sky, energy_edges=np.array([1.0, 10.0]), events=NO_PHOTONS)
     catalog = QTable({"RA": [10.0], "Dec": [20.0]})

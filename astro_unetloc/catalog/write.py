@@ -68,6 +68,7 @@ KEYWORDS = {
     "CLASSIFY": "whether classes were wanted",
     "CLPRIOR": "given fractions of AGN, PSR, OTHER",
     "CLASSED": "command that classified it",
+    "CLGROUPS": "groups found without labels",
     "CLMODEL": "model that classified it",
     "CLMAP": "map that it was classified with",
     "REGION": "[deg] l, b, radius",

@@ -130,7 +130,7 @@ class Mixture:
         fractions = np.stack([by_latitude / by_latitude.sum(axis=0)] * 2, axis=2)
         return replace(
             known, families=families, fractions=fractions, latitude_deg=middle,
-            longitude_deg=np.array([0.0, 180.0]), count_factors=np.ones_like(known.count_factors),
+            longitude_deg=np.array([0.0, 180.0]), flux_factors=np.ones_like(known.flux_factors),
         )  # fmt: skip
 
     def add(self, start):

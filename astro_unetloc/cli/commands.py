@@ -262,8 +262,13 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
     output_option,
     *map_options,
     prior_option,
+    click.option(
+        "--unsupervised",
+        is_flag=True,
+        help="Find the classes in the spectra and latitudes of these sources.",
+    ),
 )
-def classify(catalog, path, outputs, backgrounds, energy_range, model, class_prior,
+def classify(catalog, path, outputs, backgrounds, energy_range, model, class_prior, unsupervised,
              overwrite, quiet, **others):  # fmt: skip
     """Classify the sources of a CATALOG by the energies of their photons in a map.
 
@@ -285,7 +290,8 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     table = read_catalog(catalog)
     others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
     sky_map = read_map(path, **others)
-    result = classify_sources(table, sky_map, model=model, class_prior=class_prior)
+    how = {"class_prior": class_prior, "unsupervised": unsupervised}
+    result = classify_sources(table, sky_map, model=model, **how)
     result.meta["CLASSED"] = command_line()
     if Path(catalog).is_file():
         result.meta["CATSHA"] = checksum(catalog)

@@ -162,6 +162,7 @@ def test_sources_of_any_catalog_are_classified_by_their_photons(passes, refused,
     assert table.meta["CLASSED"].startswith("astro-unetloc classify c.csv --map map.fits")
     assert table.meta["CATSHA"] == checksum("c.csv")
     refused("must not exist", *words)
+    refused("need at least 50 sources", *words, "--unsupervised", "--overwrite")
 
 
 def test_prior_of_the_classes_decides_where_it_is_certain(passes, refused, write_map):
