@@ -178,31 +178,20 @@ def _point_sources(catalog):
     sources["flux_min"], sources["flux_max"] = np.tile(edges, (len(rows), 1)).T
     sources["index"] = np.where(np.isfinite(index), index, _PHOTON_INDEX)
     sources["index_err"] = numbers_of(rows, "Unc_Spectral_Index")
-    sources["pivot"] = _mean_energy(sources["index"].data, *edges)
     _set_shapes(sources, rows, edges)
     return sources
-
-
-def _mean_energy(index, low, high):
-    """exp of the mean ln E of the photons of power laws between two energies.
-
-    With g = index - 1 and x = ln(high / low) the mean of ln(E / low) is 1 / g - x / (exp(g x) - 1).
-    """
-    x = np.log(high / low)
-    flat = np.abs(index - 1) * x < 1e-4
-    g = np.where(flat, 1.0, index - 1)
-    mean = 1 / g - x / np.expm1(np.minimum(g * x, 700.0))  # exp(710) overflows
-    return low * np.exp(np.where(flat, x / 2, mean))
 
 
 # Curved spectra
 
 
 def _set_shapes(sources, catalog, edges):
-    """Set kind, index, curvature and amplitude of the spectra in a table of sources (n)."""
-    is_pulsar, pivot = sources["class"] == "psr", sources["pivot"].data
-    parameters = np.zeros((len(sources), 3))  # logarithm of the amplitude, index and curvature
+    """Set kind, pivot, index, curvature and amplitude of the spectra in a table of sources (n)."""
+    is_pulsar, n = sources["class"] == "psr", len(sources)
+    parameters = np.zeros((n, 3))  # logarithm of the amplitude, index and curvature
     parameters[:, 1] = sources["index"]
+    photons, slopes = _photons(np.zeros(n, bool), np.full(n, edges[0]), parameters, edges)
+    pivot = sources["pivot"] = edges[0] * np.exp(-slopes[:, 0, 1] / photons[:, 0])
     typical = np.maximum(_EXP_INDEX * (parameters[:, 1] - _LOW_INDEX), _MIN_CURVATURE)
     parameters[is_pulsar, 2] = typical[is_pulsar]
     fitted, covariance = _fit_bands(is_pulsar, pivot, parameters, catalog)
