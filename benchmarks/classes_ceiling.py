@@ -1,7 +1,7 @@
 """Ceiling of the classes: a likelihood that knows the background and what pulsars and AGN emit.
 
     python benchmarks/classes_ceiling.py [--model FOLDER] [--seeds 2000 2001] [--years 7]
-        [--spectra 200] [--skies 100]
+        [--spectra 1000] [--skies 100]
 
 Searches simulated skies and classifies the real detections of the list once more, from what only a
 simulation knows: the photons of the true source, at its true position and free of its neighbors;
@@ -169,7 +169,7 @@ def report(name, matches):
 def main():
     """Search, classify with everything known, and print both."""
     options = options_of(
-        __doc__, model=str, seeds=[2000, 2001], years=7.0, spectra=200, skies=100
+        __doc__, model=str, seeds=[2000, 2001], years=7.0, spectra=1000, skies=100
     ).parse_args()
     model, population, both = load_model(options.model), None, ([], [])
     for seed in options.seeds:
