@@ -53,5 +53,5 @@ def test_counts_around_a_source_are_its_photons_and_the_background(ceiling, rng)
     expected += background.sum()
     assert counts.sum() == pytest.approx(expected, abs=5 * np.sqrt(expected))
     area = np.pi * ceiling.RINGS_DEG[-1] ** 2
-    density = known.sky.background.mean(axis=0)  # of the whole sky
+    density = known.background.mean(axis=0)  # of the whole sky
     assert 0.2 < (background.sum(axis=0) / area / density).min() < 20
