@@ -13,7 +13,7 @@ from scipy.special import exprel
 from astro_unetloc.measurement.data import sum_groups
 
 # Knots in s, in units of the fitted counts. Between them g is a cubic in ln s with the right
-# derivatives (an error below 2e-4 for each photon), below the first one a parabola in s.
+# derivatives, an error below 2e-4 for each photon.
 _KNOTS = np.geomspace(1e-5, 20.0, 18)
 _STEP = np.log(_KNOTS[1] / _KNOTS[0])
 _TINY = 1e-100
@@ -35,7 +35,7 @@ class BinLikelihood:
 
         self._observed = likelihood.in_core.T  # (n_energy, n), weighted fraction of the photons
         self._unit = np.maximum(state.counts, 1.0)  # (n,), counts at a knot of 1
-        self._first, self._second = tabulate(ratio), tabulate(ratio**2)  # at no counts
+        self._first, self._second = tabulate(ratio), tabulate(ratio**2)  # derivatives at no counts
         value, slope, bend = np.empty((3, shape[1], shape[0], len(_KNOTS)))
         for k, knot in enumerate(_KNOTS):
             term = knot * self._unit[core.source] * ratio
@@ -43,10 +43,11 @@ class BinLikelihood:
             bend[..., k] = np.log(np.maximum(tabulate((ratio / (1 + term)) ** 2), _TINY))
         rise, slope = np.diff(value, axis=2), slope * _STEP
         start, end = slope[..., :-1], slope[..., 1:]
-        # in each interval the coefficients of the cubic, and of a power law for the curvature
+        # in each interval the coefficients of the cubic, and of a power law for the curvature;
+        # (n_energy, n * n_intervals)
         cubics = value[..., :-1], start, 3 * rise - 2 * start - end, start + end - 2 * rise
         lines = bend[..., :-1], np.diff(bend, axis=2)
-        self._table = np.stack([*cubics, *lines], axis=-1)  # (n_energy, n, n_intervals, 6)
+        self._tables = [table.reshape(shape[1], -1) for table in (*cubics, *lines)]
 
     def profile(self, fractions, n_newton=2):
         """Counts (n, k) of the best fit of k spectra, their errors, and its log-likelihood ratio.
@@ -56,41 +57,57 @@ class BinLikelihood:
         the counts at which it is half a unit less.
         """
         fractions = np.moveaxis(fractions, -1, 0)  # (n_energy, n or 1, k)
-        observed, rise = (
-            sum(f * of_bin[:, None] for f, of_bin in zip(fractions, values))
-            for values in (self._observed, self._first)
-        )
+        observed, rise, squared = (
+            sum(f * of_bin[:, None] for f, of_bin in zip(parts, values))
+            for parts, values in (
+                (fractions, self._observed), (fractions, self._first), (fractions**2, self._second)
+            )
+        )  # fmt: skip
         excess = np.maximum(observed - rise, 0.0)  # where it is positive no counts are best
         counts = np.broadcast_to(self._unit[:, None], observed.shape)
         for _ in range(n_newton):
-            _, slope, squared = self._evaluate(counts, fractions)
-            step = (slope - counts * observed) / np.maximum(counts**2 * squared, _TINY)
+            slope, bend = self._derivatives(counts, fractions)
+            step = (slope - counts * observed) / np.maximum(counts**2 * bend, _TINY)
             counts = counts * np.clip(1 + step, 0.2, 5.0)
-        counts = np.where(excess > 0, 0.0, counts)
-        value, _, squared = self._evaluate(counts, fractions)
+        squared = np.where(excess > 0, squared, self._derivatives(counts, fractions)[1])
         error = 1 / np.maximum(excess + np.sqrt(excess**2 + squared), _TINY)
-        return counts, error, value - counts * observed
+        ratio = self._value(counts, fractions) - counts * observed
+        return np.where(excess > 0, 0.0, counts), error, np.where(excess > 0, 0.0, ratio)
 
-    def _evaluate(self, counts, fractions):
-        """Sums (n, k) over the bins of g, its derivative by ln s, and its curvature by the counts.
+    def _places(self, counts, fractions):
+        """Place (n, k) in the tables and in its interval for the counts in each bin, and a factor.
+
+        Below the first knot the place is that knot; g is proportional to s, by the factor.
+        """
+        log_counts = np.log(counts / (_KNOTS[0] * self._unit[:, None]))
+        first = np.arange(len(counts))[:, None] * (len(_KNOTS) - 1)
+        for fraction in fractions:
+            x = (log_counts + np.log(np.maximum(fraction, _TINY))) / _STEP
+            interval = np.clip(x.astype(int), 0, len(_KNOTS) - 2)
+            inside = np.maximum(x - interval, 0.0)
+            yield first + interval, inside, np.exp(_STEP * np.minimum(x, 0.0))
+
+    def _value(self, counts, fractions):
+        """Sum (n, k) of g over the bins."""
+        total = np.zeros(counts.shape)
+        for place, *tables in zip(self._places(counts, fractions), *self._tables):
+            index, t, factor = place
+            value, a, b, c = (table[index] for table in tables[:4])
+            total += factor * (value + t * (a + t * (b + t * c)))
+        return total
+
+    def _derivatives(self, counts, fractions):
+        """Sums (n, k) over the bins of the derivative of g by ln s, and of the curvature by counts.
 
         The curvature is the sum of ``w_i (r_i / (1 + s r_i)) ** 2``, never negative.
         """
-        sums, rows = np.zeros((3, *counts.shape)), np.arange(len(counts))[:, None]
-        parts = zip(fractions, self._table, self._first, self._second)
-        for fraction, table, first, second in parts:
-            s = counts * fraction
-            x = np.log(np.maximum(s / self._unit[:, None], _TINY) / _KNOTS[0]) / _STEP
-            below, interval = x < 0, np.clip(x.astype(int), 0, len(_KNOTS) - 2)
-            value, a, b, c, bend, change = np.moveaxis(table[rows, interval], -1, 0)
-            t, first, second = x - interval, first[:, None] * s, second[:, None]
-            squared, slope = second * s**2, (a + t * (2 * b + 3 * t * c)) / _STEP
-            sums[0] += np.where(below, first - squared / 2, value + t * (a + t * (b + t * c)))
-            sums[1] += np.where(below, first - squared, slope)
-            # beyond the last knot the curvature stays
-            bend = np.exp(bend + np.minimum(t, 1) * change)
-            sums[2] += fraction**2 * np.where(below, second, bend)
-        return sums
+        first, second = np.zeros((2, *counts.shape))
+        parts = zip(self._places(counts, fractions), fractions, *self._tables)
+        for (index, t, factor), fraction, _, *tables in parts:
+            a, b, c, bend, change = (table[index] for table in tables)
+            first += factor * (a + t * (2 * b + 3 * t * c)) / _STEP
+            second += fraction**2 * np.exp(bend + np.minimum(t, 1.0) * change)
+        return first, second
 
 
 def band_columns(bins, spectrum, index, energy_edges, band_edges):
