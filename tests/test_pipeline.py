@@ -1,6 +1,7 @@
 import inspect
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import astropy.units as u
@@ -17,8 +18,9 @@ from made_sources import as_counts
 from astro_unetloc import classify_sources, find_sources, match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
 from astro_unetloc.catalog.read import energy_range, was_searched
-from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.catalog.table import glon_glat_vectors, source_classes
 from astro_unetloc.detection.localization import LocalizationConfig, source_table
+from astro_unetloc.evaluation.classes import class_scores
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
 from astro_unetloc.exceptions import InputError, UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
@@ -567,3 +569,41 @@ def test_progress_wraps_photons_and_network(sky, capsys):
     assert capsys.readouterr().err == ""
     find_sources(sky, region=region, progress=True)
     assert "network" in capsys.readouterr().err
+
+
+def classes_of_3fhl(real_data, counts, exposure, **options):
+    """Sources of 3FHL on a real map, their classes there, and our probabilities (n, 3)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnetlocWarning)  # of coarse pixels, energies and sources
+        result = classify_sources(
+            real_data / "catalogs/gll_psch_v13.fit.gz", real_data / counts,
+            exposure=real_data / exposure, **options,
+        )  # fmt: skip
+    result = result[~np.ma.getmaskarray(result["Prob_PSR"])]
+    reference = QTable({"CLASS": result["CLASS_Ref"]})
+    return result, source_classes(reference), probabilities(result)
+
+
+def test_real_pulsars_near_the_galactic_centre_are_no_agn(real_data):
+    part = "gc/fermi-3fhl-gc-{}.fits.gz".format
+    result, known, found = classes_of_3fhl(real_data, part("events"), part("exposure-cube"))
+    assert np.sum(known == "psr") == 4
+    assert np.all(found[known == "psr", 1] > found[known == "psr", 0])
+    assert np.sum(known == "other") >= 5  # remnants and nebulae
+    assert np.all(result["Class"][known == "other"] != "agn")
+
+
+@pytest.mark.slow
+def test_real_sources_of_3fhl_have_their_classes(real_data):
+    """Pixels of 0.9 deg: sources within 1.5 deg of another are left out."""
+    part = "3fhl/fermi_3fhl_{}_cube_hpx.fits.gz".format
+    counts, exposure = part("counts"), part("exposure")
+    result, known, found = classes_of_3fhl(real_data, counts, exposure, exposure_frame="icrs")
+    place = result["skycoord"]
+    alone = place.match_to_catalog_sky(place, nthneighbor=2)[1] > 1.5 * u.deg
+    pair = alone & np.isin(known, ["agn", "psr"])
+    true_class = (known[pair] == "psr").astype(int)
+    assert true_class.sum() == 28
+    scores = class_scores(found[pair], true_class)
+    assert scores["AUC"] > 0.94
+    assert scores["Balanced_Accuracy"] > 0.88
