@@ -1,7 +1,7 @@
 """Classes of sources of 3FGL without a counterpart, tried on those that 4FGL-DR2 associates.
 
     python benchmarks/classify_3fgl.py gll_psc_v16.fit gll_psc_4fgl_dr2.fits [--skies 60]
-        [--template SHAPES] [--years 4] [--sqrt-ts 5] [--smooth 0.7] [--systematic 0.05]
+        [--template SHAPES] [--years 4] [--sqrt-ts 5] [--smooth 0.5] [--systematic 0.05]
 
 A classifier is made as for the models (``fit_classes.py``), from simulated sources as 3FGL detects
 them (4 years, sqrt(TS) of 5 in 0.3-100 GeV); no real source trains it. It takes the fluxes of 3FGL
@@ -13,7 +13,7 @@ that have one in 4FGL-DR2, and for those with a class in 3FGL.
 """
 
 import numpy as np
-from fit_classes import Observation, draw_population, families, prior
+from fit_classes import RANGES_DEG, Observation, draw_population, families, prior
 from options import options_of
 
 from astro_unetloc import match_catalogs, read_catalog
@@ -22,6 +22,7 @@ from astro_unetloc.catalog.table import degrees, numbers_of, source_classes
 from astro_unetloc.classification import Classifier
 from astro_unetloc.classification.features import flux_log_likelihood
 from astro_unetloc.evaluation.classes import class_scores, score_intervals
+from astro_unetloc.evaluation.metrics import CompletenessCurve
 
 EDGES_GEV = (0.3, 1.0, 3.0, 10.0, 100.0)
 FLUX_GEV = (1.0, 100.0)
@@ -32,9 +33,10 @@ def trained(options):
     """`Classifier` of the sources that 3FGL would detect of the simulated population."""
     energy_range = EDGES_GEV[0], EDGES_GEV[-1]
     observation = Observation(energy_range, FLUX_GEV, options.years, options.template)
-    source_class, node, *place, weight = draw_population(
-        observation, options.skies, options.sqrt_ts
-    )
+    # steep as the scatter of sqrt(TS) by one
+    curve = CompletenessCurve(1.0, options.sqrt_ts, 1.6 * options.sqrt_ts)
+    curves = [curve] * (len(RANGES_DEG) - 1)
+    source_class, node, *place, weight = draw_population(observation, options.skies, curves)
     family = families(source_class, node, weight, observation.grid, options.smooth)
     tables = prior(source_class, *place, weight)
     return Classifier(observation.grid, family, **tables, confidence=0.8, energy_range=energy_range)
@@ -66,7 +68,7 @@ def report(name, probability, classes):
 def main(arguments=None):
     """Train, classify and compare."""
     parser = options_of(
-        __doc__, skies=60, template=str, years=4.0, sqrt_ts=5.0, smooth=0.7, systematic=0.05
+        __doc__, skies=60, template=str, years=4.0, sqrt_ts=5.0, smooth=0.5, systematic=0.05
     )
     parser.add_argument("catalogs", nargs=2)
     options = parser.parse_args(arguments)

@@ -1,16 +1,17 @@
 """Spectral families and prior of the classes of sources, from simulated populations.
 
-    python benchmarks/fit_classes.py [--model FOLDER] [--skies 300] [--template SHAPES]
-        [--years 7] [--sqrt-ts 4.3] [--smooth 0.7] [--confidence 0.8] [--write]
+    python benchmarks/fit_classes.py [--model FOLDER] [--search 1003] [--skies 200]
+        [--template SHAPES] [--years 7] [--smooth 0.5] [--confidence 0.8] [--write]
 
-Draws the sources of many skies, without a photon, and gives each the probability with which it is
-detected: its sqrt(TS), expected for exactly its counts on the background at its place, scatters by
-one around that, and the model finds half of the sources at --sqrt-ts. The family of a class is the
-distribution of its sources over the log-parabolas of `spectral_grid`: of each source the one that
-fits its expected photons best, then smoothed by --smooth nodes, so that no spectrum between two
-drawn ones is impossible. The prior is the fraction of each class in ranges of latitude and of
-longitude around the Galactic centre, times a factor by flux: pulsars are more frequent among
-bright sources. --write puts them into the card of the model.
+Searches the skies of --search, and fits the fraction of the point-like true sources that are found
+in ranges of latitude by their expected sqrt(TS), for exactly their counts on diffuse emission: near
+the plane sources hide each other. Draws the sources of --skies other skies, without a photon, and
+gives each the probability with which it is found. The family of a class is the distribution of its
+sources over the log-parabolas of `spectral_grid`: of each source the one that fits its expected
+photons best, then smoothed by --smooth nodes, so that no spectrum between two drawn ones is
+impossible. The prior is the fraction of each class in ranges of latitude and of longitude around
+the Galactic centre, times a factor by flux: pulsars are more frequent among bright sources. --write
+puts them into the card of the model.
 """
 
 import shlex
@@ -21,13 +22,14 @@ import numpy as np
 from calibrate import write_card
 from options import options_of
 from scipy.ndimage import gaussian_filter
-from scipy.special import ndtr
 
+from astro_unetloc.evaluation.metrics import fit_completeness
+from astro_unetloc.evaluation.predictions import search_sky
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PowerLawFractions, spectral_grid
 from astro_unetloc.measurement.limits import expected_sqrt_ts
-from astro_unetloc.simulation.diffuse import expected_density, interstellar
+from astro_unetloc.simulation.diffuse import expected_density, interstellar, perturb
 from astro_unetloc.simulation.population import CLASSES, counted_band, draw_sources
 from astro_unetloc.simulation.sky import expected_photons
 from astro_unetloc.sphere import lonlat_from_vectors
@@ -35,8 +37,9 @@ from astro_unetloc.unet.model import load_model
 
 BINS_PER_DECADE = 8
 NSIDE = 64
-# Fainter sources are never detected, wider ones not as a point.
-MIN_PHOTONS, MAX_RADIUS_DEG = 3.0, 0.5
+MIN_PHOTONS = 3.0  # fainter sources are never found
+# Ranges of absolute latitude in which the fraction of sources that are found is one curve.
+RANGES_DEG = [0, 2, 5, 10, 30, 90]
 # A spectrum that a population never has still gets this part of its family, and a class this part
 # of the sources anywhere: real sources are not limited to the simulated ones.
 FLOOR = 1e-3
@@ -66,12 +69,13 @@ class Observation:
         laws = PowerLawFractions(self.edges, self.exposure.relative)
         self.log_fractions = np.log(laws.grid_fractions(self.grid)[0])
 
-    def detected(self, rng):
-        """Class, node, place, flux, counts and expected sqrt(TS) of the sources of a sky."""
+    def draw(self, rng):
+        """Row, class, node, place, flux, counts and expected sqrt(TS) of the sources of a sky."""
         band = tuple(self.edges[[0, -1]])
         sources = draw_sources(rng, band=counted_band(band))
         kept = expected_photons(sources, self.exposure, band) > MIN_PHOTONS
-        sources = sources.select(kept & (sources.radius_deg < MAX_RADIUS_DEG))
+        rows = np.flatnonzero(kept & (sources.size_deg == 0))
+        sources = sources.select(rows)
         pairs = zip(self.edges[:-1], self.edges[1:])
         counts = np.stack([expected_photons(sources, self.exposure, b) for b in pairs], axis=1)
         total = counts.sum(axis=1)
@@ -81,17 +85,36 @@ class Observation:
         place, flux = lonlat_from_vectors(sources.vectors), sources.spectra.flux(*self.flux_range)
         # the largest expected log-likelihood: the smallest divergence
         node = np.argmax(fraction @ self.log_fractions.T, axis=1)
-        return sources.source_class, node, *place, flux, total, sqrt_ts
+        return rows, sources.source_class, node, *place, flux, total, sqrt_ts
 
 
-def draw_population(observation, n_skies, half_found):
+def detection_curves(model, observation, seeds):
+    """`CompletenessCurve` by sqrt(TS) in each range of latitude, from searched skies."""
+    parts = []
+    for seed in seeds:
+        _, matches = search_sky(model, seed, years=observation.exposure.years)
+        rng = np.random.default_rng(seed)  # in the order of `simulate_photons`
+        perturb(interstellar(), rng)
+        rows, *_, lat, _, _, sqrt_ts = observation.draw(rng)
+        found = np.isin(rows, matches.select(model.threshold).catalog["Real_Row"])
+        parts.append((np.digitize(np.abs(lat), RANGES_DEG[1:-1]), sqrt_ts, found))
+    number, sqrt_ts, found = map(np.concatenate, zip(*parts))
+    curves = []
+    for part, low in enumerate(RANGES_DEG[:-1]):
+        curves.append(fit_completeness(sqrt_ts[number == part], found[number == part]))
+        print(f"half found from |b| = {low:2} deg on at sqrt(TS) {curves[-1].flux_at(0.5):.1f}")
+    return curves
+
+
+def draw_population(observation, n_skies, curves):
     """Class, node, place, flux, counts and probability of detection of sources of many skies.
 
-    Prints how many are detected in one; ``half_found`` is the sqrt(TS) of which half are.
+    Prints how many are detected in one, by the curve of each range of latitude.
     """
-    parts = [observation.detected(np.random.default_rng(seed)) for seed in range(n_skies)]
+    parts = [observation.draw(np.random.default_rng(seed))[1:] for seed in range(n_skies)]
     *sources, sqrt_ts = map(np.concatenate, zip(*parts))
-    weight = ndtr(sqrt_ts - half_found)
+    number = np.digitize(np.abs(sources[3]), RANGES_DEG[1:-1])
+    weight = np.choose(number, [curve(sqrt_ts) for curve in curves])
     for name, number in zip(CLASSES, np.bincount(sources[0], weight) / n_skies):
         print(f"{name:5} {number:8.1f} detected sources in a sky")
     return *sources, weight
@@ -148,15 +171,14 @@ def mean_of_bins(values, edges, weight):
 def main():
     """Fit and write."""
     options = options_of(
-        __doc__, model=str, skies=300, template=str, years=7.0, sqrt_ts=4.3, smooth=0.7,
+        __doc__, model=str, search=[1003], skies=200, template=str, years=7.0, smooth=0.5,
         confidence=0.8, write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
     ranges = model.energy_range, model.flux_range
     observation = Observation(*ranges, options.years, options.template)
-    source_class, node, *place, weight = draw_population(
-        observation, options.skies, options.sqrt_ts
-    )
+    curves = detection_curves(model, observation, options.search)
+    source_class, node, *place, weight = draw_population(observation, options.skies, curves)
     grid = observation.grid
     family = families(source_class, node, weight, grid, options.smooth)
     if options.write:

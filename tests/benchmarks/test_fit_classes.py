@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from astro_unetloc.evaluation.metrics import CompletenessCurve
 from astro_unetloc.irf.spectra import spectral_grid
 
 
@@ -43,8 +44,9 @@ def test_families_are_distributions_without_a_gap(benchmark):
 
 
 def test_population_is_detected_where_it_can_be(benchmark, capsys):
+    curve = CompletenessCurve(1.0, 4.5, 8.0)
     observation = benchmark.Observation((10.0, 2000.0), (10.0, 1000.0), 7.0, None)
-    source_class, node, *_, counts, weight = benchmark.draw_population(observation, 1, 4.3)
+    source_class, node, *_, counts, weight = benchmark.draw_population(observation, 1, [curve] * 5)
     detected = np.bincount(source_class, weight)
     assert "AGN " in capsys.readouterr().out
     assert 1200 < detected[0] < 2400  # 3FHL has 1556 sources
