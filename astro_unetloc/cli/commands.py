@@ -277,7 +277,7 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     """
     from astro_unetloc.catalog.columns import CLASSES
     from astro_unetloc.catalog.read import read_catalog
-    from astro_unetloc.catalog.table import source_classes
+    from astro_unetloc.catalog.table import numbers_of, source_classes
     from astro_unetloc.catalog.write import write_outputs
     from astro_unetloc.exceptions import counted
     from astro_unetloc.files import checksum
@@ -298,10 +298,11 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     write_outputs(result, paths, overwrite=overwrite,
                   figure=lambda file: plot_sources(sky_map, result, path=file))  # fmt: skip
     print_catalog(outputs, result)
-    classes = source_classes(result).tolist()
-    numbers = [f"{classes.count(name)} {name or 'of no class'}" for name in (*CLASSES, "")]
+    classes = source_classes(result[numbers_of(result, "Prob_PSR") >= 0]).tolist()
+    numbers = [f"{classes.count(name)} {name or 'uncertain'}" for name in (*CLASSES, "")]
     where = f" -> {', '.join(map(str, paths))}" if paths else ""
-    print_message(f"{counted(len(classes), 'source')}: {', '.join(numbers)}{where}", quiet)
+    n_sources = counted(len(classes), "source")
+    print_message(f"{n_sources} on the map: {', '.join(numbers)}{where}", quiet)
 
 
 @click.command()

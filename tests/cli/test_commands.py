@@ -151,7 +151,7 @@ def test_sources_of_any_catalog_are_classified_by_their_photons(passes, refused,
     words = ("classify", "c.csv", "--map", write_map(), "-o", "k.fits", "-o", "k.png")
     stderr = passes(*words)[1]
     assert "the map shows 1 of 2 sources" in stderr
-    assert "2 sources: 1 agn, 0 psr, 0 other, 1 of no class -> k.fits, k.png\n" in stderr
+    assert "1 source on the map: 1 agn, 0 psr, 0 other, 0 uncertain -> k.fits, k.png\n" in stderr
     assert files() == ["c.csv", "k.fits", "k.png", "map.fits"]
     table = read_catalog("k.fits")
     assert source_classes(table).tolist() == ["agn", ""]
