@@ -1,5 +1,7 @@
 """The benchmark that fits families and prior of the classes, on made-up sources."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,11 @@ from astro_unetloc.irf.spectra import spectral_grid
 @pytest.fixture(scope="module")
 def benchmark(import_benchmark):
     return import_benchmark("fit_classes")
+
+
+@pytest.fixture(scope="module")
+def observation(benchmark):
+    return benchmark.Observation((10.0, 2000.0), (10.0, 1000.0), 7.0, None)
 
 
 def test_prior_gives_back_the_number_of_each_class_at_each_place_and_brightness(benchmark):
@@ -43,9 +50,27 @@ def test_families_are_distributions_without_a_gap(benchmark):
     assert family.argmax(axis=1).tolist() == [50, 101, 60]
 
 
-def test_population_is_detected_where_it_can_be(benchmark, capsys):
+def test_curves_of_detection_are_those_of_the_searched_skies(benchmark, observation, monkeypatch):
+    """Half of the sources with a sqrt(TS) of 6 are found, in a search that is made up."""
+
+    def search_sky(model, seed, *, years):
+        assert years == 7.0
+        rng = np.random.default_rng(seed)
+        benchmark.perturb(benchmark.interstellar(), rng)
+        rows, *_, sqrt_ts = observation.draw(rng)
+        found = np.random.default_rng(0).random(len(rows)) < 1 / (1 + (6.0 / sqrt_ts) ** 8)
+        listed = SimpleNamespace(catalog={"Real_Row": np.append(rows[found], -1)})
+        return None, SimpleNamespace(select=lambda threshold: listed)
+
+    monkeypatch.setattr(benchmark, "search_sky", search_sky)
+    curves = benchmark.detection_curves(SimpleNamespace(threshold=0.8), observation, [1, 2])
+    halves = [curve.flux_at(0.5) for curve in curves]
+    assert len(halves) == len(benchmark.RANGES_DEG) - 1
+    np.testing.assert_allclose(halves, 6.0, rtol=0.15)
+
+
+def test_population_is_detected_where_it_can_be(benchmark, observation, capsys):
     curve = CompletenessCurve(1.0, 4.5, 8.0)
-    observation = benchmark.Observation((10.0, 2000.0), (10.0, 1000.0), 7.0, None)
     source_class, node, *_, counts, weight = benchmark.draw_population(observation, 1, [curve] * 5)
     detected = np.bincount(source_class, weight)
     assert "AGN " in capsys.readouterr().out
