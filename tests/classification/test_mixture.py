@@ -40,16 +40,17 @@ def test_groups_are_found_with_their_true_widths():
     """The mixture has the width of the true spectra, not that of the measurements."""
     rng = np.random.default_rng(0)
     soft = np.arange(1000) % 5 == 0
-    index = np.where(soft, 4.5, 2.2) + 0.3 * rng.normal(size=1000)
+    log_index = np.log(np.where(soft, 4.5, 2.2)) + 0.12 * rng.normal(size=1000)
     root = np.where(soft, 0.9, 0.45) + 0.1 * rng.normal(size=1000)
-    errors = rng.normal(size=(2, 1000))
-    mixture = fit_mixture(measured(index + 0.3 * errors[0], root + 0.2 * errors[1]), GRID)
+    index = np.exp(log_index) + 0.3 * rng.normal(size=1000)
+    mixture = fit_mixture(measured(index, root + 0.2 * rng.normal(size=1000)), GRID)
     assert mixture.classes.tolist() == ["agn", "psr"]
     assert mixture.weights == pytest.approx([0.8, 0.2], abs=0.02)
-    assert mixture.means == pytest.approx(np.array([[2.2, 0.45], [4.5, 0.9]]), abs=0.05)
+    assert np.exp(mixture.means[:, 0]) == pytest.approx([2.2, 4.5], abs=0.1)
+    assert mixture.means[:, 1] == pytest.approx([0.45, 0.9], abs=0.05)
+    # the measurements scatter by 0.18 and 0.22
     sigma = np.sqrt(mixture.covariances[:, [0, 1], [0, 1]])
-    # between nodes, 0.25 and 0.15 apart, likelihoods are lines; measured are 0.42 and 0.22
-    assert sigma == pytest.approx(np.array([[0.3, 0.1], [0.3, 0.1]]), abs=0.07)
+    assert sigma == pytest.approx(np.array([[0.12, 0.1], [0.12, 0.1]]), abs=0.035)
 
 
 def test_curved_spectra_are_pulsars_though_they_are_hard():
