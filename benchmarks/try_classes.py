@@ -1,7 +1,7 @@
 """Networks and regressions that tell pulsars, AGN and other sources apart, on the same detections.
 
     python benchmarks/try_classes.py [--folder classes] [--train 1 2 3 4 5 6] [--calibrate 7 8 9]
-        [--report 2000 2001 2002] [--pairs 2000] [--skies 26] [--steps 1200]
+        [--report 2000 2001 2002 2003] [--pairs 2000] [--skies 26] [--steps 1200]
 
 Searches whole simulated skies above 10 GeV at the default threshold. The skies to train and to
 calibrate on have four times the pulsars and twice the other Galactic sources, for which
@@ -409,7 +409,7 @@ def main():
     """Simulate, train and print."""
     options = options_of(
         __doc__, folder=Path("classes"), train=[1, 2, 3, 4, 5, 6], calibrate=[7, 8, 9],
-        report=[2000, 2001, 2002], pairs=2000, skies=26, steps=1200,
+        report=[2000, 2001, 2002, 2003], pairs=2000, skies=26, steps=1200,
     ).parse_args()  # fmt: skip
     options.folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
