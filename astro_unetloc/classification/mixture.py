@@ -40,7 +40,7 @@ _FIRST, _STARTS = (0.9, 0.3), tuple(product((0.4, 0.9, 1.25, 1.6), (0.2, 0.9)))
 _START_WEIGHT, _START_SIGMA = 0.1, np.array([0.2, 0.2])
 # Iterations of a start and of the best start, unless the log-likelihood stands still before.
 _N_SHORT, _N_LONG, _TOLERANCE = 20, 500, 1e-2
-_TINY = 1e-12  # density of a source that no component explains, fraction of a class without one
+_TINY = 1e-12  # least density, number of sources and fraction, so that ratios are finite
 
 # A component is called pulsars if its mean index or mean beta is larger. AGN have 2.2 and 0.05;
 # pulsars have 4.3 and 1 above 10 GeV (4.1 and 0.05 by the band fluxes of 3FHL, which do not resolve
@@ -284,7 +284,7 @@ def _maximize(sources, mixture, n_iterations):
 
 def _maximum(mesh, at_points, by_latitude):
     """Mixture of the numbers of sources (K, m) at the points and (K, n_bins) by latitude."""
-    number = at_points.sum(axis=1)
+    number = at_points.sum(axis=1) + _TINY
     means = at_points @ mesh.points / number[:, None]
     away = mesh.points - means[:, None]
     scatter = np.swapaxes(at_points[:, :, None] * away, 1, 2) @ away
