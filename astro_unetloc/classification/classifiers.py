@@ -148,9 +148,8 @@ class Classifier:
         --------
         >>> from astro_unetloc import load_model
         >>> from astro_unetloc.classification import Classifier
-        >>> Classifier.of(load_model()).prior([0.0, 120.0], [0.0, 60.0]).round(1)
-        array([[0. , 0.3, 0.7],
-               [1. , 0. , 0. ]])
+        >>> Classifier.of(load_model()).prior([120.0], [60.0]).round(1)
+        array([[1., 0., 0.]])
         """
         result = sources.copy()
         lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
