@@ -335,8 +335,8 @@ def _class_bins(axes, table, *, label, log=True):
     _log_axis(lower, "y", [numbers_of(table, f"N_{name}") for name in _CLASS_STYLES])
     upper.set(ylabel="Value", ylim=(None, 1.02))
     lower.set(ylabel="Number", xlabel=label)
-    upper.legend(frameon=False, loc="lower right", fontsize=9)
-    lower.legend(frameon=False, fontsize=9)
+    for each, n in ((upper, 4), (lower, 3)):  # above, since points may lie anywhere
+        each.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.99), ncols=n)
 
 
 def _confusion(axes, table):
