@@ -388,7 +388,7 @@ def classify_sources(
     >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
     >>> sky_map, truth = simulate_sky(center=center, radius=8 * u.deg, rng=1)
     >>> bright = truth[truth["Npred"] > 20]
-    >>> classify_sources(bright, sky_map)["Class"][1]
+    >>> str(classify_sources(bright, sky_map)["Class"][1])
     'agn'
     """
     class_prior = None if class_prior is None else class_fractions(class_prior)

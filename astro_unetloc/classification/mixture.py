@@ -44,8 +44,8 @@ _TINY = 1e-12  # least density, number of sources and fraction, so that ratios a
 
 # A component is called pulsars if its mean index or mean beta is larger. AGN have 2.2 and 0.05;
 # pulsars have 4.3 and 1 above 10 GeV (4.1 and 0.05 by the band fluxes of 3FHL, which do not resolve
-# the curvature), and 1.4 and 0.5 above 0.5 GeV.
-_PULSAR_INDEX, _PULSAR_BETA = 3.3, 0.35
+# the curvature), and 1.2 and 0.35 above 0.5 GeV.
+_PULSAR_INDEX, _PULSAR_BETA = 3.3, 0.25
 # It is Galactic if more of its sources lie within 5 deg of the plane, where the sky has 9 %.
 _GALACTIC_FRACTION = 0.25
 
