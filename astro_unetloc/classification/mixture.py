@@ -42,10 +42,11 @@ _START_WEIGHT, _START_SIGMA = 0.1, np.array([0.2, 0.2])
 _N_SHORT, _N_LONG, _TOLERANCE = 20, 500, 1e-2
 _TINY = 1e-12  # least density, number of sources and fraction, so that ratios are finite
 
-# A component is called pulsars if its mean index or mean beta is larger. AGN have 2.2 and 0.05;
-# pulsars have 4.3 and 1 above 10 GeV (4.1 and 0.05 by the band fluxes of 3FHL, which do not resolve
-# the curvature), and 1.2 and 0.35 above 0.5 GeV.
-_PULSAR_INDEX, _PULSAR_BETA = 3.3, 0.25
+# A component is called pulsars if its mean index is larger, or if its mean beta is that much larger
+# than that of the largest component. AGN have 2.2 and 0.05 (0.3 where pixels of 0.9 deg hide the
+# spectra); pulsars have 4.3 and 1 above 10 GeV (4.1 and 0.05 by the band fluxes of 3FHL, which do
+# not resolve the curvature), and 1.2 and 0.35 above 0.5 GeV.
+_PULSAR_INDEX, _PULSAR_BETA = 3.3, 0.2
 # It is Galactic if more of its sources lie within 5 deg of the plane, where the sky has 9 %.
 _GALACTIC_FRACTION = 0.25
 
@@ -103,14 +104,14 @@ class Mixture:
     def classes(self):
         """Class (K,) of each component by its physics.
 
-        Soft or curved components are pulsars, others along the plane are other sources of the
-        Galaxy, and the rest are AGN.
+        Soft components are pulsars, as those that are more curved than the largest one; others
+        along the plane are other sources of the Galaxy, and the rest are AGN.
         """
-        log_index, root = self.means.T
-        soft_or_curved = (log_index > np.log(_PULSAR_INDEX)) | (root > np.sqrt(_PULSAR_BETA))
+        index, beta = np.exp(self.means[:, 0]), np.maximum(self.means[:, 1], 0.0) ** 2
+        more_curved = beta > beta[self.weights.argmax()] + _PULSAR_BETA
         n_near = np.sum(_LATITUDE_EDGES[1:] <= 5) if self.latitudes.shape[1] > 1 else 0
         galactic = self.latitudes[:, :n_near].sum(axis=1) > _GALACTIC_FRACTION
-        return np.select([soft_or_curved, galactic], ["psr", "other"], "agn")
+        return np.select([(index > _PULSAR_INDEX) | more_curved, galactic], ["psr", "other"], "agn")
 
     def responsibilities(self, log_likelihood, latitude_deg=None):
         """Probabilities (n, K) of the components for sources as in `fit_mixture`."""
