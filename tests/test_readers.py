@@ -26,6 +26,7 @@ PROVENANCE = META | {
     "VERSIONS": "numpy 2.4.6, scipy 1.17.1, astropy 8.0.2, healpy 1.20.1, scikit-learn 1.9.1",
     "INSHA256": "0123456789abcdef" * 4,
     "THRESH": 0.15,
+    "BANDS": "10 20 50",
     "DSTYP2": "BIT_MASK(EVENT_CLASS,128,P8R2)",
     "DSVAL2": "1:1",
     "long keyword": "\u03b3 rays, it's <odd> & long: " + "x" * 100,
@@ -100,7 +101,11 @@ def test_stilts_reads_names_and_values(tmp_path, suffix):
     out = tmp_path / "out.csv"
     run("stilts", "tpipe", *options, f"in={path}", "ofmt=csv", f"out={out}")
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
-    assert list(rows[0])[: len(COLUMNS)] == [spec.name for spec in COLUMNS]
+    expected = [spec.name for spec in COLUMNS]
+    if suffix == ".csv":  # a column for each band
+        bands = [[f"{s.name}_1", f"{s.name}_2"] if s.per_band else [s.name] for s in COLUMNS]
+        expected = sum(bands, [])
+    assert list(rows[0])[: len(expected)] == expected
     assert [row["Source_Name"] for row in rows] == list(catalog["Source_Name"])
     for name in ("RAJ2000", "Flux", "Npred", "ASSOC_Prob", "Flags"):
         found = [float(row[name] or "nan") for row in rows]

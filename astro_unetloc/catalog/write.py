@@ -327,6 +327,12 @@ def _votable_bytes(table):
     for name, column in list(text.items()):
         if column.dtype.kind == "U" and "".join(np.ma.getdata(column).ravel()).isascii():
             text[name] = column.astype("S")  # ``char``, which every reader knows
+        elif column.ndim > 1 and column.dtype.kind == "f":
+            # masked arrays would be written as empty cells, which are no arrays
+            values = np.ma.getdata(getattr(column, "unmasked", column))
+            text[name] = np.where(getattr(column, "mask", False), np.nan, values)
+            for attribute in ("description", "meta", "unit"):
+                setattr(text[name].info, attribute, getattr(column.info, attribute))
     votable = from_table(text)
     first = votable.get_first_table()
     votable.resources[0].coordinate_systems.append(CooSys(ID="icrs", system="ICRS"))
