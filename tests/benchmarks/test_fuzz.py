@@ -25,10 +25,10 @@ def test_mutations_change_little(fuzz, rng):
 
 def test_no_mutated_file_is_a_fault_a_hang_or_silently_other(fuzz, real_data):
     # not in this process, which may hold more memory than a mutated file is allowed
-    command = [sys.executable, "-W", "ignore", fuzz.__file__, real_data, "--number", "40"]
+    command = [sys.executable, "-W", "ignore", fuzz.__file__, real_data, "--number", "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     title, *rows = (line.split() for line in done.stdout.splitlines())
     whole = dict(zip(title, map(int, next(row[1:] for row in rows if row[0] == "all"))))
-    assert sum(whole.values()) == 40
-    assert whole["refused"] > 5
+    assert sum(whole.values()) == 20
+    assert whole["refused"] > 2
     assert {name: whole[name] for name in title[3:]} == dict.fromkeys(title[3:], 0)
