@@ -451,9 +451,6 @@ def _spread(column, rows, table):
     return result if unit is None else result * unit
 
 
-# The options are listed once, in `detect`.
-
-
 def threshold_of_purity(score, purity):
     """Return the smallest ``Score`` of the longest list whose mean ``Score`` is at least a purity.
 
