@@ -53,6 +53,8 @@ SPECTRAL = "Spectral_LnL"
 _NORMS = 0.5, 2.0
 # Groups that are fitted, and held in memory, at the same time.
 _MAX_THREADS = 4
+# Sources whose spectra are compared with those of the grid at the same time.
+_MAX_SPECTRA = 300
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
 _MIN_HESSIAN = 1e-3
 # Indices of the parameters x, y, counts and index that are free in the steps of the fit.
@@ -243,13 +245,20 @@ class FieldFit:
 
     def _bands(self, state, _, npred_other, grid):
         """Columns of counts and flux by band, and the log-likelihood of the spectra of a grid."""
-        likelihood, pairs = self.likelihood.select(self.members)
-        state, counts = state.select(self.members, pairs), self.setup.counts
+        n_parts = len(self.members) // _MAX_SPECTRA + 1
+        rows = np.array_split(self.members, n_parts)
+        parts = [self._bands_of(r, state, npred_other, grid) for r in rows]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _bands_of(self, rows, state, npred_other, grid):
+        """The same of the sources of some rows (k,)."""
+        likelihood, pairs = self.likelihood.select(rows)
+        state, counts = state.select(rows, pairs), self.setup.counts
         bins = BinLikelihood(likelihood, state, npred_other[pairs])
         edges = counts.energy_edges, counts.band_edges
         columns = band_columns(bins, likelihood.spectrum, state.index, *edges)
         for name in BAND_COLUMNS[2:]:
-            columns[name] = np.where(self.exposed[self.members, None], columns[name], np.nan)
+            columns[name] = np.where(self.exposed[rows, None], columns[name], np.nan)
         if grid is not None:
             ratio = bins.profile(likelihood.spectrum.grid_fractions(grid))[2]
             columns[SPECTRAL] = (ratio - ratio.max(axis=1, keepdims=True)).astype(np.float32)
