@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, set_flag
+from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, LOG_LIKELIHOOD, set_flag
 from astro_unetloc.catalog.match import inside_extended
 from astro_unetloc.catalog.read import as_reference, as_table, read_extended
 from astro_unetloc.catalog.table import (
@@ -29,11 +29,7 @@ from astro_unetloc.catalog.table import (
     make_catalog,
     with_columns,
 )
-from astro_unetloc.classification.classifiers import (
-    LOG_LIKELIHOOD,
-    Classifier,
-    class_fractions,
-)
+from astro_unetloc.classification.classifiers import Classifier, class_fractions
 from astro_unetloc.classification.mixture import fit_mixture
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import (
@@ -577,11 +573,10 @@ def _measured(sources, sky_map, model, classifier, *, fixed=False):
 
 
 def _classifier(model, fit_edges):
-    """`Classifier` of a model for the energies that were fitted; None if it has none."""
-    classifier = Classifier.of(model)
-    if classifier is None or not len(fit_edges) or fit_edges[0] >= fit_edges[-1]:
+    """`Classifier` of a model for the energies that were fitted; None without either."""
+    if not len(fit_edges) or fit_edges[0] >= fit_edges[-1]:
         return None
-    return classifier.seen_in(*fit_edges[[0, -1]])
+    return Classifier.of(model, fit_edges[[0, -1]])
 
 
 def _sky_map(map, parts):

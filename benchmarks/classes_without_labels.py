@@ -14,9 +14,9 @@ from options import options_of
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, roc_auc_score
 
 from astro_unetloc import read_catalog
+from astro_unetloc.catalog.columns import LOG_LIKELIHOOD
 from astro_unetloc.catalog.table import degrees, glon_glat_vectors, source_classes, texts_of
 from astro_unetloc.classification import fit_mixture
-from astro_unetloc.classification.classifiers import LOG_LIKELIHOOD
 from astro_unetloc.classification.features import flux_log_likelihood
 from astro_unetloc.detection.localization import source_table
 from astro_unetloc.evaluation.predictions import observed_sky, search_sky

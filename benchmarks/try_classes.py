@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from astro_unetloc.catalog.columns import LOG_LIKELIHOOD
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.classification.classifiers import Classifier
 from astro_unetloc.detection.localization import localize
@@ -168,7 +169,7 @@ def refitted(vectors, kept, sky_map):
     for members, everyone in fit_groups(vectors, setup):
         fit = FieldFit(vectors[everyone], setup, np.searchsorted(everyone, members))
         best = fit._maximize(fit._initial(), fit.background, fit.config.n_rounds, [2, 3])
-        likelihood[members] = fit._bands(*best, GRID)["Spectral_LnL"]
+        likelihood[members] = fit._bands(*best, GRID)[LOG_LIKELIHOOD]
         for member in np.intersect1d(members, kept):
             row = np.searchsorted(everyone, member)
             residual[0, member] = _residual(fit, *best[:2], row, vectors[member], without=row)

@@ -20,6 +20,10 @@ AREA = "MOC"
 # Keyword of the edges of the energy bands of the model in GeV, with spaces between them.
 BANDS = "BANDS"
 
+# Column of the fit (n, n_nodes) that a classifier takes out of the table of sources: log-likelihood
+# of each spectrum of a grid, at most 0, NaN without a fit.
+LOG_LIKELIHOOD = "Spectral_LnL"
+
 
 @dataclass(frozen=True)
 class ColumnSpec:

@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-from astro_unetloc.catalog.columns import CLASSES, set_column, set_flag
+from astro_unetloc.catalog.columns import CLASSES, LOG_LIKELIHOOD, set_column, set_flag
 from astro_unetloc.catalog.table import degrees, numbers_of
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.spectra import SpectralGrid
-
-LOG_LIKELIHOOD = "Spectral_LnL"  # column of the fit, (n, n_nodes), at most 0, NaN without a fit
 
 # Entries of a card.
 _ARRAYS = (
@@ -152,12 +150,13 @@ class Classifier:
         array([[1., 0., 0.]])
         """
         result = sources.copy()
-        lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
-        flux, counts = (numbers_of(sources, name) for name in ("Flux", "Npred"))
-        flux = np.where(np.isfinite(flux), flux, counts * self.flux_per_count)
-        prior = self.prior(lon, lat, flux)
-        if class_prior is not None:
-            prior = np.broadcast_to(class_fractions(class_prior), prior.shape)
+        if class_prior is None:
+            lon, lat = (degrees(sources[name]) for name in ("GLON", "GLAT"))
+            flux, counts = (numbers_of(sources, name) for name in ("Flux", "Npred"))
+            flux = np.where(np.isfinite(flux), flux, counts * self.flux_per_count)
+            prior = self.prior(lon, lat, flux)
+        else:
+            prior = np.tile(class_fractions(class_prior), (len(sources), 1))
         likelihood = np.reshape(result[LOG_LIKELIHOOD], (len(result), len(self.grid)))
         del result[LOG_LIKELIHOOD]
         probability, error, ratio = self.probabilities(likelihood, prior)

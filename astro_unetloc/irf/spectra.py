@@ -63,7 +63,12 @@ def energy_nodes(energy, grid, what):
             f"the {what} covers {grid[0]:g}-{grid[-1]:g} GeV; got energies from {energy.min():g} "
             f"to {energy.max():g} GeV; compute it for all of them"
         )
-    position = np.interp(np.log(energy), np.log(grid), np.arange(len(grid)))
+    return _around(np.log(grid), np.log(energy))
+
+
+def _around(grid, values):
+    """Row of the value of an ascending grid below each value, and the weight of the next row."""
+    position = np.interp(values, grid, np.arange(len(grid)))
     row = np.minimum(position.astype(int), max(len(grid) - 2, 0))
     return row, position - row
 
@@ -184,6 +189,13 @@ def power_laws(flux, index, *, emin=10.0, emax=2000.0):
     return shapes.scaled(flux, emin, emax)
 
 
+def power_law_integrals(index, edges):
+    """Integrals (k, n) of ``(E / GeV) ** -index`` between edges (n + 1,) in GeV, index (k,)."""
+    exponent, log_edges = 1 - np.asarray(index, dtype=float)[:, None], np.log(edges)
+    width = np.diff(log_edges)
+    return width * np.exp(exponent * log_edges[:-1]) * exprel(exponent * width)
+
+
 class PowerLawFractions:
     """Distribution of the detected photons of power laws over energy bins (edges in GeV).
 
@@ -285,13 +297,6 @@ class SpectralGrid:
             for j, wj in ((low[1], 1 - high[1]), (low[1] + 1, high[1])):
                 result[rows, i, j] += wi * wj
         return result.reshape(len(rows), len(self))
-
-
-def _around(grid, values):
-    """Row of the grid value below each value, and the weight of the next one."""
-    position = np.interp(values, grid, np.arange(len(grid)))
-    row = np.minimum(position.astype(int), len(grid) - 2)
-    return row, position - row
 
 
 def spectral_grid(emin):

@@ -14,12 +14,12 @@ import numpy as np
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
-from astro_unetloc.catalog.columns import set_column, set_flag
+from astro_unetloc.catalog.columns import LOG_LIKELIHOOD, set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.exceptions import warn
 from astro_unetloc.irf.exposure import exposure_of, square_degree_density
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
-from astro_unetloc.irf.spectra import PowerLawFractions, power_laws
+from astro_unetloc.irf.spectra import PowerLawFractions, power_law_integrals
 from astro_unetloc.measurement.background import LocalBackground, model_background
 from astro_unetloc.measurement.data import (
     MeasurementConfig,
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 _ELLIPSES = [f"Conf_{n}_{axis}" for n in (68, 95) for axis in ("SemiMajor", "SemiMinor", "PosAng")]
 _SPECTRUM = "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index"
 _FLAGS = "fit_failed", "wide", "bright_neighbor"
-# Log-likelihood of the spectra of a grid, for the classification.
-SPECTRAL = "Spectral_LnL"
 # A background with a fitted factor outside of these is warned about.
 _NORMS = 0.5, 2.0
 # Groups that are fitted, and held in memory, at the same time.
@@ -261,7 +259,7 @@ class FieldFit:
             columns[name] = np.where(self.exposed[rows, None], columns[name], np.nan)
         if grid is not None:
             ratio = bins.profile(likelihood.spectrum.grid_fractions(grid))[2]
-            columns[SPECTRAL] = (ratio - ratio.max(axis=1, keepdims=True)).astype(np.float32)
+            columns[LOG_LIKELIHOOD] = (ratio - ratio.max(axis=1, keepdims=True)).astype(np.float32)
         return columns
 
     def flux_per_count(self, index, flux_range):
@@ -270,8 +268,7 @@ class FieldFit:
         NaN where the exposure is unknown.
         """
         detected = self.spectrum.select(self.members).detected(index).sum(axis=1)
-        laws = power_laws(np.ones(len(index)), index, emin=1.0, emax=2.0)
-        flux = laws.flux(*flux_range) / laws.amplitude / np.maximum(detected, 1e-300)
+        flux = power_law_integrals(index, flux_range)[:, 0] / np.maximum(detected, 1e-300)
         return np.where(self.exposed[self.members], flux, np.nan)
 
     def _wide(self, state, _, npred_other):
@@ -385,7 +382,7 @@ def measure_sources(
         set_column(result, name, values.get(name, unknown))
     if grid is not None:
         unknown = np.full((len(result), len(grid)), np.nan, np.float32)
-        result[SPECTRAL] = values.get(SPECTRAL, unknown)
+        result[LOG_LIKELIHOOD] = values.get(LOG_LIKELIHOOD, unknown)
     for name in _FLAGS:
         set_flag(result, name, values.get(name, name == "fit_failed"))
     if values:

@@ -8,8 +8,8 @@ many spectra are compared without another look at the counts.
 """
 
 import numpy as np
-from scipy.special import exprel
 
+from astro_unetloc.irf.spectra import power_law_integrals
 from astro_unetloc.measurement.data import sum_groups
 
 # Knots in s, in units of the fitted counts. Between them g is a cubic in ln s with the right
@@ -122,15 +122,8 @@ def band_columns(bins, spectrum, index, energy_edges, band_edges):
     photons = spectrum.fractions(index)[:, None] * inside  # (k, n_band, n_energy)
     total = photons.sum(axis=2, keepdims=True)
     counts, error, _ = bins.profile(photons / np.where(total > 0, total, 1.0), n_newton=10)
-    in_bands, in_bins = (_integral(index, edges) for edges in (band_edges, energy_edges))
+    in_bands, in_bins = (power_law_integrals(index, edges) for edges in (band_edges, energy_edges))
     scale = in_bands / np.maximum(in_bins @ inside.T, _TINY)
     flux = in_bands / np.maximum(spectrum.detected(index) @ inside.T, _TINY)
     values = counts * scale, error * scale, counts * flux, error * flux
     return dict(zip(BAND_COLUMNS, np.where(covered > _MIN_COVERED, values, np.nan)))
-
-
-def _integral(index, edges):
-    """Integrals (k, n) of ``(E / GeV) ** -index`` between edges (n + 1,) in GeV, index (k,)."""
-    exponent, log_edges = 1 - index[:, None], np.log(edges)
-    width = np.diff(log_edges)
-    return width * np.exp(exponent * log_edges[:-1]) * exprel(exponent * width)

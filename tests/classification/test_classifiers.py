@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from astropy.table import QTable
 
-from astro_unetloc.catalog.columns import CLASSES, has_flag
+from astro_unetloc.catalog.columns import CLASSES, LOG_LIKELIHOOD, has_flag
 from astro_unetloc.classification import Classifier
-from astro_unetloc.classification.classifiers import LOG_LIKELIHOOD
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import PowerLawFractions
 from astro_unetloc.unet.model import list_models, load_model

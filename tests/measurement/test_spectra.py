@@ -14,9 +14,10 @@ from made_sources import (
 )
 from scipy.optimize import minimize_scalar
 
+from astro_unetloc.catalog.columns import LOG_LIKELIHOOD
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.spectra import PowerLawFractions, spectral_grid
-from astro_unetloc.measurement.fit import SPECTRAL, measure_sources
+from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.measurement.spectra import BinLikelihood
 
 BANDS = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
@@ -76,7 +77,7 @@ def test_counts_by_band_are_those_of_the_spectrum():
 def test_the_true_spectrum_is_as_likely_as_it_should_be(photons_each):
     """Twice the loss of log-likelihood at the truth is a chi-squared of up to two parameters."""
     sky_map, sources, _ = lonely_sources(photons_each, nside=4, index=2.5, seed=2)
-    ratio = np.asarray(measured(sky_map, sources)[SPECTRAL])
+    ratio = np.asarray(measured(sky_map, sources)[LOG_LIKELIHOOD])
     assert ratio.max(axis=1) == pytest.approx(0)
     index, beta = spectral_grid(BANDS[0]).nodes
     loss = -ratio[:, (index == 2.5) & (beta == 0)][:, 0]
@@ -103,5 +104,5 @@ def test_nothing_is_known_without_a_fit():
     sky_map, sources, _ = lonely_sources(10, nside=1)
     result = measured(sky_map, sources[:0])
     assert result["Counts_Band"].shape == (0, 5)
-    assert len(result[SPECTRAL]) == 0
+    assert len(result[LOG_LIKELIHOOD]) == 0
     assert RANGE == (BANDS[0], BANDS[-1])
