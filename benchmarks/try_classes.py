@@ -5,11 +5,11 @@
 
 Searches whole simulated skies above 10 GeV at the default threshold. The skies to train and to
 calibrate on have four times the pulsars and twice the other Galactic sources, for which
-probabilities are corrected; the skies to report have natural abundances. The rivals of the
+probabilities are corrected; the skies to report have natural abundances. The baselines of the
 classifier of the model are regressions on the columns of the catalogue, a network of the counts
 around each source less background and neighbours of the fit, and the U-Net: its trunk as it is
 shipped, or trained further with outputs by class on a patch set by class. The probabilities of
-each rival are those of a regression on the skies to calibrate on, with or without the Galactic
+each baseline are those of a regression on the skies to calibrate on, with or without the Galactic
 position. Skies of pairs hold a pulsar and an AGN of 30 to 300 photons, 0.25 to 0.5 deg apart, or
 the same 3 deg apart. What was computed is kept in the folder.
 """
@@ -116,7 +116,7 @@ def drawn_pairs(rng, limits_deg):
 
 
 def detections(kind, seed, folder):
-    """What the rivals see of the real detections of a sky, arrays (n, ...) by name."""
+    """What the baselines see of the real detections of a sky, arrays (n, ...) by name."""
     path = folder / f"{kind}-{seed}.npz".replace(" ", "-")
     if not path.exists():
         sky_map, truth = simulated(kind, seed)
@@ -381,7 +381,7 @@ def print_scores(name, probability, true_class):
 
 
 def features_of(found, logits, classifier, minis):
-    """What the probabilities of each rival are a regression on, arrays (n, k) by name."""
+    """What the probabilities of each baseline are a regression on, arrays (n, k) by name."""
     by_photons = classifier.probabilities(found["likelihood"], np.full((1, 3), 1 / 3))[0]
     features = {
         "regression of columns": found["columns"],
@@ -437,7 +437,7 @@ def main():
 
 
 def print_report(data, features, classifier, minis):
-    """Scores of all rivals on the skies to report, and the regressions without a position."""
+    """Scores of all baselines on the skies to report, and the regressions without a position."""
     report, true = data["report"], {name: found["true_class"] for name, found in data.items()}
     place = {name: position(found["vectors"]) for name, found in data.items()}
     print(f"{'detections of AGN, PSR, OTHER':<46} {np.bincount(true['report'])}")
@@ -449,10 +449,10 @@ def print_report(data, features, classifier, minis):
         found = classifier.probabilities(report["likelihood"], prior)[0]
         print_scores(f"classifier of the model{name}", found, true["report"])
     of_photons = {}
-    for name, of_rival in features["calibrate"].items():
-        of_photons[name] = regression(name, of_rival, true["calibrate"])
+    for name, of_baseline in features["calibrate"].items():
+        of_photons[name] = regression(name, of_baseline, true["calibrate"])
         print_scores(name, of_photons[name](features["report"][name]), true["report"])
-        both = regression(name, np.hstack([of_rival, place["calibrate"]]), true["calibrate"])
+        both = regression(name, np.hstack([of_baseline, place["calibrate"]]), true["calibrate"])
         both = both(np.hstack([features["report"][name], place["report"]]))
         print_scores(f"{name} + position", both, true["report"])
         if name in minis:
@@ -462,11 +462,11 @@ def print_report(data, features, classifier, minis):
 
 
 def print_pairs(kind, found, features, classifier, of_photons):
-    """AUC and balanced accuracy of all rivals on one sky of pairs, without position."""
+    """AUC and balanced accuracy of all baselines on one sky of pairs, without position."""
     print(f"{kind}: {np.bincount(found['true_class'])} of {N_PAIRS} AGN and pulsars found")
     by_photons = classifier.probabilities(found["likelihood"], np.full((1, 3), 1 / 3))[0]
-    rivals = {name: of_photons[name](of_rival) for name, of_rival in features.items()}
-    for name, probability in ({"classifier of the model": by_photons} | rivals).items():
+    baselines = {name: of_photons[name](of_baseline) for name, of_baseline in features.items()}
+    for name, probability in ({"classifier of the model": by_photons} | baselines).items():
         scores = class_scores(probability, found["true_class"])
         print(f"{name:<46} {scores['AUC']:.3f} {scores['Balanced_Accuracy']:.3f}", flush=True)
 

@@ -65,7 +65,7 @@ class Classifier:
 
         If N(>S) ~ 1/S, the sources above a number of photons have spectra in proportion to the
         photons in those energies: above 50 GeV hardly any is a pulsar, and all classes get the same
-        family, since the spectrum does not tell the others from AGN.
+        family, since AGN and the others have the same spectra there.
         """
         low, high = self.energy_range
         emin, emax = max(emin, low), min(emax, high)

@@ -1,4 +1,4 @@
-"""What catalogues state of a spectrum, as the likelihood that a classifier takes."""
+"""Likelihood of spectra, as a classifier takes it, from the band fluxes of a catalogue."""
 
 import numpy as np
 

@@ -61,7 +61,7 @@ _SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extende
     click.option("--measure/--no-measure", default=True,
                  help="Fit positions, counts and fluxes by likelihood."),
     click.option("--classify/--no-classify", default=True,
-                 help="Tell AGN, pulsars and others by the energies of their photons."),
+                 help="Classify sources as AGN, pulsars or others."),
     prior_option,
     click.option("--extended", metavar="FILE|NAME", help="Catalogue (a file, or a name such as "
                  "4fgl); sources inside its extended sources are flagged."),

@@ -262,8 +262,8 @@ class PowerLawFractions:
 class SpectralGrid:
     """Log-parabolas ``E ** -(index + beta ln(E / pivot))`` on a grid of index and curvature.
 
-    They stand for the spectra that a source can have. Cut-offs of pulsars look like them: with
-    few photons in the range of a map nobody sees the difference.
+    They approximate the spectra of all sources. In the energy range of a map the cut-off of a
+    pulsar is close to a log-parabola.
     """
 
     pivot: float  # in GeV

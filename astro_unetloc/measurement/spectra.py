@@ -1,4 +1,4 @@
-"""What the counts of the sources tell of their spectra: counts by band, likelihood of any spectrum.
+"""Counts by band and the likelihood of any spectrum, for sources at fitted positions.
 
 Position, background and neighbours stay as they were fitted. The log-likelihood ratio between s and
 no counts of a source in one energy bin is then ``g(s) - s * observed`` with

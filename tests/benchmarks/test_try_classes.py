@@ -1,4 +1,4 @@
-"""Parts of the benchmark of rival classifiers, on hand-made arrays."""
+"""Parts of the benchmark of baseline classifiers, on hand-made arrays."""
 
 import numpy as np
 import pytest
