@@ -15,6 +15,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from astropy.units import Quantity
 from tqdm import tqdm
 
 from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, LOG_LIKELIHOOD, set_flag
@@ -154,8 +155,9 @@ class Run:
         given, model = self.given, self.model
         words = ["astro-unetloc", *_listed(given.get("map")), "-o", "catalog.fits"]
         for role in _COMPANIONS:
-            for path in _listed(given.get(role)):
-                words += [f"--{role}", path]
+            for part in _listed(given.get(role)):
+                is_radius = isinstance(part, Quantity)
+                words += ["--psf-radius", _name(part)] if is_radius else [f"--{role}", part]
         if "map" not in given or not all(isinstance(word, str | Path) for word in words):
             return ""
         limit = "threshold" if self.purity is None else "purity"
@@ -268,9 +270,9 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     exposure, background, psf : path or gammapy object, optional
         Companions of the map. Without an exposure there are counts but no fluxes and indices;
         without a background it is estimated around each source; without a PSF that of the LAT is
-        used. An exposure also converts a flux map into counts. Background is a cube of expected
-        counts or, with an exposure, one or a list of: intensity cubes such as gll_iem, isotropic
-        text files, diffuse models of gammapy.
+        used; an angle is the 68 % containment radius of a Gaussian PSF. An exposure also converts a
+        flux map into counts. Background is a cube of expected counts or, with an exposure, one or a
+        list of: intensity cubes such as gll_iem, isotropic text files, diffuse models of gammapy.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure whose header does not name it.
     energy_range : pair of Quantity or float, optional
@@ -533,14 +535,17 @@ def _listed(part):
 
 
 def _name(part):
-    """Name of a file, or of the type of an object."""
+    """Name of a file or of the type of an object; an angle as text."""
+    if isinstance(part, Quantity):
+        return f"{part.to_value('deg'):.12g} deg"
     return Path(part).name if isinstance(part, str | Path) else type(part).__name__
 
 
 def _checksum(part):
     """The sha256 of a file, a hash of what an object holds."""
-    is_file = isinstance(part, str | Path) and split_choice(part)[0].is_file()
-    return checksum(part) if is_file else joblib.hash(part)
+    if isinstance(part, str | Path) and split_choice(part)[0].is_file():
+        return checksum(part)
+    return joblib.hash(_name(part) if isinstance(part, Quantity) else part)
 
 
 def flag_sources(sources, sky_map, extended=None):

@@ -12,6 +12,7 @@ from astro_unetloc.cli.options import (
     check_kind,
     checked_paths,
     command_line,
+    companions,
     given_options,
     map_options,
     number_option,
@@ -288,7 +289,7 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     inputs = [catalog, path, *backgrounds, *filter(None, (others["exposure"], others["psf"]))]
     paths = checked_paths(outputs, [], inputs, overwrite)
     table = read_catalog(catalog)
-    others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
+    others |= companions(others["psf"], others.pop("psf_radius"), backgrounds, energy_range)
     sky_map = read_map(path, **others)
     how = {"class_prior": class_prior, "unsupervised": unsupervised}
     result = classify_sources(table, sky_map, model=model, **how)

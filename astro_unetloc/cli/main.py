@@ -14,6 +14,7 @@ from astro_unetloc.cli.options import (
     EXIT_INCOMPLETE,
     GroupedCommand,
     checked_paths,
+    companions,
     map_options,
     open_closed_streams,
     options,
@@ -32,7 +33,14 @@ from astro_unetloc.cli.options import (
 COMMANDS = ("find", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
 _GROUPS = {
     "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
-    "Map and companions": {"energy_range", "exposure", "exposure_frame", "backgrounds", "psf"},
+    "Map and companions": {
+        "energy_range",
+        "exposure",
+        "exposure_frame",
+        "backgrounds",
+        "psf",
+        "psf_radius",
+    },
     "Search": {
         "model",
         "threshold",
@@ -95,7 +103,7 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     map_paths = [path for path in maps.values() if path]
     paths = checked_paths(outputs, map_paths, [path for path in inputs if path], overwrite)
     region = sky_cone(region, frame)
-    others |= {"background": list(backgrounds) or None, "energy_range": energy_range or None}
+    others |= companions(others["psf"], others.pop("psf_radius"), backgrounds, energy_range)
     sky_map = read_map(map, **others)
     check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
     model = load_model(model) if model else select_model(sky_map.energy_edges)

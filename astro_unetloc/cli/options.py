@@ -123,6 +123,25 @@ path_option = partial(click.option, type=click.Path())
 seed_option = partial(click.option, "--seed", type=click.IntRange(min=0))
 number_option = partial(click.option, type=click.IntRange(1))
 
+
+def _angle(word):
+    """A word as a quantity; a number without a unit is in degrees."""
+    import astropy.units as u
+
+    value = u.Quantity(word)
+    return value.value * u.deg if value.unit == "" else value
+
+
+def _parse_angle(context, parameter, text):
+    """Value of --psf-radius for the package."""
+    try:
+        return None if text is None else _angle(text)
+    except (TypeError, ValueError) as err:
+        raise click.UsageError(
+            f"{parameter.opts[0]} must be an angle, such as 0.06deg; got {text!r}"
+        ) from err
+
+
 # The files that belong to a map, its energies, and the model.
 map_options = (
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
@@ -133,7 +152,9 @@ map_options = (
     path_option("--background", "backgrounds", multiple=True,
                 help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
                 "(repeat it); else the background is estimated around each source."),
-    path_option("--psf", help="PSF file of gtpsf; that of the LAT is built in."),
+    path_option("--psf", help="PSF file of gtpsf or gammapy; that of the LAT is built in."),
+    click.option("--psf-radius", metavar="ANGLE", callback=_parse_angle, help="Instead of --psf: "
+                 "radius that holds 68 % of the photons of a Gaussian PSF, degrees if bare."),
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Energies of the photons: quantities, or numbers in GeV."),
 )  # fmt: skip
@@ -169,6 +190,14 @@ def options(*own):
         return function
 
     return decorate
+
+
+def companions(psf, psf_radius, backgrounds, energy_range):
+    """Options of `astro_unetloc.read_map` from those of the command line."""
+    if None not in (psf, psf_radius):
+        raise click.UsageError("--psf and --psf-radius exclude each other; got both; drop one")
+    parts = {"background": list(backgrounds) or None, "energy_range": energy_range or None}
+    return parts | {"psf": psf if psf_radius is None else psf_radius}
 
 
 def checked_paths(outputs, maps, inputs, overwrite):
@@ -220,12 +249,10 @@ def sky_cone(region, frame):
     """Centre and radius from the three words of --region; None if the option is not given."""
     if not region:
         return None
-    import astropy.units as u
     from astropy.coordinates import SkyCoord
 
     try:
-        words = (u.Quantity(word) for word in region)
-        lon, lat, radius = (q.value * u.deg if q.unit == "" else q for q in words)
+        lon, lat, radius = map(_angle, region)
         if not 0 < radius.to_value("deg") <= 180:
             raise ValueError(f"a radius of {radius}")
         return SkyCoord(lon, lat, frame=frame), radius

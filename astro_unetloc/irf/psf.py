@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.units import Unit
+from astropy.units import Quantity, Unit
 
 from astro_unetloc.cubes import energy_column
 from astro_unetloc.exceptions import InputError
@@ -170,6 +170,26 @@ class TablePSF:
             here = row == number
             squared[here] = np.interp(u[here], self._inside[number], self.angle_deg**2)
         return np.sqrt(squared)
+
+
+_MAX_RADIUS_DEG = 10.0  # of a Gaussian PSF
+
+
+def _gaussian_psf(radius):
+    """The same Gaussian at all energies, whose 68 % containment radius is an angle."""
+    try:
+        radius_deg = float(radius.to_value("deg"))
+    except (TypeError, ValueError):
+        radius_deg = np.nan
+    if not 0 < radius_deg <= _MAX_RADIUS_DEG:
+        raise InputError(
+            f"the radius of the psf that holds 68 % must be an angle of at most {_MAX_RADIUS_DEG:g}"
+            f" deg; got {radius}; give one such as 0.06 deg"
+        )
+    offset = np.linspace(0, 6, 1201)
+    density = np.tile(np.exp(-(offset**2) / 2), (2, 1))
+    sigma_deg = radius_deg / np.sqrt(-2 * np.log(1 - 0.68))
+    return TablePSF(np.array([1e-9, 1e9]), sigma_deg * offset, density)
 
 
 def _cumulative(angle_deg, density):
@@ -333,27 +353,38 @@ def _bin_containment(psf, energy_edges, radius_deg, exposure):
 
 
 def read_psf(value):
-    """Point-spread function from a file of gtpsf or gammapy, for `psf_of`.
+    """Point-spread function from a file of gtpsf or gammapy or a radius, for `psf_of`.
 
     Parameters
     ----------
-    value : str, pathlib.Path, gammapy PSFMap or PSFKernel, KingPSF, TablePSF or None
-        The file; of a gammapy dataset the HDU PSF. Other values are returned as they are.
+    value : str, pathlib.Path, Quantity, gammapy PSFMap or PSFKernel, KingPSF, TablePSF or None
+        The file; of a gammapy dataset the HDU PSF. An angle is the radius that holds 68 % of the
+        photons of a Gaussian at all energies. Other values are returned as they are.
 
     Raises
     ------
     InputError
-        If the file holds no PSF.
+        If the file holds no PSF, or the radius is no angle of up to 10 deg.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> psf = read_psf(0.06 * u.deg)
+    >>> round(psf.containment_radius(0.68, 1000.0), 4)
+    0.06
     """
     if value is None or isinstance(value, (KingPSF, TablePSF)):
         return value
+    if isinstance(value, Quantity):
+        return _gaussian_psf(value)
     from gammapy.irf import PSFKernel, PSFMap  # takes 0.25 s, and few runs need it
 
     if isinstance(value, (PSFMap, PSFKernel)):
         return value
     if not isinstance(value, (str, Path)):
         raise TypeError(
-            f"psf must be a path or a gammapy PSFMap or PSFKernel; got {type(value).__name__}"
+            "psf must be a path, a radius such as 0.06 * u.deg, or a gammapy PSFMap or PSFKernel; "
+            f"got {type(value).__name__}"
         )
     with open_fits(value)[0] as hdus:
         return psf_from_hdus(hdus, value)

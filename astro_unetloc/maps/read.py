@@ -68,8 +68,9 @@ def read_map(
     exposure, background : str, pathlib.Path or gammapy Map, optional
         Carried for measurement. The exposure also turns a flux map into counts. Intensities, see
         `astro_unetloc.irf.exposure.read_background`, become the counts expected in the map.
-    psf : str, pathlib.Path or gammapy PSFMap, optional
-        Carried for measurement, in the format of gtpsf or of gammapy.
+    psf : str, pathlib.Path, Quantity or gammapy PSFMap, optional
+        Carried for measurement, in the format of gtpsf or of gammapy, or the radius that holds 68 %
+        of the photons of a Gaussian, such as ``0.06 * u.deg``.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure without COORDSYS.
 

@@ -284,7 +284,7 @@ def test_region_lists_the_sources_of_a_cone(passes, write_map, region, n_found):
         "--threshold 0.1 --region 120 40 1deg --frame galactic --seed 3 --extended known.csv "
         "--no-classify",
         "--purity 0.9 --no-measure --model ./copy --energy-range 20GeV 0.5TeV",
-        f"--exposure exposure.fits --region {RA_DEC} 2 --class-prior flat",
+        f"--exposure exposure.fits --region {RA_DEC} 2 --class-prior flat --psf-radius 9arcmin",
     ],
 )
 def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, options, name):
@@ -350,6 +350,10 @@ def test_every_product_but_csv_holds_the_command(passes, write_map):
         ("--purity 0.9 --threshold 0.2", "threshold and purity exclude each other; got both"),
         ("--purity 95", "purity must lie between 0 and 1; got 95.0"),
         ("--purity nan", "purity must lie between 0 and 1; got nan"),
+        ("--psf-radius 0.06 --psf p.fits", "--psf and --psf-radius exclude each other; got both"),
+        ("--psf-radius wide", "--psf-radius must be an angle, such as 0.06deg; got 'wide'"),
+        ("--psf-radius 1GeV", "an angle of at most 10 deg; got 1.0 GeV"),
+        ("--psf-radius -1", "an angle of at most 10 deg; got -1.0 deg"),
         ("--limit-map l --threshold 0.01", "thresholds from 0.05 to 0.9; got 0.01;"),
         (
             "--limit-map l --model lat-500mev",

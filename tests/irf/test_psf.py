@@ -1,12 +1,13 @@
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import Angle, SkyCoord
 from gammapy.irf import PSFKernel, PSFMap
 from gammapy.maps import MapAxis, WcsGeom, WcsNDMap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.psf import KingPSF, TablePSF, make_profiles, psf_of, read_psf
 
 energies = st.floats(0.3, 2000.0)
@@ -227,8 +228,29 @@ def test_a_psf_of_this_package_is_taken_as_it_is_and_another_type_is_refused():
     assert psf_of(None, np.eye(3)) == KingPSF()
     psf = KingPSF(1.2)
     assert psf_of(psf, np.eye(3)) is read_psf(psf) is psf
-    with pytest.raises(TypeError, match="psf must be a path or .* got int"):
+    with pytest.raises(TypeError, match=r"psf must be a path, a radius such as .* got int"):
         psf_of(3, np.eye(3))
+
+
+@pytest.mark.parametrize("radius", [0.06 * u.deg, 216 * u.arcsec, Angle("0d3m36s")])
+def test_a_radius_is_a_gaussian_of_all_energies(radius, rng):
+    psf = psf_of(radius)
+    for energy in (1e-3, 1.0, 1e5):
+        for fraction in (0.3, 0.68, 0.95, 0.99):
+            expected = 0.06 * np.sqrt(np.log(1 - fraction) / np.log(0.32))
+            assert psf.containment_radius(fraction, energy) == pytest.approx(expected, rel=1e-3)
+    offset = psf.sample_offset(np.full(40_000, 300.0), rng)
+    assert np.mean(offset < 0.06) == pytest.approx(0.68, abs=0.01)
+    profiles = make_profiles(read_psf(radius), EDGES * 1e3)
+    np.testing.assert_allclose(profiles.containment_radius(0.68), 0.06, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "radius", [0 * u.deg, -1 * u.deg, 10.1 * u.deg, np.nan * u.deg, 1 * u.GeV, [1, 2] * u.deg]
+)
+def test_a_radius_that_is_none_is_refused(radius):
+    with pytest.raises(InputError, match=r"radius of the psf .* at most 10 deg; got .* 0.06 deg$"):
+        read_psf(radius)
 
 
 def test_a_kernel_of_gammapy_is_read(gaussian):
