@@ -41,8 +41,9 @@ from astro_unetloc.sphere import (
     tangent_offsets,
 )
 
-# Range of the largest exposure of a map in cm2 s: a day of the LAT has 1e8.
-_EXPOSURES = 1e8, 1e14
+# Range of the largest exposure of a map in cm2 s: a day of the LAT has 1e8, years of an array of
+# detectors on the ground 1e17.
+_EXPOSURES = 1e8, 1e18
 # Mean exposure per year above 10 GeV (cm2 s) and its shape in sin(declination), a cubic fitted
 # to the 84-month exposure cube of 3FHL (mean 3.15e11 cm2 s; scatter 5 %).
 _EXPOSURE_PER_YEAR = 3.15e11 / 7
@@ -221,12 +222,22 @@ def exposure_from_hdus(hdus, path, *, frame=None):
 
 
 def _exposure_of_map(exposure):
-    """`MapExposure` of a map; an image is the same at all energies."""
+    """`MapExposure` of a map, without zeros at the ends of its energies.
+
+    An image is the same at all energies.
+    """
     if not exposure.geom.axes:
         warn("the exposure is an image; it is taken to be the same at all energies", 5)
         axis = MapAxis.from_nodes([1e-3, 1e6], unit="GeV", name="energy_true", interp="log")
         planes = np.stack([exposure.data] * 2)
         exposure = Map.from_geom(with_axes(exposure.geom, [axis]), data=planes, unit=exposure.unit)
+    # below the threshold of a Cherenkov telescope there is no exposure
+    lit = np.flatnonzero([np.any(plane) for plane in planes_of(exposure)])
+    if len(exposure.geom.axes) == 1 and len(lit) > 1:
+        lit = slice(lit[0], lit[-1] + 1)
+        geom = with_axes(exposure.geom, [exposure.geom.axes[0].slice(lit)])
+        data = planes_of(exposure)[lit].reshape(geom.data_shape)
+        exposure = Map.from_geom(geom, data=data, unit=exposure.unit)
     return MapExposure(exposure)
 
 
@@ -295,6 +306,7 @@ def background_at(density, vectors, energy_edges):
 _COUNTS_UNITS = ("", "count", "counts", "ct", "photon", "photons", "ph")
 # More than any intensity of the sky in INTENSITY_UNIT at 30 MeV, less than any exposure.
 _MAX_INTENSITY = 0.1
+_ROUNDING = 1e-6  # relative error of values in single precision
 _DIFFUSE = "TemplateSpatialModel", "ConstantSpatialModel"  # of gammapy
 
 
@@ -432,13 +444,13 @@ def check_background(background, path):
             f"background must be expected counts or a cube of intensities in {INTENSITY_UNIT}; got "
             f"{path} in {unit} with {len(axes)} energy axes; give the file of gtmodel or gll_iem"
         )
-    largest, whole = 0.0, True
+    largest, whole = max(np.nanmax(p, initial=0.0) for p in planes_of(background)), True
     for plane in planes_of(background):
-        if not np.all((plane >= 0) & (plane < np.inf) | np.isnan(plane)):
+        # Fourier transforms, as of gammapy's rings, leave rounding errors below zero
+        if not np.all((plane >= -_ROUNDING * largest) & (plane < np.inf) | np.isnan(plane)):
             raise InputError(
                 f"background must be finite and nowhere negative; got others in {path}"
             )
-        largest = max(largest, np.nanmax(plane, initial=0.0))
         whole = whole and np.all((plane == np.rint(plane)) | np.isnan(plane))
     if largest == 0 or unit != "" and largest * unit.to(INTENSITY_UNIT) > _MAX_INTENSITY:
         raise InputError(

@@ -407,6 +407,8 @@ def psf_from_hdus(hdus, path):
             found = PSFMap.from_hdulist(hdus, hdu="PSF") if "PSF_BANDS" in names else None
         if found is not None:
             geom = found.psf_map.geom
+            if not np.any(found.psf_map.data):
+                raise ValueError("it is zero everywhere")
             if _energies_gev(geom).min() > 0 and geom.axes["rad"].center.to_value("deg").max() > 0:
                 return found
             raise ValueError("energies and angles must be positive")
@@ -417,7 +419,8 @@ def psf_from_hdus(hdus, path):
         ) from err
     raise InputError(
         "psf must be a file of gtpsf (HDUs PSF and THETA) or a gammapy PSFMap (PSF and PSF_BANDS); "
-        f"got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf"
+        f"got {path} with the HDUs {', '.join(sorted(names))}; compute it with gtpsf, or give the "
+        "radius that holds 68 %"
     )
 
 

@@ -20,6 +20,7 @@ from astro_unetloc.irf.exposure import (
     MapExposure,
     background_at,
     background_from_hdus,
+    check_background,
     exposure_from_hdus,
     exposure_of,
     read_background,
@@ -136,13 +137,17 @@ def _read_any(map):
     if any(base.__name__ == "MapDataset" for base in type(map).__mro__):
         if map.counts is None:
             raise InputError(f"a dataset with counts was expected; {map.name!r} has none")
+        if getattr(map, "counts_off", None) is None:
+            background = map.background
+        else:
+            background = _off_background(map.counts_off, map.acceptance, map.acceptance_off)
         return {
             "counts": _masked(map.counts, map.mask_safe),
             "name": map.name,
             "header": _plain_header(map.counts),
-            "exposure": read_exposure(map.exposure),
-            "background": read_background(map.background) if _is_filled(map.background) else None,
-            "psf": read_psf(map.psf),
+            "exposure": read_exposure(_filled(map.exposure)),
+            "background": read_background(_filled(background)),
+            "psf": map.psf if _filled(getattr(map.psf, "psf_map", map.psf)) else None,
         }
     raise TypeError(
         "map must be a path (str or Path) or paths, an astropy HDUList, a gammapy WcsNDMap, "
@@ -150,9 +155,9 @@ def _read_any(map):
     )
 
 
-def _is_filled(background):
-    """Whether a background is known: gammapy makes datasets with one of zeros."""
-    return background is not None and bool(np.any(background.data))
+def _filled(part):
+    """The map of a part of a dataset, or None if it is zero: gammapy makes datasets of zeros."""
+    return part if part is not None and np.any(part.data) else None
 
 
 def input_paths(map):
@@ -219,6 +224,8 @@ def _masked(counts, mask):
     except ValueError as err:
         got = f"got {np.shape(mask.data)} and {counts.data.shape}; write the dataset again"
         raise InputError(f"mask_safe must have the pixels of the counts; {got}") from err
+    if not np.any(mask.data):
+        raise InputError("mask_safe must be True in some pixels; got none, as of a new dataset")
     n_masked = np.nansum(counts.data) - np.nansum(data)
     log.info("%d photons lie where mask_safe is False and are not used", n_masked)
     return Map.from_geom(counts.geom, data=data)
@@ -265,21 +272,39 @@ def _read_hdus(hdus, name):
     parts["footprint"] = stated_footprint(parts["header"])
     parts["counts"] = counts
     if hdu.name.upper() == "COUNTS":  # a dataset of gammapy
-        for part, read in _PARTS_OF_DATASET.items():
-            found = find_hdu(hdus, part)
+        for kind, (part, read) in _PARTS_OF_DATASET.items():
+            found = find_hdu(hdus, kind)
             try:
                 parts |= {} if found is None else {part: read(hdus, found, name)}
             except InputError as err:
-                warn(f"the HDU {part.upper()} of {name} is not used: {err}", 7)
+                warn(f"the HDU {kind.upper()} of {name} is not used: {err}", 7)
         parts["counts"] = _masked(counts, parts.pop("mask_safe", None))
     return parts
 
 
+def _read_off_background(hdus, off, name):
+    """Background of an open file of a `MapDatasetOnOff`."""
+    scales = [find_hdu(hdus, key) for key in ("ACCEPTANCE", "ACCEPTANCE_OFF")]
+    if None in scales:
+        raise InputError("it needs the HDUs ACCEPTANCE and ACCEPTANCE_OFF; got one or none")
+    maps = (read_sky_map(hdus, hdu, what="background") for hdu in (off, *scales))
+    return check_background(_off_background(*maps), name)
+
+
+def _off_background(counts_off, acceptance, acceptance_off):
+    """Expected counts of the off counts of a `MapDatasetOnOff`; gammapy's may be infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.nan_to_num(acceptance.data / acceptance_off.data, posinf=0.0)
+    return Map.from_geom(counts_off.geom, data=scale * counts_off.data)
+
+
+# HDUs of a dataset, the field of a `SkyMap` that each becomes, and the function that reads it.
 _PARTS_OF_DATASET = {
-    "exposure": lambda hdus, _, name: exposure_from_hdus(hdus, name),
-    "background": lambda hdus, _, name: background_from_hdus(hdus, name),
-    "psf": lambda hdus, _, name: psf_from_hdus(hdus, name),
-    "mask_safe": lambda hdus, hdu, _: read_sky_map(hdus, hdu, what="mask_safe"),
+    "exposure": ("exposure", lambda hdus, _, name: exposure_from_hdus(hdus, name)),
+    "background": ("background", lambda hdus, _, name: background_from_hdus(hdus, name)),
+    "counts_off": ("background", _read_off_background),
+    "psf": ("psf", lambda hdus, _, name: psf_from_hdus(hdus, name)),
+    "mask_safe": ("mask_safe", lambda hdus, hdu, _: read_sky_map(hdus, hdu, what="mask_safe")),
 }
 
 

@@ -83,6 +83,15 @@ def test_senseless_exposure_is_refused(values, match):
         MapExposure(cube_of(*values)).relative(20.0)
 
 
+def test_exposure_begins_and_ends_where_it_is_positive():
+    nodes = 10.0 ** np.arange(6)
+    exposure = read_exposure(cube_of(0.0, 0.0, 1e13, 1e16, 1e17, 0.0, energy=nodes))
+    np.testing.assert_allclose(exposure.energy, nodes[2:5])
+    np.testing.assert_allclose(exposure.at(SOME, [1e2, 1e4]), [[1e13, 1e17]] * 3)
+    with pytest.raises(ValueError, match="got only zeros at 10 GeV"):
+        read_exposure(cube_of(1e13, 0.0, 1e16, energy=nodes[:3]))
+
+
 def test_energies_outside_an_exposure_are_refused():
     exposure = MapExposure(cube_of(1e11, 1e11))
     for function in (exposure.relative, lambda energy: exposure.at(np.eye(3), energy)):

@@ -4,11 +4,15 @@ import astropy.units as u
 import healpy
 import numpy as np
 import pytest
+from gammapy.datasets import MapDataset, MapDatasetOnOff
+from gammapy.maps import Map
+from made_maps import refuse
 from made_sources import sources_at
 from made_telescope import CENTER, EXPOSURE, WIDTH_DEG, make_field, narrowing_psf
 
 from astro_unetloc import read_map
 from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.sphere import separation_deg
@@ -72,6 +76,46 @@ def test_sources_are_measured_with_the_psf_of_the_telescope(field, tmp_path, kin
     if kind == "dataset":
         flux = found["Npred"] / EXPOSURE.to_value("cm2 s")
         np.testing.assert_allclose(found["Flux"].value, flux, rtol=0.01)
+
+
+def test_off_counts_are_the_background(field, tmp_path):
+    """The rings of gammapy leave rounding errors below zero, and have no acceptance at the edge."""
+    dataset = field.dataset()
+    off, scale = dataset.background * 20.0, dataset.background
+    off.data[:, 0, 0] = -1e-16
+    whole = Map.from_geom(scale.geom, data=20.0 * scale.data)
+    whole.data[:, :, 0] = off.data[:, :, 0] = 0.0
+    parts = {"acceptance": scale, "acceptance_off": whole, "psf": dataset.psf}
+    dataset = MapDatasetOnOff(counts=dataset.counts, counts_off=off, name="ring", **parts)
+    dataset.write(tmp_path / "ring.fits")
+    for sky_map in (read_map(dataset), read_map(tmp_path / "ring.fits")):
+        np.testing.assert_allclose(sky_map.background.data[:, :, 1:], scale.data[:, :, 1:], 1e-5)
+        assert not sky_map.background.data[:, :, 0].any()
+
+
+def test_a_dataset_in_which_only_the_counts_were_filled_is_counts(field, tmp_path):
+    counts = field.counts()
+    dataset = MapDataset.create(counts.geom, name="new")
+    dataset.counts = counts
+    refuse(dataset, "mask_safe must be True in some pixels; got none")
+    dataset.mask_safe = None
+    sky_map = read_map(dataset, psf=field.psf)
+    assert sky_map.n_photons == len(field.photons)
+    assert sky_map.exposure is sky_map.background is None
+    dataset.write(tmp_path / "new.fits")
+    with pytest.warns(UnetlocWarning) as caught:
+        assert read_map(tmp_path / "new.fits").psf is None
+    assert [str(w.message).split()[2] for w in caught] == ["EXPOSURE", "BACKGROUND", "PSF"]
+
+
+def test_exposure_below_the_threshold_may_be_zero(field):
+    dataset = field.dataset()
+    dataset.exposure.data[:2] = 0.0
+    exposure = read_map(dataset).exposure
+    assert exposure.energy_range[0] == pytest.approx(50 * 400 ** (2 / 16))
+    dataset.exposure.data[:5] = 0.0
+    with pytest.warns(UnetlocWarning, match="exposure covers 325.2-2e.04 GeV and the map 100-1e"):
+        read_map(dataset)
 
 
 def test_a_radius_is_the_psf_of_a_map():
