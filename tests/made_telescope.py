@@ -6,7 +6,7 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import QTable, Table
 from gammapy.datasets import MapDataset
 from gammapy.irf import EDispKernelMap, PSFMap
 from gammapy.maps import Map, MapAxis, WcsGeom
@@ -116,7 +116,6 @@ class Field:
         lon, lat = lonlat_from_vectors(self.photons.vectors)
         sky = SkyCoord(lon, lat, unit="deg", frame="galactic")
         counts.fill_by_coord({"skycoord": sky, "energy": self.photons.energy * u.GeV})
-        counts.meta = {"TELESCOP": "HESS"}
         return counts
 
     def background(self, geom):
@@ -142,4 +141,5 @@ class Field:
         psf = self.psf if isinstance(self.psf, PSFMap) else narrowing_psf(self.psf, 0.0)
         edisp = EDispKernelMap.from_diagonal_response(counts.geom.axes["energy"], true)
         parts = {"background": self.background(counts.geom), "exposure": exposure, "edisp": edisp}
+        parts["meta_table"] = Table({"TELESCOP": ["HESS"], "OBS_ID": [23523]})
         return MapDataset(counts=counts, psf=psf, mask_safe=mask, name="field", **parts)

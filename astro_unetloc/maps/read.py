@@ -10,6 +10,7 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.table import Table
 from gammapy.maps import Map, MapAxis
 
 from astro_unetloc.cubes import energy_axis, read_sky_map, values_at, values_of, with_axes
@@ -144,7 +145,7 @@ def _read_any(map):
         return {
             "counts": _masked(map.counts, map.mask_safe),
             "name": map.name,
-            "header": _plain_header(map.counts),
+            "header": _telescope(map.meta_table) | _plain_header(map.counts),
             "exposure": read_exposure(_filled(map.exposure)),
             "background": read_background(_filled(background)),
             "psf": map.psf if _filled(getattr(map.psf, "psf_map", map.psf)) else None,
@@ -231,6 +232,14 @@ def _masked(counts, mask):
     return Map.from_geom(counts.geom, data=data)
 
 
+def _telescope(table):
+    """Keyword of the telescope from the metadata of a gammapy dataset, a table or None."""
+    if table is None or "TELESCOP" not in table.colnames or not len(table):
+        return {}
+    name = str(table["TELESCOP"][0])
+    return {} if name == "Unknown" else {"TELESCOP": name}
+
+
 def _plain_header(counts):
     return {k: v for k, v in (counts.meta or {}).items() if isinstance(v, (str, int, float))}
 
@@ -272,6 +281,8 @@ def _read_hdus(hdus, name):
     parts["footprint"] = stated_footprint(parts["header"])
     parts["counts"] = counts
     if hdu.name.upper() == "COUNTS":  # a dataset of gammapy
+        table = find_hdu(hdus, "META_TABLE")
+        parts["header"] = _telescope(table and Table(table.data)) | parts["header"]
         for kind, (part, read) in _PARTS_OF_DATASET.items():
             found = find_hdu(hdus, kind)
             try:

@@ -13,6 +13,7 @@ import numpy as np
 
 from astro_unetloc.cubes import energies_in_gev, joined_edges
 from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.irf.psf import KingPSF
 
 # Range of an image that states no energies: that of the default model.
 ASSUMED_RANGE_GEV = (10.0, 2000.0)
@@ -36,6 +37,7 @@ _MASK = re.compile(r"BIT_MASK\((EVENT_CLASS|EVENT_TYPE),(\d+)(?:,(\w+))?\)")
 # Names other than GLAST, FERMI and LAT; a header that names none is taken for the LAT.
 _OTHER_TELESCOPE = re.compile(r"(?!.*(GLAST|FERMI)).*[A-Z]", re.IGNORECASE)
 _OTHER_INSTRUMENT = re.compile(r"(?!.*LAT\b).*[A-Z]", re.IGNORECASE)
+_MAX_BEYOND = 2.0  # a map of the LAT may end at 3 TeV, where hardly any photons are left
 _CUT_MARGIN = 1.01  # an energy cut this much inside the bins of a map is no rounding error
 
 # What the built-in response and diffuse emission describe. The zenith angles are those of 3FHL
@@ -162,14 +164,27 @@ def select_bins(edges, energy_range):
     return first, last + 1
 
 
-def check_domain(header, energy_edges, card):
-    """Warn in one line of differences between a map and what a model was trained for.
+def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
+    """Warn in one line of differences between a map and what a finder was made for.
 
     ``header`` has the DSS keywords of the map as far as they are known, ``energy_edges`` are in
-    GeV; without ``domain`` in the card of the model only the energies are compared.
+    GeV; without ``domain`` in the card of the model only the energies are compared. The finder
+    "scan" uses no model: it needs ``psf`` where the built-in one does not hold, and "scan" and
+    "both" are refused for another telescope without it.
     """
-    domain, stated = card.get("domain", {}), stated_selection(header)
-    phrases = []
+    stated, telescope = stated_selection(header), _other_telescope(header)
+    if telescope and psf is None and finder != "unet":
+        raise InputError(
+            f"finder {finder!r} needs the PSF of the telescope; got photons of {telescope} and no "
+            "psf; give psf, a file or the radius that holds 68 % (--psf or --psf-radius)"
+        )
+    if finder == "scan":
+        phrases = _energy_differences(stated.get("energy_gev"), energy_edges, energy_edges)
+        phrases += [] if psf is not None else _psf_differences(stated, energy_edges[-1])
+        if phrases:
+            warn(f"the scan may not fit the map: {'; '.join(phrases)}")
+        return
+    domain, phrases = card.get("domain", {}), []
     classes, wanted = stated.get("event_class", []), domain.get("event_class")
     if wanted and not set(classes) <= set(wanted):
         phrases.append(f"event class {'+'.join(classes)} (not {wanted[0]} or cleaner)")
@@ -181,19 +196,41 @@ def check_domain(header, energy_edges, card):
     zenith, highest = stated.get("max_zenith_deg"), domain.get("max_zenith_deg")
     if zenith and highest and zenith > highest:
         phrases.append(f"zenith angles up to {zenith:g} deg (not {highest:g})")
-    telescope, instrument = (str(header.get(k, "")).strip() for k in ("TELESCOP", "INSTRUME"))
-    if domain and (_OTHER_TELESCOPE.match(telescope) or _OTHER_INSTRUMENT.match(instrument)):
-        phrases.append(
-            f"photons of {telescope} {instrument} (not of Fermi-LAT: PSF, exposure and diffuse "
-            "emission differ, and with them scores, fluxes, errors and classes)"
-        )
     bands = np.asarray(card["band_edges_gev"], dtype=float)
     phrases += _energy_differences(stated.get("energy_gev"), energy_edges, bands)
+    if domain and telescope:
+        phrases.append(
+            f"photons of {telescope} (not of Fermi-LAT: PSF, exposure and diffuse emission differ, "
+            "and with them scores, fluxes, errors and classes); take finder scan and the PSF of "
+            "the telescope (--finder scan with --psf or --psf-radius)"
+        )
     if phrases:
         warn(
             f"the map is outside of what model {card['name']} was trained for, scores may not "
             f"hold: {'; '.join(phrases)}"
         )
+
+
+def _other_telescope(header):
+    """Telescope and instrument of a header that names others than the LAT, else None."""
+    telescope, instrument = (str(header.get(k, "")).strip() for k in ("TELESCOP", "INSTRUME"))
+    if _OTHER_TELESCOPE.match(telescope) or _OTHER_INSTRUMENT.match(instrument):
+        return f"{telescope} {instrument}".strip()
+    return None
+
+
+def _psf_differences(stated, emax):
+    """Phrase on photons that the built-in PSF does not describe, in a list, or none."""
+    types, release = stated.get("event_type"), stated.get("release", "P8")
+    kinds = []
+    if types and not _same_photons(types, BUILT_IN_DOMAIN["event_type"]):
+        kinds.append(f"event type {'+'.join(types)}")
+    if release.upper().startswith("P7"):
+        kinds.append(f"events of {release}")
+    if emax > _MAX_BEYOND * KingPSF.energy_range[1]:
+        kinds.append(f"energies up to {emax:g} GeV")
+    text = "the built-in PSF is that of all photons of Fermi-LAT, not of"
+    return [f"{text} {', '.join(kinds)} (give psf)"] if kinds else []
 
 
 def _same_photons(*lists):

@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +15,8 @@ from made_maps import refuse
 
 import astro_unetloc
 from astro_unetloc import find_sources, list_models
-from astro_unetloc.exceptions import UnetlocWarning
+from astro_unetloc.exceptions import InputError, UnetlocWarning
+from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.selection import BUILT_IN_DOMAIN, check_domain
 
@@ -120,9 +122,33 @@ def test_the_domain_of_the_card_decides_and_all_differences_are_one_warning(
 )  # fmt: skip
 def test_another_telescope_is_named_with_what_does_not_hold(telescope, instrument, named):
     keywords = {"TELESCOP": telescope, "INSTRUME": instrument}
-    match = "photons of .* .not of Fermi-LAT: PSF, exposure .* errors and classes"
-    with pytest.warns(UnetlocWarning, match=match) if named else nullcontext():
-        check_domain(keywords, EDGES, CARD)
+    match = "photons of .* .not of Fermi-LAT: PSF, exposure .*; take finder scan .*radius.$"
+    for finder in ("unet", "both"):
+        with pytest.warns(UnetlocWarning, match=match) if named else nullcontext():
+            check_domain(keywords, EDGES, CARD, finder=finder, psf=KingPSF(2.0))
+    check_domain(keywords, EDGES, CARD, finder="scan", psf=KingPSF(2.0))  # does not warn
+    for finder in ("scan", "both"):
+        match = f"finder '{finder}' needs the PSF .* got photons of {telescope}.*give psf"
+        with pytest.raises(InputError, match=match) if named else nullcontext():
+            check_domain(keywords, EDGES, CARD, finder=finder)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "edges", "phrase"),
+    [
+        ({"EVENT_CLASS": "16,P8R3", "ZENITH_ANGLE": "0:180"}, [0.01, 3000.0], ""),
+        ({"EVENT_TYPE": "32,P8R3"}, EDGES, "Fermi-LAT, not of event type PSF3 (give psf)"),
+        ({"EVENT_CLASS": "2,P7REP"}, EDGES, "Fermi-LAT, not of events of P7REP (give psf)"),
+        ({}, [100.0, 1e4], "Fermi-LAT, not of energies up to 10000 GeV (give psf)"),
+        ({"ENERGY": "20000:500000"}, EDGES, "events were cut to 20-500 GeV in bins of 10-1000 GeV"),
+    ],
+)
+def test_the_scan_warns_only_of_what_matters_to_it(cuts, edges, phrase):
+    match = "^the scan may not fit the map: .*" + re.escape(phrase)
+    for psf in (None, KingPSF()):
+        expected = phrase if psf is None or "psf" not in phrase else ""
+        with pytest.warns(UnetlocWarning, match=match) if expected else nullcontext():
+            check_domain(header(**cuts), edges, CARD, finder="scan", psf=psf)
 
 
 def test_real_files_are_inside(real_data):
