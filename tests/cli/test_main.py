@@ -302,6 +302,7 @@ def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, o
         k: v for k, v in again.items() if k not in ignored | {""}
     }
     assert first["NAXIS2"] == 1
+    assert first.get("PSFFILE") == ("0.15 deg" if "--psf-radius" in options else None)
     for name in ("GLON", "Score", "Npred", "Flux", "Prob_PSR", "Flags"):
         one, two = (fits.getdata(file, 1)[name] for file in ("c.fits", "catalog.fits"))
         np.testing.assert_array_equal(one, two)
