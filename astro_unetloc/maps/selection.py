@@ -13,7 +13,6 @@ import numpy as np
 
 from astro_unetloc.cubes import energies_in_gev, joined_edges
 from astro_unetloc.exceptions import InputError, warn
-from astro_unetloc.irf.psf import KingPSF
 
 # Range of an image that states no energies: that of the default model.
 ASSUMED_RANGE_GEV = (10.0, 2000.0)
@@ -37,7 +36,7 @@ _MASK = re.compile(r"BIT_MASK\((EVENT_CLASS|EVENT_TYPE),(\d+)(?:,(\w+))?\)")
 # Names other than GLAST, FERMI and LAT; a header that names none is taken for the LAT.
 _OTHER_TELESCOPE = re.compile(r"(?!.*(GLAST|FERMI)).*[A-Z]", re.IGNORECASE)
 _OTHER_INSTRUMENT = re.compile(r"(?!.*LAT\b).*[A-Z]", re.IGNORECASE)
-_MAX_BEYOND = 2.0  # a map of the LAT may end at 3 TeV, where hardly any photons are left
+_MAX_LAT_GEV = 3000.0  # maps of the LAT end below
 _CUT_MARGIN = 1.01  # an energy cut this much inside the bins of a map is no rounding error
 
 # What the built-in response and diffuse emission describe. The zenith angles are those of 3FHL
@@ -172,7 +171,7 @@ def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
     "scan" uses no model: it needs ``psf`` where the built-in one does not hold, and "scan" and
     "both" are refused for another telescope without it.
     """
-    stated, telescope = stated_selection(header), _other_telescope(header)
+    stated, telescope = stated_selection(header), other_telescope(header, energy_edges)
     if telescope and psf is None and finder != "unet":
         raise InputError(
             f"finder {finder!r} needs the PSF of the telescope; got photons of {telescope} and no "
@@ -180,7 +179,7 @@ def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
         )
     if finder == "scan":
         phrases = _energy_differences(stated.get("energy_gev"), energy_edges, energy_edges)
-        phrases += [] if psf is not None else _psf_differences(stated, energy_edges[-1])
+        phrases += _psf_differences(stated) if psf is None else []
         if phrases:
             warn(f"the scan may not fit the map: {'; '.join(phrases)}")
         return
@@ -211,15 +210,17 @@ def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
         )
 
 
-def _other_telescope(header):
-    """Telescope and instrument of a header that names others than the LAT, else None."""
+def other_telescope(header, energy_edges):
+    """What observed a map if it is not the LAT, by its header or else its energies; "" if it is."""
     telescope, instrument = (str(header.get(k, "")).strip() for k in ("TELESCOP", "INSTRUME"))
+    name = f"{telescope} {instrument}".strip()
     if _OTHER_TELESCOPE.match(telescope) or _OTHER_INSTRUMENT.match(instrument):
-        return f"{telescope} {instrument}".strip()
-    return None
+        return name
+    beyond = not name and energy_edges[-1] > _MAX_LAT_GEV
+    return f"an unknown telescope, up to {energy_edges[-1]:g} GeV" if beyond else ""
 
 
-def _psf_differences(stated, emax):
+def _psf_differences(stated):
     """Phrase on photons that the built-in PSF does not describe, in a list, or none."""
     types, release = stated.get("event_type"), stated.get("release", "P8")
     kinds = []
@@ -227,8 +228,6 @@ def _psf_differences(stated, emax):
         kinds.append(f"event type {'+'.join(types)}")
     if release.upper().startswith("P7"):
         kinds.append(f"events of {release}")
-    if emax > _MAX_BEYOND * KingPSF.energy_range[1]:
-        kinds.append(f"energies up to {emax:g} GeV")
     text = "the built-in PSF is that of all photons of Fermi-LAT, not of"
     return [f"{text} {', '.join(kinds)} (give psf)"] if kinds else []
 

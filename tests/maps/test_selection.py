@@ -133,13 +133,21 @@ def test_another_telescope_is_named_with_what_does_not_hold(telescope, instrumen
             check_domain(keywords, EDGES, CARD, finder=finder)
 
 
+def test_photons_of_high_energies_are_of_another_telescope_unless_the_header_names_the_lat():
+    with pytest.raises(InputError, match="photons of an unknown telescope, up to 10000 GeV"):
+        check_domain({}, [100.0, 1e4], CARD, finder="scan")
+    with pytest.warns(UnetlocWarning, match="telescope, up to 10000 GeV .not of Fermi-LAT"):
+        check_domain({}, [100.0, 1e4], CARD)
+    check_domain({"TELESCOP": "GLAST"}, [100.0, 1e4], CARD, finder="scan")
+    check_domain({}, [100.0, 3000.0], CARD, finder="scan")
+
+
 @pytest.mark.parametrize(
     ("cuts", "edges", "phrase"),
     [
         ({"EVENT_CLASS": "16,P8R3", "ZENITH_ANGLE": "0:180"}, [0.01, 3000.0], ""),
         ({"EVENT_TYPE": "32,P8R3"}, EDGES, "Fermi-LAT, not of event type PSF3 (give psf)"),
         ({"EVENT_CLASS": "2,P7REP"}, EDGES, "Fermi-LAT, not of events of P7REP (give psf)"),
-        ({}, [100.0, 1e4], "Fermi-LAT, not of energies up to 10000 GeV (give psf)"),
         ({"ENERGY": "20000:500000"}, EDGES, "events were cut to 20-500 GeV in bins of 10-1000 GeV"),
     ],
 )
