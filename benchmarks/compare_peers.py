@@ -1,12 +1,14 @@
-"""Average precision and completeness of the network and of other finders on the same skies.
+"""Average precision and completeness of this package and of other finders on the same skies.
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
-        [--template FILE --variant NAME] [--years 7] [--peers network ts-true ts-fit dao log]
+        [--template FILE --variant NAME] [--years 7]
+        [--peers network ts-true ts-fit dao log dbscan mst] [--rank Score]
         [--save FOLDER] [--figure FILE.png]
 
 The finders and the rules are those of docs/benchmarks.rst. Listed is the completeness at threshold
 0. The last column is the wall time of a patch: of a TS map the pixels in and near the cell of the
-patch, of the network a whole sky over its patches. --save keeps the results of the peers, which
+patch, of network, scan and both a whole sky over its patches. The latter three are ranked by the
+column --rank of their catalogue, Score or Log_Odds. --save keeps the results of the peers, which
 take an hour, for the next run.
 """
 
@@ -45,7 +47,11 @@ STATISTICS = {
     "average precision": lambda scores: scores.average_precision,
     "completeness at 95 % purity": lambda scores: scores.completeness_at(0.95)[0],
 }
-PEERS = ["network", "ts-true", "ts-fit", "dao", "log"]
+# The finders of this package, the peers, and the pairs whose differences are printed.
+FINDERS = {"network": {}, "scan": {"finder": "scan"}, "both": {"finder": "both"}}
+PEERS = ["network", "ts-true", "ts-fit", "dao", "log", "dbscan", "mst"]
+PAIRS = [("scan", "network"), ("both", "network")]
+PAIRS += [(finder, peer) for peer in ("ts-true", "ts-fit") for finder in FINDERS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +120,8 @@ def run_peer(name, sky, patch, psf, kernel):
     near = sky.photons.photons.select(sky.photons.near(plane.basis[2], plane.half_diagonal_deg))
     wanted = GRID.border_distance_deg(plane.pixel_vectors, patch) < SEARCH_DEG
     counts = np.moveaxis(bin_photons(plane, near, peers.EDGES), -1, 0)
-    field = peers.Field(plane, counts, peers.mean_exposure(sky.exposure, plane), wanted)
+    exposure = peers.mean_exposure(sky.exposure, plane)
+    field = peers.Field(plane, counts, exposure, wanted, peers.photons_of(plane, near))
     if name in ("ts-true", "ts-fit"):
         density = sky.sky.background if name == "ts-true" else sky.template
         background = peers.expected_photons(density, sky.sky.nside, plane, kernel)
@@ -124,23 +131,26 @@ def run_peer(name, sky, patch, psf, kernel):
     if name in ("ts-true", "ts-fit"):
         x, y, score = peers.ts_sources(field, background, psf)
     else:
-        x, y, score = {"dao": peers.dao_sources, "log": peers.log_sources}[name](field)
+        x, y, score = getattr(peers, f"{name}_sources")(field)
     seconds = time.perf_counter() - started
     lon, lat = lonlat_from_vectors(plane.vectors_from_pixel(x, y).reshape(-1, 3))
     return np.stack([lon, lat, score], axis=1), seconds
 
 
-def run_network(model, sky_of, chosen):
-    """`Found` of the network, which searches whole skies, in the patches of all skies."""
+def run_finder(name, model, rank, sky_of, chosen):
+    """`Found` of a finder of this package, which searches whole skies, in the patches of all skies.
+
+    ``rank`` is the column of its catalogue that is the score.
+    """
     model, rows, seconds = load_model(model), [], []
     for sky in np.unique(chosen[:, 0]):
         events, edges = sky_of(sky).sky.photons, ENERGY_EDGES[[0, -1]]
         sky_map = SkyMap(events=events, footprint=WHOLE_SKY, energy_edges=edges)
         started = time.perf_counter()
-        run = detect(sky_map, model=model, threshold=0.0)
+        run = detect(sky_map, model=model, threshold=0.0, **FINDERS[name])
         spent = (time.perf_counter() - started) / len(run.patches)
-        lon, lat = (degrees(run.catalog[name]) for name in ("GLON", "GLAT"))
-        vectors, score = vectors_from_lonlat(lon, lat), numbers(run.catalog["Score"])
+        lon, lat = (degrees(run.catalog[axis]) for axis in ("GLON", "GLAT"))
+        vectors, score = vectors_from_lonlat(lon, lat), numbers(run.catalog[rank])
         for number in np.flatnonzero(chosen[:, 0] == sky):
             plane = GRID.plane(chosen[number, 1])
             near = separation_deg(vectors, plane.basis[2]) < plane.half_diagonal_deg
@@ -177,7 +187,7 @@ def score_patches(found, sky_of, chosen):
 
 
 def print_table(scores, seconds):
-    """Print one row for each finder, then the differences of the network to the TS maps."""
+    """Print one row for each finder, then the differences of the `PAIRS`."""
     whole = {name: dict(zip(BANDS, m.by_sky().values())) for name, m in scores.items()}
     first = next(iter(whole.values()))
     print("true sources with 8 or more expected photons:", end=" ")
@@ -193,9 +203,9 @@ def print_table(scores, seconds):
         e, spent = bands["all sky"], np.mean(seconds[name])
         listed = f"{e.completeness:7.3f}  {e.median_offset_deg:.4f} {spent:9.3f}"
         print(f"{name:8} {ap} {complete} {listed}")
-    for name in (n for n in ("ts-true", "ts-fit") if {"network", n} <= scores.keys()):
-        print(f"network - {name}, 95 % interval of 1000 paired bootstraps over patches")
-        differences = comparison.compare(scores["network"], scores[name])
+    for one, other in (pair for pair in PAIRS if scores.keys() >= set(pair)):
+        print(f"{one} - {other}, 95 % interval of 1000 paired bootstraps over patches")
+        differences = comparison.compare(scores[one], scores[other])
         for band in (b for b, e in first.items() if e.n_true):
             rows = differences[differences["Sky"] == BANDS[band]]
             cells = [
@@ -217,7 +227,7 @@ def draw_curves(scores):
             whole = matches.by_sky()[sky]
             found = np.cumsum(whole.correct)
             purity = found / np.arange(1, len(found) + 1)
-            axes.plot(found / max(whole.n_true, 1), purity, lw=2 if name == "network" else 1,
+            axes.plot(found / max(whole.n_true, 1), purity, lw=2 if name in FINDERS else 1,
                       label=f"{name} {whole.average_precision:.3f}")  # fmt: skip
         axes.set(title=band, xlabel="completeness", xlim=(0.4, 1), ylim=(0.4, 1.01))
         axes.grid(alpha=0.3)
@@ -242,10 +252,12 @@ def compare(options):
 
     scores, seconds = {}, {}
     for name in options.peers:
-        if name == "network":
-            found = run_network(options.model, sky_of, chosen)
+        if name in FINDERS:
+            found = run_finder(name, options.model, options.rank, sky_of, chosen)
         else:
-            found = everywhere(name, chosen, sky_of, settings)
+            # each peer is computed again only if its own numbers change
+            own = {key: value for key, value in peers.CLUSTERS.items() if key == name}
+            found = everywhere(name, chosen, sky_of, settings | own)
         scores[name] = score_patches(found, sky_of, chosen)
         seconds[name] = found.seconds
     return scores, seconds
@@ -255,7 +267,7 @@ def main(arguments=None):
     """Compare and print the table."""
     options = options_of(
         __doc__, skies=2, patches=256, seed=2000, model=str, template=str, variant="PIBREM+ICS",
-        years=7.0, peers=PEERS, save=Path, figure=Path,
+        years=7.0, peers=PEERS, rank="Score", save=Path, figure=Path,
     ).parse_args(arguments)  # fmt: skip
     scores, seconds = compare(options)
     print_table(scores, seconds)

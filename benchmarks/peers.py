@@ -16,7 +16,12 @@ from gammapy.estimators.utils import find_peaks
 from gammapy.irf import PSFMap
 from gammapy.maps import Map, MapAxis, WcsGeom, WcsNDMap
 from gammapy.modeling.models import PointSpatialModel, PowerLawSpectralModel, SkyModel
-from scipy.ndimage import gaussian_filter, gaussian_laplace, maximum_filter
+from scipy.ndimage import gaussian_filter, gaussian_laplace, map_coordinates, maximum_filter
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial import Delaunay, KDTree
+from scipy.special import xlogy
+from sklearn.cluster import DBSCAN
 
 from astro_unetloc.irf.psf import KingPSF, make_profiles
 from astro_unetloc.irf.spectra import PHOTON_INDEX, bin_fractions, power_laws
@@ -37,6 +42,18 @@ TS = {"index": 2.4, "kernel_deg": 1.0, "min_distance_pix": 3, "min_sqrt_ts": 2.0
 # whose root is the noise; least response in units of the noise.
 DAO = {"smooth_pix": 2.0, "kernel_pix": 2.0, "noise_pix": 24.0, "threshold": 0.3}
 LOG = {"smooth_pix": 1.0, "kernel_pix": 2.0, "noise_pix": 24.0, "threshold": 2.0}
+# DBSCAN: the circle of a core point holds one photon and some standard deviations more than the
+# mean density; radii of the circles of the significance in units of the 68 % radius of the PSF.
+# Spanning tree: edges are cut at a fraction of the local mean, a constant over the root of the
+# density.
+CLUSTERS = {
+    "dbscan": {"radius_pix": 1.5, "n_sigma": 2.5, "core_pix": 6.0, "noise_pix": 12.0,
+               "circles": (0.4, 0.8, 1.4)},
+    "mst": {"cut": 0.75, "mean_edge": 0.65, "min_photons": 4, "noise_pix": 12.0},
+}  # fmt: skip
+# Positions of clusters: means of the photons within a radius, weighted by a King profile with a
+# sigma in units of the 68 % radius of the PSF; least distance of two clusters.
+POSITIONS = {"reach_pix": 12.8, "core": 0.7, "gamma": 1.2, "rounds": 15, "separation_pix": 3.2}
 NO_PEAKS = np.zeros((3, 0))
 
 
@@ -48,6 +65,16 @@ class Field:
     counts: np.ndarray
     exposure: np.ndarray  # cm2 s
     wanted: np.ndarray  # where finders search to whom a pixel costs time
+    photons: np.ndarray  # (3, n): pixel positions x, y of the photons and their energy in GeV
+
+
+def photons_of(plane, photons):
+    """Pixel positions x, y and energies (3, n) of the photons in the image and in the bands."""
+    x, y = plane.pixel_from_vectors(photons.vectors)
+    with np.errstate(invalid="ignore"):
+        inside = np.all(np.abs(np.array([x, y]) - (plane.n_pix - 1) / 2) < plane.n_pix / 2, axis=0)
+    inside &= (photons.energy >= EDGES[0]) & (photons.energy < EDGES[-1])
+    return np.array([x, y, photons.energy])[:, inside]
 
 
 def psf_map():
@@ -198,3 +225,106 @@ def dao_sources(field):
         return NO_PEAKS
     score = DAO["threshold"] * 10 ** (-0.4 * np.asarray(stars["daofind_mag"]))
     return np.asarray(stars["x_centroid"]), np.asarray(stars["y_centroid"]), score
+
+
+def dbscan_sources(field):
+    """Clusters of scikit-learn's DBSCAN, ranked by the mean significance of counts in circles."""
+    config, (x, y, energy) = CLUSTERS["dbscan"], field.photons
+    if len(x) == 0:
+        return NO_PEAKS
+    expected = np.pi * config["radius_pix"] ** 2 * smooth_density(field, x, y, config["core_pix"])
+    weight = 1 / (1 + expected + config["n_sigma"] * np.sqrt(expected))
+    finder = DBSCAN(eps=config["radius_pix"], min_samples=1)
+    x, y = cluster_positions(field, finder.fit(np.c_[x, y], sample_weight=weight).labels_)
+    width = psf_width(energy)
+    row, photon, distance = near_photons(field, x, y)
+    circle = smooth_density(field, x, y, config["noise_pix"], np.pi * width**2)
+    score = np.zeros(len(x))
+    for factor in config["circles"]:
+        counts = np.bincount(row[distance < factor * width[photon]], minlength=len(x))
+        excess = counts - factor**2 * circle
+        ts = 2 * (xlogy(counts, counts / (factor**2 * circle)) - excess)
+        score += np.sign(excess) * np.sqrt(np.maximum(ts, 0)) / len(config["circles"])
+    return strongest(x, y, score)
+
+
+def mst_sources(field):
+    """Clusters of a minimum spanning tree, ranked by their magnitude.
+
+    The magnitude is the number of photons times the ratio of the mean edge around the cluster to
+    that inside (Campana et al. 2013, doi:10.1007/s10509-013-1488-0).
+    """
+    config, points = CLUSTERS["mst"], field.photons[:2].T
+    if len(points) < config["min_photons"]:
+        return NO_PEAKS
+    starts, end = Delaunay(points).vertex_neighbor_vertices
+    length = np.linalg.norm(np.repeat(points, np.diff(starts), axis=0) - points[end], axis=1)
+    edges = csr_array((length, end, starts), shape=(len(points), len(points)))
+    tree = minimum_spanning_tree(edges).tocoo()
+    around = smooth_density(field, *points[tree.row].T, config["noise_pix"])
+    around = config["mean_edge"] / np.sqrt(around)
+    kept = tree.data < config["cut"] * around
+    start, end, length, around = (v[kept] for v in (tree.row, tree.col, tree.data, around))
+    edges = csr_array((length, (start, end)), shape=edges.shape)
+    label = connected_components(edges, directed=False)[1]
+    size = np.bincount(label)
+    large = size >= config["min_photons"]
+    sums = [np.bincount(label[start], v, minlength=len(size))[large] for v in (around, length)]
+    x, y = cluster_positions(field, np.where(large, np.cumsum(large) - 1, -1)[label])
+    return strongest(x, y, size[large] * sums[0] / sums[1])
+
+
+def smooth_density(field, x, y, sigma_pix, weight=None):
+    """Smoothed density of photons, or of a weight (n,) of theirs, per pixel at pixel positions."""
+    edges = np.arange(field.plane.n_pix + 1) - 0.5
+    image = np.histogram2d(*field.photons[1::-1], bins=(edges, edges), weights=weight)[0]
+    smooth = gaussian_filter(image, sigma_pix)
+    return np.maximum(map_coordinates(smooth, [y, x], order=1, mode="nearest"), 1e-3)
+
+
+def psf_width(energy):
+    """Radius in pixels that contains 68 % of the photons of energies (n,) in GeV."""
+    grid = np.geomspace(*EDGES[[0, -1]], 30)
+    radius = [KingPSF().containment_radius(0.68, node) for node in grid]
+    return np.interp(np.log(energy), np.log(grid), radius) / GridConfig().pixel_deg
+
+
+def near_photons(field, x, y):
+    """Pairs of positions and photons within reach: their numbers and the distance in pixels."""
+    trees = KDTree(np.c_[x, y]), KDTree(field.photons[:2].T)
+    pairs = trees[0].sparse_distance_matrix(trees[1], POSITIONS["reach_pix"], output_type="ndarray")
+    return pairs["i"], pairs["j"], pairs["v"]
+
+
+def cluster_positions(field, label):
+    """Pixel positions of clusters of photons with labels (n,), where -1 is no cluster.
+
+    They are weighted means of the photons around, which go up to a peak of the counts.
+    """
+    x, y, energy = field.photons
+    width, inside = psf_width(energy), np.flatnonzero(label >= 0)
+    center = weighted_means(label[inside], width[inside] ** -2, x[inside], y[inside])
+    row, photon, _ = near_photons(field, *center)
+    core2 = (POSITIONS["core"] * width[photon]) ** 2
+    for _ in range(POSITIONS["rounds"]):
+        distance2 = (x[photon] - center[0, row]) ** 2 + (y[photon] - center[1, row]) ** 2
+        # the gradient of a King profile
+        weight = (1 + distance2 / (2 * POSITIONS["gamma"] * core2)) ** (-POSITIONS["gamma"] - 1)
+        center = weighted_means(row, weight / core2, x[photon], y[photon])
+    return center
+
+
+def weighted_means(row, weight, *values):
+    """Weighted means (n_values, n) of values (m,) of each row."""
+    total = np.bincount(row, weight)
+    return np.array([np.bincount(row, weight * value) / total for value in values])
+
+
+def strongest(x, y, score):
+    """The positions and scores without those close to one of a higher score."""
+    x, y, score = np.array([x, y, score])[:, np.argsort(-score)]
+    kept = np.ones(len(x), dtype=bool)
+    pairs = KDTree(np.c_[x, y]).query_pairs(POSITIONS["separation_pix"], output_type="ndarray")
+    for first, second in pairs[np.lexsort(pairs.T[::-1])]:
+        kept[second] &= ~kept[first]
+    return x[kept], y[kept], score[kept]

@@ -1,5 +1,6 @@
 """The peers find what is there, and benchmarks/compare_peers.py scores all by one rule."""
 
+from dataclasses import replace
 from functools import partial
 
 import astropy.units as u
@@ -20,7 +21,7 @@ from astro_unetloc.sphere import lonlat_from_vectors, separation_deg, vectors_fr
 PATCH = 400
 LON, LAT = np.array([0.5, 359.4, 0.1]), np.array([-4.5, -4.0, -5.5])
 DENSITY = 12.0
-NAMES = ["ts-true", "ts-fit", "dao", "log"]
+NAMES = ["ts-true", "ts-fit", "dao", "log", "dbscan", "mst"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,9 @@ def kernel(peers, psf):
 def sky(compare):
     made, exposure = make_sky(LON, LAT, photons_each=25, density=DENSITY), SurveyExposure()
     truth = truth_table(made.sources, exposure)
-    photons = SortedPhotons(made.photons)
+    # the photons of a source are made at one point, where a spanning tree has no edges
+    blur = np.random.default_rng(0).normal(0, np.radians(0.02), made.photons.vectors.shape)
+    photons = SortedPhotons(replace(made.photons, vectors=made.photons.vectors + blur))
     return compare.Sky(made, photons, exposure, 0.5 * made.background, truth)
 
 
@@ -131,18 +134,43 @@ def test_peer_finds_the_sources(compare, sky, psf, kernel, name, monkeypatch):
     away = separation_deg(
         vectors_from_lonlat(best[:, :1], best[:, 1:2]), vectors_from_lonlat(LON, LAT)
     )
-    # the photons of a source lie in one pixel of 0.08 deg
+    # the photons of a source lie in a few pixels of 0.08 deg
     assert np.all(away.min(axis=0) < 0.06)
     assert seconds > 0
 
 
-@pytest.mark.parametrize("name", ["dao", "log"])
+@pytest.mark.parametrize("name", ["dao", "log", "dbscan", "mst"])
 def test_peer_finds_nothing_without_photons(compare, peers, name):
     if name == "dao":
         pytest.importorskip("photutils")
     plane, nothing = compare.GRID.plane(PATCH), np.zeros((5, 128, 128))
-    found = getattr(peers, f"{name}_sources")(peers.Field(plane, nothing, nothing + 1, None))
+    field = peers.Field(plane, nothing, nothing + 1, None, np.zeros((3, 0)))
+    found = getattr(peers, f"{name}_sources")(field)
     assert [len(values) for values in found] == [0, 0, 0]
+
+
+def test_magnitude_is_photons_times_ratio_of_edges(compare, peers):
+    # a cross of five photons in a grid of 2 pixels, which is too sparse to cluster
+    x, y = np.mgrid[0:128:2, 0:128:2].reshape(2, -1).astype(float)
+    cross = 65 + np.array([[0, 0.2, -0.2, 0, 0], [0, 0, 0, 0.2, -0.2]])
+    photons = np.vstack([np.hstack([[x, y], cross]), np.full(len(x) + 5, 100.0)])
+    field = peers.Field(compare.GRID.plane(PATCH), None, None, None, photons)
+    found = peers.mst_sources(field)
+    density = 0.25 + 5 / (2 * np.pi * peers.CLUSTERS["mst"]["noise_pix"] ** 2)
+    np.testing.assert_allclose(found[:2], 65, atol=0.01)
+    assert found[2] == pytest.approx(5 * 0.65 / np.sqrt(density) / 0.2, rel=0.01)
+
+
+def test_photons_of_high_energy_fix_the_position(compare, peers, rng):
+    # their PSF is narrower by a factor of 1.5
+    low, high = rng.normal([60.0, 60.0], 0.3, (20, 2)), rng.normal([61.0, 60.0], 0.3, (20, 2))
+    energy = np.repeat([10.0, 200.0], 20)
+    photons = np.vstack([np.concatenate([low, high]).T, energy])
+    field = peers.Field(compare.GRID.plane(PATCH), None, None, None, photons)
+    x, y, score = peers.dbscan_sources(field)
+    assert len(x) == 1
+    assert 60.55 < x[0] < 61
+    assert score[0] > 5
 
 
 # Scores
@@ -184,6 +212,14 @@ def test_table_has_a_row_for_each_finder(small_run, capsys):
     assert "+0.000 (+0.000 to +0.000)" in lines[7]
 
 
+def test_network_is_ranked_by_any_column(small_run, capsys):
+    arguments = ["--peers", "network", "--patches", "1", "--skies", "1", "--rank"]
+    lines = table(small_run, [*arguments, "Sqrt_TS"], capsys).splitlines()
+    assert lines[3].split()[:2] == ["network", "1.000"]
+    with pytest.raises(KeyError, match="Odds"):
+        small_run.main([*arguments, "Odds"])
+
+
 def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monkeypatch):
     path = tmp_path / "peers"
     arguments = ["--peers", "log", "--patches", "1", "--skies", "1", "--save", str(path)]
@@ -194,3 +230,15 @@ def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monke
     assert figure.stat().st_size > 5000
     with pytest.raises(TypeError, match="not callable"):
         small_run.main([*arguments, "--seed", "2001"])
+
+
+def test_saved_results_are_computed_again_if_the_numbers_of_the_peer_change(
+    small_run, capsys, tmp_path, monkeypatch
+):
+    arguments = ["--peers", "mst", "log", "--patches", "1", "--skies", "1", "--save", str(tmp_path)]
+    table(small_run, arguments, capsys)
+    monkeypatch.setattr(small_run, "run_peer", None)
+    monkeypatch.setitem(small_run.peers.CLUSTERS, "mst", {"cut": 0.5})
+    small_run.main([*arguments, "--peers", "log"])
+    with pytest.raises(TypeError, match="not callable"):
+        small_run.main([*arguments, "--peers", "mst"])
