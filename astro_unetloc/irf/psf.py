@@ -444,6 +444,9 @@ def _energies_gev(geom):
 def _psf_of_map(psf_map, vector):
     """Table of a gammapy PSF map at the pixel nearest to a direction."""
     geom = psf_map.geom
+    if geom.is_hpx:
+        got = "got one of HEALPix pixels; give an image or the radius that holds 68 %"
+        raise InputError(f"a PSF map with a WCS was expected; {got}")
     image = geom.to_image()
     ny, nx = image.data_shape
     x, y = nx // 2, ny // 2

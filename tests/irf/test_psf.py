@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import Angle, SkyCoord
 from gammapy.irf import PSFKernel, PSFMap
-from gammapy.maps import MapAxis, WcsGeom, WcsNDMap
+from gammapy.maps import HpxGeom, Map, MapAxis, WcsGeom, WcsNDMap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,6 +251,13 @@ def test_a_radius_is_a_gaussian_of_all_energies(radius, rng):
 def test_a_radius_that_is_none_is_refused(radius):
     with pytest.raises(InputError, match=r"radius of the psf .* at most 10 deg; got .* 0.06 deg$"):
         read_psf(radius)
+
+
+def test_a_psf_map_in_healpix_pixels_is_refused():
+    axes = PSFMap.from_gauss(MapAxis.from_energy_bounds("0.1 TeV", "9 TeV", 3, name="energy_true"))
+    geom = HpxGeom.create(nside=4, axes=axes.psf_map.geom.axes)
+    with pytest.raises(InputError, match="PSF map with a WCS was expected; got one of HEALPix"):
+        psf_of(PSFMap(Map.from_geom(geom, unit="sr-1")))
 
 
 def test_a_kernel_of_gammapy_is_read(gaussian):
