@@ -1,6 +1,7 @@
 """The search: read map, project patches, predict, cluster, localize, measure, classify, catalogue.
 
-`classify_sources` begins at the measurement, with the sources of any catalogue.
+The scan, a search without the network, stands beside or instead of the steps from the patches to
+the candidates. `classify_sources` begins at the measurement, with the sources of any catalogue.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 from astropy.units import Quantity
+from scipy.special import expit
 from tqdm import tqdm
 
 from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, LOG_LIKELIHOOD, set_flag
@@ -34,29 +36,47 @@ from astro_unetloc.classification.classifiers import Classifier, class_fractions
 from astro_unetloc.classification.mixture import fit_mixture
 from astro_unetloc.detection.clustering import ClusteringConfig, find_clusters
 from astro_unetloc.detection.localization import (
+    in_patches,
     localize,
     near_owned_cell,
     source_table,
     with_neighbors,
 )
+from astro_unetloc.detection.odds import with_log_odds
+from astro_unetloc.detection.scan import Scan
 from astro_unetloc.exceptions import InputError, counted, warn
 from astro_unetloc.files import checksum, split_choice
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.irf.spectra import PHOTON_INDEX
-from astro_unetloc.maps.patches import Patches, project
+from astro_unetloc.maps.patches import Patches, cover, project
 from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
-from astro_unetloc.maps.selection import check_domain
-from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.measurement.data import fitted_energies
+from astro_unetloc.maps.selection import check_domain, is_other_telescope
+from astro_unetloc.maps.skymap import SkyMap, observed_points
+from astro_unetloc.measurement.data import MeasurementConfig, fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
-from astro_unetloc.sphere import lonlat_from_vectors
-from astro_unetloc.unet.model import Model, load_model, shipped_bands
+from astro_unetloc.sphere import lonlat_from_vectors, neighbors
+from astro_unetloc.unet.model import (
+    SCAN_SQRT_TS,
+    Model,
+    load_model,
+    model_without_network,
+    shipped_bands,
+)
 
 log = logging.getLogger(__name__)
 
+# The finders, and how the summary of a run names them.
+_FINDERS = {"unet": "", "scan": "scan, ", "both": "scan and "}
 # Below this Galactic latitude a source carries the flag "low latitude".
 _PLANE_LATITUDE_DEG = 5.0
+# The scan: energy bands of a map of another telescope; pairs of source and photon that are fitted
+# at once; sources of a lower sqrt(TS) are dropped before the last fit; a candidate of the network
+# is the same source as one of the scan within so many 68 % radii of the PSF.
+_BANDS_PER_DECADE, _MAX_BANDS, _SCAN_PAIRS = 2, 5, 1e6
+_LEAST_SQRT_TS, _SAME_PSF = 3.0, 1.6
+_MAX_LAT_GEV = 3000.0  # maps of the LAT end below
+_TYPICAL = 1.5  # energy of a typical photon in units of the lowest
 _VERSIONS = ("numpy", "scipy", "astropy", "gammapy", "healpy", "scikit-learn", "ai-edge-litert")
 # Keywords of the files that belong to a map begin with these letters.
 _COMPANIONS = {"exposure": "EXP", "background": "BKG", "psf": "PSF", "extended": "EXT"}
@@ -68,6 +88,7 @@ class Run:
 
     sky_map: SkyMap
     model: Model
+    finder: str  # unet, scan or both
     threshold: float  # smallest Score listed
     purity: float | None  # expected purity that set the threshold
     seed: int
@@ -76,7 +97,8 @@ class Run:
     fit_edges: np.ndarray | None
     classified: bool  # whether the classes were wanted
     patches: Patches
-    probability: np.ndarray  # (n, ny, nx) of a source of any class in each pixel of the patches
+    # (n, ny, nx) of a source of any class in each pixel of the patches; None without the network
+    probability: np.ndarray | None
     n_failed: int  # patches for which the network returned no finite probability
     background_norm: float | None  # fitted factor of the background of the map, if it has one
     sources: object  # QTable of all sources above the threshold, also those outside the region
@@ -85,7 +107,9 @@ class Run:
     @cached_property
     def catalog(self):
         """The sources inside the region, as a catalogue with the keywords of the run."""
-        sources = self.sources
+        sources = self.sources.copy()
+        if SCAN_SQRT_TS in sources.colnames:
+            sources.remove_column(SCAN_SQRT_TS)
         if self.region is not None:
             sources = sources[self.region.covers(glon_glat_vectors(sources))]
         return make_catalog(sources, self.keywords() | {AREA: self.area.to_string()})
@@ -108,6 +132,7 @@ class Run:
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
+            "FINDER": self.finder,
             BANDS: _band_text(model),
             "THRESH": self.threshold,
             "PURITY": self.purity,
@@ -161,7 +186,8 @@ class Run:
         if "map" not in given or not all(isinstance(word, str | Path) for word in words):
             return ""
         limit = "threshold" if self.purity is None else "purity"
-        words += ["--model", model.path, f"--{limit}", getattr(self, limit), "--seed", self.seed]
+        words += ["--model", model.path] * (model.sha256 is not None)
+        words += ["--finder", self.finder, f"--{limit}", getattr(self, limit), "--seed", self.seed]
         words += ["--no-measure"] * (self.fit_edges is None)
         words += ["--no-classify"] * (self.fit_edges is not None and not self.classified)
         if "class_prior" in given:
@@ -183,12 +209,13 @@ class Run:
         """Return one line on what was found, with the paths of the files that were written."""
         low, high = np.clip(self.sky_map.energy_edges[[0, -1]], *self.model.energy_range)
         score, real, norm = np.asarray(self.catalog["Score"]), "", self.background_norm
-        if len(score) and self.model.calibration is not None:
+        if len(score) and self.model.calibration_of(self.finder) is not None:
             real = f", {score.sum():,.1f} of {'them' if len(score) > 1 else 'it'} real as expected,"
         return (
             f"{counted(len(score), 'source')}{real} with Score >= {self.threshold:.3g} in "
             f"{counted(self.patches.n_photons, 'photon')} of {low:.4g}-{high:.4g} GeV "
-            f"({counted(len(self.patches), 'patch', 'patches')}, model {self.model.name}"
+            f"({counted(len(self.patches), 'patch', 'patches')}, {_FINDERS[self.finder]}model "
+            f"{self.model.name}"
             + (")" if norm is None else f", background times {norm:.3g})")
             + (f" -> {', '.join(map(str, paths))}" if paths else "")
         )
@@ -199,13 +226,17 @@ class Run:
 
 def detect(
     map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
-    energy_range=None, region=None, threshold=None, purity=None, measure=True, classify=True,
-    class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
+    energy_range=None, region=None, threshold=None, purity=None, finder="unet", measure=True,
+    classify=True, class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
     threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
     if threshold is not None and purity is not None:
         raise InputError("threshold and purity exclude each other; got both; give one of them")
+    if finder not in _FINDERS:
+        raise InputError(f"finder must be one of {', '.join(_FINDERS)}; got {finder!r}")
+    if finder != "unet" and not measure:
+        raise InputError(f"finder {finder} fits its sources; got measure=False; use finder unet")
     if progress is not None and not callable(progress):
         progress = tqdm if progress else None
     given = {} if extended is None else {"extended": extended}
@@ -216,34 +247,51 @@ def detect(
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
     sky_map = _sky_map(map, parts)
     given |= sky_map.given
-    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
-    check_domain(sky_map.header, sky_map.energy_edges, model.card)
-    if purity is not None and model.calibration is None:
+    model = _model_of(sky_map, model, finder)
+    if purity is not None and model.calibration_of(finder) is None:
         wanted = "purity needs a model whose Score is calibrated"
         raise InputError(f"{wanted}; got {model.name}; give a threshold or calibrate the model")
     threshold = model.threshold if threshold is None else threshold
     seed, cone = _seed(rng), _cone(region)
-    searched = cone if cone is None or not measure else _searched(cone, sky_map, model)
-    patches = project(sky_map, model.band_edges, region=searched, seed=seed, progress=progress)
+    searched = cone
+    if cone is not None and measure:  # a scan takes its background from the whole map
+        searched = _searched(cone, sky_map, model) if finder == "unet" else None
+    if finder == "scan":
+        patches, probability, n_failed = cover(sky_map, model.band_edges), None, 0
+    else:
+        edges = model.band_edges
+        patches = project(sky_map, edges, region=searched, seed=seed, progress=progress)
+        probability, n_failed = source_probability(patches, model, progress)
     if cone is not None and not _touched(patches, cone):
         warn("the region lies outside the map; nothing can be found there")
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
-    probability, n_failed = source_probability(patches, model, progress)
     fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
     # Sources below the threshold affect the fit of those that are listed, and a calibrated score
     # is known only after the fit.
     least = min(threshold, model.threshold) if measure else threshold
     if model.calibration is not None:
         least = model.calibration.least_probability
-    sources = localize(_candidates(probability, patches, model), patches, min_probability=least)
+    sources = source_table(np.zeros((0, 3)))
+    if finder != "scan":
+        found = _candidates(probability, patches, model)
+        sources = localize(found, patches, min_probability=least)
     classifier = _classifier(model, fit_edges) if measure and classify else None
-    if measure:
+    if finder != "unet":
+        sources = _scanned(sources, sky_map, model, classifier, seed, progress)
+        radius_pix = None if probability is None else clustering_config(model).radius_pix
+        sources = in_patches(sources, patches, probability, radius_pix=radius_pix)
+    elif measure:
         sources = _measured(sources, sky_map, model, classifier)
         if len(sources):
             sources["Patch"] = patches.grid.owner(glon_glat_vectors(sources))
     norm = sources.meta.get("background_norm")
-    if model.calibration is not None:
-        sources = model.calibration.apply(sources)
+    if measure:
+        sources = _with_odds(sources, sky_map, model)
+    calibration = model.calibration_of(finder)
+    if calibration is not None:
+        sources = calibration.apply(sources)
+    elif finder != "unet":
+        sources["Score"] = expit(np.nan_to_num(np.asarray(sources["Log_Odds"]), nan=-np.inf))
     if purity is not None:
         inside = slice(None) if cone is None else cone.covers(glon_glat_vectors(sources))
         threshold = threshold_of_purity(np.asarray(sources["Score"])[inside], purity)
@@ -251,8 +299,8 @@ def detect(
     if classifier is not None:
         sources = classifier.apply(sources, class_prior=class_prior)
     sources = flag_sources(sources, sky_map, extended)
-    found = patches, probability, n_failed, norm, sources
-    run = Run(sky_map, model, threshold, purity, seed, cone, fit_edges, classify, *found, given)
+    how = finder, threshold, purity, seed, cone, fit_edges, classify
+    run = Run(sky_map, model, *how, patches, probability, n_failed, norm, sources, given)
     log.info("%d sources with Score >= %g", len(run.catalog), threshold)
     return run
 
@@ -285,6 +333,9 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     purity : float, optional
         Instead of a threshold, the expected purity: the longest list whose mean ``Score`` is at
         least this.
+    finder : {"unet", "scan", "both"}
+        What finds candidates: the network; a scan of the photons over a background estimated from
+        them, which needs no training and fits any telescope of which the PSF is given; or both.
     measure : bool
         Whether to refine the sources by a likelihood fit; without it their positions are those of
         the network and all columns of the fit are masked.
@@ -409,7 +460,7 @@ def classify_sources(
     if len(rows) < len(catalog):
         n_all = counted(len(catalog), "source")
         warn(f"the map shows {len(rows)} of {n_all}; the others get no class")
-    sources = source_table(vectors[rows], np.nan, patch=-1, coverage=np.nan)
+    sources = source_table(vectors[rows])
     if "Flags" in catalog.colnames:
         sources["Flags"] = catalog["Flags"][rows]
     sources = _measured(sources, sky_map, model, classifier, fixed=True)
@@ -560,6 +611,54 @@ def flag_sources(sources, sky_map, extended=None):
     return sources
 
 
+def _model_of(sky_map, model, finder):
+    """The `Model` for a map; one of its bands alone for the scan of another telescope's map."""
+    low, high = sky_map.energy_edges[[0, -1]]
+    foreign = is_other_telescope(sky_map.header) or high > _MAX_LAT_GEV
+    if model is None and finder == "scan" and foreign:
+        if sky_map.psf is None:
+            got = f"photons of {sky_map.header.get('TELESCOP', 'energies')} up to {high:g} GeV"
+            wanted = "the point-spread function of the telescope was expected"
+            raise InputError(f"{wanted}; got {got} and none; give psf")
+        n_bands = int(np.clip(np.rint(_BANDS_PER_DECADE * np.log10(high / low)), 1, _MAX_BANDS))
+        return model_without_network(np.geomspace(low, high, n_bands + 1))
+    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
+    check_domain(sky_map.header, sky_map.energy_edges, model.card)
+    return model
+
+
+def _scanned(candidates, sky_map, model, classifier, seed, progress):
+    """The table of sources that the scan finds, with the candidates that it missed, measured.
+
+    What a round finds is fitted together with all sources before, and is part of the background of
+    the next round.
+    """
+    config = MeasurementConfig(max_pairs=_SCAN_PAIRS)
+    measured = partial(_measured, sky_map=sky_map, model=model, config=config)
+    scan, sources = Scan(sky_map, model.band_edges, seed=seed), source_table(np.zeros((0, 3)))
+    rounds = scan.config.least_ts
+    for least_ts in progress(rounds, desc="scan") if progress else rounds:
+        found = np.concatenate([glon_glat_vectors(sources), scan.search(sources, least_ts)])
+        sources = measured(source_table(found), classifier=None)
+    vectors = glon_glat_vectors(sources[np.asarray(sources["Sqrt_TS"]) >= _LEAST_SQRT_TS])
+    others = glon_glat_vectors(candidates)
+    if len(vectors) and len(others):
+        near, *_ = neighbors(others, vectors, _SAME_PSF * scan.psf_deg)
+        others = np.delete(others, near, axis=0)
+    sources = measured(source_table(np.concatenate([vectors, others])), classifier=classifier)
+    sources[SCAN_SQRT_TS] = scan.sqrt_ts(sources)
+    return sources
+
+
+def _with_odds(sources, sky_map, model):
+    """The table of measured sources with ``Log_Odds``."""
+    points, area_deg2 = observed_points(sky_map)
+    low = max(model.energy_range[0], sky_map.energy_edges[0])
+    psf = psf_of(sky_map.psf, points)
+    radius_deg = psf.containment_radius(0.68, np.clip(_TYPICAL * low, *psf.energy_range))
+    return with_log_odds(sources, points, area_deg2, np.pi * radius_deg**2)
+
+
 def _candidates(probability, patches, model):
     """Clusters of probable pixels in and near the cells that the patches own."""
     config, grid = clustering_config(model), patches.grid.config
@@ -568,11 +667,11 @@ def _candidates(probability, patches, model):
     return find_clusters(probability, config=config, keep=keep)
 
 
-def _measured(sources, sky_map, model, classifier, *, fixed=False):
+def _measured(sources, sky_map, model, classifier, **options):
     """The table of sources with the results of the fit, and what the classifier needs."""
     sources = measure_sources(
         sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range,
-        grid=None if classifier is None else classifier.grid, fixed=fixed,
+        grid=None if classifier is None else classifier.grid, **options,
     )  # fmt: skip
     return sources if model.error_factors is None else model.error_factors.apply(sources)
 

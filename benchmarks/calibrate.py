@@ -1,6 +1,7 @@
 """Calibration of ``Score`` on validation skies of several energies and exposures.
 
-    python benchmarks/calibrate.py [--model FOLDER] [--template SHAPES] [--least PROBABILITY]
+    python benchmarks/calibrate.py [--model FOLDER] [--finder unet] [--template SHAPES]
+        [--least PROBABILITY]
         [--energies 10 20 50] [--years 1 10] [--seeds 1003 1004 1005 1006 1007]
         [--check 1008 1009 1016 1017] [--write]
 
@@ -25,13 +26,20 @@ from itertools import product
 import numpy as np
 from options import options_of
 
-from astro_unetloc.catalog.table import degrees, numbers
+from astro_unetloc.catalog.table import degrees, make_catalog, numbers
 from astro_unetloc.evaluation.metrics import SCORE_EDGES, reliability
 from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, narrowed, observed_sky
 from astro_unetloc.evaluation.truth import join_matches, match_truth
-from astro_unetloc.pipeline import find_sources
+from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
-from astro_unetloc.unet.model import Calibration, features, load_model
+from astro_unetloc.unet.model import (
+    CALIBRATIONS,
+    FEATURES,
+    SCAN_SQRT_TS,
+    Calibration,
+    features,
+    load_model,
+)
 
 YEARS = (7.0, 12.0, 4.0)
 PURITY = {"|b| > 10 deg": 0.95, "|b| < 10 deg": 0.9}
@@ -50,13 +58,14 @@ def validation_sky(band_edges, seed, template, years=None):
     return observed_sky(band_edges, seed, years=years or YEARS[seed % len(YEARS)], **options)
 
 
-def matched_candidates(model, seed, template, *, energy=None, years=None):
+def matched_candidates(model, seed, template, *, energy=None, years=None, finder="unet"):
     """`TruthMatch` of the candidates of a simulated sky above an energy (GeV)."""
     edges = model.band_edges
     if energy is not None:
         edges = narrowed(edges, (energy, edges[-1]))
     sky_map, truth = validation_sky(edges, seed, template, years)
-    catalog = find_sources(sky_map, model=model, threshold=model.threshold)
+    run = detect(sky_map, model=model, finder=finder, threshold=model.threshold, classify=False)
+    catalog = make_catalog(run.sources)
     return match_truth(catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV))
 
 
@@ -70,9 +79,10 @@ def write_card(model, **entries):
 
 
 def known_of(matches):
-    """Probability of the network, latitude, sqrt(TS) and counts of the candidates."""
+    """Probability of the network, latitude, sqrt(TS), counts and, of a scan, its sqrt(TS)."""
     catalog = matches.catalog
-    fitted = (numbers(catalog[name]) for name in ("Sqrt_TS", "Npred"))
+    names = [n for n in ("Sqrt_TS", "Npred", SCAN_SQRT_TS) if n in catalog.colnames]
+    fitted = (numbers(catalog[name]) for name in names)
     return numbers(catalog["Probability"]), degrees(catalog["GLAT"]), *fitted
 
 
@@ -80,9 +90,10 @@ def fit(matches, least=0.0):
     """The `Calibration` of candidates, by scikit-learn's logistic regression."""
     probability, latitude, *fitted = (values[matches.is_judged] for values in known_of(matches))
     real, known = matches.is_real[matches.is_judged], np.isfinite(fitted[0])
-    terms = features(probability, latitude, *fitted)[known]
+    n_terms = len(FEATURES) if len(fitted) > 2 else FEATURES.index("scan")
+    terms = features(probability, latitude, *fitted)[known, :n_terms]
     # without a fit its terms are zero for all
-    blind = features(probability, latitude, *np.full((2, len(real)), np.nan))
+    blind = features(probability, latitude, *np.full((2, len(real)), np.nan))[:, :n_terms]
     return Calibration(_regression(terms, real[known]), _regression(blind, real), least)
 
 
@@ -124,15 +135,17 @@ def report(matches, name):
 def main():
     """Fit, check and write."""
     options = options_of(
-        __doc__, model=str, template=str, least=0.0, energies=[10.0, 20.0, 50.0], years=[1.0, 10.0],
+        __doc__, model=str, finder="unet", template=str, least=0.0, energies=[10.0, 20.0, 50.0], years=[1.0, 10.0],
         seeds=[1003, 1004, 1005, 1006, 1007], check=[1008, 1009, 1016, 1017], write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
-    model.card.pop("calibration", None)
+    key = CALIBRATIONS[options.finder]
+    for name in {key, "calibration"}:
+        model.card.pop(name, None)
     model.card["threshold"] = options.least
 
     def search(seeds, energy, years):
-        setting = {"energy": energy, "years": years}
+        setting = {"energy": energy, "years": years, "finder": options.finder}
         return join_matches(
             [matched_candidates(model, seed, options.template, **setting) for seed in seeds]
         )
@@ -151,7 +164,7 @@ def main():
     if options.write:
         command = shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]])
         entry = {"seeds": options.seeds, "command": command, "check": options.check}
-        write_card(model, calibration=vars(calibration) | entry | {"errors": errors})
+        write_card(model, **{key: vars(calibration) | entry | {"errors": errors}})
 
 
 if __name__ == "__main__":

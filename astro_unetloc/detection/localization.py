@@ -8,6 +8,7 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.columns import set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
+from astro_unetloc.detection.clustering import PixelSources
 from astro_unetloc.sphere import chord, lonlat_from_vectors, separation_deg
 
 
@@ -71,13 +72,56 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
     return sources
 
 
-def source_table(vectors, probability, *, patch, coverage):
+def in_patches(sources, patches, probability=None, *, radius_pix=None, config=None):
+    """Return the sources of a table that lie in patches, with what the patches say about them.
+
+    Parameters
+    ----------
+    sources : QTable
+        With ``GLON``, ``GLAT`` and ``Flags``.
+    patches : Patches
+        The patches of a map.
+    probability : ndarray (n, ny, nx), optional
+        That of the network in each pixel; without it ``Probability`` is NaN.
+    radius_pix : float, optional
+        Radius of the circles in which the highest probability is taken.
+    config : LocalizationConfig, optional
+        Radii.
+
+    Returns
+    -------
+    QTable
+        With ``Patch``, ``Coverage``, ``Probability`` and the flag "near the edge".
+    """
+    config, owner = LocalizationConfig() if config is None else config, np.zeros(0, int)
+    if len(sources):
+        owner = patches.grid.owner(glon_glat_vectors(sources))
+    inside = np.isin(owner, patches.index)
+    sources, owner = sources[inside], owner[inside]
+    row, (x, y) = np.searchsorted(patches.index, owner), np.zeros((2, len(owner)))
+    for number in np.unique(row):
+        here, plane = row == number, patches.grid.plane(patches.index[number])
+        x[here], y[here] = plane.pixel_from_vectors(glon_glat_vectors(sources[here]))
+    candidates = PixelSources(row, x, y, np.full(len(row), np.nan))
+    sources["Patch"] = owner
+    sources["Coverage"] = local_coverage(candidates, patches, config.edge_radius_deg)
+    set_flag(sources, "edge", sources["Coverage"] < config.edge_coverage)
+    sources["Probability"] = candidates.probability
+    if probability is not None:
+        in_circles = _in_circles(candidates, probability, radius_pix)
+        sources["Probability"] = in_circles.max(axis=1, initial=0.0)
+    return sources
+
+
+def source_table(vectors, probability=np.nan, *, patch=-1, coverage=np.nan):
     """Return the table of n sources at Galactic unit vectors (n, 3), as `localize`, no flag set."""
     sources = QTable()
     for name, values in zip(("GLON", "GLAT"), lonlat_from_vectors(np.reshape(vectors, (-1, 3)))):
         set_column(sources, name, values)
-    sources["Score"] = sources["Probability"] = probability
-    sources["Patch"], sources["Coverage"] = patch, coverage
+    columns = {"Score": probability, "Probability": probability, "Coverage": coverage}
+    for name, values in columns.items():
+        sources[name] = np.broadcast_to(values, len(sources)).astype(float)
+    sources["Patch"] = np.broadcast_to(patch, len(sources))
     sources["Flags"] = np.zeros(len(sources), dtype=np.int16)
     return sources
 
@@ -104,14 +148,18 @@ def near_owned_cell(patches, rows, x, y, margin_deg):
 
 def local_coverage(candidates, patches, radius_deg):
     """Observed fraction (m,) of a disc around each of m candidates."""
-    radius = radius_deg / patches.grid.config.pixel_deg
-    n = patches.coverage.shape[1]
-    reach = int(np.ceil(radius))
+    radius_pix = radius_deg / patches.grid.config.pixel_deg
+    return _in_circles(candidates, patches.coverage[..., 0], radius_pix).mean(axis=1)
+
+
+def _in_circles(candidates, images, radius_pix):
+    """Values (m, k) of the pixels of images (n, ny, nx) in circles around m candidates."""
+    n, reach = images.shape[1], int(np.ceil(radius_pix))
     dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = np.hypot(dx, dy) <= radius
+    disc = np.hypot(dx, dy) <= radius_pix
     x = np.clip(np.rint(candidates.x).astype(int)[:, None] + dx[disc], 0, n - 1)
     y = np.clip(np.rint(candidates.y).astype(int)[:, None] + dy[disc], 0, n - 1)
-    return patches.coverage[candidates.row[:, None], y, x, 0].mean(axis=1)
+    return images[candidates.row[:, None], y, x]
 
 
 def _sky_vectors(candidates, patches):

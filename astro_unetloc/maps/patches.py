@@ -371,15 +371,7 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
     Patches
     """
     grid, band_edges = PatchGrid(), np.asarray(band_edges, dtype=float)
-    bands = band_inputs(band_edges, sky_map.energy_edges, events=sky_map.events is not None)
-    if not bands[:, 0].any():
-        low, high = sky_map.energy_edges[[0, -1]]
-        ends = f"{band_edges[0]:g}-{band_edges[-1]:g} GeV; got a map of {low:g}-{high:g} GeV"
-        shipped = np.array([edges[[0, -1]] for edges in shipped_bands().values()])
-        advice = "choose another model"
-        if low >= shipped.max() or high <= shipped.min():
-            advice = f"no shipped model: select photons of {shipped.min():g}-{shipped.max():g} GeV"
-        raise InputError(f"expected energies within the model's range {ends}; {advice}")
+    bands = _bands_of(sky_map, band_edges)
     if sky_map.events is None:
         _warn_of_straddling_bins(band_edges, sky_map.energy_edges)
     index, coverage = touched_patches(grid, sky_map.covers, region)
@@ -402,12 +394,41 @@ def project(sky_map, band_edges, *, region=None, seed=0, progress=None):
             f"{n_all - n_used:,} of {n_all:,} photons lie outside "
             f"{band_edges[0]:g}-{band_edges[-1]:g} GeV, the bands of the model, and are not used"
         )
-    if not n_all:
+    _warn_of_little(n_all, coverage)
+    return Patches(grid, index, counts, coverage, bands, n_used)
+
+
+def cover(sky_map, band_edges):
+    """`Patches` of a map without images of its photons; the parameters are those of `project`."""
+    grid, band_edges = PatchGrid(), np.asarray(band_edges, dtype=float)
+    bands = _bands_of(sky_map, band_edges)
+    index, coverage = touched_patches(grid, sky_map.covers)
+    counts = np.zeros((len(index), 0, 0, len(band_edges) - 1), np.float32)
+    _warn_of_little(sky_map.n_photons, coverage)
+    return Patches(grid, index, counts, coverage, bands, sky_map.n_photons)
+
+
+def _bands_of(sky_map, band_edges):
+    """The `band_inputs` of a map, which must have energies inside the bands of a model."""
+    bands = band_inputs(band_edges, sky_map.energy_edges, events=sky_map.events is not None)
+    if not bands[:, 0].any():
+        low, high = sky_map.energy_edges[[0, -1]]
+        ends = f"{band_edges[0]:g}-{band_edges[-1]:g} GeV; got a map of {low:g}-{high:g} GeV"
+        shipped = np.array([edges[[0, -1]] for edges in shipped_bands().values()])
+        advice = "choose another model"
+        if low >= shipped.max() or high <= shipped.min():
+            advice = f"no shipped model: select photons of {shipped.min():g}-{shipped.max():g} GeV"
+        raise InputError(f"expected energies within the model's range {ends}; {advice}")
+    return bands
+
+
+def _warn_of_little(n_photons, coverage):
+    """Warn of a map without photons, or of one with nothing far from its edge."""
+    if not n_photons:
         warn("the map holds no photons; nothing can be found in it")
-    elif len(index) and not any(map(_has_inside, coverage[..., 0])):
+    elif len(coverage) and not any(map(_has_inside, coverage[..., 0])):
         edge = f"every part of the map lies within {_EDGE_DEG:g} deg of its edge"
         warn(f"{edge}, where sources, scores and errors are less certain; use a wider map")
-    return Patches(grid, index, counts, coverage, bands, n_used)
 
 
 def _has_inside(coverage):

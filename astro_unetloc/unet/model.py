@@ -10,9 +10,10 @@
 The card also stores the calibration of the scores and factors on the errors of the fit.
 
 Calibration: a logistic regression on the logit of the network's probability, sqrt(TS) and counts of
-the fit and Galactic latitude, fitted to candidates of simulated skies of several energy ranges and
-exposures that no training has seen (``benchmarks/calibrate.py``). A candidate is real when a true
-source of any brightness gives a third of its counts, see `astro_unetloc.evaluation.truth`.
+the fit, sqrt(TS) of the scan and Galactic latitude, fitted to candidates of simulated skies of
+several energy ranges and exposures that no training has seen (``benchmarks/calibrate.py``), for
+each finder. A candidate is real when a true source of any brightness gives a third of its counts,
+see `astro_unetloc.evaluation.truth`.
 
 Error factors: the fit estimates Poisson errors. Sources that merge within the point-spread function
 and structure in the background that is finer than the region of interest add to them, mostly below
@@ -39,6 +40,10 @@ from astro_unetloc.files import checksum
 DEFAULT_MODEL = "lat-10gev"
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
 MAX_FLUX_GEV = 1000.0
+# Key of the card with the calibration of each finder.
+CALIBRATIONS = {
+    "unet": "calibration", "scan": "calibration_scan", "both": "calibration_both",
+}  # fmt: skip
 # Largest difference between the output of a network for its self-test and the stored one.
 PROBE_TOLERANCE = 1e-4
 
@@ -50,6 +55,7 @@ _KEYS = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256
 _MAX_PROBE = 10**9  # bytes of the self-test in memory; those of the shipped models have 2e6
 _INPUTS = ("counts", "coverage", "bands")
 _BATCH = 8
+_THRESHOLD = 0.8  # of a model without a network
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,8 +109,12 @@ class Model:
 
     @property
     def calibration(self):
-        """`Calibration` of ``Score``; None if it was not fitted."""
-        return _from_card(Calibration, self.card.get("calibration"))
+        """`Calibration` of ``Score`` for the network; None if it was not fitted."""
+        return self.calibration_of("unet")
+
+    def calibration_of(self, finder):
+        """`Calibration` of ``Score`` for a finder (unet, scan, both); None if it was not fitted."""
+        return _from_card(Calibration, self.card.get(CALIBRATIONS[finder]))
 
     @property
     def error_factors(self):
@@ -135,8 +145,8 @@ class Model:
 
     @property
     def sha256(self):
-        """Hash of ``unet.keras``."""
-        return self.card["sha256"]["unet.keras"]
+        """Hash of ``unet.keras``; None without a network."""
+        return self.card["sha256"].get("unet.keras")
 
     @cached_property
     def _runner(self):
@@ -253,6 +263,16 @@ def shipped_bands():
     return {name: np.array(card["band_edges_gev"], float) for name, card in cards.items()}
 
 
+def model_without_network(band_edges):
+    """Return a `Model` of bands (n_band + 1 edges in GeV) alone, for the scan of other telescopes.
+
+    Its ``Score`` is not calibrated, and it has no classes.
+    """
+    edges = [float(edge) for edge in band_edges]
+    card = {"name": "none", "band_edges_gev": edges, "flux_range_gev": [edges[0], edges[-1]]}
+    return Model(Path(), card | {"classes": [], "threshold": _THRESHOLD, "sha256": {}})
+
+
 def load_model(name=None):
     """Return a model after a check of its files and of its self-test.
 
@@ -341,7 +361,7 @@ def _is_valid(key, value):
             texts = all(text.isprintable() for names in lists for text in names)
             known = texts and all(isinstance(names, list) for names in lists)
             return known and value.get("max_zenith_deg", 0) >= 0
-        case "calibration":
+        case "calibration" | "calibration_scan" | "calibration_both":
             calibration = _from_card(Calibration, value)
             score = calibration.score([0.5, 0.5], [0.0, 40.0], [5.0, np.nan], [9.0, np.nan])
             return np.isfinite(score).all() and 0 <= calibration.least_probability <= 1
@@ -405,6 +425,9 @@ def save_model(folder, network, card, *, probe):
 
 # Calibration of scores and factors on errors
 
+# Columns of the fit and of the scan; that of the scan is in no catalogue.
+SCAN_SQRT_TS = "Scan_Sqrt_TS"
+_FITTED = ("Sqrt_TS", "Npred", SCAN_SQRT_TS)
 # The network's probability is kept away from 0 and 1 by this much, sqrt(TS) and counts below these.
 _MIN_PROBABILITY, _MAX_SQRT_TS, _MAX_COUNTS = 1e-4, 12.0, 1e3
 # Galactic latitude in degrees at which the weight of the plane has fallen to a half.
@@ -413,6 +436,7 @@ _PLANE_DEG = 5.0
 FEATURES = (
     "logit", "logit2", "sqrt_ts", "sqrt_ts2", "logit sqrt_ts", "plane", "plane logit",
     "plane sqrt_ts", "counts", "counts2", "counts logit", "counts sqrt_ts", "counts plane",
+    "scan", "scan2", "scan plane", "scan counts",
 )  # fmt: skip
 
 # Columns of a table of sources that each kind of factor scales.
@@ -424,28 +448,34 @@ _SCALED = {
 }
 
 
-def features(probability, latitude_deg, sqrt_ts, n_pred):
-    """Return the terms `FEATURES` (n, 13); those of the fit are zero where sqrt(TS) is NaN."""
-    p = np.clip(np.asarray(probability, float), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+def features(probability, latitude_deg, sqrt_ts, n_pred, scan_sqrt_ts=np.nan):
+    """Return the terms `FEATURES` (n, 17).
+
+    Those of the network, of the fit and of the scan are zero where the probability, sqrt(TS) and
+    sqrt(TS) of the scan are NaN.
+    """
+    p = np.nan_to_num(np.asarray(probability, float), nan=0.5)
+    p = np.clip(p, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     logit = np.log(p / (1 - p))
-    ts = np.clip(np.nan_to_num(sqrt_ts), 0.0, _MAX_SQRT_TS)
+    ts, scan = (np.clip(np.nan_to_num(x), 0.0, _MAX_SQRT_TS) for x in (sqrt_ts, scan_sqrt_ts))
     plane = 1 / (1 + (np.asarray(latitude_deg) / _PLANE_DEG) ** 2)
     counts = np.log(np.clip(np.nan_to_num(n_pred), 1.0, _MAX_COUNTS)) * np.isfinite(sqrt_ts)
     terms = [logit, logit**2, ts, ts**2, logit * ts, plane, plane * logit, plane * ts]
     terms += [counts, counts**2, counts * logit, counts * ts, counts * plane]
-    return np.stack(terms, axis=-1)
+    terms += [scan, scan**2, scan * plane, scan * counts]
+    return np.stack(np.broadcast_arrays(*terms), axis=-1)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the regression: a constant and the factors of `FEATURES`."""
+    """Coefficients of the regression: a constant and the factors of the first `FEATURES`."""
 
     measured: Sequence  # for candidates with a fit
     unmeasured: Sequence  # for the others; factors of the terms of the fit are zero
     # Candidates of a lower probability of the network are not listed: the regression saw none.
     least_probability: float = 0.0
 
-    def score(self, probability, latitude_deg, sqrt_ts=None, n_pred=None):
+    def score(self, probability, latitude_deg, sqrt_ts=None, n_pred=None, scan_sqrt_ts=None):
         """Return the probability (n,) that candidates are real; parameters as in `features`.
 
         Examples
@@ -455,10 +485,11 @@ class Calibration:
         array([0.25])
         """
         unknown = np.full(len(probability), np.nan)
-        sqrt_ts, n_pred = (
-            unknown if x is None else np.asarray(x, float) for x in (sqrt_ts, n_pred)
-        )
-        terms, known = features(probability, latitude_deg, sqrt_ts, n_pred), np.isfinite(sqrt_ts)
+        fitted = [
+            unknown if x is None else np.asarray(x, float) for x in (sqrt_ts, n_pred, scan_sqrt_ts)
+        ]
+        known = np.isfinite(fitted[0])
+        terms = features(probability, latitude_deg, *fitted)[:, : len(self.measured) - 1]
         constant = np.where(known, self.measured[0], self.unmeasured[0])
         factors = np.where(known[:, None], self.measured[1:], self.unmeasured[1:])
         exponent = constant + np.sum(terms * factors, axis=1)
@@ -467,9 +498,9 @@ class Calibration:
     def apply(self, sources):
         """Return a copy of a table of sources with the calibrated ``Score``."""
         sources = sources.copy()
-        fitted = [np.asarray(sources[n]) for n in ("Sqrt_TS", "Npred") if n in sources.colnames]
+        known = [np.asarray(sources[n]) if n in sources.colnames else None for n in _FITTED]
         probability, latitude_deg = np.asarray(sources["Probability"]), sources["GLAT"].value
-        sources["Score"] = self.score(probability, latitude_deg, *fitted)
+        sources["Score"] = self.score(probability, latitude_deg, *known)
         return sources
 
 
