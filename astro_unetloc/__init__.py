@@ -18,7 +18,7 @@ _load, _, __all__ = lazy_loader.attach(
         "evaluation.metrics": ["evaluate"],
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],
-        "pipeline": ["classify_sources", "find_sources"],
+        "pipeline": ["classify_sources", "find_sources", "split_check"],
         "plot": ["plot_sources"],
         "simulation.files": ["read_components", "read_source_library"],
         "simulation.sky": ["simulate_sky"],

@@ -52,10 +52,10 @@ from astro_unetloc.maps.patches import Patches, cover, project
 from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
 from astro_unetloc.maps.selection import check_domain, is_other_telescope
-from astro_unetloc.maps.skymap import SkyMap, observed_points
+from astro_unetloc.maps.skymap import SkyMap, halves, observed_points
 from astro_unetloc.measurement.data import MeasurementConfig, fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
-from astro_unetloc.sphere import lonlat_from_vectors, neighbors
+from astro_unetloc.sphere import lonlat_from_vectors, move, neighbors, tangent_axes
 from astro_unetloc.unet.model import (
     SCAN_SQRT_TS,
     Model,
@@ -75,6 +75,7 @@ _PLANE_LATITUDE_DEG = 5.0
 # is the same source as one of the scan within so many 68 % radii of the PSF.
 _BANDS_PER_DECADE, _MAX_BANDS, _SCAN_PAIRS = 2, 5, 1e6
 _LEAST_SQRT_TS, _SAME_PSF = 3.0, 1.6
+_BESIDE_DEG = 1.0  # of the places beside sources of a split check
 _MAX_LAT_GEV = 3000.0  # maps of the LAT end below
 _TYPICAL = 1.5  # energy of a typical photon in units of the lowest
 _VERSIONS = ("numpy", "scipy", "astropy", "gammapy", "healpy", "scikit-learn", "ai-edge-litert")
@@ -230,13 +231,8 @@ def detect(
     classify=True, class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
-    threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
-    if threshold is not None and purity is not None:
-        raise InputError("threshold and purity exclude each other; got both; give one of them")
-    if finder not in _FINDERS:
-        raise InputError(f"finder must be one of {', '.join(_FINDERS)}; got {finder!r}")
-    if finder != "unet" and not measure:
-        raise InputError(f"finder {finder} fits its sources; got measure=False; use finder unet")
+    threshold, purity = _limits(threshold, purity)
+    _check_finder(finder, measure)
     if progress is not None and not callable(progress):
         progress = tqdm if progress else None
     given = {} if extended is None else {"extended": extended}
@@ -244,54 +240,40 @@ def detect(
         class_prior = given["class_prior"] = class_fractions(class_prior)
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
-    parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    sky_map = _sky_map(map, parts)
+    sky_map = _sky_map(
+        map, parts | {"exposure_frame": exposure_frame, "energy_range": energy_range}
+    )
     given |= sky_map.given
     model = _model_of(sky_map, model, finder)
-    if purity is not None and model.calibration_of(finder) is None:
-        wanted = "purity needs a model whose Score is calibrated"
-        raise InputError(f"{wanted}; got {model.name}; give a threshold or calibrate the model")
+    _check_purity(purity, model, finder)
     threshold = model.threshold if threshold is None else threshold
     seed, cone = _seed(rng), _cone(region)
+    fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
+    classifier = _classifier(model, fit_edges) if measure and classify else None
     searched = cone
     if cone is not None and measure:  # a scan takes its background from the whole map
         searched = _searched(cone, sky_map, model) if finder == "unet" else None
-    if finder == "scan":
-        patches, probability, n_failed = cover(sky_map, model.band_edges), None, 0
-    else:
-        edges = model.band_edges
-        patches = project(sky_map, edges, region=searched, seed=seed, progress=progress)
-        probability, n_failed = source_probability(patches, model, progress)
+    patches, probability, n_failed = _looked(sky_map, model, finder, searched, seed, progress)
     if cone is not None and not _touched(patches, cone):
         warn("the region lies outside the map; nothing can be found there")
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
-    fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
     # Sources below the threshold affect the fit of those that are listed, and a calibrated score
     # is known only after the fit.
     least = min(threshold, model.threshold) if measure else threshold
     if model.calibration is not None:
         least = model.calibration.least_probability
     sources = source_table(np.zeros((0, 3)))
-    if finder != "scan":
+    if probability is not None:
         found = _candidates(probability, patches, model)
         sources = localize(found, patches, min_probability=least)
-    classifier = _classifier(model, fit_edges) if measure and classify else None
     if finder != "unet":
         sources = _scanned(sources, sky_map, model, classifier, seed, progress)
-        radius_pix = None if probability is None else clustering_config(model).radius_pix
-        sources = in_patches(sources, patches, probability, radius_pix=radius_pix)
     elif measure:
         sources = _measured(sources, sky_map, model, classifier)
-        if len(sources):
-            sources["Patch"] = patches.grid.owner(glon_glat_vectors(sources))
-    norm = sources.meta.get("background_norm")
     if measure:
-        sources = _with_odds(sources, sky_map, model)
-    calibration = model.calibration_of(finder)
-    if calibration is not None:
-        sources = calibration.apply(sources)
-    elif finder != "unet":
-        sources["Score"] = expit(np.nan_to_num(np.asarray(sources["Log_Odds"]), nan=-np.inf))
+        sources = _placed(sources, patches, probability, model, finder)
+    norm = sources.meta.get("background_norm")
+    sources = _scored(sources, sky_map, model, finder, measure)
     if purity is not None:
         inside = slice(None) if cone is None else cone.covers(glon_glat_vectors(sources))
         threshold = threshold_of_purity(np.asarray(sources["Score"])[inside], purity)
@@ -379,6 +361,89 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
 
 # The options are listed once, in `detect`.
 find_sources.__signature__ = inspect.signature(detect)
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What one half of the photons of a map confirms of the sources found in the other half."""
+
+    n_sources: int
+    n_confirmed: int  # with an excess of one sigma or more
+    chance: float  # fraction of such excesses at places without a source
+    score: float  # sum of ``Score`` of the sources
+
+    @property
+    def share(self):
+        """Fraction of real sources; that of a real one without a second excess is left out."""
+        confirmed = self.n_confirmed / max(self.n_sources, 1)
+        return max(confirmed - self.chance, 0.0) / (1 - self.chance)
+
+    @property
+    def error(self):
+        """Its binomial error."""
+        confirmed, n = self.n_confirmed / max(self.n_sources, 1), max(self.n_sources, 1)
+        return np.sqrt((confirmed * (1 - confirmed) + 0.25 / n) / n) / (1 - self.chance)
+
+    def __str__(self):
+        return (
+            f"split check: the other half of the photons confirms {self.n_confirmed} of "
+            f"{counted(self.n_sources, 'source')} found in one half ({self.chance:.0%} by chance): "
+            f"{self.share:.3f} +- {self.error:.3f} of them are real; the mean Score is "
+            f"{self.score / max(self.n_sources, 1):.3f}"
+        )
+
+
+def split_check(map, *, rng=DEFAULT_SEED, **options):
+    """Return the `SplitCheck` of a map: an estimate of the share of real sources, no simulation.
+
+    One random half of the photons is searched. At each source found the other half is fitted, as at
+    places beside them, which tell how often that succeeds by chance.
+
+    Parameters
+    ----------
+    map, **options
+        As in `astro_unetloc.find_sources`.
+    rng : int, Generator or None
+        Seed of the division and of the placement of counts in their pixels.
+
+    Returns
+    -------
+    SplitCheck
+
+    Examples
+    --------
+    >>> from astro_unetloc import simulate_sky, split_check
+    >>> from astropy.coordinates import SkyCoord
+    >>> import astropy.units as u
+    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    >>> sky_map, truth = simulate_sky(center=center, radius=12 * u.deg, rng=1)
+    >>> check = split_check(sky_map)
+    >>> check.n_confirmed <= check.n_sources
+    True
+    """
+    names = ("exposure", "background", "psf", "exposure_frame", "energy_range")
+    sky_map = _sky_map(map, {name: options.pop(name, None) for name in names})
+    seed = _seed(rng)
+    first, second = halves(sky_map, seed)
+    run = detect(first, rng=seed, **options)
+    places = glon_glat_vectors(run.catalog)
+    axes = [axis[:, None] for axis in (places, *tangent_axes(places))]
+    beside = move(*axes, *(_BESIDE_DEG * np.array([[1, 0, -1, 0], [0, 1, 0, -1]]))).reshape(-1, 3)
+    beside = beside[sky_map.covers(beside)]
+    known = glon_glat_vectors(run.sources)
+    if len(known) and len(beside):
+        beside = np.delete(beside, neighbors(beside, known, _BESIDE_DEG / 2)[0], axis=0)
+
+    def confirmed(vectors):
+        fitted = _measured(source_table(vectors), second, run.model, None, fixed=True)
+        return np.asarray(fitted["Sqrt_TS"]) >= 1
+
+    chance = confirmed(beside)
+    return SplitCheck(
+        len(places), int(confirmed(places).sum()), float(chance.mean()) if len(chance) else 0.16,
+        float(run.catalog["Score"].sum()),
+    )  # fmt: skip
+
 
 # Columns that the classification of a catalogue adds, those of the fit before those of the class.
 _CLASSIFIED = [
@@ -611,6 +676,29 @@ def flag_sources(sources, sky_map, extended=None):
     return sources
 
 
+def _limits(threshold, purity):
+    """Threshold and purity, not both."""
+    threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
+    if threshold is not None and purity is not None:
+        raise InputError("threshold and purity exclude each other; got both; give one of them")
+    return threshold, purity
+
+
+def _check_purity(purity, model, finder):
+    """Refuse a purity where ``Score`` is no calibrated probability."""
+    if purity is not None and model.calibration_of(finder) is None:
+        wanted = "purity needs a model whose Score is calibrated"
+        raise InputError(f"{wanted}; got {model.name}; give a threshold or calibrate the model")
+
+
+def _check_finder(finder, measure):
+    """Refuse a finder that is not known, or one without the fit that it needs."""
+    if finder not in _FINDERS:
+        raise InputError(f"finder must be one of {', '.join(_FINDERS)}; got {finder!r}")
+    if finder != "unet" and not measure:
+        raise InputError(f"finder {finder} fits its sources; got measure=False; use finder unet")
+
+
 def _model_of(sky_map, model, finder):
     """The `Model` for a map; one of its bands alone for the scan of another telescope's map."""
     low, high = sky_map.energy_edges[[0, -1]]
@@ -625,6 +713,24 @@ def _model_of(sky_map, model, finder):
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     check_domain(sky_map.header, sky_map.energy_edges, model.card)
     return model
+
+
+def _looked(sky_map, model, finder, region, seed, progress):
+    """`Patches` of a map, and as of `source_probability` what the network sees in them."""
+    if finder == "scan":
+        return cover(sky_map, model.band_edges), None, 0
+    patches = project(sky_map, model.band_edges, region=region, seed=seed, progress=progress)
+    return patches, *source_probability(patches, model, progress)
+
+
+def _placed(sources, patches, probability, model, finder):
+    """The table of measured sources with their patches and, after a scan, what these say."""
+    if finder != "unet":
+        radius_pix = None if probability is None else clustering_config(model).radius_pix
+        return in_patches(sources, patches, probability, radius_pix=radius_pix)
+    if len(sources):
+        sources["Patch"] = patches.grid.owner(glon_glat_vectors(sources))
+    return sources
 
 
 def _scanned(candidates, sky_map, model, classifier, seed, progress):
@@ -647,6 +753,17 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
         others = np.delete(others, near, axis=0)
     sources = measured(source_table(np.concatenate([vectors, others])), classifier=classifier)
     sources[SCAN_SQRT_TS] = scan.sqrt_ts(sources)
+    return sources
+
+
+def _scored(sources, sky_map, model, finder, measure):
+    """The table of sources with ``Score`` and, if they were measured, ``Log_Odds``."""
+    sources = _with_odds(sources, sky_map, model) if measure else sources
+    calibration = model.calibration_of(finder)
+    if calibration is not None:
+        return calibration.apply(sources)
+    if finder != "unet":
+        sources["Score"] = expit(np.nan_to_num(np.asarray(sources["Log_Odds"]), nan=-np.inf))
     return sources
 
 

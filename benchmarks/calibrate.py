@@ -135,8 +135,9 @@ def report(matches, name):
 def main():
     """Fit, check and write."""
     options = options_of(
-        __doc__, model=str, finder="unet", template=str, least=0.0, energies=[10.0, 20.0, 50.0], years=[1.0, 10.0],
-        seeds=[1003, 1004, 1005, 1006, 1007], check=[1008, 1009, 1016, 1017], write=False,
+        __doc__, model=str, finder="unet", template=str, least=0.0, energies=[10.0, 20.0, 50.0],
+        years=[1.0, 10.0], seeds=[1003, 1004, 1005, 1006, 1007], check=[1008, 1009, 1016, 1017],
+        write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
     key = CALIBRATIONS[options.finder]

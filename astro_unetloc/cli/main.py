@@ -43,6 +43,7 @@ _GROUPS = {
     },
     "Search": {
         "model",
+        "finder",
         "threshold",
         "purity",
         "region",
@@ -50,11 +51,12 @@ _GROUPS = {
         "classify",
         "class_prior",
         "extended",
+        "split",
         "seed",
     },
 }
 # Options that `detect` takes as they are.
-_SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extended")
+_SEARCH = ("finder", "threshold", "purity", "measure", "classify", "class_prior", "extended")
 
 
 @click.command(cls=GroupedCommand, groups=_GROUPS)
@@ -63,6 +65,8 @@ _SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extende
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     output_option,
     *map_options,
+    click.option("--finder", default="unet", type=click.Choice(["unet", "scan", "both"]),
+                 help="The network, a scan of the photons without it (any telescope), or both."),
     click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
     click.option("--purity", type=float, metavar="P", help="Instead of --threshold: list as many "
                  "sources as the mean of their Score, the expected purity, allows."),
@@ -77,6 +81,8 @@ _SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extende
                  help="List only sources in this cone (degrees or quantities, in --frame)."),
     click.option("--frame", default="icrs", type=click.Choice(["icrs", "fk5", "galactic"]),
                  help="Frame of --region and of the DS9 regions."),
+    click.option("--split-check", "split", is_flag=True, help="Estimate the fraction of real "
+                 "sources: search half of the photons, look what the other half confirms."),
     seed_option(default=0, help="Seed of the placement of counts inside their pixels."),
     path_option("--probability-map", metavar="FILE", help="Write the probability of a source as a "
                 "FITS file: a HEALPix map and, for a map with a WCS, an image in its pixels."),
@@ -84,12 +90,12 @@ _SEARCH = ("threshold", "purity", "measure", "classify", "class_prior", "extende
     path_option("--limit-map", metavar="FILE", help="Write the counts and fluxes at which half of "
                 "the sources are found as a HEALPix FITS map."),
 )  # fmt: skip
-def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, overwrite, quiet,
-         **others):  # fmt: skip
+def find(map, outputs, backgrounds, model, energy_range, region, frame, split, seed, overwrite,
+         quiet, **others):  # fmt: skip
     """Find the sources of a MAP; the word may be left out."""
     from astro_unetloc.catalog.write import check_fluxes
     from astro_unetloc.maps.read import input_paths, read_map
-    from astro_unetloc.pipeline import detect, select_model
+    from astro_unetloc.pipeline import detect, select_model, split_check
     from astro_unetloc.products import write_run
     from astro_unetloc.unet.model import load_model
 
@@ -106,12 +112,10 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     others |= companions(others["psf"], others.pop("psf_radius"), backgrounds, energy_range)
     sky_map = read_map(map, **others)
     check_fluxes(paths, known=search["measure"] and sky_map.exposure is not None)
-    model = load_model(model) if model else select_model(sky_map.energy_edges)
+    model = load_model(model) if model else None
+    _check_maps(maps, search)
     if maps["limit_map"]:
-        if not search["measure"] or search["purity"] is not None:
-            got = "--purity" if search["measure"] else "--no-measure"
-            wanted = "--limit-map needs a threshold and the likelihood fit"
-            raise click.UsageError(f"{wanted}; got {got}; drop one")
+        model = model or select_model(sky_map.energy_edges)
         threshold = search["threshold"]
         model.half_found(model.threshold if threshold is None else threshold)
     progress = progress_bar(quiet)
@@ -119,8 +123,25 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, seed, ov
     write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress, **maps)
     print_catalog(outputs, run.catalog)
     print_message(run.summary([*paths, *map_paths]), quiet)
+    if split:
+        print_message(
+            split_check(sky_map, model=run.model, region=region, rng=seed, **search), quiet
+        )
     if run.n_failed:
         sys.exit(EXIT_INCOMPLETE)
+
+
+def _check_maps(maps, search):
+    """Refuse maps of the result that do not go with the options of the search."""
+    finder = search["finder"]
+    if maps["limit_map"]:
+        got = "--purity" if search["purity"] is not None else f"--finder {finder}"
+        got = got if search["measure"] else "--no-measure"
+        if finder != "unet" or got != "--finder unet":
+            wanted = "--limit-map needs the network, a threshold and the likelihood fit"
+            raise click.UsageError(f"{wanted}; got {got}; drop one")
+    if maps["probability_map"] and finder == "scan":
+        raise click.UsageError("--probability-map needs the network; got --finder scan; drop one")
 
 
 class _MapOrCommand(click.Group):

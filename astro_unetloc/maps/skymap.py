@@ -4,7 +4,7 @@ A pixel has an ``index``, its position in the flat array of one map, and a ``key
 is the same in every map cut out of one grid: photons are placed by the key.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -284,6 +284,19 @@ class SkyMap:
     @cached_property
     def _observed(self):
         return ~np.isnan(self.planes).all(axis=0)
+
+
+def halves(sky_map, seed):
+    """Two maps with a random half of the photons each."""
+    rng, parts = np.random.default_rng(seed), []
+    if sky_map.events is not None:
+        first = rng.random(len(sky_map.events)) < 0.5
+        parts = [{"events": sky_map.events.select(rows)} for rows in (first, ~first)]
+    else:
+        counts, data = sky_map.counts, np.asarray(sky_map.counts.data, dtype=float)
+        first = np.where(np.isnan(data), np.nan, rng.binomial(np.nan_to_num(data).astype(int), 0.5))
+        parts = [{"counts": counts.copy(data=half)} for half in (first, data - first)]
+    return [replace(sky_map, checksum="", **part) for part in parts]
 
 
 # Number of observed points of a map, about, and HEALPix pixels that they are for events.
