@@ -739,9 +739,8 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
     What a round finds is fitted together with all sources before, and is part of the background of
     the next round.
     """
-    config = MeasurementConfig(max_pairs=_SCAN_PAIRS)
-    measured = partial(_measured, sky_map=sky_map, model=model, config=config)
     scan, sources = Scan(sky_map, model.band_edges, seed=seed), source_table(np.zeros((0, 3)))
+    measured = partial(_measured, sky_map=sky_map, model=model, max_pairs=_SCAN_PAIRS)
     rounds = scan.config.least_ts
     for least_ts in progress(rounds, desc="scan") if progress else rounds:
         found = np.concatenate([glon_glat_vectors(sources), scan.search(sources, least_ts)])
@@ -769,11 +768,15 @@ def _scored(sources, sky_map, model, finder, measure):
 
 def _with_odds(sources, sky_map, model):
     """The table of measured sources with ``Log_Odds``."""
-    points, area_deg2 = observed_points(sky_map)
+    trial_deg2 = np.pi * _psf_deg(sky_map, model) ** 2
+    return with_log_odds(sources, *observed_points(sky_map), trial_deg2)
+
+
+def _psf_deg(sky_map, model):
+    """Radius in degrees that contains 68 % of typical photons."""
     low = max(model.energy_range[0], sky_map.energy_edges[0])
-    psf = psf_of(sky_map.psf, points)
-    radius_deg = psf.containment_radius(0.68, np.clip(_TYPICAL * low, *psf.energy_range))
-    return with_log_odds(sources, points, area_deg2, np.pi * radius_deg**2)
+    psf = psf_of(sky_map.psf, observed_points(sky_map)[0])
+    return psf.containment_radius(0.68, np.clip(_TYPICAL * low, *psf.energy_range))
 
 
 def _candidates(probability, patches, model):
@@ -784,11 +787,14 @@ def _candidates(probability, patches, model):
     return find_clusters(probability, config=config, keep=keep)
 
 
-def _measured(sources, sky_map, model, classifier, **options):
+def _measured(sources, sky_map, model, classifier, *, fixed=False, **config):
     """The table of sources with the results of the fit, and what the classifier needs."""
+    config = MeasurementConfig(**config)
+    if model.sha256 is None:  # of another telescope
+        config = config.of_psf(_psf_deg(sky_map, model))
     sources = measure_sources(
-        sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range,
-        grid=None if classifier is None else classifier.grid, **options,
+        sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range, fixed=fixed,
+        grid=None if classifier is None else classifier.grid, config=config,
     )  # fmt: skip
     return sources if model.error_factors is None else model.error_factors.apply(sources)
 

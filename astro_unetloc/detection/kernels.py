@@ -113,23 +113,32 @@ class _PlaneGrid:
     """Grid of longitude and latitude along the Galactic plane; one more point is elsewhere."""
 
     def __init__(self, vectors, sky):
-        sizes = zip((2 * _PLANE_DEG, 360.0), _STEP_DEG)
-        self.shape = tuple(round(size / step) for size, step in sizes)
-        lat = (np.arange(self.shape[0]) + 0.5) * _STEP_DEG[0] - _PLANE_DEG
-        lon = (np.arange(self.shape[1]) + 0.5) * _STEP_DEG[1]
-        self.centers = vectors_from_lonlat(lon, lat[:, None]).reshape(-1, 3)
-        seen = np.isin(healpy.vec2pix(sky[0], *self.centers.T, nest=True), sky[1])
+        n_lat, n_lon = (round(n / step) for n, step in zip((2 * _PLANE_DEG, 360.0), _STEP_DEG))
+        lat = (np.arange(n_lat) + 0.5) * _STEP_DEG[0] - _PLANE_DEG
+        lon = (np.arange(n_lon) + 0.5) * _STEP_DEG[1]
+        centers = vectors_from_lonlat(lon, lat[:, None])
+        seen = healpy.vec2pix(sky[0], *np.moveaxis(centers, -1, 0), nest=True)
+        seen = np.isin(seen, sky[1])
+        if not seen.any():
+            self.area = np.zeros(0)
+            return
+        rows, columns = _span(seen.any(axis=1)), _around(seen.any(axis=0))
+        self.shape, self.mode = (len(rows), len(columns)), ("constant", "wrap")
+        if len(columns) < n_lon:
+            self.mode = "constant"
+        self.centers, seen = (x[rows][:, columns] for x in (centers, seen))
+        self.centers, seen = self.centers.reshape(-1, 3), seen.ravel()
         self.area = seen * np.prod(_STEP_DEG) * np.sqrt(1 - self.centers[:, 2] ** 2)
         lon, lat = lonlat_from_vectors(vectors)
-        row = np.floor((lat + _PLANE_DEG) / _STEP_DEG[0]).astype(int)
-        column = np.floor(lon / _STEP_DEG[1]).astype(int) % self.shape[1]
-        self.inside = (row >= 0) & (row < self.shape[0])
-        self.own = np.where(self.inside, row * self.shape[1] + column, len(self.area))
+        row = np.floor((lat + _PLANE_DEG) / _STEP_DEG[0]).astype(int) - rows[0]
+        column = (np.floor(lon / _STEP_DEG[1]).astype(int) - columns[0]) % n_lon
+        self.inside = (row >= 0) & (row < len(rows)) & (column < len(columns))
+        self.own = np.where(self.inside, row * len(columns) + column, len(self.area))
 
     def kernel(self, sigma_deg):
         """`_Kernel` of a Gaussian; photons that lie elsewhere have no density."""
         sigma = np.divide(sigma_deg, _STEP_DEG)
-        how = {"sigma": sigma, "mode": ("constant", "wrap"), "truncate": _REACH}
+        how = {"sigma": sigma, "mode": self.mode, "truncate": _REACH}
 
         def blurred(values):
             image = gaussian_filter(values[:-1].reshape(self.shape), **how)
@@ -137,15 +146,32 @@ class _PlaneGrid:
 
         area = np.append(self.area, 0.0)
         norm = np.maximum(blurred(area), 1e-3 * np.prod(_STEP_DEG))
-        single = np.zeros(self.shape)
-        middle = tuple(n // 2 for n in self.shape)
-        single[middle] = 1.0
-        peak = gaussian_filter(single, **how)[middle]
+        peak = np.prod([_peak(width) for width in sigma])
         alone = np.where(self.inside, peak / norm[self.own], 0.0)
         points, weights = self.own[:, None], self.inside[:, None].astype(np.float32)
         every = np.arange(len(self.area))[:, None]
         in_zones = _in_zones(self.centers, self.area, every, np.ones(every.shape), len(area))
         return _Kernel(lambda n: blurred(n) / norm, self.own, points, weights, alone, in_zones)
+
+
+def _peak(sigma):
+    """Largest value of the response of a Gaussian filter to a single one."""
+    reach = int(_REACH * sigma + 0.5)
+    return gaussian_filter(np.eye(1, 2 * reach + 1, reach)[0], sigma, truncate=_REACH)[reach]
+
+
+def _span(seen):
+    """Indices from the first true value to the last."""
+    rows = np.flatnonzero(seen)
+    return np.arange(rows[0], rows[-1] + 1)
+
+
+def _around(seen):
+    """Indices of a circle from the first true value behind the longest gap to the last."""
+    rows, n = np.flatnonzero(seen), len(seen)
+    gaps = np.diff(rows, append=rows[0] + n)
+    first = rows[(np.argmax(gaps) + 1) % len(rows)]
+    return (first + np.arange(n - gaps.max() + 1)) % n
 
 
 class SmoothBackground:
@@ -174,6 +200,7 @@ class SmoothBackground:
         areas = n_parts * healpy.nside2pixarea(nside, degrees=True)
         near = np.abs(lonlat_from_vectors(samples)[1]) < _PLANE_DEG
         plane = _PlaneGrid(vectors, sky) if near.any() else None
+        plane = plane if plane is not None and len(plane.area) else None
         if plane is not None:  # whose edges of zones are those of the steps
             used = plane.area > 0
             samples = np.concatenate([samples[~near], plane.centers[used]])

@@ -18,6 +18,7 @@ _FULL_COVERAGE = 0.99
 _N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24
 # Least fraction of photons on observed sky, so that counts stay finite outside of the footprint.
 _MIN_CONTAINED = 0.02
+_PSF_DEG = 0.12  # 68 % radius of photons of the LAT above 10 GeV, for which the lengths were chosen
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
@@ -56,6 +57,12 @@ class MeasurementConfig:
     # a neighbour within the radius and with so many times the counts is much brighter
     bright_ratio: float = 10.0
     bright_radius_deg: float = 1.0
+
+    def of_psf(self, psf_deg):
+        """The parameters for another 68 % radius: lengths are shorter if it is narrower."""
+        scale = min(psf_deg / _PSF_DEG, 1.0)
+        lengths = "min_radius_deg", "min_core_deg", "part_deg", "max_offset_deg"
+        return replace(self, **{n: scale * getattr(self, n) for n in lengths})
 
 
 def sum_groups(group, values, n_groups):
