@@ -70,8 +70,9 @@ class Scan:
                 return background_at(density, vectors, edges)
 
         sky = _observed_pixels(sky_map, self.vectors, width_deg)
-        found = self.vectors, self._band, self.number
-        self._kernels = SmoothBackground(*found, sky, width_deg, template)
+        found, self._kernels = (self.vectors, self._band, self.number), None
+        if len(self):
+            self._kernels = SmoothBackground(*found, sky, width_deg, template)
         # expected counts per square degree and band, smooth (n_band, m) and with sources (m,), and
         # the directions that are tried
         self._smooth = self._behind = self._tried = None
@@ -112,7 +113,7 @@ class Scan:
         """Join photons of one energy bin in small cells: their mean directions and numbers."""
         size_deg = self.config.cell * self._r68_deg * (2 if self._large else 1)
         nside = np.minimum(_nside(size_deg), _MAX_NSIDE)
-        n_pixels, keys, rows = 12 * _MAX_NSIDE**2, [], []
+        n_pixels, keys, rows = 12 * _MAX_NSIDE**2, [np.zeros(0, np.int64)], [np.zeros((0, 4))]
         for photons in self.sky_map.photons(seed):
             inside = (photons.energy >= self._edges[0]) & (photons.energy < self._edges[-1])
             photons = photons.select(inside)
@@ -132,6 +133,8 @@ class Scan:
 
         ``sources`` is the table of those that were fitted, with ``Npred`` and ``Counts_Band``.
         """
+        if not len(self):
+            return np.zeros((0, 3))
         self._update(sources)
         first = self._tried is None
         if first:
@@ -145,6 +148,8 @@ class Scan:
 
     def sqrt_ts(self, sources):
         """Root of the test statistic (n,) of sources on the smooth background and all others."""
+        if not len(sources):
+            return np.zeros(0)
         self._update(sources)
         return np.sqrt(self._test(glon_glat_vectors(sources), self._counts(sources)))
 

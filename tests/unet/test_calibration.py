@@ -30,8 +30,16 @@ IDENTITY = (0.0, 1.0) + (len(FEATURES) - 1) * (0.0,)
 def test_terms_of_an_unknown_fit_are_zero(n_pred):
     terms = features([0.3], [2.0], [np.nan], [n_pred])
     assert terms.shape == (1, len(FEATURES))
-    of_fit = ["sqrt_ts" in name or "counts" in name for name in FEATURES]
+    of_fit = [any(w in name for w in ("sqrt_ts", "counts", "scan")) for name in FEATURES]
     assert [value == 0 for value in terms[0]] == of_fit
+
+
+def test_terms_of_an_unknown_network_are_zero_and_those_of_the_scan_the_last():
+    terms = features([np.nan], [2.0], [5.0], [20.0], [4.0])[0]
+    assert [value == 0 for value in terms] == ["logit" in name for name in FEATURES]
+    np.testing.assert_allclose(terms[-4:-2], [4.0, 16.0])
+    short = Calibration(IDENTITY[:14], IDENTITY[:14])  # of a finder without a scan
+    assert short.score([0.3], [2.0], [5.0], [20.0]) == pytest.approx(0.3)
 
 
 @settings(max_examples=50)
