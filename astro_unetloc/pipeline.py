@@ -51,7 +51,7 @@ from astro_unetloc.irf.spectra import PHOTON_INDEX
 from astro_unetloc.maps.patches import Patches, cover, project
 from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
-from astro_unetloc.maps.selection import check_domain, is_other_telescope
+from astro_unetloc.maps.selection import check_domain, other_telescope
 from astro_unetloc.maps.skymap import SkyMap, halves, observed_points
 from astro_unetloc.measurement.data import MeasurementConfig, fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
@@ -76,7 +76,6 @@ _PLANE_LATITUDE_DEG = 5.0
 _BANDS_PER_DECADE, _MAX_BANDS, _SCAN_PAIRS = 2, 5, 1e6
 _LEAST_SQRT_TS, _SAME_PSF = 3.0, 1.6
 _BESIDE_DEG = 1.0  # of the places beside sources of a split check
-_MAX_LAT_GEV = 3000.0  # maps of the LAT end below
 _TYPICAL = 1.5  # energy of a typical photon in units of the lowest
 _VERSIONS = ("numpy", "scipy", "astropy", "gammapy", "healpy", "scikit-learn", "ai-edge-litert")
 # Keywords of the files that belong to a map begin with these letters.
@@ -701,17 +700,14 @@ def _check_finder(finder, measure):
 
 def _model_of(sky_map, model, finder):
     """The `Model` for a map; one of its bands alone for the scan of another telescope's map."""
-    low, high = sky_map.energy_edges[[0, -1]]
-    foreign = is_other_telescope(sky_map.header) or high > _MAX_LAT_GEV
-    if model is None and finder == "scan" and foreign:
-        if sky_map.psf is None:
-            got = f"photons of {sky_map.header.get('TELESCOP', 'energies')} up to {high:g} GeV"
-            wanted = "the point-spread function of the telescope was expected"
-            raise InputError(f"{wanted}; got {got} and none; give psf")
-        n_bands = int(np.clip(np.rint(_BANDS_PER_DECADE * np.log10(high / low)), 1, _MAX_BANDS))
-        return model_without_network(np.geomspace(low, high, n_bands + 1))
-    model = select_model(sky_map.energy_edges) if model is None else load_model(model)
-    check_domain(sky_map.header, sky_map.energy_edges, model.card)
+    header, edges, psf = sky_map.header, sky_map.energy_edges, sky_map.psf
+    if model is None and finder == "scan" and other_telescope(header, edges):
+        n_bands = int(np.rint(_BANDS_PER_DECADE * np.log10(edges[-1] / edges[0])))
+        n_bands = int(np.clip(n_bands, 1, _MAX_BANDS))
+        model = model_without_network(np.geomspace(edges[0], edges[-1], n_bands + 1))
+    else:
+        model = select_model(edges) if model is None else load_model(model)
+    check_domain(header, edges, model.card, finder=finder, psf=psf)
     return model
 
 
@@ -791,7 +787,8 @@ def _measured(sources, sky_map, model, classifier, *, fixed=False, **config):
     """The table of sources with the results of the fit, and what the classifier needs."""
     config = MeasurementConfig(**config)
     if model.sha256 is None:  # of another telescope
-        config = config.of_psf(_psf_deg(sky_map, model))
+        density = sky_map.n_photons / max(observed_points(sky_map)[1].sum(), 1e-3)
+        config = config.scaled(_psf_deg(sky_map, model), density)
     sources = measure_sources(
         sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range, fixed=fixed,
         grid=None if classifier is None else classifier.grid, config=config,

@@ -19,6 +19,7 @@ _N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24
 # Least fraction of photons on observed sky, so that counts stay finite outside of the footprint.
 _MIN_CONTAINED = 0.02
 _PSF_DEG = 0.12  # 68 % radius of photons of the LAT above 10 GeV, for which the lengths were chosen
+_ENOUGH_COUNTS = 1000  # for the background of a region of interest
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
@@ -58,11 +59,16 @@ class MeasurementConfig:
     bright_ratio: float = 10.0
     bright_radius_deg: float = 1.0
 
-    def of_psf(self, psf_deg):
-        """The parameters for another 68 % radius: lengths are shorter if it is narrower."""
+    def scaled(self, psf_deg, density):
+        """The parameters for another 68 % radius and for counts per square degree, at most these.
+
+        Lengths are those of a narrower PSF; regions of interest with enough counts are smaller.
+        """
         scale = min(psf_deg / _PSF_DEG, 1.0)
-        lengths = "min_radius_deg", "min_core_deg", "part_deg", "max_offset_deg"
-        return replace(self, **{n: scale * getattr(self, n) for n in lengths})
+        lengths = {n: scale * getattr(self, n) for n in ("min_core_deg", "part_deg")}
+        lengths["max_offset_deg"] = scale * self.max_offset_deg
+        radius_deg = np.sqrt(_ENOUGH_COUNTS / (np.pi * max(density, 1e-9)))
+        return replace(self, min_radius_deg=min(radius_deg, self.min_radius_deg), **lengths)
 
 
 def sum_groups(group, values, n_groups):

@@ -111,7 +111,7 @@ def test_field_of_another_telescope(kind, tmp_path):
 
 
 def test_another_telescope_needs_its_psf():
-    with pytest.raises(InputError, match="point-spread function.*give psf"):
+    with pytest.raises(InputError, match="needs the PSF of the telescope; got photons of HESS"):
         find_sources(make_field(1, n_background=500).events(), finder="scan")
 
 
