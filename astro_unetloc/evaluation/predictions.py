@@ -117,11 +117,13 @@ def chosen_patches(seeds, n, codes=()):
     return chosen
 
 
-def search_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **options):
+def search_sky(
+    model, seed, *, numbers=(), band_edges=None, finder="unet", progress=None, **options
+):
     """Predictions for some patches (None for none) and matches of a simulated sky."""
     edges = model.band_edges if band_edges is None else band_edges
     sky_map, truth = observed_sky(edges, seed, **options)
-    run = detect(sky_map, model=model, threshold=0.0, progress=progress)
+    run = detect(sky_map, model=model, finder=finder, threshold=0.0, progress=progress)
     matches = match_truth(
         run.catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV),
         tile=grid_tiles(seed), area_deg2=SKY_DEG2,
