@@ -37,6 +37,7 @@ class ScanConfig:
     """Options of the scan; lengths are in 68 % radii of the point-spread function."""
 
     least_ts: tuple = (25.0, 12.0, 8.0)  # of the candidates of the scans
+    least_counts: float = 1.5  # the same
     index: float = 2.3  # photon index of the sources that are looked for
     kernel: float = 4.5  # sigma of the narrowest kernel of the background
     contained: float = 0.9  # part of the photons of a source at each energy that are looked at
@@ -139,19 +140,20 @@ class Scan:
         first = self._tried is None
         if first:
             self._tried = self._promising()
-        ts = self._test(self._tried)
-        if first:
-            self._tried, ts = (values[ts > self.config.again_ts] for values in (self._tried, ts))
-        rows = np.flatnonzero(ts >= least_ts)
+        ts, counts = self._test(self._tried)
+        rows = np.flatnonzero((ts >= least_ts) & (counts >= self.config.least_counts))
         rows = rows[np.argsort(-ts[rows], kind="stable")]
-        return self._tried[rows[_apart(self._tried[rows], self.config.separation * self.psf_deg)]]
+        found = self._tried[rows]
+        if first:
+            self._tried = self._tried[ts > self.config.again_ts]
+        return found[_apart(found, self.config.separation * self.psf_deg)]
 
     def sqrt_ts(self, sources):
         """Root of the test statistic (n,) of sources on the smooth background and all others."""
         if not len(sources):
             return np.zeros(0)
         self._update(sources)
-        return np.sqrt(self._test(glon_glat_vectors(sources), self._counts(sources)))
+        return np.sqrt(self._test(glon_glat_vectors(sources), self._counts(sources))[0])
 
     def _counts(self, sources):
         """Expected counts (n, n_bin) of sources: those of the band of each energy bin."""
@@ -212,15 +214,16 @@ class Scan:
         return tried[2 * gain.max(axis=0) > self.config.circle_ts]
 
     def _test(self, vectors, own=None):
-        """Test statistic (n,) at directions; ``own`` (n, n_bin) are counts of sources there."""
-        ts, nside = np.zeros(len(vectors)), int(_nside(2 * self._reach_deg.max())) * 2
+        """Test statistic and counts (2, n) at directions; ``own`` (n, n_bin) of sources there."""
+        result, nside = np.zeros((2, len(vectors))), int(_nside(2 * self._reach_deg.max())) * 2
         n_near = np.bincount(healpy.vec2pix(nside, *self.vectors.T), minlength=12 * nside**2)
         n_pairs = np.cumsum(_CELL_PAIRS + n_near[healpy.vec2pix(nside, *vectors.T)])
         ends = np.flatnonzero(np.diff(n_pairs // self.config.max_pairs)) + 1
         for rows in np.split(np.arange(len(vectors)), ends):
             if len(rows):
-                ts[rows] = self._test_some(vectors[rows], None if own is None else own[rows])
-        return ts
+                some = None if own is None else own[rows]
+                result[:, rows] = self._test_some(vectors[rows], some)
+        return result
 
     def _test_some(self, vectors, own):
         tree, parts = _tree(vectors), []
@@ -248,9 +251,9 @@ class Scan:
             bend = np.add.reduceat(number * share**2, first)
             counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 5, counts * 3)
         gain = np.add.reduceat(number * np.log1p(np.repeat(counts, each) * ratio), first)
-        ts = np.zeros(len(vectors))
-        ts[which[first]] = 2 * np.maximum(gain - counts * expected, 0.0)
-        return ts
+        result = np.zeros((2, len(vectors)))
+        result[:, which[first]] = 2 * np.maximum(gain - counts * expected, 0.0), counts
+        return result
 
     def _coverage(self, vectors):
         """Observed part (n,) of the photons of sources, by points on a spiral."""

@@ -53,6 +53,8 @@ _NORMS = 0.5, 2.0
 _MAX_THREADS = 4
 # Sources whose spectra are compared with those of the grid at the same time.
 _MAX_SPECTRA = 300
+# Of a position, to begin its posterior with: fits with a larger one fail.
+_MAX_SIGMA_DEG = 1.0
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
 _MIN_HESSIAN = 1e-3
 # Indices of the parameters x, y, counts and index that are free in the steps of the fit.
@@ -189,7 +191,8 @@ class FieldFit:
         alone, joint = self._covariances(state, background, npred_other)[:, :, :2, :2]
         part, pairs = self.likelihood.select(self.members)
         state = state.select(self.members, pairs)
-        mean, covariance, scales = position_posterior(part, state, npred_other[pairs], alone)
+        start = _bounded(alone, _MAX_SIGMA_DEG)
+        mean, covariance, scales = position_posterior(part, state, npred_other[pairs], start)
         # the positive part of what free neighbours add
         value, vector = np.linalg.eigh(joint - alone)
         covariance += (vector * np.maximum(value, 0.0)[:, None]) @ np.swapaxes(vector, 1, 2)
@@ -283,6 +286,13 @@ class FieldFit:
 
         discs = np.max([log_likelihood(p) for p in self.setup.wide_profiles], axis=0)
         return 2 * (discs - log_likelihood(self.setup.profiles)) > self.config.wide_ts
+
+
+def _bounded(covariance, largest):
+    """Covariances (n, 2, 2) with standard deviations of at most this; the others are unchanged."""
+    value, vector = np.linalg.eigh(covariance)
+    bounded = (vector * np.minimum(value, largest**2)[:, None]) @ np.swapaxes(vector, 1, 2)
+    return np.where((value[:, 1] > largest**2)[:, None, None], bounded, covariance)
 
 
 def ellipse_columns(covariance, scales):
