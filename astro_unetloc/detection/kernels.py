@@ -183,6 +183,8 @@ class SmoothBackground:
         Photons, Galactic unit vectors.
     band, number : ndarray (m,)
         Energy band and number of counts at each of them.
+    n_band : int
+        Number of bands, with or without photons.
     sky : tuple of int and ndarray
         Nside of a HEALPix grid and its observed pixels (NESTED), those of all photons among them.
     width_deg : float
@@ -192,8 +194,8 @@ class SmoothBackground:
         unknown: a model of the background, one more kernel.
     """
 
-    def __init__(self, vectors, band, number, sky, width_deg, template=None):
-        self._band, self._number, self._n_band = band, number, int(band.max(initial=0)) + 1
+    def __init__(self, vectors, band, number, n_band, sky, width_deg, template=None):
+        self._band, self._number, self._n_band = band, number, n_band
         nside, pixels = sky
         coarse, n_parts = np.unique(pixels // 4, return_counts=True)
         samples = np.stack(healpy.pix2vec(nside // 2, coarse, nest=True), axis=-1)

@@ -71,9 +71,10 @@ class Scan:
                 return background_at(density, vectors, edges)
 
         sky = _observed_pixels(sky_map, self.vectors, width_deg)
-        found, self._kernels = (self.vectors, self._band, self.number), None
+        photons, self._kernels = (self.vectors, self._band, self.number), None
         if len(self):
-            self._kernels = SmoothBackground(*found, sky, width_deg, template)
+            n_band = len(self._in_band)
+            self._kernels = SmoothBackground(*photons, n_band, sky, width_deg, template)
         # expected counts per square degree and band, smooth (n_band, m) and with sources (m,), and
         # the directions that are tried
         self._smooth = self._behind = self._tried = None

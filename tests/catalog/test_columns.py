@@ -12,8 +12,8 @@ CONTRACT = """
     Source_Name RAJ2000 DEJ2000 GLON GLAT
     Conf_68_SemiMajor Conf_68_SemiMinor Conf_68_PosAng
     Conf_95_SemiMajor Conf_95_SemiMinor Conf_95_PosAng
-    Score Probability Sqrt_TS Npred Unc_Npred Flux Unc_Flux Spectral_Index Unc_Spectral_Index
-    Counts_Band Unc_Counts_Band Flux_Band Unc_Flux_Band
+    Score Probability Log_Odds Sqrt_TS Npred Unc_Npred Flux Unc_Flux
+    Spectral_Index Unc_Spectral_Index Counts_Band Unc_Counts_Band Flux_Band Unc_Flux_Band
     Class Prob_AGN Prob_PSR Prob_OTHER Unc_Prob_PSR Sep_Nearest Coverage Patch Flags
     ASSOC ASSOC_Sep ASSOC_Sep_Norm ASSOC_Prob ASSOC_Catalog
 """.split()

@@ -130,6 +130,16 @@ def test_map_may_stand_before_or_after_its_options(passes, files, write_map, ord
     assert "-> c.ecsv" in stderr
 
 
+@pytest.mark.parametrize("finder", ["scan", "both"])
+def test_finders_and_the_split_check_say_what_they_found(passes, write_map, finder):
+    stderr = passes(write_map(), "-o", "c.ecsv", "--finder", finder, "--split-check")[1]
+    assert {"scan": "scan, model", "both": "scan and model"}[finder] in stderr
+    assert re.search(r"^split check: the other half .* confirms \d of \d source", stderr, re.M)
+    meta = read_catalog("c.ecsv").meta
+    assert meta["FINDER"] == finder
+    assert f"--finder {finder}" in meta["COMMAND"]
+
+
 def test_photons_outside_the_bands_of_the_model_are_counted(passes, write_map):
     options = ("--model", "lat-10gev", "--threshold", "0", "-o", "c.fits")
     stderr = passes(write_map(edges=(5, 20.0)), *options)[1]
@@ -348,6 +358,10 @@ def test_every_product_but_csv_holds_the_command(passes, write_map):
         ("--moc no/m.fits", "output directory must exist; got 'no'"),
         ("--limit-map l --no-measure", "a threshold and the likelihood fit; got --no-measure"),
         ("--limit-map l --purity 0.9", "a threshold and the likelihood fit; got --purity"),
+        ("--limit-map l --finder scan", "a threshold and the likelihood fit; got --finder scan"),
+        ("--probability-map p --finder scan", "needs the network; got --finder scan"),
+        ("--finder scan --no-measure", "finder scan fits its sources; got measure=False"),
+        ("--finder eye", "'eye' is not one of"),
         ("--purity 0.9 --threshold 0.2", "threshold and purity exclude each other; got both"),
         ("--purity 95", "purity must lie between 0 and 1; got 95.0"),
         ("--purity nan", "purity must lie between 0 and 1; got nan"),

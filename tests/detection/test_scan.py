@@ -137,6 +137,13 @@ def test_map_without_photons_has_no_sources(finder):
     assert "Log_Odds" in catalog.colnames
 
 
+def test_bands_without_photons_are_no_obstacle(simulated):
+    soft = simulated[0].events
+    soft = replace(simulated[0], events=soft.select(soft.energy < 100.0))
+    catalog = find_sources(soft, finder="scan")
+    assert len(catalog) > 20
+
+
 # The photon-split check
 
 
