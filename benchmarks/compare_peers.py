@@ -2,7 +2,7 @@
 
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
         [--template FILE --variant NAME] [--years 7]
-        [--peers network ts-true ts-fit dao log dbscan mst] [--rank Score]
+        [--peers network scan both ts-true ts-fit dao log dbscan mst] [--rank Score]
         [--save FOLDER] [--figure FILE.png]
 
 The finders and the rules are those of docs/benchmarks.rst. Listed is the completeness at threshold
@@ -48,8 +48,8 @@ STATISTICS = {
     "completeness at 95 % purity": lambda scores: scores.completeness_at(0.95)[0],
 }
 # The finders of this package, the peers, and the pairs whose differences are printed.
-FINDERS = {"network": {}, "scan": {"finder": "scan"}, "both": {"finder": "both"}}
-PEERS = ["network", "ts-true", "ts-fit", "dao", "log", "dbscan", "mst"]
+FINDERS = {"network": "unet", "scan": "scan", "both": "both"}
+PEERS = [*FINDERS, "ts-true", "ts-fit", "dao", "log", "dbscan", "mst"]
 PAIRS = [("scan", "network"), ("both", "network")]
 PAIRS += [(finder, peer) for peer in ("ts-true", "ts-fit") for finder in FINDERS]
 
@@ -147,7 +147,7 @@ def run_finder(name, model, rank, sky_of, chosen):
         events, edges = sky_of(sky).sky.photons, ENERGY_EDGES[[0, -1]]
         sky_map = SkyMap(events=events, footprint=WHOLE_SKY, energy_edges=edges)
         started = time.perf_counter()
-        run = detect(sky_map, model=model, threshold=0.0, **FINDERS[name])
+        run = detect(sky_map, model=model, threshold=0.0, finder=FINDERS[name])
         spent = (time.perf_counter() - started) / len(run.patches)
         lon, lat = (degrees(run.catalog[axis]) for axis in ("GLON", "GLAT"))
         vectors, score = vectors_from_lonlat(lon, lat), numbers(run.catalog[rank])

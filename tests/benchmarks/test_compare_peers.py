@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import astropy.units as u
 import healpy
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.table import QTable
 from made_skies import NSIDE, make_sky
 
 from astro_unetloc.irf.exposure import SurveyExposure
@@ -212,12 +214,27 @@ def test_table_has_a_row_for_each_finder(small_run, capsys):
     assert "+0.000 (+0.000 to +0.000)" in lines[7]
 
 
-def test_network_is_ranked_by_any_column(small_run, capsys):
-    arguments = ["--peers", "network", "--patches", "1", "--skies", "1", "--rank"]
-    lines = table(small_run, [*arguments, "Sqrt_TS"], capsys).splitlines()
-    assert lines[3].split()[:2] == ["network", "1.000"]
-    with pytest.raises(KeyError, match="Odds"):
-        small_run.main([*arguments, "Odds"])
+def test_finders_of_the_package_are_ranked_by_a_column(small_run, capsys, monkeypatch):
+    # all three list the sources and a false positive, which has the highest Score, but low odds
+    columns = {"GLON": np.append(LON, 1.5), "GLAT": np.append(LAT, -5.5)}
+    columns |= {"Score": np.array([0.7, 0.8, 0.6, 0.9]), "Log_Odds": np.array([5.0, 6, 4, -1])}
+    finders = []
+
+    def detect(*_, finder, **__):
+        finders.append(finder)
+        return SimpleNamespace(catalog=QTable(columns), patches=[PATCH])
+
+    monkeypatch.setattr(small_run, "detect", detect)
+    arguments = ["--peers", "network", "scan", "both", "--patches", "1", "--skies", "1"]
+    lines = table(small_run, [*arguments, "--rank", "Log_Odds"], capsys).splitlines()
+    rows = [[name, "1.000"] for name in ("network", "scan", "both")]
+    assert [line.split()[:2] for line in lines[3:6]] == rows
+    # two patches were chosen
+    assert finders == ["unet", "unet", "scan", "scan", "both", "both"]
+    pairs = [line.partition(",")[0] for line in lines[6:] if "paired" in line]
+    assert pairs == ["scan - network", "both - network"]
+    by_score = table(small_run, arguments, capsys).splitlines()
+    assert float(by_score[3].split()[1]) < 0.8
 
 
 def test_saved_results_are_not_computed_again(small_run, capsys, tmp_path, monkeypatch):
