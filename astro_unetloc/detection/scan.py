@@ -18,7 +18,7 @@ from astro_unetloc.irf.exposure import background_at, exposure_of, square_degree
 from astro_unetloc.irf.psf import make_profiles, psf_of
 from astro_unetloc.irf.spectra import PowerLawFractions
 from astro_unetloc.maps.skymap import observed_points
-from astro_unetloc.sphere import chord, move, tangent_axes
+from astro_unetloc.sphere import chord, lonlat_from_vectors, move, tangent_axes
 
 # A source has this many counts more for the shares of the bands, those of the expected spectrum.
 _PRIOR_COUNTS = 10.0
@@ -45,8 +45,9 @@ class ScanConfig:
     trial: float = 0.25  # size of the cells in each of which one position is tried
     cell: float = 0.2  # size of the cells in which photons of one energy are joined
     bins_per_decade: int = 8  # of the energies, for the point-spread function
-    # Of maps with more photons, cells are twice as large and bins are bands.
+    # Of maps with more photons, cells are so many times larger and bins are bands.
     max_photons: float = 3e6
+    coarser: float = 3.0
     # Positions are tried if a circle around them promises this test statistic, and again if they
     # had the other one in the first scan.
     circle_ts: float = 1.0
@@ -60,6 +61,7 @@ class Scan:
     def __init__(self, sky_map, band_edges, *, seed=0, config=None):
         self.config = config = ScanConfig() if config is None else config
         self.sky_map, self._large = sky_map, sky_map.n_photons > config.max_photons
+        self._coarser = config.coarser if self._large else 1.0
         self._set_response(np.asarray(band_edges, dtype=float))
         self._gather(seed)
         self._band = self._band_of[self._bin]
@@ -113,7 +115,7 @@ class Scan:
 
     def _gather(self, seed):
         """Join photons of one energy bin in small cells: their mean directions and numbers."""
-        size_deg = self.config.cell * self._r68_deg * (2 if self._large else 1)
+        size_deg = self.config.cell * self._coarser * self._r68_deg
         nside = np.minimum(_nside(size_deg), _MAX_NSIDE)
         n_pixels, keys, rows = 12 * _MAX_NSIDE**2, [np.zeros(0, np.int64)], [np.zeros((0, 4))]
         for photons in self.sky_map.photons(seed):
@@ -196,7 +198,8 @@ class Scan:
 
         The photons in circles, which hold about 73 % of those of a source, show it.
         """
-        pixel = healpy.vec2pix(int(_nside(self.config.trial * self.psf_deg)), *self.vectors.T)
+        size_deg = self.config.trial * self._coarser * self.psf_deg
+        pixel = healpy.vec2pix(int(_nside(size_deg)), *self.vectors.T)
         _, first, cell = np.unique(pixel, return_index=True, return_inverse=True)
         weighted = (self.vectors * self.number[:, None]).T
         tried = _unit(np.stack([np.bincount(cell, axis) for axis in weighted], axis=1))
@@ -205,14 +208,23 @@ class Scan:
             bins = self._band_of == band
             radius_deg = 1.2 * (self._in_bin[bins] @ self._r68_deg[bins])
             rows = np.flatnonzero(self._band == band)
-            tree = KDTree(self.vectors[rows], compact_nodes=False, balanced_tree=False)
-            near = tree.query_ball_point(tried, chord(radius_deg), return_length=not self._large)
-            number = near if not self._large else [self.number[rows[c]].sum() for c in near]
+            number = self._in_circles(rows, tried, radius_deg)
             inside = share * _IN_CIRCLE
             ratio = inside / (self._smooth[band, first] * np.pi * radius_deg**2)
             for row, counts in zip(gain, _TRIAL_COUNTS):
                 row += number * np.log1p(counts * ratio) - counts * inside
         return tried[2 * gain.max(axis=0) > self.config.circle_ts]
+
+    def _in_circles(self, rows, vectors, radius_deg):
+        """Number (n,) of the photons of some cells in circles, from an image if there are many."""
+        if not self._large:
+            tree = _tree(self.vectors[rows])
+            return tree.query_ball_point(vectors, chord(radius_deg), return_length=True)
+        nside = int(_nside(1.5 * radius_deg))
+        pixel = healpy.vec2pix(nside, *self.vectors[rows].T)
+        image = np.bincount(pixel, self.number[rows], minlength=12 * nside**2)
+        found = healpy.get_interp_val(image, *lonlat_from_vectors(vectors), lonlat=True)
+        return found * (np.pi * radius_deg**2 / healpy.nside2pixarea(nside, degrees=True))
 
     def _test(self, vectors, own=None):
         """Test statistic and counts (2, n) at directions; ``own`` (n, n_bin) of sources there."""
