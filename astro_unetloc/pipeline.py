@@ -52,10 +52,10 @@ from astro_unetloc.maps.patches import Patches, cover, project
 from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
 from astro_unetloc.maps.selection import check_domain, other_telescope
-from astro_unetloc.maps.skymap import SkyMap, halves, observed_points
+from astro_unetloc.maps.skymap import SkyMap, observed_points
 from astro_unetloc.measurement.data import MeasurementConfig, fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
-from astro_unetloc.sphere import lonlat_from_vectors, move, neighbors, tangent_axes
+from astro_unetloc.sphere import lonlat_from_vectors, neighbors
 from astro_unetloc.unet.model import (
     SCAN_SQRT_TS,
     Model,
@@ -75,7 +75,6 @@ _PLANE_LATITUDE_DEG = 5.0
 # is the same source as one of the scan within so many 68 % radii of the PSF.
 _BANDS_PER_DECADE, _MAX_BANDS, _SCAN_PAIRS = 2, 5, 1e6
 _LEAST_SQRT_TS, _SAME_PSF = 3.0, 1.6
-_BESIDE_DEG = 1.0  # of the places beside sources of a split check
 _TYPICAL = 1.5  # energy of a typical photon in units of the lowest
 _VERSIONS = ("numpy", "scipy", "astropy", "gammapy", "healpy", "scikit-learn", "ai-edge-litert")
 # Keywords of the files that belong to a map begin with these letters.
@@ -239,14 +238,14 @@ def detect(
         class_prior = given["class_prior"] = class_fractions(class_prior)
     extended = None if extended is None else read_extended(extended)
     parts = {"exposure": exposure, "background": background, "psf": psf}
-    sky_map = _sky_map(
+    sky_map = as_sky_map(
         map, parts | {"exposure_frame": exposure_frame, "energy_range": energy_range}
     )
     given |= sky_map.given
     model = _model_of(sky_map, model, finder)
     _check_purity(purity, model, finder)
     threshold = model.threshold if threshold is None else threshold
-    seed, cone = _seed(rng), _cone(region)
+    seed, cone = as_seed(rng), _cone(region)
     fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
     classifier = _classifier(model, fit_edges) if measure and classify else None
     searched = cone
@@ -268,7 +267,7 @@ def detect(
     if finder != "unet":
         sources = _scanned(sources, sky_map, model, classifier, seed, progress)
     elif measure:
-        sources = _measured(sources, sky_map, model, classifier)
+        sources = fit_sources(sources, sky_map, model, classifier)
     if measure:
         sources = _placed(sources, patches, probability, model, finder)
     norm = sources.meta.get("background_norm")
@@ -361,89 +360,6 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
 # The options are listed once, in `detect`.
 find_sources.__signature__ = inspect.signature(detect)
 
-
-@dataclass(frozen=True)
-class SplitCheck:
-    """What one half of the photons of a map confirms of the sources found in the other half."""
-
-    n_sources: int
-    n_confirmed: int  # with an excess of one sigma or more
-    chance: float  # fraction of such excesses at places without a source
-    score: float  # sum of ``Score`` of the sources
-
-    @property
-    def share(self):
-        """Fraction of real sources; that of a real one without a second excess is left out."""
-        confirmed = self.n_confirmed / max(self.n_sources, 1)
-        return max(confirmed - self.chance, 0.0) / (1 - self.chance)
-
-    @property
-    def error(self):
-        """Its binomial error."""
-        confirmed, n = self.n_confirmed / max(self.n_sources, 1), max(self.n_sources, 1)
-        return np.sqrt((confirmed * (1 - confirmed) + 0.25 / n) / n) / (1 - self.chance)
-
-    def __str__(self):
-        return (
-            f"split check: the other half of the photons confirms {self.n_confirmed} of "
-            f"{counted(self.n_sources, 'source')} found in one half ({self.chance:.0%} by chance): "
-            f"{self.share:.3f} +- {self.error:.3f} of them are real; the mean Score is "
-            f"{self.score / max(self.n_sources, 1):.3f}"
-        )
-
-
-def split_check(map, *, rng=DEFAULT_SEED, **options):
-    """Return the `SplitCheck` of a map: an estimate of the share of real sources, no simulation.
-
-    One random half of the photons is searched. At each source found the other half is fitted, as at
-    places beside them, which tell how often that succeeds by chance.
-
-    Parameters
-    ----------
-    map, **options
-        As in `astro_unetloc.find_sources`.
-    rng : int, Generator or None
-        Seed of the division and of the placement of counts in their pixels.
-
-    Returns
-    -------
-    SplitCheck
-
-    Examples
-    --------
-    >>> from astro_unetloc import simulate_sky, split_check
-    >>> from astropy.coordinates import SkyCoord
-    >>> import astropy.units as u
-    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
-    >>> sky_map, truth = simulate_sky(center=center, radius=12 * u.deg, rng=1)
-    >>> check = split_check(sky_map)
-    >>> check.n_confirmed <= check.n_sources
-    True
-    """
-    names = ("exposure", "background", "psf", "exposure_frame", "energy_range")
-    sky_map = _sky_map(map, {name: options.pop(name, None) for name in names})
-    seed = _seed(rng)
-    first, second = halves(sky_map, seed)
-    run = detect(first, rng=seed, **options)
-    places = glon_glat_vectors(run.catalog)
-    axes = [axis[:, None] for axis in (places, *tangent_axes(places))]
-    beside = move(*axes, *(_BESIDE_DEG * np.array([[1, 0, -1, 0], [0, 1, 0, -1]]))).reshape(-1, 3)
-    beside = beside[sky_map.covers(beside)]
-    known = glon_glat_vectors(run.sources)
-    if len(known) and len(beside):
-        beside = np.delete(beside, neighbors(beside, known, _BESIDE_DEG / 2)[0], axis=0)
-
-    def confirmed(vectors):
-        fitted = _measured(source_table(vectors), second, run.model, None, fixed=True)
-        return np.asarray(fitted["Sqrt_TS"]) >= 1
-
-    chance = confirmed(beside)
-    return SplitCheck(
-        len(places), int(confirmed(places).sum()), float(chance.mean()) if len(chance) else 0.16,
-        float(run.catalog["Score"].sum()),
-    )  # fmt: skip
-
-
 # Columns that the classification of a catalogue adds, those of the fit before those of the class.
 _CLASSIFIED = [
     "Sqrt_TS", "Npred", "Unc_Npred", "Flux", "Unc_Flux", "Spectral_Index", "Unc_Spectral_Index",
@@ -507,7 +423,7 @@ def classify_sources(
     class_prior = None if class_prior is None else class_fractions(class_prior)
     parts = {"exposure": exposure, "background": background, "psf": psf}
     parts |= {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    sky_map = _sky_map(map, parts)
+    sky_map = as_sky_map(map, parts)
     model = select_model(sky_map.energy_edges) if model is None else load_model(model)
     fit_edges = fitted_energies(sky_map, *model.energy_range)
     classifier = _classifier(model, fit_edges)
@@ -527,7 +443,7 @@ def classify_sources(
     sources = source_table(vectors[rows])
     if "Flags" in catalog.colnames:
         sources["Flags"] = catalog["Flags"][rows]
-    sources = _measured(sources, sky_map, model, classifier, fixed=True)
+    sources = fit_sources(sources, sky_map, model, classifier, fixed=True)
     if unsupervised:
         likelihood, latitude = sources[LOG_LIKELIHOOD], degrees(sources["GLAT"])
         mixture = fit_mixture(likelihood, classifier.grid, latitude_deg=latitude)
@@ -736,7 +652,7 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
     the next round.
     """
     scan, sources = Scan(sky_map, model.band_edges, seed=seed), source_table(np.zeros((0, 3)))
-    measured = partial(_measured, sky_map=sky_map, model=model, max_pairs=_SCAN_PAIRS)
+    measured = partial(fit_sources, sky_map=sky_map, model=model, max_pairs=_SCAN_PAIRS)
     rounds = scan.config.least_ts
     for least_ts in progress(rounds, desc="scan") if progress else rounds:
         found = np.concatenate([glon_glat_vectors(sources), scan.search(sources, least_ts)])
@@ -783,8 +699,8 @@ def _candidates(probability, patches, model):
     return find_clusters(probability, config=config, keep=keep)
 
 
-def _measured(sources, sky_map, model, classifier, *, fixed=False, **config):
-    """The table of sources with the results of the fit, and what the classifier needs."""
+def fit_sources(sources, sky_map, model, classifier=None, *, fixed=False, **config):
+    """Return the table of sources with the results of the fit, and what a classifier needs."""
     config = MeasurementConfig(**config)
     if model.sha256 is None:  # of another telescope
         density = sky_map.n_photons / max(observed_points(sky_map)[1].sum(), 1e-3)
@@ -803,8 +719,8 @@ def _classifier(model, fit_edges):
     return Classifier.of(model, fit_edges[[0, -1]])
 
 
-def _sky_map(map, parts):
-    """The `SkyMap` of a map and its parts; the map itself if it is one and no part is given."""
+def as_sky_map(map, parts):
+    """Return the `SkyMap` of a map and its parts; the map itself if it is one without any."""
     is_read = isinstance(map, SkyMap) and all(part is None for part in parts.values())
     return map if is_read else read_map(map, **parts)
 
@@ -856,8 +772,8 @@ def _touched(patches, cone):
     )
 
 
-def _seed(rng):
-    """Seed of the counter-based stream from an int, a Generator or None."""
+def as_seed(rng):
+    """Return the seed of the counter-based stream from an int, a Generator or None."""
     if rng is None or isinstance(rng, np.random.Generator):
         return int(np.random.default_rng(rng).integers(2**31))
     if isinstance(rng, int | np.integer) and 0 <= rng < 2**64:

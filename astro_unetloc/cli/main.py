@@ -95,7 +95,7 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, split, s
     """Find the sources of a MAP; the word may be left out."""
     from astro_unetloc.catalog.write import check_fluxes
     from astro_unetloc.maps.read import input_paths, read_map
-    from astro_unetloc.pipeline import detect, select_model, split_check
+    from astro_unetloc.pipeline import detect, select_model
     from astro_unetloc.products import write_run
     from astro_unetloc.unet.model import load_model
 
@@ -124,6 +124,8 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, split, s
     print_catalog(outputs, run.catalog)
     print_message(run.summary([*paths, *map_paths]), quiet)
     if split:
+        from astro_unetloc.evaluation.split import split_check
+
         print_message(
             split_check(sky_map, model=run.model, region=region, rng=seed, **search), quiet
         )

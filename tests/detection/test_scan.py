@@ -10,12 +10,11 @@ from made_maps import image_pixels
 from made_sources import as_counts
 from made_telescope import make_field
 
-from astro_unetloc import find_sources, match_catalogs, read_catalog, read_map, split_check
+from astro_unetloc import find_sources, match_catalogs, read_catalog
 from astro_unetloc.catalog.columns import COLUMNS, has_flag
 from astro_unetloc.catalog.table import numbers_of
 from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.maps.skymap import halves
 from astro_unetloc.pipeline import detect
 from astro_unetloc.simulation.sky import simulate_sky
 
@@ -142,35 +141,3 @@ def test_bands_without_photons_are_no_obstacle(simulated):
     soft = replace(simulated[0], events=soft.select(soft.energy < 100.0))
     catalog = find_sources(soft, finder="scan")
     assert len(catalog) > 20
-
-
-# The photon-split check
-
-
-def test_halves_share_the_photons(simulated):
-    first, second = halves(simulated[0], 5)
-    assert first.n_photons + second.n_photons == simulated[0].n_photons
-    assert abs(first.n_photons - second.n_photons) < 5 * np.sqrt(simulated[0].n_photons)
-    pixels = image_pixels(60, pixel_deg=0.5, **PLACE)
-    sky_map = as_counts(simulated[0].events, pixels, [10.0, 2000.0])
-    parts = halves(sky_map, 5)
-    total = sum(part.counts.data for part in parts)
-    np.testing.assert_array_equal(total, sky_map.counts.data)
-
-
-@pytest.mark.parametrize("finder", ["unet", "scan"])
-def test_split_check_knows_the_share_of_real_sources(simulated, finder):
-    check = split_check(simulated[0], finder=finder, rng=1)
-    assert check.n_sources > 20
-    assert check.share > 0.85
-    assert 0 < check.error < 0.1
-    # most of a list down to any Score is not real
-    low = split_check(simulated[0], finder=finder, rng=1, threshold=0.02)
-    assert low.share < check.share - 0.1
-    assert abs(low.share - low.score / low.n_sources) < 0.2
-
-
-def test_split_check_of_real_photons(real_data):
-    sky_map = read_map(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz")
-    check = split_check(sky_map)
-    assert check.n_confirmed >= 0.9 * check.n_sources > 3

@@ -1,0 +1,139 @@
+"""Which sources one half of the photons of a map shows, and what the other half says of them.
+
+An estimate of the fraction of real sources on a user's own map: no truth, no simulation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
+from astro_unetloc.detection.localization import source_table
+from astro_unetloc.exceptions import counted
+from astro_unetloc.maps.photons import DEFAULT_SEED
+from astro_unetloc.maps.skymap import halves
+from astro_unetloc.pipeline import as_seed, as_sky_map, detect, fit_sources
+from astro_unetloc.sphere import move, neighbors, tangent_axes
+
+_BESIDE_DEG = 1.0  # of the places beside sources
+_MIN_TS = 1.0  # of an excess in the other half that confirms a source
+# Number counts of sources (3FHL, arXiv:1702.00664): without them the counts of a source that was
+# found because it fluctuated up would be taken for its expected ones.
+_SLOPE, _COUNTS, _N_DRAWS = 2.15, np.geomspace(0.3, 1e5, 300), 300
+_CHANCE = 0.16  # of one sigma, where the map has no place beside sources
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What one half of the photons of a map confirms of the sources found in the other half."""
+
+    n_sources: int
+    n_confirmed: int  # with an excess of one sigma or more
+    chance: float  # fraction of such excesses at places without a source
+    power: float  # expected fraction of real sources with such an excess, by their counts
+    score: float  # sum of ``Score`` of the sources
+
+    @property
+    def share(self):
+        """Estimated fraction of real sources, 0 to 1."""
+        confirmed = self.n_confirmed / max(self.n_sources, 1)
+        return float(np.clip((confirmed - self.chance) / self._range, 0.0, 1.0))
+
+    @property
+    def error(self):
+        """Its binomial error."""
+        n, confirmed = max(self.n_sources, 1), self.n_confirmed / max(self.n_sources, 1)
+        return float(np.sqrt((confirmed * (1 - confirmed) + 0.25 / n) / n) / self._range)
+
+    @property
+    def _range(self):
+        return max(self.power - self.chance, 1e-3)
+
+    def __str__(self):
+        found = f"{self.n_confirmed} of {counted(self.n_sources, 'source')}"
+        return (
+            f"split check: the other half of the photons confirms {found} found in one half "
+            f"({self.power:.0%} of real ones and {self.chance:.0%} of others are expected): "
+            f"{self.share:.3f} +- {self.error:.3f} of them are real; their mean Score is "
+            f"{self.score / max(self.n_sources, 1):.3f}"
+        )
+
+
+def split_check(map, *, rng=DEFAULT_SEED, **options):
+    """Return the `SplitCheck` of a map: an estimate of the share of real sources.
+
+    One random half of the photons is searched. At each source found the other half is fitted, as at
+    places beside them, which tell how often that succeeds by chance.
+
+    Parameters
+    ----------
+    map, **options
+        As in `astro_unetloc.find_sources`.
+    rng : int, Generator or None
+        Seed of the division and of the placement of counts in their pixels.
+
+    Returns
+    -------
+    SplitCheck
+
+    Examples
+    --------
+    >>> from astro_unetloc import simulate_sky, split_check
+    >>> from astropy.coordinates import SkyCoord
+    >>> import astropy.units as u
+    >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
+    >>> sky_map, truth = simulate_sky(center=center, radius=12 * u.deg, rng=1)
+    >>> check = split_check(sky_map)
+    >>> check.n_confirmed <= check.n_sources
+    True
+    """
+    names = ("exposure", "background", "psf", "exposure_frame", "energy_range")
+    sky_map = as_sky_map(map, {name: options.pop(name, None) for name in names})
+    seed = as_seed(rng)
+    first, second = halves(sky_map, seed)
+    run = detect(first, rng=seed, **options)
+    places = glon_glat_vectors(run.catalog)
+    beside = _beside(places, glon_glat_vectors(run.sources), sky_map)
+
+    def confirmed(vectors):
+        fitted = fit_sources(source_table(vectors), second, run.model, fixed=True)
+        return np.asarray(fitted["Sqrt_TS"]) ** 2 >= _MIN_TS
+
+    chance = confirmed(beside).mean() if len(beside) else _CHANCE
+    n_confirmed, power = int(confirmed(places).sum()), _power(run.catalog, seed)
+    score = float(run.catalog["Score"].sum())
+    return SplitCheck(len(places), n_confirmed, float(chance), power, score)
+
+
+def _beside(places, known, sky_map):
+    """Directions (k, 3) on the map beside places, not near any known source."""
+    axes = [axis[:, None] for axis in (places, *tangent_axes(places))]
+    steps = _BESIDE_DEG * np.array([[1, 0, -1, 0], [0, 1, 0, -1]])
+    beside = move(*axes, *steps).reshape(-1, 3)
+    beside = beside[sky_map.covers(beside)]
+    if not len(known) or not len(beside):
+        return beside
+    return np.delete(beside, neighbors(beside, known, _BESIDE_DEG / 2)[0], axis=0)
+
+
+def _power(catalog, seed):
+    """Expected fraction of sources, all real, that another observation like theirs confirms.
+
+    The expected counts A of a source are drawn from their posterior, ``exp(TS / 2 (2 sqrt(A / N) -
+    A / N))`` times the number counts, those of the other observation from A and the background. TS
+    grows with the counts, between linearly without background and as their square with much of it.
+    """
+    ts, counts, error = (numbers_of(catalog, n) for n in ("Sqrt_TS", "Npred", "Unc_Npred"))
+    ts, known = ts**2, np.isfinite(ts * counts * error) & (counts > 0)
+    if not known.any():
+        return 1.0
+    ts, counts, error = (values[known, None] for values in (ts, counts, error))
+    rng, ratio = np.random.default_rng(seed), _COUNTS / counts
+    weight = np.exp(ts / 2 * (2 * np.sqrt(ratio) - ratio - 1)) * _COUNTS ** (1 - _SLOPE)
+    cumulative = np.cumsum(weight, axis=1)
+    drawn = rng.random((len(ts), _N_DRAWS)) * cumulative[:, -1:]
+    expected = _COUNTS[np.array([np.searchsorted(*pair) for pair in zip(cumulative, drawn)])]
+    noise = np.sqrt(np.maximum(error**2 - counts, 0.0))
+    again = rng.poisson(expected) + noise * rng.standard_normal(expected.shape)
+    growth = 1 + np.minimum(noise**2 / error**2, 1.0)
+    return float(np.mean(ts * (np.maximum(again, 0.0) / counts) ** growth >= _MIN_TS))
