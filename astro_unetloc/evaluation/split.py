@@ -67,10 +67,12 @@ def split_check(map, *, rng=DEFAULT_SEED, **options):
 
     Parameters
     ----------
-    map, **options
+    map : str, pathlib.Path, HDUList, gammapy Map or MapDataset, or SkyMap
         As in `astro_unetloc.find_sources`.
     rng : int, Generator or None
         Seed of the division and of the placement of counts in their pixels.
+    **options
+        Those of `astro_unetloc.find_sources`.
 
     Returns
     -------
