@@ -28,6 +28,7 @@ _CELL_PAIRS = 4  # least number of pairs of a direction, for their memory
 # Steps of the fit of the counts, which begins with those at which one count of the source would
 # outshine this part of the background.
 _N_STEPS, _CLOSE = 6, 0.3
+_PIXELS_APART = 1.5  # distance of two candidates of one scan in pixels of the map
 _MAX_NSIDE, _SAMPLE_NSIDE = 8192, 256  # 0.007 and 0.23 deg
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
@@ -146,10 +147,14 @@ class Scan:
         ts, counts = self._test(self._tried)
         rows = np.flatnonzero((ts >= least_ts) & (counts >= self.config.least_counts))
         rows = rows[np.argsort(-ts[rows], kind="stable")]
-        found = self._tried[rows]
+        found, pixel_deg = self._tried[rows], self.sky_map.pixel_size_deg
         if first:
             self._tried = self._tried[ts > self.config.again_ts]
-        return found[_apart(found, self.config.separation * self.psf_deg)]
+        if pixel_deg and len(sources) and len(found):  # a source in one pixel is flat in it
+            near = KDTree(glon_glat_vectors(sources)).query(found)[0] < chord(pixel_deg)
+            found = found[~near]
+        distance_deg = max(self.config.separation * self.psf_deg, _PIXELS_APART * pixel_deg)
+        return found[_apart(found, distance_deg)]
 
     def sqrt_ts(self, sources):
         """Root of the test statistic (n,) of sources on the smooth background and all others."""
