@@ -52,7 +52,7 @@ from astro_unetloc.maps.patches import Patches, cover, project
 from astro_unetloc.maps.photons import DEFAULT_SEED, DiscFootprint
 from astro_unetloc.maps.read import COARSE_PIXEL_DEG, read_map
 from astro_unetloc.maps.selection import check_domain, other_telescope
-from astro_unetloc.maps.skymap import SkyMap, observed_points
+from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import MeasurementConfig, fitted_energies
 from astro_unetloc.measurement.fit import measure_sources, neighbor_margin_deg
 from astro_unetloc.sphere import lonlat_from_vectors, neighbors
@@ -185,7 +185,7 @@ class Run:
         if "map" not in given or not all(isinstance(word, str | Path) for word in words):
             return ""
         limit = "threshold" if self.purity is None else "purity"
-        words += ["--model", model.path] * (model.sha256 is not None)
+        words += ["--model", model.path] * model.has_network
         words += ["--finder", self.finder, f"--{limit}", getattr(self, limit), "--seed", self.seed]
         words += ["--no-measure"] * (self.fit_edges is None)
         words += ["--no-classify"] * (self.fit_edges is not None and not self.classified)
@@ -636,7 +636,7 @@ def _looked(sky_map, model, finder, region, seed, progress):
 
 
 def _placed(sources, patches, probability, model, finder):
-    """The table of measured sources with their patches and, after a scan, what these say."""
+    """The table of measured sources with their patches and, after a scan, the values of these."""
     if finder != "unet":
         radius_pix = None if probability is None else clustering_config(model).radius_pix
         return in_patches(sources, patches, probability, radius_pix=radius_pix)
@@ -681,13 +681,13 @@ def _scored(sources, sky_map, model, finder, measure):
 def _with_odds(sources, sky_map, model):
     """The table of measured sources with ``Log_Odds``."""
     trial_deg2 = np.pi * _psf_deg(sky_map, model) ** 2
-    return with_log_odds(sources, *observed_points(sky_map), trial_deg2)
+    return with_log_odds(sources, *sky_map.observed_points, trial_deg2)
 
 
 def _psf_deg(sky_map, model):
     """Radius in degrees that contains 68 % of typical photons."""
     low = max(model.energy_range[0], sky_map.energy_edges[0])
-    psf = psf_of(sky_map.psf, observed_points(sky_map)[0])
+    psf = psf_of(sky_map.psf, sky_map.observed_points[0])
     return psf.containment_radius(0.68, np.clip(_TYPICAL * low, *psf.energy_range))
 
 
@@ -702,8 +702,8 @@ def _candidates(probability, patches, model):
 def fit_sources(sources, sky_map, model, classifier=None, *, fixed=False, **config):
     """Return the table of sources with the results of the fit, and what a classifier needs."""
     config = MeasurementConfig(**config)
-    if model.sha256 is None:  # of another telescope
-        density = sky_map.n_photons / max(observed_points(sky_map)[1].sum(), 1e-3)
+    if not model.has_network:  # a map of another telescope
+        density = sky_map.n_photons / max(sky_map.observed_points[1].sum(), 1e-3)
         config = config.scaled(_psf_deg(sky_map, model), density)
     sources = measure_sources(
         sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range, fixed=fixed,

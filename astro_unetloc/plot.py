@@ -17,7 +17,7 @@ from astro_unetloc.catalog.table import galactic_vectors, source_classes, texts_
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.sphere import lonlat_from_vectors, separation_deg
+from astro_unetloc.sphere import healpix_centers, lonlat_from_vectors, separation_deg
 
 # Fields of a larger radius are drawn as the whole sky.
 _MAX_FIELD_DEG = 20.0
@@ -119,7 +119,7 @@ def _gather(chunks):
             counts = counts + np.bincount(index, minlength=healpy.nside2npix(_FINE_NSIDE))
             kept = [np.zeros((0, 3))]
     vectors, filled = np.concatenate(kept), np.flatnonzero(counts)
-    centers = np.stack(healpy.pix2vec(_FINE_NSIDE, filled, nest=False), axis=-1)
+    centers = healpix_centers(_FINE_NSIDE, filled, nest=False)
     weights = np.append(np.ones(len(vectors)), np.atleast_1d(counts)[filled])
     return np.concatenate([vectors, centers]), weights
 

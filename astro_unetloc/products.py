@@ -12,6 +12,7 @@ from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.plot import plot_sources
+from astro_unetloc.sphere import healpix_centers
 
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
 _ORDER = 10
@@ -89,7 +90,7 @@ def limit_map_bytes(run, progress=None):
     """
     nside, (low, high) = 2**_LIMIT_ORDER, run.model.flux_range
     cells = np.arange(12 * nside**2)
-    vectors = np.stack(healpy.pix2vec(nside, cells, nest=True), axis=-1)
+    vectors = healpix_centers(nside, cells, nest=True)
     seen = run.patches.values_at(run.patches.coverage[..., 0], vectors) > 0
     if run.region is not None:
         seen &= run.region.covers(vectors)
@@ -127,7 +128,7 @@ def _searched_cells(run):
     for row, patch in enumerate(patches.index):
         center = patches.grid.centers[patch]
         near = healpy.query_disc(nside, center, np.radians(_REACH_DEG), inclusive=True, nest=True)
-        vectors = np.stack(healpy.pix2vec(nside, near, nest=True), axis=-1)
+        vectors = healpix_centers(nside, near, nest=True)
         own = patches.grid.owner(vectors) == patch
         y, x, seen = patches.pixel_of(row, vectors[own])
         cells.append(near[own][seen])

@@ -10,6 +10,8 @@ import numpy as np
 
 # Area of the whole sky in square degrees.
 SKY_DEG2 = 4 * np.pi * np.degrees(1.0) ** 2
+# Between successive points of a spiral that is even on a disc.
+GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
 def vectors_from_lonlat(lon_deg, lat_deg):
@@ -35,6 +37,20 @@ def separation_deg(vectors_1, vectors_2):
 def chord(angle_deg):
     """Euclidean distance between unit vectors at an angle in degrees."""
     return 2 * np.sin(np.radians(np.minimum(angle_deg, 180.0)) / 2)
+
+
+def healpix_centers(nside, pixels, *, nest):
+    """Unit vectors (n, 3) of the centres of HEALPix pixels."""
+    import healpy
+
+    return np.stack(healpy.pix2vec(nside, pixels, nest=nest), axis=-1)
+
+
+def quick_tree(vectors):
+    """KDTree of many directions, which is made faster than it is searched."""
+    from scipy.spatial import KDTree
+
+    return KDTree(vectors, compact_nodes=False, balanced_tree=False)
 
 
 def neighbors(left, right, radius_deg):

@@ -4,8 +4,8 @@
         [--kinds 10gev 20gev 50gev 1yr 12yr cube 500mev] [--template SHAPES --variant NAME]
         [--rank Score]
 
-Kinds are whole skies of seven years above 10 GeV (events) but for what their names say; "cube" are
-counts in HEALPix pixels of 0.23 deg and five bands, "500mev" those of the model lat-500mev. For
+Kinds are whole skies of seven years above 10 GeV (events), except for what their names state.
+"cube" are counts in HEALPix pixels of 0.23 deg and five bands, "500mev" is that of lat-500mev. For
 each kind and finder: average precision over the sky, above and below |b| of 10 deg; completeness at
 95 % purity; median offset; real and listed detections in the default list, and the sum of Score;
 detections in the default list of 1000 square degrees of |b| > 20 deg without sources (their sky has
@@ -17,16 +17,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from gammapy.maps import HpxGeom, Map, MapAxis
 from options import options_of
 
 from astro_unetloc.catalog.table import degrees, numbers
 from astro_unetloc.evaluation.comparison import compare
 from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, narrowed, observed_sky
 from astro_unetloc.evaluation.truth import grid_tiles, join_matches, match_truth
-from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.pipeline import detect
-from astro_unetloc.simulation.sky import healpix_cube
 from astro_unetloc.sphere import SKY_DEG2
 from astro_unetloc.unet.model import load_model
 
@@ -38,18 +35,12 @@ BLANK_LATITUDE = 20.0
 BLANK_DEG2 = SKY_DEG2 * (1 - np.sin(np.radians(BLANK_LATITUDE)))
 
 
-def make_map(model, seed, *, lowest=None, years=7.0, nside=None, **options):
-    """Map of a simulated sky, and its true sources."""
+def make_map(model, seed, *, lowest=None, **options):
+    """Map of a simulated sky above an energy (GeV), and its true sources."""
     edges = model.band_edges
     if lowest is not None:
         edges = narrowed(edges, (lowest, edges[-1]))
-    sky_map, truth = observed_sky(edges, seed, years=years, **options)
-    if nside is not None:
-        axes = [MapAxis.from_energy_edges(edges, unit="GeV")]
-        geom = HpxGeom(nside, nest=False, frame="galactic", axes=axes)
-        counts = Map.from_geom(geom, data=healpix_cube(sky_map.events, edges, nside))
-        sky_map = SkyMap(counts=counts, energy_edges=edges, exposure=sky_map.exposure)
-    return sky_map, truth
+    return observed_sky(edges, seed, **options)
 
 
 def search(model, finder, sky_map, truth, seed, rank):

@@ -135,13 +135,12 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, split, s
 
 def _check_maps(maps, search):
     """Refuse maps of the result that do not go with the options of the search."""
-    finder = search["finder"]
-    if maps["limit_map"]:
-        got = "--purity" if search["purity"] is not None else f"--finder {finder}"
-        got = got if search["measure"] else "--no-measure"
-        if finder != "unet" or got != "--finder unet":
-            wanted = "--limit-map needs the network, a threshold and the likelihood fit"
-            raise click.UsageError(f"{wanted}; got {got}; drop one")
+    finder, got = search["finder"], ["--no-measure"] * (not search["measure"])
+    got += ["--purity"] * (search["purity"] is not None)
+    got += [f"--finder {finder}"] * (finder != "unet")
+    if maps["limit_map"] and got:
+        wanted = "--limit-map needs the network, a threshold and the likelihood fit"
+        raise click.UsageError(f"{wanted}; got {got[0]}; drop one")
     if maps["probability_map"] and finder == "scan":
         raise click.UsageError("--probability-map needs the network; got --finder scan; drop one")
 

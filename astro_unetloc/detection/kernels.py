@@ -15,7 +15,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array, vstack
 from scipy.spatial import KDTree
 
-from astro_unetloc.sphere import chord, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import (
+    chord,
+    healpix_centers,
+    lonlat_from_vectors,
+    quick_tree,
+    vectors_from_lonlat,
+)
 
 # Round kernels: their sigma in pixels of the HEALPix grid on which they are computed (the next grid
 # has half the resolution), how many there are, and where they end, in sigma.
@@ -80,12 +86,11 @@ def _round_kernel(vectors, nside, sky, samples, sample_area):
     n_fine = np.bincount(fine_pixels // (fine_nside // nside) ** 2, minlength=12 * nside**2)
     pixels = np.flatnonzero(n_fine)
     area = n_fine[pixels] * healpy.nside2pixarea(fine_nside, degrees=True)
-    centers = np.stack(healpy.pix2vec(nside, pixels, nest=True), axis=-1)
-    tree = KDTree(centers, compact_nodes=False, balanced_tree=False)
+    centers = healpix_centers(nside, pixels, nest=True)
+    tree = quick_tree(centers)
     reach, blocks = chord(np.degrees(_REACH * sigma)), []
     for some in np.array_split(centers, len(centers) // _BLOCK + 1):
-        few = KDTree(some, compact_nodes=False, balanced_tree=False)
-        pairs = few.sparse_distance_matrix(tree, reach, output_type="ndarray")
+        pairs = quick_tree(some).sparse_distance_matrix(tree, reach, output_type="ndarray")
         value = np.exp(-0.5 * (pairs["v"] / sigma) ** 2).astype(np.float32)
         where = pairs["i"].astype(np.int32), pairs["j"].astype(np.int32)
         blocks.append(csr_array((value, where), (len(some), len(pixels))))
@@ -112,20 +117,21 @@ def _round_kernel(vectors, nside, sky, samples, sample_area):
 class _PlaneGrid:
     """Grid of longitude and latitude along the Galactic plane; one more point is elsewhere."""
 
-    def __init__(self, vectors, sky):
+    @classmethod
+    def of(cls, vectors, sky):
+        """The grid of photons at vectors (m, 3); None if nothing on it is observed."""
         n_lat, n_lon = (round(n / step) for n, step in zip((2 * _PLANE_DEG, 360.0), _STEP_DEG))
         lat = (np.arange(n_lat) + 0.5) * _STEP_DEG[0] - _PLANE_DEG
         lon = (np.arange(n_lon) + 0.5) * _STEP_DEG[1]
         centers = vectors_from_lonlat(lon, lat[:, None])
-        seen = healpy.vec2pix(sky[0], *np.moveaxis(centers, -1, 0), nest=True)
-        seen = np.isin(seen, sky[1])
-        if not seen.any():
-            self.area = np.zeros(0)
-            return
-        rows, columns = _span(seen.any(axis=1)), _around(seen.any(axis=0))
-        self.shape, self.mode = (len(rows), len(columns)), ("constant", "wrap")
-        if len(columns) < n_lon:
-            self.mode = "constant"
+        pixel = healpy.vec2pix(sky[0], *np.moveaxis(centers, -1, 0), nest=True)
+        seen = np.isin(pixel, sky[1])
+        return cls(vectors, centers, seen) if seen.any() else None
+
+    def __init__(self, vectors, centers, seen):
+        rows, columns, n_lon = _span(seen.any(axis=1)), _around(seen.any(axis=0)), seen.shape[1]
+        self.shape = len(rows), len(columns)
+        self.mode = ("constant", "wrap") if len(columns) == n_lon else "constant"
         self.centers, seen = (x[rows][:, columns] for x in (centers, seen))
         self.centers, seen = self.centers.reshape(-1, 3), seen.ravel()
         self.area = seen * np.prod(_STEP_DEG) * np.sqrt(1 - self.centers[:, 2] ** 2)
@@ -198,11 +204,10 @@ class SmoothBackground:
         self._band, self._number, self._n_band = band, number, n_band
         nside, pixels = sky
         coarse, n_parts = np.unique(pixels // 4, return_counts=True)
-        samples = np.stack(healpy.pix2vec(nside // 2, coarse, nest=True), axis=-1)
+        samples = healpix_centers(nside // 2, coarse, nest=True)
         areas = n_parts * healpy.nside2pixarea(nside, degrees=True)
         near = np.abs(lonlat_from_vectors(samples)[1]) < _PLANE_DEG
-        plane = _PlaneGrid(vectors, sky) if near.any() else None
-        plane = plane if plane is not None and len(plane.area) else None
+        plane = _PlaneGrid.of(vectors, sky) if near.any() else None
         if plane is not None:  # whose edges of zones are those of the steps
             used = plane.area > 0
             samples = np.concatenate([samples[~near], plane.centers[used]])

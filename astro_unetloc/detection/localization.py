@@ -63,7 +63,8 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
     where, border_deg = (candidates.row, candidates.x, candidates.y), patches.grid.config.border_deg
     candidates = candidates.select(near_owned_cell(patches, *where, border_deg))
     vectors = _sky_vectors(candidates, patches)
-    kept = _strongest(vectors, candidates.probability, candidates.row, config.merge_radius_deg)
+    radius_deg, row = config.merge_radius_deg, candidates.row
+    kept = strongest(vectors, candidates.probability, radius_deg, row)
     candidates, vectors = candidates.select(kept), vectors[kept]
     patch = patches.grid.owner(vectors) if len(vectors) else np.zeros(0, dtype=int)
     coverage = local_coverage(candidates, patches, config.edge_radius_deg)
@@ -73,7 +74,7 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
 
 
 def in_patches(sources, patches, probability=None, *, radius_pix=None, config=None):
-    """Return the sources of a table that lie in patches, with what the patches say about them.
+    """Return the sources of a table that lie in patches, with the values of the patches there.
 
     Parameters
     ----------
@@ -172,19 +173,21 @@ def _sky_vectors(candidates, patches):
     return vectors
 
 
-def _strongest(vectors, strength, row, radius_deg):
-    """Mask (m,) of the candidates without a stronger one of another patch within a radius."""
+def strongest(vectors, strength, radius_deg, group=None):
+    """Mask (m,) of the directions without a stronger one of another group within a radius.
+
+    Those that are left out leave none out; of equal ones the first stays. Without groups each
+    direction is one.
+    """
     keep = np.ones(len(vectors), dtype=bool)
     if len(vectors) < 2:
         return keep
-    pairs = KDTree(vectors).query_pairs(chord(radius_deg), output_type="ndarray")
-    pairs = pairs[row[pairs[:, 0]] != row[pairs[:, 1]]]
-    rank = np.empty(len(vectors), dtype=int)
-    rank[np.lexsort((row, -strength))] = np.arange(len(vectors))
-    pairs = np.take_along_axis(pairs, np.argsort(rank[pairs], axis=1), axis=1)
-    for strong, weak in pairs[np.lexsort(rank[pairs].T[::-1])]:
-        if keep[strong]:
-            keep[weak] = False
+    group = np.arange(len(vectors)) if group is None else group
+    near = KDTree(vectors).query_ball_point(vectors, chord(radius_deg))
+    for row in np.lexsort((group, -strength)):
+        if keep[row]:
+            others = np.asarray(near[row])
+            keep[others[group[others] != group[row]]] = False
     return keep
 
 

@@ -1,7 +1,7 @@
 """Odds that a source is behind an excess, in closed form and without any label.
 
-The number counts of the map's own bright sources say how often sources of some counts are to be
-expected, and the fit says how likely each number of counts is.
+The prior of the counts of a source are the number counts of the map's own bright sources, its
+likelihood is that of the fit.
 """
 
 import numpy as np
@@ -22,12 +22,19 @@ _MAX_LOG = 600.0
 _CHUNK = 1000
 
 
+def log_likelihood_ratio(ts, ratio):
+    """Logarithm of the likelihood of a source against none, to second order in the root of counts.
+
+    ``ratio`` are its counts relative to the fitted ones, of test statistic ``ts``, broadcast.
+    """
+    return ts / 2 * (2 * np.sqrt(ratio) - ratio)
+
+
 def with_log_odds(sources, points, area_deg2, trial_deg2):
     """Return a copy of a table of measured sources with ``Log_Odds``.
 
     The logarithm of the odds is that of a source of 8 counts or more against none, or one of
-    less than half a count: integrals over the counts A of dN/dA times the likelihood ratio, which
-    is ``exp(TS / 2 (2 sqrt(A / Npred) - A / Npred))`` to second order in ``sqrt(A)``.
+    less than half a count: integrals over the counts of dN/dA times the likelihood ratio.
 
     Parameters
     ----------
@@ -63,8 +70,8 @@ def with_log_odds(sources, points, area_deg2, trial_deg2):
 def _log_odds(ts, counts, expected):
     """Logarithm (n,) of the odds, of sources of 10 counts or more expected in each trial."""
     ratio = _COUNTS / np.maximum(counts, _LEAST_COUNTS)[:, None]
-    log_likelihood = np.minimum(ts[:, None] / 2 * (2 * np.sqrt(ratio) - ratio), _MAX_LOG)
-    share = (_SLOPE - 1) / _BRIGHT_COUNTS * (_COUNTS / _BRIGHT_COUNTS) ** -_SLOPE
-    weight = expected[:, None] * share * np.gradient(_COUNTS) * np.exp(log_likelihood)
+    log_likelihood = np.minimum(log_likelihood_ratio(ts[:, None], ratio), _MAX_LOG)
+    density = (_SLOPE - 1) / _BRIGHT_COUNTS * (_COUNTS / _BRIGHT_COUNTS) ** -_SLOPE
+    weight = expected[:, None] * density * np.gradient(_COUNTS) * np.exp(log_likelihood)
     source, none = weight[:, _COUNTS >= _MIN_COUNTS], weight[:, _COUNTS < _FAINT]
     return np.log(source.sum(axis=1) / (1 + none.sum(axis=1)) + 1e-300)

@@ -14,13 +14,21 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.detection.kernels import SmoothBackground
+from astro_unetloc.detection.localization import strongest
 from astro_unetloc.irf.exposure import background_at, exposure_of, square_degree_density
 from astro_unetloc.irf.psf import make_profiles, psf_of
-from astro_unetloc.irf.spectra import PowerLawFractions
-from astro_unetloc.maps.skymap import observed_points
-from astro_unetloc.sphere import chord, lonlat_from_vectors, move, tangent_axes
+from astro_unetloc.irf.spectra import PowerLawFractions, bins_in_bands
+from astro_unetloc.sphere import (
+    GOLDEN_ANGLE,
+    chord,
+    healpix_centers,
+    lonlat_from_vectors,
+    move,
+    quick_tree,
+    tangent_axes,
+)
 
-# A source has this many counts more for the shares of the bands, those of the expected spectrum.
+# Counts of the expected spectrum that are added to those of a source in its bands.
 _PRIOR_COUNTS = 10.0
 # Counts of sources that are tried in circles, and the part of their photons in these.
 _TRIAL_COUNTS, _IN_CIRCLE = (3.0, 6.0, 12.0, 24.0), 0.73
@@ -30,7 +38,6 @@ _CELL_PAIRS = 4  # least number of pairs of a direction, for their memory
 _N_STEPS, _CLOSE = 6, 0.3
 _PIXELS_APART = 1.5  # distance of two candidates of one scan in pixels of the map
 _MAX_NSIDE, _SAMPLE_NSIDE = 8192, 256  # 0.007 and 0.23 deg
-_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class ScanConfig:
     # Of maps with more photons, cells are so many times larger and bins are bands.
     max_photons: float = 3e6
     coarser: float = 3.0
-    # Positions are tried if a circle around them promises this test statistic, and again if they
-    # had the other one in the first scan.
+    # A position is tried if the counts in a circle around it have this test statistic, and again if
+    # its own one was larger than the other number in the first scan.
     circle_ts: float = 1.0
     again_ts: float = 2.0
     max_pairs: int = 500_000  # of directions and photons at once
@@ -86,33 +93,31 @@ class Scan:
         return len(self.vectors)
 
     def _set_response(self, band_edges):
-        """Energy bins of the point-spread function, its profiles, and the share of each bin."""
+        """Energy bins of the point-spread function, its profiles, and the fraction in each bin."""
         config, sky_map = self.config, self.sky_map
         low, high = np.clip(sky_map.energy_edges[[0, -1]], *band_edges[[0, -1]])
-        inside = band_edges[(band_edges > low) & (band_edges < high)]
         self._first_band = max(int(np.searchsorted(band_edges, low, side="right")) - 1, 0)
-        self._band_edges = knots = np.concatenate([[low], inside, [high]])
-        n_parts = np.ceil(config.bins_per_decade * np.log10(knots[1:] / knots[:-1])).astype(int)
-        n_parts = np.maximum(0 * n_parts if self._large else n_parts, 1)
-        parts = [np.geomspace(a, b, n + 1)[:-1] for a, b, n in zip(knots, knots[1:], n_parts)]
-        self._edges = np.append(np.concatenate(parts), high)
-        self._band_of = np.repeat(np.arange(len(n_parts)), n_parts)
-        points = observed_points(sky_map)[0]
+        per_decade = 0 if self._large else config.bins_per_decade
+        self._band_edges, self._edges = (
+            bins_in_bands(band_edges, (low, high), n) for n in (0, per_decade)
+        )
+        self._band_of = np.searchsorted(self._band_edges, self._edges[:-1], side="right") - 1
+        points = sky_map.observed_points[0]
         disc_deg = sky_map.pixel_size_deg / np.sqrt(np.pi)
         self._profiles = make_profiles(psf_of(sky_map.psf, points), self._edges, disc_deg=disc_deg)
         exposure = exposure_of(sky_map.exposure, points[:: len(points) // 50 + 1])[1]
         spectrum = PowerLawFractions(
             self._edges, lambda energy: np.atleast_2d(exposure(energy)).mean(axis=0)
         )
-        share = spectrum.fractions([config.index])[0]  # of a source in each bin
-        self._in_band = np.bincount(self._band_of, share)
-        self._in_bin = share / self._in_band[self._band_of]
+        fraction = spectrum.fractions([config.index])[0]  # of a source in each bin
+        self._in_band = np.bincount(self._band_of, fraction)
+        self._in_bin = fraction / self._in_band[self._band_of]
         self._r68_deg = self._profiles.containment_radius(0.68)
-        self.psf_deg = float(share @ self._r68_deg)
+        self.psf_deg = float(fraction @ self._r68_deg)
         quantiles = (np.arange(24) + 0.5) / 24 * config.contained
-        self._radii_deg = share @ self._profiles.containment_radius(quantiles)
+        self._radii_deg = fraction @ self._profiles.containment_radius(quantiles)
         self._reach_deg = self._profiles.containment_radius(config.contained)
-        self._seen = float(share @ self._profiles.containment(self._reach_deg))
+        self._seen = float(fraction @ self._profiles.containment(self._reach_deg))
 
     def _gather(self, seed):
         """Join photons of one energy bin in small cells: their mean directions and numbers."""
@@ -131,7 +136,7 @@ class Scan:
         self.vectors, self.number = _unit(sums[:, :3]), sums[:, 3]
         self._bin = (key // n_pixels).astype(int)
         self._rows = [np.flatnonzero(self._bin == k) for k in range(len(self._r68_deg))]
-        self._trees = [_tree(self.vectors[rows]) for rows in self._rows]
+        self._trees = [quick_tree(self.vectors[rows]) for rows in self._rows]
 
     def search(self, sources, least_ts):
         """Directions (k, 3) of excesses over the background and sources, by descending TS.
@@ -154,7 +159,7 @@ class Scan:
             near = KDTree(glon_glat_vectors(sources)).query(found)[0] < chord(pixel_deg)
             found = found[~near]
         distance_deg = max(self.config.separation * self.psf_deg, _PIXELS_APART * pixel_deg)
-        return found[_apart(found, distance_deg)]
+        return found[strongest(found, -np.arange(len(found)), distance_deg)]
 
     def sqrt_ts(self, sources):
         """Root of the test statistic (n,) of sources on the smooth background and all others."""
@@ -209,12 +214,12 @@ class Scan:
         weighted = (self.vectors * self.number[:, None]).T
         tried = _unit(np.stack([np.bincount(cell, axis) for axis in weighted], axis=1))
         gain = np.zeros((len(_TRIAL_COUNTS), len(tried)))
-        for band, share in enumerate(self._in_band):
+        for band, fraction in enumerate(self._in_band):
             bins = self._band_of == band
             radius_deg = 1.2 * (self._in_bin[bins] @ self._r68_deg[bins])
             rows = np.flatnonzero(self._band == band)
             number = self._in_circles(rows, tried, radius_deg)
-            inside = share * _IN_CIRCLE
+            inside = fraction * _IN_CIRCLE
             ratio = inside / (self._smooth[band, first] * np.pi * radius_deg**2)
             for row, counts in zip(gain, _TRIAL_COUNTS):
                 row += number * np.log1p(counts * ratio) - counts * inside
@@ -223,7 +228,7 @@ class Scan:
     def _in_circles(self, rows, vectors, radius_deg):
         """Number (n,) of the photons of some cells in circles, from an image if there are many."""
         if not self._large:
-            tree = _tree(self.vectors[rows])
+            tree = quick_tree(self.vectors[rows])
             return tree.query_ball_point(vectors, chord(radius_deg), return_length=True)
         nside = int(_nside(1.5 * radius_deg))
         pixel = healpy.vec2pix(nside, *self.vectors[rows].T)
@@ -244,7 +249,7 @@ class Scan:
         return result
 
     def _test_some(self, vectors, own):
-        tree, parts = _tree(vectors), []
+        tree, parts = quick_tree(vectors), []
         for number, (others, rows) in enumerate(zip(self._trees, self._rows)):
             reach = chord(self._reach_deg[number])
             pairs = tree.sparse_distance_matrix(others, reach, output_type="ndarray")
@@ -254,8 +259,8 @@ class Scan:
             if own is not None:
                 smooth = self._smooth[self._band_of[number], cell]
                 behind = np.maximum(behind - own[which, number] * density, smooth)
-            share = self._in_band[self._band_of[number]]
-            parts.append((which, share * density / behind, self.number[cell]))
+            fraction = self._in_band[self._band_of[number]]
+            parts.append((which, fraction * density / behind, self.number[cell]))
         which, ratio, number = map(np.concatenate, zip(*parts))
         order = np.argsort(which, kind="stable")
         which, ratio, number = which[order], ratio[order], number[order]
@@ -264,10 +269,11 @@ class Scan:
         expected = self._seen * self._coverage(vectors[which[first]])
         counts = 1.0 + np.add.reduceat(number * (ratio > _CLOSE), first)
         for _ in range(_N_STEPS):  # the likelihood of the counts has one maximum
-            share = ratio / (1 + np.repeat(counts, each) * ratio)
-            slope = np.add.reduceat(number * share, first) - expected
-            bend = np.add.reduceat(number * share**2, first)
-            counts = np.clip(counts + slope / np.maximum(bend, 1e-12), counts / 5, counts * 3)
+            by_counts = ratio / (1 + np.repeat(counts, each) * ratio)
+            gradient = np.add.reduceat(number * by_counts, first) - expected
+            hessian = np.add.reduceat(number * by_counts**2, first)
+            step = gradient / np.maximum(hessian, 1e-12)
+            counts = np.clip(counts + step, counts / 5, counts * 3)
         gain = np.add.reduceat(number * np.log1p(np.repeat(counts, each) * ratio), first)
         result = np.zeros((2, len(vectors)))
         result[:, which[first]] = 2 * np.maximum(gain - counts * expected, 0.0), counts
@@ -275,14 +281,10 @@ class Scan:
 
     def _coverage(self, vectors):
         """Observed part (n,) of the photons of sources, by points on a spiral."""
-        angle = np.arange(len(self._radii_deg)) * _GOLDEN_ANGLE
+        angle = np.arange(len(self._radii_deg)) * GOLDEN_ANGLE
         x, y = self._radii_deg * np.cos(angle), self._radii_deg * np.sin(angle)
         axes = (axis[:, None] for axis in (vectors, *tangent_axes(vectors)))
         return self.sky_map.covers(move(*axes, x, y)).mean(axis=1)
-
-
-def _tree(vectors):
-    return KDTree(vectors, compact_nodes=False, balanced_tree=False)
 
 
 def _unit(vectors):
@@ -301,26 +303,13 @@ def _nside(size_deg):
     return (2 ** np.ceil(np.log2(np.maximum(size, 1.0)))).astype(np.int64)
 
 
-def _apart(vectors, distance_deg):
-    """Rows of directions (n, 3), each at a distance from those chosen before it."""
-    if not len(vectors):
-        return np.zeros(0, int)
-    near = KDTree(vectors).query_ball_point(vectors, chord(distance_deg))
-    free, chosen = np.ones(len(vectors), bool), []
-    for row in range(len(vectors)):
-        if free[row]:
-            chosen.append(row)
-            free[near[row]] = False
-    return np.array(chosen)
-
-
 def _observed_pixels(sky_map, vectors, width_deg):
     """Nside, and observed HEALPix pixels (NESTED) of at most half a width in degrees."""
     nside = max(int(_nside(width_deg / 2)), 64)
     start = min(nside, _SAMPLE_NSIDE)
     pixels = np.arange(12 * start**2)
     while True:
-        step = pixels[sky_map.covers(_centers(start, pixels))]
+        step = pixels[sky_map.covers(healpix_centers(start, pixels, nest=True))]
         pixels = np.union1d(step, healpy.vec2pix(start, *vectors.T, nest=True))
         if start == nside:
             return nside, pixels
@@ -328,7 +317,3 @@ def _observed_pixels(sky_map, vectors, width_deg):
         pixels = np.union1d(pixels, around[around >= 0])
         start *= 2
         pixels = (4 * pixels[:, None] + np.arange(4)).ravel()
-
-
-def _centers(nside, pixels):
-    return np.stack(healpy.pix2vec(nside, pixels, nest=True), axis=-1)

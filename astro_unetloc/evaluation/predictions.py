@@ -60,11 +60,13 @@ _IMAGES = ("image", "coverage", "mask", "probability")
 # Simulated skies
 
 
-def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11", with_sources=True):
+def observed_sky(
+    band_edges, seed, *, years=7.0, nside=None, template=None, variant="P6V11", with_sources=True
+):
     """Simulated sky in the energies (GeV) of a model, as a user would give it, and its truth.
 
-    The map has events or, from below 10 GeV on, a HEALPix counts cube in the bands (n_band + 1,),
-    and the exposure that detected the photons.
+    The map has events or, with ``nside`` and from below 10 GeV on, a HEALPix counts cube in the
+    bands (n_band + 1,), and the exposure that detected the photons.
     """
     edges = np.asarray(band_edges, dtype=float)
     sky_map, truth = simulate_sky(
@@ -72,11 +74,12 @@ def observed_sky(band_edges, seed, *, years=7.0, template=None, variant="P6V11",
         with_sources=with_sources, rng=seed,
     )  # fmt: skip
     exposure = SurveyExposure(years)
-    if edges[0] >= BRIGHTEST_BELOW_GEV:
+    if nside is None and edges[0] >= BRIGHTEST_BELOW_GEV:
         return replace(sky_map, exposure=exposure), truth
     axes = [MapAxis.from_energy_edges(edges, unit="GeV")]
-    geom = HpxGeom(_NSIDE, nest=False, frame="galactic", axes=axes)
-    counts = Map.from_geom(geom, data=healpix_cube(sky_map.events, edges, _NSIDE))
+    nside = _NSIDE if nside is None else nside
+    geom = HpxGeom(nside, nest=False, frame="galactic", axes=axes)
+    counts = Map.from_geom(geom, data=healpix_cube(sky_map.events, edges, nside))
     sky_map = SkyMap(counts=counts, energy_edges=edges, exposure=exposure, name="simulated sky")
     return sky_map, truth
 
@@ -117,13 +120,11 @@ def chosen_patches(seeds, n, codes=()):
     return chosen
 
 
-def search_sky(
-    model, seed, *, numbers=(), band_edges=None, finder="unet", progress=None, **options
-):
+def search_sky(model, seed, *, numbers=(), band_edges=None, progress=None, **options):
     """Predictions for some patches (None for none) and matches of a simulated sky."""
     edges = model.band_edges if band_edges is None else band_edges
     sky_map, truth = observed_sky(edges, seed, **options)
-    run = detect(sky_map, model=model, finder=finder, threshold=0.0, progress=progress)
+    run = detect(sky_map, model=model, threshold=0.0, progress=progress)
     matches = match_truth(
         run.catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV),
         tile=grid_tiles(seed), area_deg2=SKY_DEG2,

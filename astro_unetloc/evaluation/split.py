@@ -1,4 +1,4 @@
-"""Which sources one half of the photons of a map shows, and what the other half says of them.
+"""Sources detected in one half of the photons of a map, tested with the other half.
 
 An estimate of the fraction of real sources on a user's own map: no truth, no simulation.
 """
@@ -9,6 +9,7 @@ import numpy as np
 
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.detection.localization import source_table
+from astro_unetloc.detection.odds import log_likelihood_ratio
 from astro_unetloc.exceptions import counted
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import halves
@@ -34,7 +35,7 @@ class SplitCheck:
     score: float  # sum of ``Score`` of the sources
 
     @property
-    def share(self):
+    def fraction(self):
         """Estimated fraction of real sources, 0 to 1."""
         confirmed = self.n_confirmed / max(self.n_sources, 1)
         return float(np.clip((confirmed - self.chance) / self._range, 0.0, 1.0))
@@ -54,16 +55,16 @@ class SplitCheck:
         return (
             f"split check: the other half of the photons confirms {found} found in one half "
             f"({self.power:.0%} of real ones and {self.chance:.0%} of others are expected): "
-            f"{self.share:.3f} +- {self.error:.3f} of them are real; their mean Score is "
+            f"{self.fraction:.3f} +- {self.error:.3f} of them are real; their mean Score is "
             f"{self.score / max(self.n_sources, 1):.3f}"
         )
 
 
 def split_check(map, *, rng=DEFAULT_SEED, **options):
-    """Return the `SplitCheck` of a map: an estimate of the share of real sources.
+    """Return the `SplitCheck` of a map: an estimate of the fraction of real sources.
 
-    One random half of the photons is searched. At each source found the other half is fitted, as at
-    places beside them, which tell how often that succeeds by chance.
+    One random half of the photons is searched, and the other half is fitted at the position of each
+    detection. Fits at positions beside the detections measure the chance coincidence rate.
 
     Parameters
     ----------
@@ -121,9 +122,9 @@ def _beside(places, known, sky_map):
 def _power(catalog, seed):
     """Expected fraction of sources, all real, that another observation like theirs confirms.
 
-    The expected counts A of a source are drawn from their posterior, ``exp(TS / 2 (2 sqrt(A / N) -
-    A / N))`` times the number counts, those of the other observation from A and the background. TS
-    grows with the counts, between linearly without background and as their square with much of it.
+    The expected counts of a source are drawn from their posterior, the likelihood times the number
+    counts, those of the other observation from these and the background. TS grows with the counts,
+    between linearly without background and as their square with much of it.
     """
     ts, counts, error = (numbers_of(catalog, n) for n in ("Sqrt_TS", "Npred", "Unc_Npred"))
     ts, known = ts**2, np.isfinite(ts * counts * error) & (counts > 0)
@@ -131,7 +132,7 @@ def _power(catalog, seed):
         return 1.0
     ts, counts, error = (values[known, None] for values in (ts, counts, error))
     rng, ratio = np.random.default_rng(seed), _COUNTS / counts
-    weight = np.exp(ts / 2 * (2 * np.sqrt(ratio) - ratio - 1)) * _COUNTS ** (1 - _SLOPE)
+    weight = np.exp(log_likelihood_ratio(ts, ratio) - ts / 2) * _COUNTS ** (1 - _SLOPE)
     cumulative = np.cumsum(weight, axis=1)
     drawn = rng.random((len(ts), _N_DRAWS)) * cumulative[:, -1:]
     expected = _COUNTS[np.array([np.searchsorted(*pair) for pair in zip(cumulative, drawn)])]

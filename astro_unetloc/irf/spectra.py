@@ -42,6 +42,18 @@ def draw_energy(uniform, energy_min, energy_max, index=PHOTON_INDEX):
     return np.clip(energy, energy_min, np.nextafter(energy_max, energy_min))
 
 
+def bins_in_bands(band_edges, energy_range, per_decade):
+    """Edges in GeV of energy bins between two energies, some of which are the edges of bands.
+
+    In each band they are of equal ratios, at least one and at least ``per_decade``.
+    """
+    low, high = energy_range
+    knots = np.concatenate([[low], band_edges[(band_edges > low) & (band_edges < high)], [high]])
+    n_bins = np.ceil(per_decade * np.log10(knots[1:] / knots[:-1])).astype(int)
+    parts = zip(knots, knots[1:], np.maximum(n_bins, 1))
+    return np.concatenate([*(np.geomspace(a, b, n + 1)[:-1] for a, b, n in parts), knots[-1:]])
+
+
 def bin_fractions(edges, new_edges, index=PHOTON_INDEX):
     """Fraction (n_bins, n_new) of the photons of each energy bin that falls into each new bin.
 

@@ -10,7 +10,12 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
-from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import (
+    frame_rotation,
+    healpix_centers,
+    lonlat_from_vectors,
+    vectors_from_lonlat,
+)
 from astro_unetloc.unet.model import shipped_bands
 
 
@@ -156,7 +161,7 @@ class PatchGrid:
 
 @lru_cache(maxsize=4)
 def _patch_centers(nside):
-    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    centers = healpix_centers(nside, np.arange(12 * nside**2), nest=False)
     centers.flags.writeable = False  # they are shared by all callers
     return centers
 
@@ -218,7 +223,7 @@ class Patches:
 
         def is_observed(order, cells):
             """Whether the centres of cells of an order were observed in the region."""
-            vectors = np.stack(healpy.pix2vec(2**order, cells, nest=True), axis=-1) @ rotation.T
+            vectors = healpix_centers(2**order, cells, nest=True) @ rotation.T
             seen = np.isfinite(self.values_at(self.coverage[..., 0], vectors))
             return seen if region is None else seen & region.covers(vectors)
 
@@ -342,7 +347,7 @@ def _seen_directions(covers, region):
             radius = np.radians(min(region.radius_deg + _REGION_MARGIN_DEG, 180.0))
             pixels = healpy.query_disc(nside, region.center, radius, nest=True)
         blocks = np.split(pixels, range(2**20, len(pixels), 2**20))  # to save memory
-        blocks = (np.stack(healpy.pix2vec(nside, block, nest=True), axis=-1) for block in blocks)
+        blocks = (healpix_centers(nside, block, nest=True) for block in blocks)
         seen = np.concatenate([vectors[covers(vectors)] for vectors in blocks])
         if len(seen):
             break

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import astropy.units as u
 import healpy
 import numpy as np
-from scipy.spatial import KDTree
 
 from astro_unetloc.cubes import energy_column, values_of
 from astro_unetloc.exceptions import InputError, warn
@@ -28,6 +27,8 @@ from astro_unetloc.sphere import (
     SKY_DEG2,
     chord,
     frame_rotation,
+    healpix_centers,
+    quick_tree,
     rotate,
     separation_deg,
     vectors_from_lonlat,
@@ -382,7 +383,7 @@ def estimate_footprint(vectors):
     order = _grid_order(number, radius_deg)
     nside, occupied = 2**order, _degrade(number, order) > 0
     grid = _grid_around(order, occupied, 3 * radius_deg)
-    centers = np.stack(healpy.pix2vec(nside, grid, nest=True), axis=-1)
+    centers = healpix_centers(nside, grid, nest=True)
     filled, empty = occupied[grid], ~occupied[grid]
     empty[empty] = ~_within(centers[empty], centers[filled], radius_deg)
     covered = ~empty
@@ -430,7 +431,7 @@ def _grid_order(number, radius_deg):
 def _grid_around(order, occupied, margin_deg):
     """Pixels of the grid within a margin of the occupied ones, and some more."""
     coarse = int(np.clip(np.log2(58.6 / margin_deg) + 1, 0, order))
-    centers = np.stack(healpy.pix2vec(2**coarse, np.arange(12 * 4**coarse), nest=True), axis=-1)
+    centers = healpix_centers(2**coarse, np.arange(12 * 4**coarse), nest=True)
     parents = _degrade(occupied, coarse) > 0
     reach_deg = margin_deg + 2 * np.degrees(healpy.max_pixrad(2**coarse))
     near = np.flatnonzero(_within(centers, centers[parents], reach_deg))
@@ -442,6 +443,6 @@ def _within(vectors, others, radius_deg):
     """Whether any of the other directions lies within a radius of each direction."""
     if not len(others) or not len(vectors):
         return np.zeros(len(vectors), dtype=bool)
-    tree = KDTree(others, compact_nodes=False, balanced_tree=False)
+    tree = quick_tree(others)
     nearest, _ = tree.query(vectors, distance_upper_bound=chord(radius_deg), workers=-1)
     return np.isfinite(nearest)

@@ -38,7 +38,7 @@ from astro_unetloc.maps.selection import (
     stated_selection,
     wcs_edges_gev,
 )
-from astro_unetloc.maps.skymap import SkyMap, expected_counts, observed_points, pixels_of
+from astro_unetloc.maps.skymap import SkyMap, expected_counts, pixels_of
 from astro_unetloc.sphere import lonlat_from_vectors
 
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
@@ -522,7 +522,7 @@ def _with_companions(sky_map):
     """The sky map with its background in expected counts; companions cover it, or are refused."""
     if sky_map.exposure is None and sky_map.psf is None and sky_map.background is None:
         return sky_map
-    edges, (points, area_deg2) = sky_map.energy_edges, observed_points(sky_map)
+    edges, (points, area_deg2) = sky_map.energy_edges, sky_map.observed_points
     if isinstance(sky_map.exposure, MapExposure):
         _check_energies("exposure", sky_map.exposure.energy_range, edges, "its ends are taken")
         known = exposure_of(sky_map.exposure, points)[0]

@@ -16,7 +16,13 @@ from astro_unetloc.cubes import healpix_numbers, period_pix, with_axes
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import blurred_density
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons, place_counts
-from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, rotate, vectors_from_lonlat
+from astro_unetloc.sphere import (
+    frame_rotation,
+    healpix_centers,
+    lonlat_from_vectors,
+    rotate,
+    vectors_from_lonlat,
+)
 
 _FRAMES = ("galactic", "icrs", "fk5")
 _KEY_STEPS = 1024  # per pixel: cut-outs shift the reference pixel by whole pixels
@@ -181,13 +187,13 @@ class HealpixPixels:
         suborder = min(_MAX_SUBORDER, _MAX_ORDER - self.nside.bit_length() + 1)
         inside = (np.asarray(u) * 4.0**suborder).astype(np.int64)
         number = (self._nested(index) << (2 * suborder)) + inside
-        vectors = healpy.pix2vec(self.nside << suborder, number, nest=True)
-        return rotate(np.stack(vectors, axis=-1), frame_rotation(self.frame))
+        vectors = healpix_centers(self.nside << suborder, number, nest=True)
+        return rotate(vectors, frame_rotation(self.frame))
 
     def centers(self, index):
         """Unit vectors (n, 3) of pixel centres."""
-        vectors = healpy.pix2vec(self.nside, self._numbers(index), nest=self.nest)
-        return rotate(np.stack(vectors, axis=-1), frame_rotation(self.frame))
+        vectors = healpix_centers(self.nside, self._numbers(index), nest=self.nest)
+        return rotate(vectors, frame_rotation(self.frame))
 
     on_sky = centers
 
@@ -209,6 +215,10 @@ class HealpixPixels:
     def _nested(self, index):
         number = self._numbers(index)
         return number if self.nest else healpy.ring2nest(self.nside, number)
+
+
+# Number of observed points of a map, about, and HEALPix pixels that they are for events.
+_N_POINTS, _POINTS_NSIDE = 20_000, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,13 +292,32 @@ class SkyMap:
         return (index >= 0) & self._observed[index]
 
     @cached_property
+    def observed_points(self):
+        """Observed directions (n, 3), spread over the map, and the areas (n,) they stand for."""
+        if self.events is None:
+            pixels = self.pixels
+            index = np.arange(0, pixels.n_pixels, -(-pixels.n_pixels // _N_POINTS))
+            points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+            area_deg2 = np.nan_to_num(area_deg2) * (pixels.n_pixels / len(index))
+        else:
+            pixels = pixels_of(HpxGeom(_POINTS_NSIDE, nest=False, frame="galactic"))
+            index = np.arange(pixels.n_pixels)
+            points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
+        seen = np.isfinite(points[:, 0])
+        seen[seen] = self.covers(points[seen])
+        if not seen.any():  # a field smaller than a pixel
+            points = next((part.vectors for part in self.photons(0)), np.eye(3))
+            return points, np.zeros(len(points))
+        return points[seen], area_deg2[seen]
+
+    @cached_property
     def _observed(self):
         return ~np.isnan(self.planes).all(axis=0)
 
 
 def halves(sky_map, seed):
     """Two maps with a random half of the photons each."""
-    rng, parts = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
     if sky_map.events is not None:
         first = rng.random(len(sky_map.events)) < 0.5
         parts = [{"events": sky_map.events.select(rows)} for rows in (first, ~first)]
@@ -299,31 +328,10 @@ def halves(sky_map, seed):
     return [replace(sky_map, checksum="", **part) for part in parts]
 
 
-# Number of observed points of a map, about, and HEALPix pixels that they are for events.
-_N_POINTS, _POINTS_NSIDE = 20_000, 64
 # Emission becomes counts in the pixels of the map, in parts of at most so many degrees, or of
 # events in HEALPix pixels, the second ones of a large part of the sky, and in so many energy bins
 # per decade.
 _EMISSION_DEG, _EMISSION_NSIDE, _LARGE_PART, _BINS_PER_DECADE = 0.25, (512, 256), 0.1, 8
-
-
-def observed_points(sky_map):
-    """Observed directions (n, 3), spread over the map, and the areas (n,) that they stand for."""
-    if sky_map.events is None:
-        pixels = sky_map.pixels
-        index = np.arange(0, pixels.n_pixels, -(-pixels.n_pixels // _N_POINTS))
-        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
-        area_deg2 = np.nan_to_num(area_deg2) * (pixels.n_pixels / len(index))
-    else:
-        pixels = pixels_of(HpxGeom(_POINTS_NSIDE, nest=False, frame="galactic"))
-        index = np.arange(pixels.n_pixels)
-        points, area_deg2 = pixels.centers(index), pixels.area_deg2(index)
-    seen = np.isfinite(points[:, 0])
-    seen[seen] = sky_map.covers(points[seen])
-    if not seen.any():  # a field smaller than a pixel
-        points = next((part.vectors for part in sky_map.photons(0)), np.eye(3))
-        return points, np.zeros(len(points))
-    return points[seen], area_deg2[seen]
 
 
 def expected_counts(sky_map):

@@ -6,7 +6,16 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import KDTree
 
-from astro_unetloc.sphere import chord, move, ragged_ranges, tangent_axes, tangent_offsets
+from astro_unetloc.irf.spectra import bins_in_bands
+from astro_unetloc.sphere import (
+    GOLDEN_ANGLE,
+    chord,
+    move,
+    quick_tree,
+    ragged_ranges,
+    tangent_axes,
+    tangent_offsets,
+)
 
 _SAMPLES_PER_REGION = 199
 _BINS_PER_DECADE = 8  # of the energies of events
@@ -20,7 +29,6 @@ _N_RINGS, _FIRST_RING, _N_ANGLES = 24, 0.01, 24
 _MIN_CONTAINED = 0.02
 _PSF_DEG = 0.12  # 68 % radius of photons of the LAT above 10 GeV, for which the lengths were chosen
 _ENOUGH_COUNTS = 1000  # for the background of a region of interest
-_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Counts:
     @cached_property
     def tree(self):
         """KDTree of the positions."""
-        return KDTree(self.vectors, compact_nodes=False, balanced_tree=False)
+        return quick_tree(self.vectors)
 
     @cached_property
     def observed_pixels(self):
@@ -117,8 +125,7 @@ class Counts:
         observed = np.isfinite(centers[:, 0])
         observed[observed] = self.sky_map.covers(centers[observed])
         centers = centers[observed]
-        tree = KDTree(centers, compact_nodes=False, balanced_tree=False)
-        return centers, pixels.area_deg2(np.flatnonzero(observed)), tree
+        return centers, pixels.area_deg2(np.flatnonzero(observed)), quick_tree(centers)
 
 
 def fitted_energies(sky_map, emin, emax):
@@ -143,11 +150,7 @@ def gather_counts(sky_map, band_edges):
     band_edges = np.asarray(band_edges, dtype=float)
     edges = fitted_energies(sky_map, *band_edges[[0, -1]])
     if sky_map.events is not None:
-        inside = band_edges[(band_edges > edges[0]) & (band_edges < edges[1])]
-        knots = np.concatenate([edges[:1], inside, edges[1:]])
-        n_bins = np.ceil(_BINS_PER_DECADE * np.log10(knots[1:] / knots[:-1])).astype(int)
-        parts = zip(knots, knots[1:], np.maximum(n_bins, 1))
-        edges = np.concatenate([*(np.geomspace(a, b, n + 1)[:-1] for a, b, n in parts), knots[-1:]])
+        edges = bins_in_bands(band_edges, edges, _BINS_PER_DECADE)
         energy = sky_map.events.energy
         inside = np.flatnonzero((energy >= edges[0]) & (energy <= edges[-1]))
         energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
@@ -322,7 +325,7 @@ class Regions:
         """Points on a Fibonacci spiral, even on a disc; unobserved ones have no area."""
         number = np.arange(_SAMPLES_PER_REGION) + 0.5
         radius = self.radius_deg * np.sqrt(number / _SAMPLES_PER_REGION)
-        x, y = radius * np.cos(number * _GOLDEN_ANGLE), radius * np.sin(number * _GOLDEN_ANGLE)
+        x, y = radius * np.cos(number * GOLDEN_ANGLE), radius * np.sin(number * GOLDEN_ANGLE)
         axes = (axis[:, None] for axis in (self.vectors, self.east, self.north))
         observed = self.counts.sky_map.covers(move(*axes, x, y))
         return x[None], y[None], observed * (np.pi * self.radius_deg**2 / _SAMPLES_PER_REGION)

@@ -20,7 +20,7 @@ from astro_unetloc.irf.spectra import (
     read_isotropic,
 )
 from astro_unetloc.maps.photons import CHUNK_PHOTONS, Photons
-from astro_unetloc.sphere import separation_deg, vectors_from_lonlat
+from astro_unetloc.sphere import healpix_centers, separation_deg, vectors_from_lonlat
 
 # Edges (GeV) of the bins in which intensities are given, and of the bins below them.
 ENERGY_EDGES = np.array([10.0, 18.651314, 47.50874, 165.26936, 574.925, 2000.0])
@@ -306,7 +306,7 @@ def check_number(n_photons):
 
 def _rates(diffuse, exposure, energy_edges):
     """Expected photons of each component: of a pixel (n_pixels,), and a factor per bin."""
-    centers = np.stack(healpy.pix2vec(diffuse.nside, np.arange(12 * diffuse.nside**2)), axis=-1)
+    centers = healpix_centers(diffuse.nside, np.arange(12 * diffuse.nside**2), nest=False)
     area = healpy.nside2pixarea(diffuse.nside)
     relative = exposure.relative(np.sqrt(energy_edges[1:] * energy_edges[:-1]))
     exposure_map = exposure.sky(centers) * area
@@ -328,7 +328,7 @@ def _points_inside(nside, pixels, rng):
     # A random one of 4^10 sub-pixels is a random point in an equal-area pixel.
     fine = healpy.ring2nest(nside, pixels).astype(np.int64) * 4**10
     fine += rng.integers(0, 4**10, len(pixels))
-    return np.stack(healpy.pix2vec(nside * 2**10, fine, nest=True), axis=-1)
+    return healpix_centers(nside * 2**10, fine, nest=True)
 
 
 def _rebin_intensity(intensity, edges, new_edges):
@@ -434,7 +434,7 @@ def add_clouds(shape, nside, rng, *, fraction):
     for center, size, total in zip(centers, np.radians(size_deg), brightness):
         vector = np.array(healpy.pix2vec(nside, center, nest=False))
         near = healpy.query_disc(nside, vector, 3 * size, inclusive=True)
-        away = np.stack(healpy.pix2vec(nside, near, nest=False), axis=-1) - vector
+        away = healpix_centers(nside, near, nest=False) - vector
         profile = np.exp(-np.sum(away**2, axis=1) / (2 * size**2))
         clouds[near] += total * profile / profile.sum()
     return (1 - fraction) * shape + fraction * clouds * (shape.sum() / clouds.sum())
@@ -516,7 +516,7 @@ def _read_template_cube(path, nside):
     n_inside = 0
     for pixels in np.array_split(np.arange(n_pixels), max(n_pixels * step**2 // 500_000, 1)):
         nested = healpy.ring2nest(nside, pixels)[:, None] * step**2 + np.arange(step**2)
-        vectors = np.stack(healpy.pix2vec(nside * step, nested.ravel(), nest=True), axis=-1)
+        vectors = healpix_centers(nside * step, nested.ravel(), nest=True)
         found = values_at(cube, vectors) * unit
         n_inside += np.isfinite(found[0]).sum()
         mean = np.nan_to_num(found).reshape(len(found), len(pixels), step**2).mean(axis=2)

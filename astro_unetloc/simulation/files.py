@@ -61,7 +61,12 @@ from astro_unetloc.simulation.sky import (
     simulate_photons,
     truth_table,
 )
-from astro_unetloc.sphere import frame_rotation, lonlat_from_vectors, vectors_from_lonlat
+from astro_unetloc.sphere import (
+    frame_rotation,
+    healpix_centers,
+    lonlat_from_vectors,
+    vectors_from_lonlat,
+)
 
 COMPONENTS = ("background", *(name.lower() for name in CLASSES))
 _FILES = ("events.fits", *(f"{name}.fits" for name in COMPONENTS), "truth.fits", "sources.xml")
@@ -507,7 +512,7 @@ def _smooth_background(sky_map, energy_edges, seed):
     nside, area = _BACKGROUND_NSIDE, healpy.nside2pixarea(_BACKGROUND_NSIDE, degrees=True)
     cubes = (healpix_cube(part, energy_edges, nside) for part in sky_map.photons(seed))
     counts = sum(cubes, np.zeros((len(energy_edges) - 1, 12 * nside**2)))
-    centers = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=False), axis=-1)
+    centers = healpix_centers(nside, np.arange(12 * nside**2), nest=False)
     sigma = np.radians(_BACKGROUND_SIGMA_DEG)
     seen = healpy.smoothing(sky_map.covers(centers).astype(float), sigma=sigma)
     smooth = [healpy.smoothing(c, sigma=sigma) for c in counts]

@@ -15,7 +15,6 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-import healpy
 import numpy as np
 
 from astro_unetloc import __version__
@@ -28,7 +27,7 @@ from astro_unetloc.simulation.diffuse import TEMPLATE_SETS, interstellar, pertur
 from astro_unetloc.simulation.files import read_components, sky_of
 from astro_unetloc.simulation.population import CLASSES, counted_band, draw_sources
 from astro_unetloc.simulation.sky import draw_photons
-from astro_unetloc.sphere import lonlat_from_vectors
+from astro_unetloc.sphere import healpix_centers, lonlat_from_vectors
 from astro_unetloc.training.observation import (
     PatchObserver,
     TrainingConfig,
@@ -155,7 +154,7 @@ def _observed_directions(sky):
     if sky.footprint is None:
         return None
     pixels = np.arange(12 * _CENTER_NSIDE**2)
-    centers = np.stack(healpy.pix2vec(_CENTER_NSIDE, pixels, nest=False), axis=-1)
+    centers = healpix_centers(_CENTER_NSIDE, pixels, nest=False)
     seen = sky.footprint.covers(centers)
     if not seen.any():
         raise InputError("expected a sky that was observed somewhere; got none; check its cubes")

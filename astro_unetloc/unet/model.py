@@ -144,6 +144,11 @@ class Model:
         return tuple(map(float, self.card.get("flux_range_gev", (low, min(high, MAX_FLUX_GEV)))))
 
     @property
+    def has_network(self):
+        """Whether it can predict; see `model_without_network`."""
+        return self.sha256 is not None
+
+    @property
     def sha256(self):
         """Hash of ``unet.keras``; None without a network."""
         return self.card["sha256"].get("unet.keras")

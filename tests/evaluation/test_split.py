@@ -32,7 +32,7 @@ def test_halves_share_the_photons(simulated):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.1])
-def test_share_is_that_of_real_sources(simulated, threshold):
+def test_fraction_is_that_of_real_sources(simulated, threshold):
     sky_map, truth = simulated
     check = split_check(sky_map, rng=1, threshold=threshold)
     found = detect(halves(sky_map, 1)[0], rng=1, threshold=threshold, classify=False)
@@ -40,21 +40,21 @@ def test_share_is_that_of_real_sources(simulated, threshold):
     real = matches.is_real[matches.is_judged].mean()
     assert check.n_sources == len(found.catalog)
     assert check.chance < 0.3 < check.power <= 1
-    assert abs(check.share - real) < 3 * check.error + 0.02
+    assert abs(check.fraction - real) < 3 * check.error + 0.02
 
 
-def test_share_of_hand_made_numbers():
+def test_fraction_of_hand_made_numbers():
     check = SplitCheck(100, 55, chance=0.1, power=0.9, score=60.0)
-    assert check.share == pytest.approx(0.45 / 0.8)
+    assert check.fraction == pytest.approx(0.45 / 0.8)
     assert check.error == pytest.approx(np.sqrt(0.55 * 0.45 / 100) / 0.8, rel=0.01)
     assert "confirms 55 of 100 sources" in str(check)
-    assert f"{check.share:.3f} +- {check.error:.3f} of them are real" in str(check)
+    assert f"{check.fraction:.3f} +- {check.error:.3f} of them are real" in str(check)
     assert str(check).endswith("their mean Score is 0.600")
-    assert SplitCheck(0, 0, 0.1, 1.0, 0.0).share == 0
+    assert SplitCheck(0, 0, 0.1, 1.0, 0.0).fraction == 0
 
 
 def test_split_check_of_real_photons(real_data):
     sky_map = read_map(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz")
     check = split_check(sky_map)
     assert check.n_confirmed >= 0.8 * check.n_sources > 3
-    assert check.share > 0.8
+    assert check.fraction > 0.8
