@@ -26,9 +26,11 @@ from astro_unetloc.sphere import (
 # Round kernels: their sigma in pixels of the HEALPix grid on which they are computed (the next grid
 # has half the resolution), how many there are, and where they end, in sigma.
 _SIGMA_PIXELS, _N_ROUND, _REACH = 1.4, 4, 3.0
-# Kernels along the Galactic plane: sigma in latitude and longitude in degrees, the latitude up to
-# which there are any, and the steps of their grid.
+# Kernels along the Galactic plane: sigma in latitude and longitude in degrees, and the least in
+# those of the narrowest round kernel (as wide as the PSF, they take bright sources for emission);
+# the latitude up to which there are any, and the steps of their grid.
 _FLAT_DEG = ((0.25, 0.4), (0.3, 1.2), (0.4, 5.0), (0.5, 20.0))
+_LEAST_FLAT = (0.4, 0.65)
 _PLANE_DEG, _STEP_DEG = 15.0, (0.1, 0.25)
 # Edges of the zones in absolute latitude and, below the last but one, in absolute longitude.
 _LATITUDES, _LONGITUDES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0), (30.0, 70.0, 120.0)
@@ -221,7 +223,8 @@ class SmoothBackground:
         sides = np.unique(np.clip(sides, 4, nside // 2))
         self._kernels = [_round_kernel(vectors, n, sky, samples, areas) for n in sides]
         if plane is not None:
-            self._kernels += [plane.kernel(sigma_deg) for sigma_deg in _FLAT_DEG]
+            widths = np.unique(np.maximum(_FLAT_DEG, np.multiply(_LEAST_FLAT, width_deg)), axis=0)
+            self._kernels += [plane.kernel(sigma_deg) for sigma_deg in widths]
         self._alone = np.stack([kernel.alone for kernel in self._kernels])
         self._given = []
         if template is not None:

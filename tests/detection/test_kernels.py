@@ -69,6 +69,18 @@ def test_single_photon_is_left_out_of_its_own_density(rng):
     assert found[0] < 0.2 * np.median(found)
 
 
+@pytest.mark.parametrize("lat", [2.8, 40.0])
+def test_source_as_wide_as_its_psf_is_no_emission(rng, lat):
+    # Vela in photons from 2 GeV on once was background: kernels along the plane were as narrow
+    center, sky, draw = cone(263.6, lat, 20.0)
+    source = center + rng.normal(0, np.radians(WIDTH_DEG / 4.5 / 1.5), (20_000, 3))
+    source /= np.linalg.norm(source, axis=1, keepdims=True)
+    vectors = np.vstack([draw(20_000, rng), source])
+    found = in_bands(vectors, np.zeros(40_000, int), sky)[0]
+    at_source = found[separation_deg(vectors, center) < 0.3]
+    assert at_source.mean() < 0.2 * len(at_source) / (np.pi * 0.3**2)
+
+
 def test_photons_of_sources_do_not_count(rng):
     center, sky, draw = cone(120.0, 50.0, 12.0)
     vectors = draw(4000, rng)
