@@ -21,6 +21,7 @@ RANKS = (
     {"irf", "catalog"},
     {"maps"},
     {"simulation", "detection", "measurement", "classification", "plot"},
+    {"run"},
     {"training", "pipeline"},
     {"products", "evaluation"},
     {"cli"},
