@@ -83,6 +83,15 @@ def show(kind, finder, matches, listed, blank, seconds):
     )
 
 
+def show_difference(kind, name, matches, other, other_matches):
+    """Print the differences of two finders in average precision."""
+    rows = compare(matches, other_matches)
+    rows = rows[rows["Statistic"] == "average precision"]
+    cells = rows.iterrows("Sky", "Difference", "Low", "High")
+    text = ", ".join("{} {:+.4f} ({:+.4f} to {:+.4f})".format(*row) for row in cells)
+    print(f"{kind:7} {name} - {other}: {text}", flush=True)
+
+
 def main(arguments=None):
     """Search the skies of each kind and print the table."""
     options = options_of(
@@ -111,11 +120,7 @@ def main(arguments=None):
                  np.mean(seconds))  # fmt: skip
         first, *others = joined
         for other in others:
-            rows = compare(joined[other], joined[first])
-            rows = rows[rows["Statistic"] == "average precision"]
-            cells = rows.iterrows("Sky", "Difference", "Low", "High")
-            text = ", ".join("{} {:+.4f} ({:+.4f} to {:+.4f})".format(*row) for row in cells)
-            print(f"{kind:7} {other} - {first}: {text}", flush=True)
+            show_difference(kind, other, joined[other], first, joined[first])
 
 
 if __name__ == "__main__":
