@@ -197,6 +197,15 @@ class _Island:
         self.bright = around > -np.inf
         self.tree = KDTree(xy)
         self.most = min(self.bright.sum(), config.max_clusters or np.inf)
+        self.around_pixels = self._pixels_within(config.radius_pix)
+
+    def _pixels_within(self, radius_pix):
+        """Return a sparse (n_pixels, n_pixels): ones for the pixels within a radius of each."""
+        from scipy.sparse import csr_array
+
+        pairs = self.tree.sparse_distance_matrix(self.tree, radius_pix, output_type="ndarray")
+        shape = (len(self.xy),) * 2
+        return csr_array((np.ones(len(pairs)), (pairs["i"], pairs["j"])), shape)
 
     def best_clusters(self, mean):
         """Return the centroids (k, 2) with the highest score, and the peak of each circle."""
@@ -246,8 +255,8 @@ class _Island:
     def _maxima(self):
         """Return local maxima of the probability, one of equal ones side by side."""
         bright = np.where(self.bright, self.weight, -np.inf)
-        near = self.tree.query_ball_point(self.xy, _PEAK_RADIUS_PIX)
-        highest = np.array([bright[pixel].max() for pixel in near])
+        near = self._pixels_within(_PEAK_RADIUS_PIX)
+        highest = np.maximum.reduceat(bright[near.indices], near.indptr[:-1])
         value = np.where(bright >= highest, self.around, -np.inf)
         return self._packed(_PEAK_RADIUS_PIX, value)
 
@@ -264,8 +273,7 @@ class _Island:
         times = self._times_used(centroids)
         if len(centroids) < self.most and len(centroids) + 1 not in tried:
             value = np.where(times > 0, self.config.overlap_penalty, self.weight)
-            near = self._circles(self.xy)
-            gain = np.where(self.bright, [value[pixel].sum() for pixel in near], -np.inf)
+            gain = np.where(self.bright, self.around_pixels @ value, -np.inf)
             if gain.max() > 0:
                 found = self._fit(np.vstack([centroids, self.xy[gain.argmax()]]))
                 if found[0] > score:
