@@ -47,6 +47,9 @@ class MeasurementConfig:
     part_deg: float = 0.08
     part_psf: float = 0.4
     max_split: int = 8
+    # photons of a source are looked for up to where those farther away are less than half a
+    # photon, or less than this part of the noise of the counts of a region of interest
+    left_out: float = 0.02
     max_pairs: float = 3e6  # of source and counts bin in a group of sources that is fitted together
     # Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2);
     # counts get a smaller weight where it exceeds the Poisson error.
@@ -111,6 +114,11 @@ class Counts:
     def position(self):
         """Position (n_bins,) of each counts bin."""
         return np.repeat(np.arange(len(self.vectors)), np.diff(self.first))
+
+    @cached_property
+    def at_position(self):
+        """Counts (n_positions,) of all energies."""
+        return np.add.reduceat(self.number, self.first[:-1])
 
     @cached_property
     def tree(self):

@@ -95,14 +95,22 @@ class FieldSetup:
         self.core_deg = np.minimum(core_deg, max(self.radius_deg / 2, min_core_deg))
 
     def reach_deg(self, vectors):
-        """Radius (n,) around each source with less than half an expected photon outside."""
+        """Radius (n,) around each source with hardly an expected photon outside.
+
+        That is half a photon, or a small part of the noise of the counts in the region.
+        """
         half_deg = np.median(self.profiles.containment_radius(0.5))
-        at_position = np.add.reduceat(self.counts.number, self.counts.first[:-1])
-        near = self.counts.tree.query_ball_point(vectors, chord(half_deg))
-        seen = np.array([at_position[np.asarray(rows, int)].sum() for rows in near])
-        outside = np.minimum(0.5 / np.maximum(seen, 1), 0.5)
+        seen = self._counts_within(vectors, half_deg)
+        beside = 4 * (self._counts_within(vectors, self.radius_deg / 2) - seen)
+        least = np.maximum(0.5, self.config.left_out * np.sqrt(beside))
+        outside = np.minimum(least / np.maximum(seen, 1), 0.5)
         radius_deg = self.profiles.containment_radius(1 - outside)[0]
         return np.clip(radius_deg, self.radius_deg, 3 * self.radius_deg)
+
+    def _counts_within(self, vectors, radius_deg):
+        """Counts (n,) within a radius of directions."""
+        near = self.counts.tree.query_ball_point(vectors, chord(radius_deg))
+        return np.array([self.counts.at_position[np.asarray(rows, int)].sum() for rows in near])
 
 
 class FieldFit:
