@@ -93,7 +93,8 @@ def detect(
     searched = cone
     if cone is not None and measure:  # a scan takes its background from the whole map
         searched = _searched(cone, sky_map, model) if finder == "unet" else None
-    patches, probability, n_failed = _looked(sky_map, model, finder, searched, seed, progress)
+    looked = _looked(sky_map, model, finder, searched, seed, progress)
+    patches, found, probability, n_failed = looked
     if cone is not None and not _touched(patches, cone):
         warn("the region lies outside the map; nothing can be found there")
     log.info("%d photons on %d patches", sky_map.n_photons, len(patches))
@@ -103,8 +104,7 @@ def detect(
     if model.calibration is not None:
         least = model.calibration.least_probability
     sources = source_table(np.zeros((0, 3)))
-    if probability is not None:
-        found = _candidates(probability, patches, model)
+    if found is not None:
         sources = localize(found, patches, min_probability=least)
     if finder != "unet":
         sources = _scanned(sources, sky_map, model, classifier, seed, progress)
@@ -356,21 +356,31 @@ def clustering_config(model):
     return ClusteringConfig(**model.card["clustering"])
 
 
-def source_probability(patches, model, progress=None):
-    """Return the probability (n, ny, nx) of a source in each pixel, and the number of failures.
+def find_candidates(patches, model, *, keep=None, progress=None):
+    """Return the clusters of probable pixels, the probability (n, ny, nx) and the failures.
 
-    The probability is zero in patches for which the network returned no finite values.
+    The pixels of some patches are clustered while the network sees the next ones; ``keep`` is that
+    of `find_clusters`. The probability of a source is zero in the patches, as many as there are
+    failures, for which the network returned no finite values.
     """
+    probability, failed = np.zeros(patches.counts.shape[:3], np.float32), []
     inputs = patches.counts, patches.coverage, patches.bands
-    probability = model.predict(*inputs, progress=progress)
-    # All classes but the last, the background; a pixel that was not observed holds no source.
-    source = probability[..., :-1].sum(axis=-1) * patches.coverage[..., 0]
-    failed = ~np.isfinite(source).all(axis=(1, 2))
-    if failed.any():
-        numbers = ", ".join(map(str, patches.index[failed]))
+
+    def batches():
+        """Yield the probability of a source in some patches after others."""
+        for rows, output in model.predict_batches(*inputs, progress=progress):
+            # All classes but the last, the background; unobserved pixels hold no source.
+            source = output[..., :-1].sum(axis=-1) * patches.coverage[rows][..., 0]
+            finite = np.isfinite(source).all(axis=(1, 2))
+            failed.extend(patches.index[rows][~finite])
+            probability[rows] = np.where(finite[:, None, None], source, 0.0)
+            yield probability[rows]
+
+    found = find_clusters(batches(), config=clustering_config(model), keep=keep)
+    if failed:
+        numbers = ", ".join(map(str, failed))
         warn(f"the network returned no finite probability for patches {numbers}; no sources there")
-        source[failed] = 0.0
-    return source, int(failed.sum())
+    return found, probability, len(failed)
 
 
 def flag_sources(sources, sky_map, extended=None):
@@ -422,11 +432,12 @@ def _model_of(sky_map, model, finder):
 
 
 def _looked(sky_map, model, finder, region, seed, progress):
-    """`Patches` of a map, and as of `source_probability` what the network sees in them."""
+    """`Patches` of a map, and as of `find_candidates` what the network sees in them."""
     if finder == "scan":
-        return cover(sky_map, model.band_edges), None, 0
+        return cover(sky_map, model.band_edges), None, None, 0
     patches = project(sky_map, model.band_edges, region=region, seed=seed, progress=progress)
-    return patches, *source_probability(patches, model, progress)
+    keep = near_cell(patches, model)
+    return patches, *find_candidates(patches, model, keep=keep, progress=progress)
 
 
 def _placed(sources, patches, probability, model, finder):
@@ -485,12 +496,11 @@ def _psf_deg(sky_map, model):
     return psf.containment_radius(0.68, np.clip(_TYPICAL * low, *psf.energy_range))
 
 
-def _candidates(probability, patches, model):
-    """Clusters of probable pixels in and near the cells that the patches own."""
-    config, grid = clustering_config(model), patches.grid.config
-    reach_deg = grid.border_deg + 3 * config.radius_pix * grid.pixel_deg
-    keep = partial(near_owned_cell, patches, margin_deg=reach_deg)
-    return find_clusters(probability, config=config, keep=keep)
+def near_cell(patches, model):
+    """Return the function that chooses bright pixels in and near the cells that patches own."""
+    radius_pix, grid = clustering_config(model).radius_pix, patches.grid.config
+    reach_deg = grid.border_deg + 3 * radius_pix * grid.pixel_deg
+    return partial(near_owned_cell, patches, margin_deg=reach_deg)
 
 
 def fit_sources(sources, sky_map, model, classifier=None, *, fixed=False, **config):

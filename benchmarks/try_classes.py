@@ -31,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from astro_unetloc.catalog.columns import LOG_LIKELIHOOD
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.classification.classifiers import Classifier
+from astro_unetloc.detection.clustering import find_clusters
 from astro_unetloc.detection.localization import localize
 from astro_unetloc.evaluation.classes import class_scores, score_intervals
 from astro_unetloc.evaluation.metrics import evaluate
@@ -42,7 +43,7 @@ from astro_unetloc.maps.patches import project
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.measurement.data import MeasurementConfig, gather_counts
 from astro_unetloc.measurement.fit import FieldFit, FieldSetup, fit_groups
-from astro_unetloc.pipeline import _candidates, detect, source_probability
+from astro_unetloc.pipeline import clustering_config, detect, find_candidates, near_cell
 from astro_unetloc.simulation.diffuse import interstellar, perturb
 from astro_unetloc.simulation.population import CLASSES, Sources, draw_shapes, draw_sources
 from astro_unetloc.simulation.sky import (
@@ -321,7 +322,8 @@ def detection_scores(seed, unet):
     patches, model = project(sky_map, load_model().band_edges), load_model()
     rows = (slice(start, start + BATCH_SIZE) for start in range(0, len(patches), BATCH_SIZE))
     output = np.concatenate([output_of(unet, patches, some) for some in rows])
-    shipped = source_probability(patches, model)[0]
+    shipped = find_candidates(patches, model)[1]
+    how = {"config": clustering_config(model), "keep": near_cell(patches, model)}
     softmax, sigmoid = output[..., SOFTMAX][..., :3], output[..., SIGMOID]
     maps = {
         "shipped": [shipped], "class given source": [1 - output[..., 1]],
@@ -331,9 +333,7 @@ def detection_scores(seed, unet):
         "sigmoids, k-means by class": np.moveaxis(sigmoid, -1, 0),
     }  # fmt: skip
     for name, images in maps.items():
-        found = vstack(
-            [localize(_candidates(np.array(i), patches, model), patches) for i in images]
-        )
+        found = vstack([localize(find_clusters(np.array(i), **how), patches) for i in images])
         limits = (0, 91), (10, 91), (0, 10)
         scores = [evaluate(found, truth, min_latitude=a, max_latitude=b) for a, b in limits]
         print(f"{name:<36}", *(f"{score.average_precision:8.4f}" for score in scores), flush=True)

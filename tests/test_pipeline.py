@@ -418,14 +418,15 @@ def test_wide_bins_across_the_edges_of_the_model_are_warned_about(sky):
 
 
 def test_a_patch_without_finite_probabilities_is_counted(sky, from_events, monkeypatch):
-    predict, model = Model.predict, load_model()
+    predict, model = Model.predict_batches, load_model()
 
-    def broken(self, counts, coverage, bands, **options):
-        probability = predict(self, counts, coverage, bands, **options)
-        probability[1, 70, 90] = np.nan
-        return probability
+    def broken(self, *inputs, **options):
+        for rows, probability in predict(self, *inputs, **options):
+            if rows.start == 0:
+                probability[1, 70, 90] = np.nan
+            yield rows, probability
 
-    monkeypatch.setattr(Model, "predict", broken)
+    monkeypatch.setattr(Model, "predict_batches", broken)
     number = from_events.patches.index[1]
     with pytest.warns(UnetlocWarning, match=f"no finite probability for patches {number};"):
         found = detect(sky, model=model, threshold=LOW_THRESHOLD)

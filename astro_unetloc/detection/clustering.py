@@ -87,8 +87,8 @@ def find_clusters(probability, *, config, keep=None):
 
     Parameters
     ----------
-    probability : ndarray (n, ny, nx)
-        Probability of a source in each pixel of n patches.
+    probability : ndarray (n, ny, nx) or iterable of them
+        Probability of a source in each pixel of n patches, or of some patches after others.
     config : ClusteringConfig
         Cut, radius, penalty and largest number of clusters.
     keep : callable, optional
@@ -99,27 +99,38 @@ def find_clusters(probability, *, config, keep=None):
     PixelSources
         Sorted by patch, x and y.
     """
-    bright = probability > config.cut
+    parts = [probability] if isinstance(probability, np.ndarray) else probability
+    found, first_row = [np.zeros((4, 0))], 0
+    with _light_sklearn():
+        for images in parts:
+            found.append(_clusters(images, config, keep, first_row))
+            first_row += len(images)
+    row, x, y, peak = np.concatenate(found, axis=1)
+    return PixelSources(row.astype(int), x, y, peak).select(np.lexsort((y, x, row)))
+
+
+def _clusters(images, config, keep, first_row):
+    """Return row, x, y and peak (4, m) of the clusters in images, rows counted from a number."""
+    bright = images > config.cut
     row, y, x = np.nonzero(bright)
     if keep is not None and len(row):
-        bright[row, y, x] = keep(row, x.astype(float), y.astype(float))
-    row, xy, weight, around, first = _pixels_by_island(probability, bright, config.radius_pix)
+        bright[row, y, x] = keep(row + first_row, x.astype(float), y.astype(float))
+    row, xy, weight, around, first = _pixels_by_island(images, bright, config.radius_pix)
     if not len(first):
-        return PixelSources(np.zeros(0, dtype=int), *np.zeros((3, 0)))
+        return np.zeros((4, 0))
     mean, peak, large = _one_cluster_each(xy, weight, around, first, config.radius_pix)
     centroids, peaks, island = [mean[~large]], [peak[~large]], [np.flatnonzero(~large)]
     stop = np.append(first[1:], len(row))
-    with _light_sklearn():
-        for number in np.flatnonzero(large):
-            here = slice(first[number], stop[number])
-            pixels = _Island(xy[here], weight[here], around[here], config)
-            found, found_peak = pixels.best_clusters(mean[number])
-            centroids.append(found)
-            peaks.append(found_peak)
-            island.append(np.full(len(found), number))
+    for number in np.flatnonzero(large):
+        here = slice(first[number], stop[number])
+        pixels = _Island(xy[here], weight[here], around[here], config)
+        found, found_peak = pixels.best_clusters(mean[number])
+        centroids.append(found)
+        peaks.append(found_peak)
+        island.append(np.full(len(found), number))
     x, y = np.concatenate(centroids).T
-    row = row[first[np.concatenate(island)]]
-    return PixelSources(row, x, y, np.concatenate(peaks)).select(np.lexsort((y, x, row)))
+    row = row[first[np.concatenate(island)]] + first_row
+    return np.stack([row, x, y, np.concatenate(peaks)])
 
 
 def _one_cluster_each(xy, weight, around, first, radius_pix):

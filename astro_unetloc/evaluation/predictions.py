@@ -16,7 +16,6 @@ from gammapy.maps import HpxGeom, Map, MapAxis
 from astro_unetloc.catalog.columns import set_column
 from astro_unetloc.catalog.match import MATCH_RADIUS_DEG
 from astro_unetloc.catalog.table import degrees, glon_glat_vectors, make_catalog, numbers_of
-from astro_unetloc.detection.clustering import find_clusters
 from astro_unetloc.detection.localization import (
     LocalizationConfig,
     local_coverage,
@@ -31,7 +30,7 @@ from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.patches import GridConfig, Patches, PatchGrid, TangentPlane
 from astro_unetloc.maps.selection import parse_energy_range
 from astro_unetloc.maps.skymap import SkyMap
-from astro_unetloc.pipeline import clustering_config, detect, source_probability
+from astro_unetloc.pipeline import detect, find_candidates
 from astro_unetloc.simulation.sky import healpix_cube, simulate_sky
 from astro_unetloc.sphere import SKY_DEG2, lonlat_from_vectors
 from astro_unetloc.training.observation import TrainingConfig, source_mask
@@ -231,8 +230,7 @@ def search_patches(patch_set, rows, model, *, counted=True):
     centers = columns["center"].tolist()
     planes = [TangentPlane(lon, lat, n_pix, pixel_deg, turn) for lon, lat, turn in centers]
     patches = Patches(PatchGrid(), np.asarray(rows), counts, coverage, columns["bands"])
-    probability, _ = source_probability(patches, model, None)
-    candidates = find_clusters(probability, config=clustering_config(model))
+    candidates, probability, _ = find_candidates(patches, model)
     catalog = _catalog(candidates, patches, planes, model.calibration)
     truth = _set_truth(patch_set, rows)
     matches = _match_patches(catalog, truth, planes, columns, model.band_edges[0])

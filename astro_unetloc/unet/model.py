@@ -26,11 +26,14 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -49,12 +52,20 @@ PROBE_TOLERANCE = 1e-4
 
 log = logging.getLogger(__name__)
 
+
+def usable_cores():
+    """Number of cores that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
 _SHIPPED = Path(__file__).parents[1] / "data" / "models"
 _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _KEYS = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
 _MAX_PROBE = 10**9  # bytes of the self-test in memory; those of the shipped models have 2e6
 _INPUTS = ("counts", "coverage", "bands")
-_BATCH = 8
+# Patches that the network sees at once, and batches that are computed before they are taken.
+_BATCH, _AHEAD = 4, 32
 _THRESHOLD = 0.8  # of a model without a network
 
 
@@ -154,29 +165,46 @@ class Model:
         return self.card["sha256"].get("unet.keras")
 
     @cached_property
+    def _idle(self):
+        """Functions of (counts, coverage, bands) that return probabilities, none of them in use."""
+        return deque()
+
+    def _run(self, **inputs):
+        """Probabilities, by a function that no other thread uses meanwhile."""
+        try:
+            run = self._idle.pop()
+        except IndexError:
+            run = self._runner()
+        output = run(**inputs)
+        self._idle.append(run)
+        return output
+
     def _runner(self):
-        """Function of (counts, coverage, bands) that returns probabilities."""
+        """A function of (counts, coverage, bands) that returns probabilities in one thread."""
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
             log.info("LiteRT is not installed; TensorFlow runs the network")
             return self._keras_runner
-        # not on macOS
-        has_affinity = hasattr(os, "sched_getaffinity")
-        threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
         with _silent_stderr():
-            interpreter = Interpreter(str(self.folder / "unet.tflite"), num_threads=threads)
+            interpreter = Interpreter(str(self.folder / "unet.tflite"), num_threads=1)
             interpreter.allocate_tensors()
         run = interpreter.get_signature_runner()
         return lambda **inputs: run(**inputs)["output_0"]
 
     @cached_property
     def _keras_runner(self):
-        """The same by the Keras backend."""
+        """The same by the Keras backend, in one thread after another."""
         import keras
 
         network = keras.models.load_model(self.folder / "unet.keras", compile=False)
-        return lambda **inputs: network.predict_on_batch(inputs)
+        lock = Lock()
+
+        def run(**inputs):
+            with lock:
+                return network.predict_on_batch(inputs)
+
+        return run
 
     def predict(self, counts, coverage, bands, *, keras=False, progress=None):
         """Return the probability of each class in each pixel, float32 (n, ny, nx, n_class).
@@ -186,21 +214,41 @@ class Model:
         `astro_unetloc.maps.patches.band_inputs`. With ``keras`` the Keras backend runs
         ``unet.keras``.
         """
+        parts = self.predict_batches(counts, coverage, bands, keras=keras, progress=progress)
+        probability = np.empty((*counts.shape[:3], len(self.classes)), dtype=np.float32)
+        for rows, part in parts:
+            probability[rows] = part
+        return probability
+
+    def predict_batches(self, counts, coverage, bands, *, keras=False, progress=None):
+        """Yield slices of rows and their probabilities as of `predict`, one after the other.
+
+        The network sees the next rows in other threads meanwhile.
+        """
         n_band = len(self.band_edges) - 1
         if counts.ndim != 4 or counts.shape[3] != n_band or np.any(np.mod(counts.shape[1:3], 16)):
             raise InputError(
                 f"counts must be (n, ny, nx, {n_band}) with ny and nx divisible by 16; got "
                 f"{counts.shape}; project the map with the bands of model {self.name}"
             )
-        run = self._keras_runner if keras else self._runner
-        n, ny, nx = counts.shape[:3]
+        run, n = (self._keras_runner if keras else self._run), len(counts)
         bands = np.broadcast_to(bands, (n, *np.shape(bands)[-2:]))
-        probability = np.empty((n, ny, nx, len(self.classes)), dtype=np.float32)
-        starts = range(0, n, _BATCH)
-        for start in progress(starts, desc="network") if progress else starts:
-            rows = slice(start, start + _BATCH)
-            probability[rows] = run(**_inputs(counts[rows], coverage[rows], bands[rows]))
-        return probability
+        slices = [slice(start, start + _BATCH) for start in range(0, n, _BATCH)]
+
+        def predict(rows):
+            return run(**_inputs(counts[rows], coverage[rows], bands[rows]))
+
+        with ThreadPoolExecutor(1 if keras else usable_cores()) as pool:
+            ahead = deque(pool.submit(predict, rows) for rows in slices[:_AHEAD])
+            try:
+                wrapped = progress(slices, desc="network") if progress else slices
+                for number, rows in enumerate(wrapped):
+                    part = ahead.popleft().result()
+                    for later in slices[number + _AHEAD : number + _AHEAD + 1]:
+                        ahead.append(pool.submit(predict, later))
+                    yield rows, part
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def check(self, *, keras=False):
         """Raise an error unless the fast path, or ``unet.keras``, passes the self-test."""

@@ -13,6 +13,7 @@ from astro_unetloc.classification import Classifier
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.maps.selection import check_domain
 from astro_unetloc.pipeline import clustering_config, select_model
+from astro_unetloc.unet import model as model_module
 from astro_unetloc.unet.model import Model, list_models, load_model
 
 
@@ -98,6 +99,14 @@ def test_batches_do_not_change_the_output(model):
         np.testing.assert_allclose(alone[0], whole[row], atol=1e-6)
     counts, coverage, bands = inputs
     assert model.predict(counts[:0], coverage[:0], bands[0]).shape == (0, 128, 128, 2)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_number_of_threads_does_not_change_the_output(model, cores, monkeypatch):
+    inputs = [np.repeat(a, 4, axis=0) for a in real_like_patches()]
+    whole = model.predict(*inputs)
+    monkeypatch.setattr(model_module, "usable_cores", lambda: cores)
+    np.testing.assert_array_equal(model.predict(*inputs), whole)
 
 
 def test_progress_wraps_the_batches(model):
