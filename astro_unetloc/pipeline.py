@@ -71,8 +71,8 @@ def detect(
     classify=True, class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
-    threshold, purity = _limits(threshold, purity)
-    _check_finder(finder, measure)
+    threshold, purity = score_limits(threshold, purity)
+    check_finder(finder, measure)
     if progress is not None and not callable(progress):
         progress = tqdm if progress else None
     given = {} if extended is None else {"extended": extended}
@@ -395,8 +395,8 @@ def flag_sources(sources, sky_map, extended=None):
     return sources
 
 
-def _limits(threshold, purity):
-    """Threshold and purity, not both."""
+def score_limits(threshold, purity):
+    """Return threshold and purity as floats from 0 to 1, or None; not both may be given."""
     threshold, purity = _fraction("threshold", threshold), _fraction("purity", purity)
     if threshold is not None and purity is not None:
         raise InputError("threshold and purity exclude each other; got both; give one of them")
@@ -410,8 +410,8 @@ def _check_purity(purity, model, finder):
         raise InputError(f"{wanted}; got {model.name}; give a threshold or calibrate the model")
 
 
-def _check_finder(finder, measure):
-    """Refuse a finder that is not known, or one without the fit that it needs."""
+def check_finder(finder, measure):
+    """Raise an error for a finder that is not known, or for one without the fit that it needs."""
     if finder not in FINDERS:
         raise InputError(f"finder must be one of {', '.join(FINDERS)}; got {finder!r}")
     if finder != "unet" and not measure:

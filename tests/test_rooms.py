@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "astro_unetloc"
 # A room imports only from those of the lines above its own, never from one of its own line.
 RANKS = (
     {"exceptions"},
+    {"executors"},
     {"files", "sphere"},
     {"cubes"},
     {"unet"},
@@ -24,6 +25,7 @@ RANKS = (
     {"run"},
     {"training", "pipeline"},
     {"products", "evaluation"},
+    {"batch"},
     {"cli"},
 )
 RANK_OF = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

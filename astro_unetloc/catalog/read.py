@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import warnings
+from functools import reduce
 from itertools import takewhile
 
 import astropy.units as u
@@ -14,10 +15,13 @@ from astropy.io import fits
 from astropy.table import QTable, Row, Table
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import AREA, COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
+from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
 from astro_unetloc.catalog.table import (
     _conform,
+    _typed_column,
     _ucd,
+    _values_and_mask,
+    creator,
     degrees,
     is_catalog,
     position_columns,
@@ -238,6 +242,40 @@ def was_searched(table, positions):
         searched = np.isfinite(positions.ra) & np.isfinite(positions.dec)
         searched[searched] = area.contains_skycoords(positions[searched])
     return searched
+
+
+def join_catalogs(catalogs, names):
+    """One table of several catalogues of ours, whose first column ``Map`` has the name of each.
+
+    Values by band are masked beyond the bands of their model; the edges in GeV are those of the
+    column ``Bands``. The searched area is that of all of them together.
+    """
+    lengths, columns = [len(catalog) for catalog in catalogs], {}
+    n_bands = max((catalog["Counts_Band"].shape[1] for catalog in catalogs), default=1)
+    for spec in COLUMNS:
+        parts = [_padded(spec, catalog[spec.name], n_bands) for catalog in catalogs]
+        shape = (sum(lengths), n_bands) if spec.per_band else (sum(lengths),)
+        columns[spec.name] = _typed_column(spec, np.concatenate(parts) if parts else None, shape)
+    bands = [str(catalog.meta.get(BANDS, "")) for catalog in catalogs]
+    about = {"Map": np.repeat(np.array(names, "U"), lengths)}, {"Bands": np.repeat(bands, lengths)}
+    table = QTable(about[0] | columns | about[1], meta={"CREATOR": creator()})
+    table["Map"].info.description = "Name of the map"
+    table["Bands"].info.description = "Edges of the bands of the model in GeV"
+    areas = [area for area in map(searched_area, catalogs) if area is not None]
+    if areas and len(areas) == len(catalogs):
+        table.meta[AREA] = reduce(type(areas[0]).union, areas).to_string()
+    table["skycoord"] = sky_positions(table)
+    return table
+
+
+def _padded(spec, column, n_bands):
+    """Plain values of a column, NaN where unknown, with so many of them by band."""
+    shape = np.shape(column)
+    values, mask = _values_and_mask(spec, column, shape)
+    values = np.where(mask, np.nan, values) if mask.any() and values.dtype.kind == "f" else values
+    if not spec.per_band:
+        return values
+    return np.pad(values, [(0, 0), (0, n_bands - shape[1])], constant_values=np.nan)
 
 
 def as_table(source):

@@ -210,9 +210,10 @@ def _made(n_photons, n_sources, where):
 def _simulate_patches(output, seed, *, workers, by_class, **options):
     """Write a patch set; returns the report."""
     from astro_unetloc.exceptions import counted
+    from astro_unetloc.executors import process_pool
     from astro_unetloc.files import check_output
     from astro_unetloc.simulation.population import CLASSES
-    from astro_unetloc.training.make import make_patch_set, process_pool
+    from astro_unetloc.training.make import make_patch_set
     from astro_unetloc.training.observation import TrainingConfig
     from astro_unetloc.training.patch_set import open_patch_set
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from astro_unetloc.cubes import energy_column, values_of
 from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.executors import usable_cores
 from astro_unetloc.files import find_hdu
 from astro_unetloc.irf.spectra import draw_energy
 from astro_unetloc.maps.selection import (
@@ -444,5 +445,6 @@ def _within(vectors, others, radius_deg):
     if not len(others) or not len(vectors):
         return np.zeros(len(vectors), dtype=bool)
     tree = quick_tree(others)
-    nearest, _ = tree.query(vectors, distance_upper_bound=chord(radius_deg), workers=-1)
+    options = {"distance_upper_bound": chord(radius_deg), "workers": usable_cores()}
+    nearest, _ = tree.query(vectors, **options)
     return np.isfinite(nearest)

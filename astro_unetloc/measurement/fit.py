@@ -6,7 +6,6 @@ positions.
 """
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from astro_unetloc.catalog.columns import LOG_LIKELIHOOD, set_column, set_flag
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.exceptions import warn
+from astro_unetloc.executors import usable_cores
 from astro_unetloc.irf.exposure import exposure_of, square_degree_density
 from astro_unetloc.irf.psf import KingPSF, make_profiles, psf_of
 from astro_unetloc.irf.spectra import PowerLawFractions, power_law_integrals
@@ -443,7 +443,7 @@ def _fit_groups(vectors, sky_map, band_edges, config, run):
 
     # Array operations leave the interpreter to other threads meanwhile; those of linear algebra
     # are too small to be shared between threads of their own.
-    n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    n_threads = min(usable_cores(), _MAX_THREADS)
     with threadpool_limits(limits=1), ThreadPoolExecutor(max_workers=n_threads) as pool:
         parts = list(pool.map(fit, *zip(*groups)))
     order = np.argsort(np.concatenate([members for members, _ in groups]))

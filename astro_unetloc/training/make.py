@@ -6,19 +6,16 @@ Skies are simulated, or read from folders of components, by any executor.
 import hashlib
 import os
 import shutil
-import threading
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.executors import run_shards
 from astro_unetloc.files import check_output, checksum, locked_folder, write_files
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
@@ -48,58 +45,6 @@ BAND_EDGES = (10.0, 20.0, 50.0, 150.0, 500.0, 2000.0)
 _YEARS = 16.0
 # Grid of the directions in which patches of an incomplete sky are centred: 0.2 deg.
 _CENTER_NSIDE = 256
-
-
-def run_shards(job, keys, *, executor=None, n_pending=16):
-    """Yield each key with the result of a function of it, in order of completion.
-
-    At most ``n_pending`` calls are submitted to the executor (of `concurrent.futures`, or a client
-    of dask, which restarts a process that died) and not yet yielded. Without one they run here.
-    """
-    if executor is None:
-        for key in keys:
-            yield key, job(key)
-        return
-    if hasattr(executor, "get_executor"):  # a dask client
-        executor = executor.get_executor()
-    keys, pending = iter(keys), {}
-    try:
-        while True:
-            for key in islice(keys, n_pending - len(pending)):
-                pending[executor.submit(job, key)] = key
-            if not pending:
-                return
-            # one at a time: what is done and not taken counts as pending
-            future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
-            key = pending.pop(future)
-            yield key, future.result()
-            del future
-    except BrokenExecutor as err:
-        raise ChildProcessError(
-            f"expected all workers to live; got {err}; run the same again with fewer workers, or "
-            "where there is more memory: what was finished is kept"
-        ) from err
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def process_pool(n_workers):
-    """Pool of processes that end with this one, even if it is killed.
-
-    Processes are spawned, because OpenMP (in healpy) hangs after a fork.
-    """
-    return ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_follow_parent)
-
-
-def _follow_parent():
-    """End this process when its parent ends; it would wait for work for ever."""
-
-    def follow():
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _simulated_sky(rng, template, energy_range):
@@ -291,7 +236,7 @@ def make_patch_set(
     overwrite : bool
         Whether a finished set may be replaced once the new one is complete.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        Runs the skies in parallel; see `astro_unetloc.training.make.process_pool`.
+        Runs the skies in parallel; see `astro_unetloc.executors.process_pool`.
     n_pending : int
         Largest number of skies submitted at once; at least the number of workers.
     progress : callable, optional

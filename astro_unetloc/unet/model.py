@@ -38,6 +38,7 @@ from threading import Lock
 import numpy as np
 
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.executors import usable_cores
 from astro_unetloc.files import checksum
 
 DEFAULT_MODEL = "lat-10gev"
@@ -51,12 +52,6 @@ CALIBRATIONS = {
 PROBE_TOLERANCE = 1e-4
 
 log = logging.getLogger(__name__)
-
-
-def usable_cores():
-    """Number of cores that this process may use."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "models"

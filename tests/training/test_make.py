@@ -1,7 +1,5 @@
-import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import skip_unless_in_ci
-from made_sets import assert_same_set, die_once
+from made_sets import assert_same_set
 from made_skies import made_patches, make_sky
 
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.executors import process_pool
 from astro_unetloc.files import locked_folder
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.sphere import vectors_from_lonlat
 from astro_unetloc.training import make as training_make
-from astro_unetloc.training.make import make_patch_set, patches_of_sky, process_pool, run_shards
+from astro_unetloc.training.make import make_patch_set, patches_of_sky
 from astro_unetloc.training.observation import TrainingConfig, source_mask
 from astro_unetloc.training.patch_set import open_patch_set, read_patch_set
 
@@ -320,82 +318,3 @@ def test_set_below_10_gev_has_the_photons_of_its_bands():
     assert columns["counts"].shape == (4, 128, 128, 3)
     assert counts[0] > counts[1] > counts[2] > 100
     assert sources["labelled"].any()
-
-
-# Executors
-
-
-@pytest.mark.parametrize("n_pending", [1, 4, 100])
-def test_results_come_for_every_key_and_no_more_is_started_than_may_be_pending(n_pending):
-    assert list(run_shards(math.sqrt, [9, 1, 4])) == [(9, 3), (1, 1), (4, 2)]
-    assert list(run_shards(math.sqrt, [])) == []
-    started, found = [], {}
-
-    def root(number):
-        started.append(number)
-        return number**0.5
-
-    with ThreadPoolExecutor(4) as executor:
-        shards = run_shards(root, range(50), executor=executor, n_pending=n_pending)
-        assert started == []
-        for taken, (key, value) in enumerate(shards):
-            assert len(started) <= taken + n_pending
-            found[key] = value
-    assert found == {n: n**0.5 for n in range(50)}
-
-
-def test_error_of_a_shard_is_raised_and_the_rest_is_not_run():
-    started = []
-
-    def fails(number):
-        started.append(number)
-        raise ValueError("no such sky")
-
-    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="no such sky"):
-        list(run_shards(fails, range(50), executor=executor, n_pending=3))
-    assert len(started) <= 3
-
-
-def test_dead_process_is_one_error_that_says_what_to_do():
-    with process_pool(1) as pool, pytest.raises(ChildProcessError, match="run the same again"):
-        list(run_shards(os._exit, range(3), executor=pool))
-
-
-def test_processes_end_with_their_parent():
-    code = """
-import os, signal
-from astro_unetloc.training.make import process_pool
-print(process_pool(1).submit(os.getpid).result(), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    for _ in range(100):
-        stat = subprocess.run(["ps", "-o", "stat=", "-p", done.stdout.strip()], capture_output=True)
-        if stat.stdout.strip() in (b"", b"Z"):  # ended, perhaps not yet collected
-            return
-        time.sleep(0.1)
-    pytest.fail("the worker outlived its parent")
-
-
-@pytest.fixture
-def client():
-    """A client of a dask cluster of two processes on this machine."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        skip_unless_in_ci("dask.distributed is not installed")
-    options = {"dashboard_address": ":0", "protocol": "tcp://"}
-    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
-        with Client(cluster) as client:
-            yield client
-
-
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
-def test_dask_runs_shards_and_goes_on_when_a_worker_dies(client, tmp_path):
-    for executor in (client, client.get_executor()):
-        found = dict(run_shards(math.sqrt, range(8), executor=executor, n_pending=3))
-        assert found == {n: n**0.5 for n in range(8)}
-    keys = [str(tmp_path / name) for name in "ab"]
-    assert dict(run_shards(die_once, keys, executor=client)) == {key: key for key in keys}

@@ -1,0 +1,166 @@
+"""Work over many processes: executors, shards of work, and the cores that each worker uses."""
+
+import logging
+import os
+import threading
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from queue import SimpleQueue
+
+from threadpoolctl import threadpool_limits
+
+# A call is given up when so many processes have died of it.
+_N_TRIES = 2
+_ADVICE = "run the same again with fewer workers, or where there is more memory"
+
+_cores = ContextVar("cores", default=None)
+
+
+def usable_cores():
+    """Return the number of cores that a computation may use: all, or those of its worker."""
+    if _cores.get() is not None:
+        return _cores.get()
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+@contextmanager
+def limited_cores(n_cores):
+    """Let computations use so many cores, also those of libraries, until the block ends."""
+    token = _cores.set(n_cores)
+    try:
+        with threadpool_limits(limits=n_cores):
+            yield
+    finally:
+        _cores.reset(token)
+
+
+def run_shards(job, keys, *, executor=None, n_pending=16, lost=None):
+    """Yield each key with the result of a function of it, in order of completion.
+
+    At most ``n_pending`` calls are submitted to the executor (of `concurrent.futures`, or a client
+    of dask, which restarts a process that died) and not yet yielded. Without one they run here.
+    Where a call raised an error, ``lost``, a function of the key and the error, gives the result;
+    without it the error is raised.
+    """
+    if executor is None:
+        for key in keys:
+            yield key, job(key)
+        return
+    if hasattr(executor, "get_executor"):  # a dask client
+        executor = executor.get_executor()
+    keys, pending = iter(keys), {}
+    try:
+        while True:
+            for key in islice(keys, n_pending - len(pending)):
+                pending[executor.submit(job, key)] = key
+            if not pending:
+                return
+            # one at a time: what is done and not taken counts as pending
+            future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+            key, error = pending.pop(future), future.exception()
+            if error is None or lost is None or isinstance(error, BrokenExecutor):
+                yield key, future.result()
+            else:
+                yield key, lost(key, error)
+            del future
+    except BrokenExecutor as err:
+        raise ChildProcessError(
+            f"expected all workers to live; got {err}; {_ADVICE}: what was finished is kept"
+        ) from err
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def n_workers_of(executor):
+    """Number of calls that an executor runs at once, as far as it is known; at least one."""
+    if hasattr(executor, "get_executor"):
+        return max(sum(executor.nthreads().values()), 1)
+    return getattr(executor, "_max_workers", 1)
+
+
+@contextmanager
+def local_workers(n_workers):
+    """Processes of this machine: a client of dask's `LocalCluster`, without dask `process_pool`."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        with process_pool(n_workers) as pool:
+            yield pool
+        return
+    # any free port: several runs may go on
+    options = {"dashboard_address": ":0", "protocol": "tcp://", "silence_logs": logging.CRITICAL}
+    with (
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def process_pool(n_workers):
+    """Pool of processes that end with this one, even if it is killed.
+
+    A call whose process dies is made again by a new one; the second death is its error.
+    """
+    return _Processes(n_workers)
+
+
+class _Processes(Executor):
+    """Pools of one process each, so that a process that dies breaks no other call."""
+
+    def __init__(self, n_workers):
+        self._max_workers = n_workers
+        self._threads, self._free = ThreadPoolExecutor(n_workers), SimpleQueue()
+        for _ in range(n_workers):
+            self._free.put(_one_process())
+
+    def submit(self, function, /, *args, **options):
+        """The future of a call."""
+        return self._threads.submit(self._call, partial(function, *args, **options))
+
+    def _call(self, call):
+        for _ in range(_N_TRIES):
+            process = self._free.get()
+            try:
+                return process.submit(call).result()
+            except BrokenExecutor as err:
+                process.shutdown()
+                process, reason = _one_process(), err
+            finally:
+                self._free.put(process)
+        raise ChildProcessError(
+            f"expected a worker to live; {_N_TRIES} died of the same work; {_ADVICE}"
+        ) from reason
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """End the processes once their calls have ended."""
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        while not self._free.empty():
+            self._free.get().shutdown(wait)
+
+
+def _one_process():
+    """A process that is spawned, because OpenMP (in healpy) hangs after a fork."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_follow_parent)
+
+
+def _follow_parent():
+    """End this process when its parent ends; it would wait for work for ever."""
+
+    def follow():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
