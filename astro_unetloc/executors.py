@@ -14,11 +14,14 @@ from concurrent.futures import (
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from queue import SimpleQueue
 
 from threadpoolctl import threadpool_limits
+
+from astro_unetloc.exceptions import InputError
 
 # A call is given up when so many processes have died of it.
 _N_TRIES = 2
@@ -100,6 +103,7 @@ def local_workers(n_workers):
         with process_pool(n_workers) as pool:
             yield pool
         return
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # workers that die are replaced
     # any free port: several runs may go on
     options = {"dashboard_address": ":0", "protocol": "tcp://", "silence_logs": logging.CRITICAL}
     with (
@@ -107,6 +111,31 @@ def local_workers(n_workers):
         Client(cluster) as client,
     ):
         yield client
+
+
+@contextmanager
+def cluster_client(address):
+    """Client of the dask cluster at an address, such as ``tcp://node1:8786``."""
+    try:
+        from distributed import Client
+    except ImportError as err:
+        raise InputError(
+            "a cluster needs dask.distributed; got none; pip install 'astro_unetloc[cluster]'"
+        ) from err
+    try:
+        client = Client(address)
+    except ValueError as err:
+        raise InputError(
+            f"a cluster must have an address such as tcp://node1:8786; got {address!r}; take that "
+            "of its scheduler"
+        ) from err
+    with client:
+        yield client
+
+
+def dashboard_of(executor):
+    """Address of the dashboard of a client of dask; empty without one."""
+    return getattr(executor, "dashboard_link", "") if find_spec("bokeh") else ""
 
 
 def process_pool(n_workers):

@@ -9,9 +9,12 @@ from difflib import get_close_matches
 
 import click
 
+from astro_unetloc.cli.batch import batch
 from astro_unetloc.cli.commands import classify, demo, evaluate, match, models, simulate, train
 from astro_unetloc.cli.options import (
     EXIT_INCOMPLETE,
+    SEARCH,
+    SEARCH_GROUPS,
     GroupedCommand,
     checked_paths,
     companions,
@@ -22,41 +25,19 @@ from astro_unetloc.cli.options import (
     path_option,
     print_catalog,
     print_message,
-    prior_option,
     progress_bar,
     report_error,
     route_warnings,
-    seed_option,
+    search_options,
     sky_cone,
 )
 
-COMMANDS = ("find", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
+COMMANDS = ("find", "batch", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
 _GROUPS = {
     "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
-    "Map and companions": {
-        "energy_range",
-        "exposure",
-        "exposure_frame",
-        "backgrounds",
-        "psf",
-        "psf_radius",
-    },
-    "Search": {
-        "model",
-        "finder",
-        "threshold",
-        "purity",
-        "region",
-        "measure",
-        "classify",
-        "class_prior",
-        "extended",
-        "split",
-        "seed",
-    },
+    **SEARCH_GROUPS,
 }
-# Options that `detect` takes as they are.
-_SEARCH = ("finder", "threshold", "purity", "measure", "classify", "class_prior", "extended")
+_GROUPS["Search"] = _GROUPS["Search"] | {"split"}
 
 
 @click.command(cls=GroupedCommand, groups=_GROUPS)
@@ -65,25 +46,9 @@ _SEARCH = ("finder", "threshold", "purity", "measure", "classify", "class_prior"
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     output_option,
     *map_options,
-    click.option("--finder", default="unet", type=click.Choice(["unet", "scan", "both"]),
-                 help="The network, a scan of the photons without it (any telescope), or both."),
-    click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
-    click.option("--purity", type=float, metavar="P", help="Instead of --threshold: list as many "
-                 "sources as the mean of their Score, the expected purity, allows."),
-    click.option("--measure/--no-measure", default=True,
-                 help="Fit positions, counts and fluxes by likelihood."),
-    click.option("--classify/--no-classify", default=True,
-                 help="Classify sources as AGN, pulsars or others."),
-    prior_option,
-    click.option("--extended", metavar="FILE|NAME", help="Catalogue (a file, or a name such as "
-                 "4fgl); sources inside its extended sources are flagged."),
-    click.option("--region", nargs=3, metavar="LON LAT RADIUS",
-                 help="List only sources in this cone (degrees or quantities, in --frame)."),
-    click.option("--frame", default="icrs", type=click.Choice(["icrs", "fk5", "galactic"]),
-                 help="Frame of --region and of the DS9 regions."),
+    *search_options,
     click.option("--split-check", "split", is_flag=True, help="Estimate the fraction of real "
                  "sources: search half of the photons, look what the other half confirms."),
-    seed_option(default=0, help="Seed of the placement of counts inside their pixels."),
     path_option("--probability-map", metavar="FILE", help="Write the probability of a source as a "
                 "FITS file: a HEALPix map and, for a map with a WCS, an image in its pixels."),
     path_option("--moc", metavar="FILE", help="Write the area that was searched as a MOC (FITS)."),
@@ -100,7 +65,7 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, split, s
     from astro_unetloc.unet.model import load_model
 
     maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
-    search = {name: others.pop(name) for name in _SEARCH}
+    search = {name: others.pop(name) for name in SEARCH}
     if search["class_prior"] and not (search["measure"] and search["classify"]):
         got = "--no-classify" if search["measure"] else "--no-measure"
         raise click.UsageError(f"--class-prior needs the classification; got {got}; drop one")
@@ -174,7 +139,7 @@ class _MapOrCommand(click.Group):
 
 @click.group(
     cls=_MapOrCommand,
-    commands=[find, demo, classify, match, simulate, train, evaluate, models],
+    commands=[find, batch, demo, classify, match, simulate, train, evaluate, models],
     options_metavar="",
     subcommand_metavar="MAP -o OUT [-o OUT2 ...] | COMMAND ...",
     context_settings={

@@ -173,6 +173,35 @@ prior_option = click.option(
     "[default: those of simulated skies at the position of each source]",
 )  # fmt: skip
 
+# The options of a search.
+search_options = (
+    click.option("--finder", default="unet", type=click.Choice(["unet", "scan", "both"]),
+                 help="The network, a scan of the photons without it (any telescope), or both."),
+    click.option("--threshold", type=float, metavar="P", help="Smallest Score listed."),
+    click.option("--purity", type=float, metavar="P", help="Instead of --threshold: list as many "
+                 "sources as the mean of their Score, the expected purity, allows."),
+    click.option("--measure/--no-measure", default=True,
+                 help="Fit positions, counts and fluxes by likelihood."),
+    click.option("--classify/--no-classify", default=True,
+                 help="Classify sources as AGN, pulsars or others."),
+    prior_option,
+    click.option("--extended", metavar="FILE|NAME", help="Catalogue (a file, or a name such as "
+                 "4fgl); sources inside its extended sources are flagged."),
+    click.option("--region", nargs=3, metavar="LON LAT RADIUS",
+                 help="List only sources in this cone (degrees or quantities, in --frame)."),
+    click.option("--frame", default="icrs", type=click.Choice(["icrs", "fk5", "galactic"]),
+                 help="Frame of --region and of the DS9 regions."),
+    seed_option(default=0, help="Seed of the placement of counts inside their pixels."),
+)  # fmt: skip
+# Those that `find_sources` takes as they are, and the titles under which the help lists them all.
+SEARCH = ("finder", "threshold", "purity", "measure", "classify", "class_prior", "extended")
+SEARCH_GROUPS = {
+    "Map and companions": {
+        "energy_range", "exposure", "exposure_frame", "backgrounds", "psf", "psf_radius",
+    },
+    "Search": {"model", *SEARCH, "region", "seed"},
+}  # fmt: skip
+
 _COMMON = [
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
     click.option("--quiet", is_flag=True, help="Print only warnings and errors."),
