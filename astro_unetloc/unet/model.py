@@ -53,7 +53,6 @@ PROBE_TOLERANCE = 1e-4
 
 log = logging.getLogger(__name__)
 
-
 _SHIPPED = Path(__file__).parents[1] / "data" / "models"
 _FILES = ("unet.keras", "unet.tflite", "probe.npz")
 _KEYS = ("name", "band_edges_gev", "classes", "clustering", "threshold", "sha256")
