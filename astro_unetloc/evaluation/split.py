@@ -23,6 +23,7 @@ _SLOPE, _COUNTS, _N_DRAWS = 2.15, np.geomspace(0.3, 1e5, 300), 300
 # Part of the photons of a source that are near enough to its position to confirm it: of simulated
 # skies (seeds 1003 and 1004; above 10 and 50 GeV, and of one year).
 _NEAR = 0.65
+_N_GROUPS = 5  # of sources of similar power
 _CHANCE = 0.16  # of one sigma, where the map has no place beside sources
 
 
@@ -30,33 +31,49 @@ _CHANCE = 0.16  # of one sigma, where the map has no place beside sources
 class SplitCheck:
     """What one half of the photons of a map confirms of the sources found in the other half."""
 
-    n_sources: int
-    n_confirmed: int  # with an excess of one sigma or more
+    confirmed: np.ndarray  # (n,) of bool: with an excess of one sigma or more
+    # (n,), the probability of such an excess by the counts of each source, if it is real
+    power: np.ndarray
     chance: float  # fraction of such excesses at places without a source
-    power: float  # expected fraction of real sources with such an excess, by their counts
     score: float  # sum of ``Score`` of the sources
+
+    @property
+    def n_sources(self):
+        """Number of sources found in the first half."""
+        return len(self.confirmed)
 
     @property
     def fraction(self):
         """Estimated fraction of real sources, 0 to 1."""
-        confirmed = self.n_confirmed / max(self.n_sources, 1)
-        return float(np.clip((confirmed - self.chance) / self._range, 0.0, 1.0))
+        return float(np.clip(self._by_group[0].sum() / max(self.n_sources, 1), 0.0, 1.0))
 
     @property
     def error(self):
         """Its binomial error."""
-        n, confirmed = max(self.n_sources, 1), self.n_confirmed / max(self.n_sources, 1)
-        return float(np.sqrt((confirmed * (1 - confirmed) + 0.25 / n) / n) / self._range)
+        return float(np.sqrt(self._by_group[1].sum()) / max(self.n_sources, 1))
 
     @property
-    def _range(self):
-        return max(self.power - self.chance, 1e-3)
+    def _by_group(self):
+        """Real sources (2, k), estimated number and variance, of groups of similar power.
+
+        The more counts, the more of the sources are real: a mean power of all would be too low.
+        """
+        groups = np.array_split(np.argsort(self.power, kind="stable"), _N_GROUPS)
+        parts = []
+        for rows in groups:
+            n, confirmed = max(len(rows), 1), self.confirmed[rows].sum()
+            step = max(self.power[rows].mean() - self.chance, 1e-3) if len(rows) else 1.0
+            fraction = confirmed / n
+            variance = n * fraction * (1 - fraction) + 0.25
+            parts.append(((confirmed - self.chance * len(rows)) / step, variance / step**2))
+        return np.array(parts).T
 
     def __str__(self):
-        found = f"{self.n_confirmed} of {counted(self.n_sources, 'source')}"
+        power = self.power.mean() if self.n_sources else 1.0
+        found = f"{self.confirmed.sum()} of {counted(self.n_sources, 'source')}"
         return (
             f"split check: the other half of the photons confirms {found} found in one half "
-            f"({self.power:.0%} of real ones and {self.chance:.0%} of others are expected): "
+            f"({power:.0%} of real ones and {self.chance:.0%} of others are expected): "
             f"{self.fraction:.3f} +- {self.error:.3f} of them are real; their mean Score is "
             f"{self.score / max(self.n_sources, 1):.3f}"
         )
@@ -89,7 +106,7 @@ def split_check(map, *, rng=DEFAULT_SEED, **options):
     >>> center = SkyCoord(120 * u.deg, 40 * u.deg, frame="galactic")
     >>> sky_map, truth = simulate_sky(center=center, radius=12 * u.deg, rng=1)
     >>> check = split_check(sky_map)
-    >>> check.n_confirmed <= check.n_sources
+    >>> 0 <= check.fraction <= 1
     True
     """
     names = ("exposure", "background", "psf", "exposure_frame", "energy_range")
@@ -105,9 +122,8 @@ def split_check(map, *, rng=DEFAULT_SEED, **options):
         return np.asarray(fitted["Sqrt_TS"]) ** 2 >= _MIN_TS
 
     chance = confirmed(beside).mean() if len(beside) else _CHANCE
-    n_confirmed, power = int(confirmed(places).sum()), _power(run.catalog, seed)
     score = float(run.catalog["Score"].sum())
-    return SplitCheck(len(places), n_confirmed, float(chance), power, score)
+    return SplitCheck(confirmed(places), _power(run.catalog, seed), float(chance), score)
 
 
 def _beside(places, known, sky_map):
@@ -122,7 +138,7 @@ def _beside(places, known, sky_map):
 
 
 def _power(catalog, seed):
-    """Expected fraction of sources, all real, that another observation like theirs confirms.
+    """Probability (n,) that another observation like theirs confirms sources that are real.
 
     The expected counts of a source are drawn from their posterior, the likelihood times the number
     counts, those of the other observation from these and the background. The likelihood is that of
@@ -131,17 +147,17 @@ def _power(catalog, seed):
     their square with much of it.
     """
     ts, counts, error = (numbers_of(catalog, n) for n in ("Sqrt_TS", "Npred", "Unc_Npred"))
-    ts, known = ts**2, np.isfinite(ts * counts * error) & (counts > 0)
-    if not known.any():
-        return 1.0
-    ts, counts, error = (values[known, None] for values in (ts, counts, error))
+    known, power = np.isfinite(ts * counts * error) & (counts > 0), np.ones(len(catalog))
+    ts, counts, error = (values[known, None] for values in (ts**2, counts, error))
     rng, ratio = np.random.default_rng(seed), _COUNTS / counts
     log_likelihood = (counts / error) ** 2 * (np.log(ratio) - ratio + 1)
     weight = np.exp(np.maximum(log_likelihood, -ts / 2)) * _COUNTS ** (1 - _SLOPE)
     cumulative = np.cumsum(weight, axis=1)
     drawn = rng.random((len(ts), _N_DRAWS)) * cumulative[:, -1:]
-    expected = _COUNTS[np.array([np.searchsorted(*pair) for pair in zip(cumulative, drawn)])]
+    expected = _COUNTS[[np.searchsorted(*pair) for pair in zip(cumulative, drawn)]]
     noise = np.sqrt(np.maximum(error**2 - counts, 0.0))
     again = rng.poisson(_NEAR * expected) + noise * rng.standard_normal(expected.shape)
     growth = 1 + np.minimum(noise**2 / error**2, 1.0)
-    return float(np.mean(ts * (np.maximum(again, 0.0) / counts) ** growth >= _MIN_TS))
+    excess = ts * (np.maximum(again, 0.0) / counts) ** growth
+    power[known] = (excess >= _MIN_TS).mean(axis=1)
+    return power
