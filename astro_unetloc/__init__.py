@@ -10,7 +10,7 @@ import lazy_loader
 _load, _, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batch": ["find_sources_in"],
+        "batch": ["find_light_curves", "find_sources_in"],
         "catalog.columns": ["flag_names"],
         "catalog.match": ["MatchResult", "match_catalogs"],
         "catalog.models": ["to_gammapy_models"],

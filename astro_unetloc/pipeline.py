@@ -67,8 +67,8 @@ _TYPICAL = 1.5  # energy of a typical photon in units of the lowest
 
 def detect(
     map, *, model=None, exposure=None, background=None, psf=None, exposure_frame=None,
-    energy_range=None, region=None, threshold=None, purity=None, finder="unet", measure=True,
-    classify=True, class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
+    energy_range=None, time_range=None, region=None, threshold=None, purity=None, finder="unet",
+    measure=True, classify=True, class_prior=None, extended=None, progress=None, rng=DEFAULT_SEED,
 ):  # fmt: skip
     """Return the `Run` of a search; the parameters are those of `astro_unetloc.find_sources`."""
     threshold, purity = score_limits(threshold, purity)
@@ -79,12 +79,13 @@ def detect(
     if class_prior is not None:
         class_prior = given["class_prior"] = class_fractions(class_prior)
     extended = None if extended is None else read_extended(extended)
-    parts = {"exposure": exposure, "background": background, "psf": psf}
-    sky_map = as_sky_map(
-        map, parts | {"exposure_frame": exposure_frame, "energy_range": energy_range}
-    )
+    parts = {
+        "exposure": exposure, "background": background, "psf": psf, "time_range": time_range,
+        "exposure_frame": exposure_frame, "energy_range": energy_range,
+    }  # fmt: skip
+    sky_map = as_sky_map(map, parts)
     given |= sky_map.given
-    model = _model_of(sky_map, model, finder)
+    model = model_of(sky_map, model, finder)
     _check_purity(purity, model, finder)
     threshold = model.threshold if threshold is None else threshold
     seed, cone = as_seed(rng), _cone(region)
@@ -147,6 +148,8 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
         Frame of a HEALPix exposure whose header does not name it.
     energy_range : pair of Quantity or float, optional
         Energies of the map's photons, GeV if bare, see `astro_unetloc.read_map`.
+    time_range : pair of float, optional
+        Times of the events that are used, in seconds (MET).
     region : tuple of (SkyCoord, Quantity) or regions.CircleSkyRegion, optional
         Only sources inside this cone are listed; the map around it is still used, so they are
         those of the whole map.
@@ -418,8 +421,8 @@ def check_finder(finder, measure):
         raise InputError(f"finder {finder} fits its sources; got measure=False; use finder unet")
 
 
-def _model_of(sky_map, model, finder):
-    """The `Model` for a map; one of its bands alone for the scan of another telescope's map."""
+def model_of(sky_map, model, finder):
+    """Return the `Model` for a map, of bands alone for the scan of another telescope's map."""
     header, edges, psf = sky_map.header, sky_map.energy_edges, sky_map.psf
     if model is None and finder == "scan" and other_telescope(header, edges):
         n_bands = int(np.rint(_BANDS_PER_DECADE * np.log10(edges[-1] / edges[0])))
@@ -505,15 +508,21 @@ def near_cell(patches, model):
 
 def fit_sources(sources, sky_map, model, classifier=None, *, fixed=False, **config):
     """Return the table of sources with the results of the fit, and what a classifier needs."""
-    config = MeasurementConfig(**config)
-    if not model.has_network:  # a map of another telescope
-        density = sky_map.n_photons / max(sky_map.observed_points[1].sum(), 1e-3)
-        config = config.scaled(_psf_deg(sky_map, model), density)
     sources = measure_sources(
         sources, sky_map, band_edges=model.band_edges, flux_range=model.flux_range, fixed=fixed,
-        grid=None if classifier is None else classifier.grid, config=config,
+        grid=None if classifier is None else classifier.grid,
+        config=measurement_config(sky_map, model, **config),
     )  # fmt: skip
     return sources if model.error_factors is None else model.error_factors.apply(sources)
+
+
+def measurement_config(sky_map, model, **config):
+    """Return the `MeasurementConfig` of a map, with lengths of its PSF for other telescopes."""
+    config = MeasurementConfig(**config)
+    if model.has_network:
+        return config
+    density = sky_map.n_photons / max(sky_map.observed_points[1].sum(), 1e-3)
+    return config.scaled(_psf_deg(sky_map, model), density)
 
 
 def _classifier(model, fit_edges):

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
-from astro_unetloc.catalog.table import galactic_vectors, source_classes, texts_of
+from astro_unetloc.catalog.table import galactic_vectors, numbers, source_classes, texts_of
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.skymap import SkyMap
@@ -86,6 +86,66 @@ def plot_sources(photons, catalog, *, center=None, radius=None, path=None, title
         about = {key: str(text) for key, text in made_by.items() if text}
         figure.savefig(path, format=kind, dpi=150, facecolor="white", metadata=about)
     return figure
+
+
+def plot_light_curves(catalog, curves, *, path=None, n_sources=6):
+    """Return a picture of the light curves of the most variable sources.
+
+    Parameters
+    ----------
+    catalog : QTable
+        Sources with ``Variability`` and ``Prob_Constant``.
+    curves : QTable
+        Their light curves, see `astro_unetloc.find_light_curves`.
+    path : str, path-like or file, optional
+        Where to write the picture as PNG.
+    n_sources : int
+        Largest number of sources.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Fluxes, or without an exposure counts in slices of the mean exposure, with 1 sigma errors;
+        95 % limits where TS < 4. The line is the constant source.
+    """
+    order = np.argsort(-np.ma.filled(catalog["Variability"], 0.0), kind="stable")[:n_sources]
+    figure = canvas(8.0, 1.0 + 1.7 * max(len(order), 1))
+    panels = figure.subplots(max(len(order), 1), sharex=True, squeeze=False)[:, 0]
+    with_flux = not np.all(curves["Flux"].mask)
+    for axes, row in zip(panels, order):
+        name = catalog["Source_Name"][row]
+        _draw_curve(axes, curves[curves["Source_Name"] == name], with_flux)
+        chance = catalog["Prob_Constant"][row]
+        text = f"{name}: variability {catalog['Variability'][row]:.1f}, by chance {chance:.2g}"
+        axes.set_title(text, fontsize=9, loc="left")
+    if not len(order):
+        panels[0].text(0.5, 0.5, "no sources", ha="center", transform=panels[0].transAxes)
+    panels[-1].set_xlabel("MJD")
+    what = "Photon flux (cm$^{-2}$ s$^{-1}$)" if with_flux else "Counts in a slice of mean exposure"
+    figure.supylabel(what, fontsize=10)
+    if path is not None:
+        figure.savefig(path, format="png", dpi=150, facecolor="white")
+    return figure
+
+
+def _draw_curve(axes, curve, with_flux):
+    """Points with errors, limits, and the constant source, in axes."""
+    exposure = np.ma.filled(curve["Exposure"], np.nan)
+    name, scale = ("Flux", 1.0) if with_flux else ("Npred", np.nanmean(exposure) / exposure)
+    value, error, limit = (
+        scale * numbers(curve[column]) for column in (name, f"Unc_{name}", f"{name}_UL95")
+    )
+    start, stop = (curve[key].value for key in ("MJD_START", "MJD_STOP"))
+    middle, half = (start + stop) / 2, (stop - start) / 2
+    mean = np.nansum(value * exposure) / np.nansum(exposure)
+    axes.axhline(mean, color="0.6", linewidth=0.8)
+    seen = np.isnan(limit)
+    points = {"linestyle": "none", "linewidth": 1.2, "color": "#1f5fa8"}
+    axes.errorbar(middle[seen], value[seen], error[seen], half[seen], marker="o", ms=3, **points)
+    arrow = 0.15 * np.nanmax(np.append(value + error, limit))
+    axes.errorbar(middle[~seen], limit[~seen], arrow, half[~seen], uplims=True, **points)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=8)
 
 
 def canvas(width, height):

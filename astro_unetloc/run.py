@@ -143,6 +143,8 @@ class Run:
             words += ["--exposure-frame", given["exposure_frame"]]
         if "energy_range" in given:
             words += ["--energy-range", *given["energy_range"]]
+        if "time_range" in given:
+            words += ["--time-range", *given["time_range"]]
         if self.region is not None:
             words += ["--frame", "galactic", "--region", *self._region_words()]
         return shlex.join(map(str, words))

@@ -89,7 +89,7 @@ def command_help():
 
 def write_generated(app):
     """Write the generated files that have changed."""
-    from astro_unetloc.catalog.columns import COLUMNS, FLAGS, LIMIT_COLUMNS, MATCH_COLUMNS
+    from astro_unetloc.catalog import columns
     from astro_unetloc.detection.clustering import ClusteringConfig
     from astro_unetloc.detection.localization import LocalizationConfig
     from astro_unetloc.maps.patches import GridConfig
@@ -99,10 +99,12 @@ def write_generated(app):
     configs = GridConfig, ClusteringConfig, LocalizationConfig, MeasurementConfig, TrainingConfig
 
     texts = {
-        "columns.rst": columns_table(COLUMNS),
-        "match_columns.rst": columns_table(MATCH_COLUMNS),
-        "limit_columns.rst": columns_table(LIMIT_COLUMNS),
-        "flags.rst": flags_table(FLAGS),
+        "columns.rst": columns_table(columns.COLUMNS),
+        "match_columns.rst": columns_table(columns.MATCH_COLUMNS),
+        "limit_columns.rst": columns_table(columns.LIMIT_COLUMNS),
+        "variability_columns.rst": columns_table(columns.VARIABILITY_COLUMNS),
+        "light_curve_columns.rst": columns_table(columns.LIGHT_CURVE_COLUMNS),
+        "flags.rst": flags_table(columns.FLAGS),
         "defaults.rst": defaults_table(configs),
         "commands.rst": command_help(),
     }

@@ -108,6 +108,30 @@ LIMIT_COLUMNS = (
     ColumnSpec("Flux_UL95", _PER_AREA_TIME, "f4", f"stat.max;{_FLUX}", "95 % upper limit of Flux"),
 )
 
+VARIABILITY_COLUMNS = (
+    ColumnSpec("Variability", "", "f4", "stat.fit.param;src.var", "Square root of twice the "
+               "log-likelihood ratio between one rate for each slice of time and a constant one"),
+    ColumnSpec("Prob_Constant", "", "f4", f"{_PROB};src.var",
+               "Probability that a constant source varies as much or more"),
+)  # fmt: skip
+
+# One row for each source and slice of time.
+LIGHT_CURVE_COLUMNS = (
+    ColumnSpec("TSTART", "s", "f8", "time.start", "Start of the slice (MET)", True),
+    ColumnSpec("TSTOP", "s", "f8", "time.end", "Stop of the slice (MET)", True),
+    ColumnSpec("MJD_START", "d", "f8", "time.start", "Start of the slice, MJD", True),
+    ColumnSpec("MJD_STOP", "d", "f8", "time.end", "Stop of the slice, MJD", True),
+    ColumnSpec("Exposure", "", "f4", "time.duration;arith.ratio", "Fraction of the exposure of "
+               "the whole list that falls in the slice"),
+    ColumnSpec("Npred", "", "f4", _COUNTS, "Predicted counts in the slice"),
+    ColumnSpec("Unc_Npred", "", "f4", f"{_ERROR};{_COUNTS}", "1 sigma error of Npred"),
+    ColumnSpec("Npred_UL95", "", "f4", f"stat.max;{_COUNTS}", "95 % upper limit, where TS < 4"),
+    ColumnSpec("Sqrt_TS", "", "f4", "stat.snr", "Square root of the likelihood test statistic"),
+    ColumnSpec("Flux", _PER_AREA_TIME, "f4", _FLUX, "Photon flux in the flux range of the model"),
+    ColumnSpec("Unc_Flux", _PER_AREA_TIME, "f4", f"{_ERROR};{_FLUX}", "1 sigma error of Flux"),
+    ColumnSpec("Flux_UL95", _PER_AREA_TIME, "f4", f"stat.max;{_FLUX}", "95 % limit, where TS < 4"),
+)  # fmt: skip
+
 CLASSES = ("agn", "psr", "other")
 
 # name: (bit, description)

@@ -78,6 +78,7 @@ _COMPANIONS = {"EXP": "exposure", "BKG": "background", "PSF": "PSF", "EXT": "ext
 for _key, _what in _COMPANIONS.items():
     KEYWORDS |= {f"{_key}FILE": _what, f"{_key}SHA": "sha256", f"{_key}KIND": f"kind of {_what}"}
 _SPECS = columns.COLUMNS + columns.MATCH_COLUMNS + columns.LIMIT_COLUMNS
+_SPECS = columns.VARIABILITY_COLUMNS + columns.LIGHT_CURVE_COLUMNS + _SPECS
 _UCDS = {spec.name: spec.ucd for spec in _SPECS}
 
 

@@ -37,6 +37,7 @@ _GROUPS = {
     "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
     **SEARCH_GROUPS,
 }
+_GROUPS["Map and companions"] = _GROUPS["Map and companions"] | {"time_range"}
 _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
 
 
@@ -46,6 +47,8 @@ _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     output_option,
     *map_options,
+    click.option("--time-range", nargs=2, type=float, metavar="TSTART TSTOP",
+                 help="Times of the events that are used, in seconds (MET)."),
     *search_options,
     click.option("--split-check", "split", is_flag=True, help="Estimate the fraction of real "
                  "sources: search half of the photons, look what the other half confirms."),

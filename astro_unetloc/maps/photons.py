@@ -7,7 +7,7 @@ photon at the same point, whatever the order and the chunks.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import astropy.units as u
 import healpy
@@ -49,13 +49,15 @@ class Photons:
 
     vectors: np.ndarray  # (n, 3) Galactic unit vectors
     energy: np.ndarray  # (n,) in GeV
+    time: np.ndarray | None = None  # (n,) in seconds as in the event list, where it is wanted
 
     def __len__(self):
         return len(self.energy)
 
     def select(self, mask):
         """The photons of a mask or an index array."""
-        return Photons(self.vectors[mask], self.energy[mask])
+        time = None if self.time is None else self.time[mask]
+        return Photons(self.vectors[mask], self.energy[mask], time)
 
     @classmethod
     def concatenate(cls, parts):
@@ -63,7 +65,8 @@ class Photons:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("vectors", "energy")))
+        columns = zip(*((part.vectors, part.energy, part.time) for part in parts))
+        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
 def _mix(x):
@@ -235,10 +238,12 @@ class EventList:
     footprint: object  # stated by the header, or None
     energy_range: tuple | None  # stated by the header, GeV
     good_times: np.ndarray  # (m, 2) start and stop in seconds
+    clock: dict  # keywords of the reference of the times
 
 
 _EVENT_COLUMNS = (("RA", "DEC", "icrs"), ("L", "B", "galactic"), ("GLON", "GLAT", "galactic"))
 _IDENTITY = ("RUN_ID", "EVENT_ID", "TIME", "ENERGY")
+_CLOCK = ("MJDREFI", "MJDREFF", "MJDREF", "TIMESYS", "TIMEUNIT")
 
 
 def read_events(hdus, hdu, name):
@@ -263,15 +268,23 @@ def read_events(hdus, hdu, name):
         raise InputError(f"energies must be positive; got {energy.min():g} GeV; check the events")
     vectors = rotate(vectors_from_lonlat(lon, lat), frame_rotation(found[0][2]))
     identity |= {"x": vectors[:, 0], "y": vectors[:, 1]}
-    times = find_hdu(hdus, "GTI")
-    good_times = np.zeros((0, 2))
-    if {"START", "STOP"} <= set(getattr(getattr(times, "columns", None), "names", ())):
-        good_times = np.column_stack([values_of(times, key) for key in ("START", "STOP")])
     headers = (hdu.header, hdus[0].header)
+    clock = {key: hdu.header[key] for key in _CLOCK if key in hdu.header}
     stated = [
         next(filter(None, map(f, headers)), None) for f in (stated_footprint, header_range_gev)
     ]
-    return EventList(name, Photons(vectors, energy), identity, *stated, good_times)
+    photons = Photons(vectors, energy)
+    return EventList(name, photons, identity, *stated, good_times_of(hdus), clock)
+
+
+def good_times_of(hdus):
+    """Start and stop (m, 2) in seconds of the good time intervals of an open file, in order."""
+    times = find_hdu(hdus, "GTI")
+    if not {"START", "STOP"} <= set(getattr(getattr(times, "columns", None), "names", ())):
+        return np.zeros((0, 2))
+    intervals = np.column_stack([values_of(times, key) for key in ("START", "STOP")]).astype(float)
+    intervals = intervals[np.isfinite(intervals).all(axis=1)]
+    return intervals[np.argsort(intervals[:, 0], kind="stable")]
 
 
 def _angle_deg(values, unit, what):
@@ -321,12 +334,17 @@ def _holds(outer, inner):
     return apart + inner.radius_deg <= outer.radius_deg + 1e-6
 
 
-def join_events(lists):
-    """Photons, footprint, energy range and good time of several event lists together.
+def join_events(lists, *, with_times=False):
+    """Photons, footprint, energy range and good times of several event lists together.
 
-    A photon that stands in them twice is counted once.
+    A photon that stands in them twice is counted once. ``with_times`` the photons keep theirs.
     """
     photons = Photons.concatenate([part.photons for part in lists])
+    if with_times:
+        missing = [part.name for part in lists if "TIME" not in part.identity]
+        if missing:
+            raise InputError(f"events with a column TIME were expected; got {missing[0]} without")
+        photons = replace(photons, time=np.concatenate([p.identity["TIME"] for p in lists]))
     again = _repeated(lists)
     if again.any():
         warn(f"{again.sum():,} photons stand in the event lists twice; each is counted once", 6)
@@ -343,7 +361,7 @@ def join_events(lists):
         )
         warn(f"{found} GeV, the energy cut of all event lists, and are left out", 6)
         photons = photons.select(~outside)
-    return photons, footprint, stated, _good_time(np.concatenate([p.good_times for p in lists]))
+    return photons, footprint, stated, _union([part.good_times for part in lists])
 
 
 def _repeated(lists):
@@ -359,12 +377,13 @@ def _repeated(lists):
     return again
 
 
-def _good_time(intervals):
-    """Total length in seconds of the union of intervals (n, 2)."""
-    intervals = intervals[np.isfinite(intervals).all(axis=1)]
+def _union(lists):
+    """Intervals (m, 2) in order and without overlaps that several lists of them cover together."""
+    intervals = np.concatenate(lists)
     start, stop = intervals[np.argsort(intervals[:, 0])].T
     ended = np.maximum.accumulate(np.append(-np.inf, stop))[:-1]
-    return float(np.sum(np.maximum(stop - np.maximum(start, ended), 0)))
+    joined = np.column_stack([np.maximum(start, ended), stop])
+    return joined[joined[:, 0] < joined[:, 1]]
 
 
 def estimate_footprint(vectors):

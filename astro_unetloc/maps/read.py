@@ -39,6 +39,7 @@ from astro_unetloc.maps.selection import (
     wcs_edges_gev,
 )
 from astro_unetloc.maps.skymap import SkyMap, expected_counts, pixels_of
+from astro_unetloc.maps.times import clipped, dates_of, parse_time_range
 from astro_unetloc.sphere import lonlat_from_vectors
 
 # Positions cannot be better than the pixels of a map; wider ones are warned about and flagged.
@@ -53,8 +54,9 @@ _DSS_KEY = re.compile(r"DS(TYP|VAL|UNI|REF)\d+$")
 
 
 def read_map(
-    map, *, energy_range=None, exposure=None, background=None, psf=None, exposure_frame=None
-):
+    map, *, energy_range=None, exposure=None, background=None, psf=None, exposure_frame=None,
+    time_range=None,
+):  # fmt: skip
     """Read counts from a file or an object.
 
     Parameters
@@ -75,6 +77,9 @@ def read_map(
         of the photons of a Gaussian, such as ``0.06 * u.deg``.
     exposure_frame : {"galactic", "icrs"}, optional
         Frame of a HEALPix exposure without COORDSYS.
+    time_range : pair of float, optional
+        Of events, the first and the last time in seconds as in the event list (MET). The sky that
+        they cover is that of the whole list. The photons keep their times.
 
     Returns
     -------
@@ -100,9 +105,10 @@ def read_map(
     given = {
         "map": map, "exposure": exposure, "exposure_frame": exposure_frame,
         "background": background, "psf": psf, "energy_range": energy_range,
+        "time_range": time_range,
     }  # fmt: skip
     given = {name: part for name, part in given.items() if part is not None}
-    energy_range = parse_energy_range(energy_range)
+    energy_range, time_range = parse_energy_range(energy_range), parse_time_range(time_range)
     companions = {
         "exposure": read_exposure(exposure, frame=exposure_frame),
         "background": read_background(background),
@@ -110,10 +116,12 @@ def read_map(
     }
     companions = {name: value for name, value in companions.items() if value is not None}
     if isinstance(map, SkyMap):
+        if time_range is not None:
+            raise InputError("time_range must be given when events are read; got a map; read them")
         given = map.given | {name: part for name, part in given.items() if name != "map"}
         sky_map = _cut(replace(map, **companions, given=given), energy_range)
     else:
-        parts = _read_any(map) | companions | {"given": given}
+        parts = _read_any(map, time_range) | companions | {"given": given}
         sky_map = _make_sky_map(**parts, energy_range=energy_range)
         size = sky_map.pixel_size_deg
         if size > COARSE_PIXEL_DEG:
@@ -125,14 +133,17 @@ def read_map(
     return sky_map
 
 
-def _read_any(map):
+def _read_any(map, time_range=None):
     """Fields of a `SkyMap` from any known type; counts may still be fluxes or have no axis."""
+    is_file = isinstance(map, fits.HDUList | str | Path | list | tuple)
+    if time_range is not None and not is_file:
+        raise InputError(f"a time range needs an event list; got {type(map).__name__}; give events")
     if isinstance(map, fits.HDUList):  # which is a list
         name = str(map.filename() or "HDUList")
         check_cards(map, name)
-        return _join([_read_hdus(map, name)])
+        return _join([_read_hdus(map, name)], time_range)
     if isinstance(map, (str, Path, list, tuple)):
-        return _join([_read_file(path) for path in input_paths(map)])
+        return _join([_read_file(path) for path in input_paths(map)], time_range)
     if isinstance(map, Map) and not map.geom.is_region:
         return {"counts": map, "name": type(map).__name__, "header": _plain_header(map)}
     if any(base.__name__ == "MapDataset" for base in type(map).__mro__):
@@ -190,23 +201,36 @@ def _read_file(path):
         return _read_hdus(hdus, path.name) | {"checksum": checksum}
 
 
-def _join(parts):
+def _join(parts, time_range=None):
     """Fields of one `SkyMap` from those of one or several files; event lists become one."""
     first, lists = parts[0], [events for part in parts for events in part.get("lists", ())]
     others = [part["name"] for part in parts if "lists" not in part]
     if others and len(parts) > 1:
         raise InputError(f"several files must be event lists; got {others[0]}; give one map")
     if not lists:
+        if time_range is not None:
+            raise InputError(
+                f"a time range needs an event list; got the map {first['name']}; give events"
+            )
         return first
-    events, footprint, stated_range, good_time = join_events(lists)
+    with_times = time_range is not None
+    events, footprint, stated_range, good_times = join_events(lists, with_times=with_times)
     stated = [stated_selection(part["header"]) | {"energy_gev": None} for part in parts]
     if stated.count(stated[0]) < len(stated):
         warn(f"the event lists are other selections of events: {first['name']} and others", 6)
-    header = first["header"] | ({"ONTIME": good_time} if good_time else {})
+    header = dict(first["header"])
     for key, ends in (("DATE-OBS", min), ("DATE-END", max)):
         dates = [str(part["header"][key]) for part in parts if key in part["header"]]
         header |= {key: ends(dates)} if dates else {}
+    if with_times:  # what the whole list covers, the sky and energies, is that of each part
+        stated_range = stated_range or _range_of_events(events.energy)
+        events = events.select((events.time >= time_range[0]) & (events.time < time_range[1]))
+        good_times = clipped(good_times, time_range)
+        header |= lists[0].clock | dates_of(time_range, lists[0].clock)
+    if len(good_times):
+        header["ONTIME"] = float(np.diff(good_times).sum())
     return {
+        "good_times": good_times,
         "name": ", ".join(part["name"] for part in parts),
         "checksum": ", ".join(part["checksum"] for part in parts if "checksum" in part),
         "header": header,

@@ -235,6 +235,7 @@ class SkyMap:
     exposure: object = None  # SurveyExposure, MapExposure or None
     background: Map | None = None  # expected counts per pixel and energy bin
     psf: object = None  # KingPSF, TablePSF, PSFMap, PSFKernel; None is the built-in one
+    good_times: np.ndarray | None = None  # (m, 2) start and stop in seconds, of events
     name: str = ""  # of the file or object
     checksum: str = ""  # sha256 of the file
     header: dict = field(default_factory=dict)  # DSS cuts, telescope and dates of the input

@@ -104,6 +104,7 @@ class Counts:
     pixel: np.ndarray | None  # (n_positions,), None for events
     energy_edges: np.ndarray  # (n_energy + 1,), GeV
     band_edges: np.ndarray  # (n_band + 1,), GeV, of the bands of the catalogue
+    time: np.ndarray | None = None  # (n_bins,), seconds, of events that keep their times
 
     @property
     def n_energy(self):
@@ -164,8 +165,8 @@ def gather_counts(sky_map, band_edges):
         energy_bin = np.searchsorted(edges, energy[inside], side="right") - 1
         energy_bin = np.minimum(energy_bin, len(edges) - 2)
         vectors, first = sky_map.events.vectors[inside], np.arange(len(inside) + 1)
-        number = np.ones(len(inside))
-        return Counts(sky_map, vectors, first, energy_bin, number, None, edges, band_edges)
+        number, time = np.ones(len(inside)), sky_map.events.select(inside).time
+        return Counts(sky_map, vectors, first, energy_bin, number, None, edges, band_edges, time)
     if len(edges):
         first = np.searchsorted(sky_map.energy_edges, edges[0])
         counts = sky_map.planes[first : first + len(edges) - 1]

@@ -173,9 +173,9 @@ class FieldFit:
         }
 
     def fit_spectra(self):
-        """`SourceState` of the sources with counts and indices fitted at the given positions."""
+        """The results of `maximize`, counts and indices fitted at the given positions."""
         n_rounds = self.config.n_rounds
-        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)[0]
+        return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)
 
     def _maximize(self, parameters, background, n_rounds, free):
         options = {"n_rounds": n_rounds, "colors": self._colors, "free": free}
@@ -392,7 +392,7 @@ def measure_sources(
     result, vectors = sources.copy(), glon_glat_vectors(sources)
     config = MeasurementConfig() if config is None else config
     run = partial(FieldFit.run, flux_range=flux_range, grid=grid, fixed=fixed)
-    values = _fit_groups(vectors, sky_map, band_edges, config, run)
+    values = fit_in_groups(vectors, sky_map, band_edges, config, run)
     for name in (*([] if fixed else _ELLIPSES), "Sqrt_TS", *_SPECTRUM):
         set_column(result, name, values.get(name, np.full(len(result), np.nan)))
     for name in BAND_COLUMNS:
@@ -419,8 +419,11 @@ def measure_sources(
     return result
 
 
-def _fit_groups(vectors, sky_map, band_edges, config, run):
-    """Results (n, ...) of ``run`` of a `FieldFit`, all sources; empty where nothing is fitted."""
+def fit_in_groups(vectors, sky_map, band_edges, config, run):
+    """Return a dict of the results (n, ...) of ``run``, a function of a `FieldFit`.
+
+    They are those of all sources at vectors (n, 3); empty where nothing is fitted.
+    """
     if not len(vectors):
         return {}
     counts = gather_counts(sky_map, band_edges)

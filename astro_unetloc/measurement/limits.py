@@ -30,6 +30,8 @@ from astro_unetloc.sphere import neighbors, separation_deg
 from astro_unetloc.unet.model import MAX_FLUX_GEV
 
 _LEVEL = 0.95
+# Limits that are computed at once.
+_MAX_LIMITS = 5000
 # Pairs of a position and a counts bin that are held at once.
 _MAX_PAIRS = 1e6
 # Steps of the fit of background and counts at each position.
@@ -62,7 +64,7 @@ class _TestPositions:
         self.expected = (self.fraction * contained * field.weight).sum(axis=1)
         known = known[np.unique(neighbors(field.vectors, known, 2 * regions.radius_deg)[1])]
         fit = FieldFit(known, field.setup)
-        state = fit.fit_spectra()
+        state, _, _ = fit.fit_spectra()
         self._known_counts = state.counts[:, None] * state.fraction[0]
         self._npred_by_known = fit.likelihood.npred_by_source(state)
         self.npred_known = self._npred_by_known.sum(axis=1)[regions.pairs.bin]
@@ -297,6 +299,24 @@ class _ProfileLikelihood:
         hessian += 1e-3 * np.eye(len(parts))  # components without counts keep their factor
         change = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         return np.clip(logs + np.clip(change, -1.0, 1.0), -12.0, 12.0)
+
+
+def counts_limits(source, number, density, others, expected):
+    """95 % upper limits (n,) on the counts of n sources on top of known expected counts.
+
+    Arrays (m,) of counts bins: the source, the counts, the expected counts of one count of the
+    source, and those of all else; ``expected`` (n,) of one count are in all bins of a source.
+    """
+    limits = np.empty(len(expected))
+    for rows in np.array_split(np.arange(len(expected)), len(expected) // _MAX_LIMITS + 1):
+        inside = np.flatnonzero(np.isin(source, rows))
+        pairs = Pairs(source[inside] - rows[:1].sum(), *np.zeros((5, len(inside))))
+        # a component that does not count
+        parts = {"components": np.full((len(inside), 1), 1e-30), "total": np.zeros((len(rows), 1))}
+        limits[rows] = _ProfileLikelihood(
+            pairs, number[inside], density[inside], expected[rows], fixed=others[inside], **parts
+        ).upper_bound()
+    return limits
 
 
 def _quantile(counts, log_likelihood):

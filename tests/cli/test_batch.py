@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from astropy.io import fits
 
 from astro_unetloc import read_catalog
 
@@ -42,3 +43,19 @@ def test_wrong_use_is_one_line(refused, maps):
     refused("--cores and --cluster exclude", *"batch a.fits -o o --cores 2 --cluster x".split())
     refused("Missing option '-o'", "batch", "a.fits")
     refused("must have an address such as", *"batch a.fits -o o --cluster http://x:1".split())
+
+
+def test_slices_of_time_are_reported(passes, real_data):
+    events = real_data / "gc" / "fermi-3fhl-gc-events.fits.gz"
+    words = "--time-bins 300000000,380000000,460250000 --region 0 0 2 --frame galactic".split()
+    _, stderr = passes("batch", events, "-o", "out", "--cores", 1, *words, "--no-classify")
+    *_, variable, maps = stderr.splitlines()
+    assert " vary between 2 slices of time (by chance less than 0.001) -> out/variab" in variable
+    assert maps.endswith("in 3 of 3 maps -> out/catalogs.fits")
+    curves = fits.getdata("out/lightcurve.fits", 1)
+    assert len(curves) == 2 * len(read_catalog("out/variability.fits")) > 0
+
+
+def test_slices_of_what_is_no_event_list_are_refused(refused, maps):
+    refused("a time range needs an event list", *"batch a.fits -o out --time-bins 30d".split())
+    refused("goes with --time-bins", *"batch a.fits -o out --slice-exposure e.fits".split())

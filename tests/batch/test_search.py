@@ -10,7 +10,8 @@ from astropy.io import fits
 from conftest import skip_unless_in_ci
 from made_files import cube_hdus
 
-from astro_unetloc import batch, find_sources, find_sources_in, read_catalog
+from astro_unetloc import find_sources, find_sources_in, read_catalog
+from astro_unetloc.batch import search
 from astro_unetloc.catalog.columns import COLUMNS
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.executors import process_pool, usable_cores
@@ -38,13 +39,13 @@ def maps(tmp_path):
 @pytest.fixture
 def searched(monkeypatch):
     """Names of the maps that are searched, in this process."""
-    names, detect = [], batch.detect
+    names, detect = [], search.detect
 
     def noted(map, **options):
         names.append(os.path.basename(map))
         return detect(map, **options)
 
-    monkeypatch.setattr(batch, "detect", noted)
+    monkeypatch.setattr(search, "detect", noted)
     return names
 
 
@@ -192,10 +193,10 @@ def test_map_whose_workers_are_lost_fails_alone(maps, tmp_path):
     class Losing(ThreadPoolExecutor):
         """Loses the workers of one map."""
 
-        def submit(self, function, search):
-            if search.name == "map0":
+        def submit(self, function, given):
+            if given.name == "map0":
                 return super().submit(self.lose)
-            return super().submit(function, search)
+            return super().submit(function, given)
 
         def lose(self):
             raise ChildProcessError("expected a worker to live")
@@ -228,7 +229,7 @@ def test_workers_share_the_cores(maps, tmp_path, monkeypatch):
         cores.append(usable_cores())
         raise InputError("nothing to do")
 
-    monkeypatch.setattr(batch, "detect", noted)
+    monkeypatch.setattr(search, "detect", noted)
     with ThreadPoolExecutor(2) as pool:
         find_sources_in(maps, tmp_path / "a", executor=pool, n_cores=6)
         find_sources_in(maps, tmp_path / "b", executor=pool)

@@ -4,27 +4,31 @@ The catalogues do not depend on the number of workers. Workers return the conten
 this process writes them, so that a cluster needs to share the maps but not the folder.
 """
 
-import inspect
-import json
-import os
-import re
 import time
 import warnings
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 
-import joblib
-import numpy as np
 from astropy.table import QTable
 from tqdm import tqdm
 
+from astro_unetloc.batch.state import (
+    SUFFIXES,
+    as_text,
+    checked_options,
+    differences,
+    is_done,
+    read_state,
+    remove_catalogues,
+    searches_of,
+    texts_of_options,
+    write_state,
+)
 from astro_unetloc.catalog.read import join_catalogs, read_catalog
 from astro_unetloc.catalog.table import creator
 from astro_unetloc.catalog.write import file_content
-from astro_unetloc.exceptions import InputError, UnetlocWarning, counted, warn
+from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.executors import (
     limited_cores,
     local_workers,
@@ -34,33 +38,14 @@ from astro_unetloc.executors import (
 )
 from astro_unetloc.files import (
     check_outputs,
-    checksum,
     locked_folder,
-    split_choice,
     write_files,
 )
-from astro_unetloc.maps.read import input_paths
-from astro_unetloc.pipeline import as_seed, check_finder, detect, find_sources, score_limits
-from astro_unetloc.unet.model import load_model
+from astro_unetloc.pipeline import detect
 
-STATE, ALL = "state.json", "catalogs.fits"
-# Files of the folder that are no catalogue of a map.
-_RESERVED = {"state", "catalogs", "variability", "lightcurve"}
-_SUFFIXES = ".fits", ".reg"
-_ENDING = re.compile(r"(\.(fits?|ya?ml|txt))?(\.(gz|bz2|xz|fz))?$", re.IGNORECASE)
+ALL = "catalogs.fits"
 # Searches that are submitted and not yet finished; the results of few are held at once.
 _N_PENDING = 200
-_PATTERN = set("*?[")
-
-
-@dataclass(frozen=True)
-class Search:
-    """A map that is searched, and what distinguishes its search from those of other maps."""
-
-    name: str  # of its files
-    map: object  # what `find_sources` takes
-    own: dict  # options of `read_map` for this map alone
-    inputs: dict  # sha256 of each of its files
 
 
 def find_sources_in(
@@ -126,135 +111,43 @@ def find_sources_in(
 
 
 def search_all(
-    maps, folder, *, own, executor, n_cores, overwrite, progress, frame, options
+    maps, folder, *, own, executor, n_cores, overwrite, progress, frame, options, stated=None,
+    others=(),
 ):  # fmt: skip
-    """Do the work of `find_sources_in`; ``own`` are options of `read_map` of the maps by name."""
-    options = _checked(options)
+    """Do the work of `find_sources_in`.
+
+    ``own`` are options of `read_map` of single maps by name, ``stated`` further options of the
+    folder, ``others`` names of files that the caller will write there.
+    """
+    options = checked_options(options)
     folder, progress = Path(folder), tqdm if progress is True else progress or None
-    stated = {name: _stated(value) for name, value in sorted(options.items())} | {"frame": frame}
+    stated = {"frame": frame} | (stated or {})
+    stated |= {name: as_text(value) for name, value in sorted(options.items())}
     with locked_folder(folder):
-        state = _read_state(folder)
+        state = read_state(folder)
         if state.get("options", stated) != stated:
             if not overwrite:
-                raise InputError(_differences(folder, state["options"], stated))
+                raise InputError(differences(folder, state["options"], stated))
+            remove_catalogues(folder, state)
             state = {}
         known = state.get("maps", {})
-        searches = _searches(maps, own, known)
-        fresh = [s.name + suffix for s in searches if s.name not in known for suffix in _SUFFIXES]
-        fresh += [] if state else [ALL]
+        searches = searches_of(maps, own, known)
+        fresh = [s.name + suffix for s in searches if s.name not in known for suffix in SUFFIXES]
+        fresh += [] if state else [ALL, *others]
         check_outputs([folder / name for name in fresh], overwrite=overwrite)
         entries = {
             s.name: known[s.name]
-            if not overwrite and _is_done(s, known.get(s.name), folder)
-            else {"inputs": s.inputs, "own": _texts(s.own), "status": "waiting"}
+            if not overwrite and is_done(s, known.get(s.name), folder)
+            else {"inputs": s.inputs, "own": texts_of_options(s.own), "status": "waiting"}
             for s in searches
         }
         state = {"creator": creator(), "options": stated, "maps": known | entries}
-        _write_state(folder, state)
+        write_state(folder, state)
         missing = [s for s in searches if entries[s.name]["status"] != "done"]
         _search_missing(missing, folder, state, executor, n_cores, progress, frame, options)
         if missing or not (folder / ALL).exists():
             _write_all(folder, state)
     return _table(searches, state)
-
-
-def _checked(options):
-    """Options of `find_sources` that a worker in another directory understands, or an error."""
-    known = set(inspect.signature(find_sources).parameters) - {"map", "progress"}
-    if unknown := sorted(options.keys() - known):
-        raise TypeError(
-            f"options must be those of find_sources; got {', '.join(unknown)}; "
-            f"choose among {', '.join(sorted(known))}"
-        )
-    score_limits(options.get("threshold"), options.get("purity"))
-    check_finder(options.get("finder", "unet"), options.get("measure", True))
-    options = {name: _absolute(value) for name, value in options.items() if value is not None}
-    if "rng" in options:
-        options["rng"] = as_seed(options["rng"])
-    if "model" in options:
-        options["model"] = load_model(options["model"]).path
-    return options
-
-
-def _absolute(value):
-    """An option whose files are absolute paths."""
-    if isinstance(value, list | tuple):
-        return type(value)(map(_absolute, value))
-    is_file = isinstance(value, str | Path) and split_choice(value)[0].exists()
-    return os.path.abspath(Path(value).expanduser()) if is_file else value
-
-
-def _stated(value):
-    """An option as the state holds it: text, with the checksum of a file or an object."""
-    if isinstance(value, list | tuple):
-        return [_stated(part) for part in value]
-    if isinstance(value, str | Path) and split_choice(value)[0].is_file():
-        return f"{Path(value).name} sha256 {checksum(value)}"
-    if value is None or isinstance(value, str | Path | bool | int | float | np.generic):
-        return str(value)
-    is_text = type(value).__module__.startswith(("astropy", "regions"))
-    return repr(value) if is_text else f"{type(value).__name__} {joblib.hash(value)}"
-
-
-def _texts(own):
-    return {name: _stated(value) for name, value in own.items()}
-
-
-def _searches(maps, own, known):
-    """`Search` of each map; a map of the state keeps its name."""
-    if isinstance(maps, str | Path) or not len(maps):
-        raise InputError(f"maps must be a list of one or more maps; got {maps!r}; give a list")
-    names = {tuple(entry["inputs"]): name for name, entry in known.items()}
-    searches, taken = [], set()
-    for given, map in maps.items() if isinstance(maps, dict) else ((None, map) for map in maps):
-        map, inputs = _inputs(map)
-        if given is None and tuple(inputs) in taken:
-            raise InputError(f"maps must differ; got {', '.join(inputs)} twice; drop one")
-        taken.add(tuple(inputs))
-        name = _given_name(given) or names.get(tuple(inputs)) or _new_name(inputs, names.values())
-        names[tuple(inputs)] = name
-        searches.append(Search(name, map, own.get(given, {}), inputs))
-    return searches
-
-
-def _inputs(map):
-    """A map with absolute paths, and the sha256 of each of its files."""
-    if not isinstance(map, str | Path | list | tuple):
-        return map, {f"{type(map).__name__} {joblib.hash(map)}": ""}
-    for path in [map] if isinstance(map, str | Path) else map:
-        if _PATTERN & set(str(path)) and not split_choice(path)[0].exists():
-            found = input_paths(path)
-            raise InputError(
-                f"each map must be a file; got the pattern {str(path)!r} of "
-                f"{counted(sum(p.exists() for p in found), 'file')}; leave out its quotes so that "
-                "the shell lists them, or write names into a file and give @list.txt for one map"
-            )
-    paths = [os.path.abspath(path) for path in input_paths(map)]
-    return paths[0] if len(paths) == 1 else paths, {path: checksum(path) for path in paths}
-
-
-def _given_name(name):
-    """A name of files that was given; None if none was."""
-    if name is None or re.fullmatch(r"\w[\w.+-]*", name) and name.lower() not in _RESERVED:
-        return name
-    raise InputError(f"names of maps must be names of files; got {name!r}; use letters and digits")
-
-
-def _new_name(inputs, taken):
-    """Name of the files of a map, that of its first file; a number follows if it is taken."""
-    first = split_choice(next(iter(inputs)))[0].name
-    stem = re.sub(r"[^\w.+-]", "_", _ENDING.sub("", first)) or "map"
-    used = _RESERVED | {name.lower() for name in taken}  # some file systems ignore capitals
-    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-    return next(name for name in names if name.lower() not in used)
-
-
-def _is_done(search, entry, folder):
-    """Whether a map was searched with the same files, and its catalogue is there."""
-    if entry is None or entry["status"] != "done":
-        return False
-    same = entry["inputs"] == search.inputs and entry["own"] == _texts(search.own)
-    return same and all((folder / f"{search.name}{suffix}").exists() for suffix in _SUFFIXES)
 
 
 def _search_missing(missing, folder, state, executor, n_cores, progress, frame, options):
@@ -283,7 +176,7 @@ def _search_missing(missing, folder, state, executor, n_cores, progress, frame, 
             paths = {folder / f"{search.name}{suffix}": files[suffix] for suffix in files}
             write_files(paths, overwrite=True)
             entry |= outcome
-            _write_state(folder, state)
+            write_state(folder, state)
 
 
 def _search(search, *, frame, n_cores, options):
@@ -298,7 +191,7 @@ def _search(search, *, frame, n_cores, options):
                 "status": "done",
                 "n_sources": len(run.catalog),
                 "n_failed": run.n_failed,
-                "files": {s: file_content(run.catalog, f"x{s}", frame=frame) for s in _SUFFIXES},
+                "files": {s: file_content(run.catalog, f"x{s}", frame=frame) for s in SUFFIXES},
             }
         except Exception as err:  # a map that cannot be searched does not stop the others
             outcome |= {"reason": _reason(err)}
@@ -318,39 +211,6 @@ def _lost(search, err):
     """What became of a map whose workers died."""
     failed = {"status": "failed", "n_sources": 0, "n_failed": 0, "seconds": 0.0, "warnings": []}
     return failed | {"reason": _reason(err)}
-
-
-def _read_state(folder):
-    """Content of the state of a folder; empty without one."""
-    path = folder / STATE
-    if not path.exists():
-        return {}
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        for entry in state["maps"].values():
-            entry["inputs"], entry["own"], entry["status"]
-        return {"options": state["options"], "maps": state["maps"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise InputError(
-            f"{path} must be the state of such a run; got another file; choose another folder"
-        ) from err
-
-
-def _write_state(folder, state):
-    content = json.dumps(state, indent=1, ensure_ascii=False).encode()
-    write_files({folder / STATE: content}, overwrite=True)
-
-
-def _differences(folder, before, after):
-    """Message on the options of a folder that are not those of this run."""
-    names = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
-    texts = (
-        f"{n} {before.get(n, 'not given')} before, {after.get(n, 'not given')} now" for n in names
-    )
-    return (
-        f"options must be those that made {folder}; got {'; '.join(texts)}; give the same options, "
-        "choose another folder or allow overwriting"
-    )
 
 
 def _write_all(folder, state):

@@ -1,0 +1,147 @@
+"""Slices of time of an event list: a search of each, and the light curves of all sources."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from astropy.table import QTable
+
+from astro_unetloc.batch.search import search_all
+from astro_unetloc.batch.state import name_of
+from astro_unetloc.catalog.columns import LIGHT_CURVE_COLUMNS, VARIABILITY_COLUMNS
+from astro_unetloc.catalog.read import read_catalog
+from astro_unetloc.catalog.table import with_columns
+from astro_unetloc.catalog.write import file_content
+from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.files import write_files
+from astro_unetloc.irf.exposure import read_exposure
+from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.times import as_mjd, time_slices
+from astro_unetloc.measurement.variability import light_curves
+from astro_unetloc.pipeline import as_seed, measurement_config, model_of
+from astro_unetloc.plot import plot_light_curves
+
+VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurve.png"
+# Options of a search that are those of `read_map`.
+_OF_MAP = ("exposure", "background", "psf", "exposure_frame", "energy_range")
+_EVER = -np.inf, np.inf
+
+
+class LightCurves(NamedTuple):
+    """What `find_light_curves` found."""
+
+    searches: QTable  # what became of each search, see `astro_unetloc.find_sources_in`
+    catalog: QTable | None  # sources of the whole list with ``Variability``; None if that failed
+    curves: QTable | None  # one row for each source and slice
+
+
+def find_light_curves(
+    events, folder, *, time_bins, slice_exposures=None, executor=None, n_cores=None,
+    overwrite=False, progress=None, frame="icrs", **options,
+):  # fmt: skip
+    """Search an event list and its slices of time, and return the light curves of its sources.
+
+    The folder gets what `find_sources_in` writes, for the whole list ``NAME`` and its slices
+    ``NAME-001`` and so on, and ``variability.fits``, the catalogue of the whole list with the
+    columns ``Variability`` and ``Prob_Constant``; ``lightcurve.fits``, the counts of each of its
+    sources in each slice; and ``lightcurve.png``, the most variable sources.
+
+    Parameters
+    ----------
+    events : str, path or list of paths
+        Event lists with the columns TIME and good time intervals; several are one list.
+    folder : str or path
+        Where the files are written; it is made if absent.
+    time_bins : Quantity [time], str, path or array_like
+        The slices: their length such as ``"30d"``, edges in seconds (MET) as numbers or as text
+        with commas between, or a file whose good time intervals are the slices.
+    slice_exposures : list of str or path, optional
+        The exposure of each slice. By default exposures are proportional to live times, and slices
+        without good times are left out.
+    executor, n_cores, overwrite, progress, frame : optional
+        As in `find_sources_in`.
+    **options
+        Those of `find_sources`; exposure and background are those of the whole list.
+
+    Returns
+    -------
+    LightCurves
+        Tables ``searches``, ``catalog`` and ``curves``.
+
+    Raises
+    ------
+    InputError, FileNotFoundError, FileExistsError
+        If the events, the slices or the options cannot be used.
+
+    Examples
+    --------
+    >>> from astro_unetloc import find_light_curves
+    >>> found = find_light_curves("events.fits", "months", time_bins="30d")  # doctest: +SKIP
+    >>> found.catalog["Source_Name", "Variability", "Prob_Constant"]  # doctest: +SKIP
+    """
+    parts = {name: options.get(name) for name in _OF_MAP}
+    sky_map = read_map(events, time_range=_EVER, **parts)
+    good_times = sky_map.good_times
+    if not len(good_times):
+        warn("the events have no good time intervals; taken from the first to the last event")
+        good_times = np.array([[sky_map.events.time.min(), sky_map.events.time.max()]])
+    slices, live = time_slices(time_bins, good_times)
+    exposures = [None] * len(slices) if slice_exposures is None else list(slice_exposures)
+    if len(exposures) != len(slices):
+        raise InputError(
+            f"slice_exposures must be one for each of the {len(slices)} slices with good times; "
+            f"got {len(exposures)}; give them in the order of the slices"
+        )
+    name, width = name_of(events), max(len(str(len(slices))), 3)
+    own = {name: {}}
+    for number, (slice_, exposure) in enumerate(zip(slices.tolist(), exposures), 1):
+        of_slice = {"time_range": slice_, "exposure": exposure, "background": None}
+        own[f"{name}-{number:0{width}d}"] = of_slice
+    searches = search_all(
+        dict.fromkeys(own, events), folder, own=own, executor=executor, n_cores=n_cores,
+        overwrite=overwrite, progress=progress, frame=frame, options=options,
+        stated={"time_bins": str(time_bins)}, others=(VARIABILITY, CURVES, PICTURE),
+    )  # fmt: skip
+    if searches["Status"][0] != "done":
+        return LightCurves(searches, None, None)
+    frame = parts["exposure_frame"]
+    if slice_exposures is not None:
+        exposures = [read_exposure(exposure, frame=frame) for exposure in exposures]
+    catalog, curves = _light_curves(
+        read_catalog(Path(folder) / f"{name}.fits"), sky_map, slices, live / _length(good_times),
+        None if slice_exposures is None else exposures, options,
+    )  # fmt: skip
+    write_files({
+        Path(folder) / VARIABILITY: file_content(catalog, VARIABILITY),
+        Path(folder) / CURVES: file_content(curves, CURVES),
+        Path(folder) / PICTURE: lambda path: plot_light_curves(catalog, curves, path=path),
+    }, overwrite=True)  # fmt: skip
+    return LightCurves(searches, catalog, curves)
+
+
+def _length(intervals):
+    return float(np.diff(intervals, axis=1).sum())
+
+
+def _light_curves(catalog, sky_map, slices, live, exposures, options):
+    """Catalogue with the variability of its sources, and the table of their light curves."""
+    model = model_of(sky_map, options.get("model"), options.get("finder", "unet"))
+    found = light_curves(
+        catalog, sky_map, slices=slices, live=live, exposures=exposures,
+        band_edges=model.band_edges, flux_range=model.flux_range,
+        config=measurement_config(sky_map, model, systematic=0.0),
+        seed=as_seed(options.get("rng", 0)),
+    )  # fmt: skip
+    n, m = len(catalog), len(slices)
+    variability = [found.get(key, np.full(n, np.nan)) for key in ("variability", "probability")]
+    catalog = with_columns(catalog, VARIABILITY_COLUMNS, variability)
+    per_count = found.get("flux_per_count")
+    values = [*slices.T, *as_mjd(slices, sky_map.header).T]
+    values = [np.tile(column, n) for column in values]
+    for key in ("exposure", "counts", "counts_err", "counts_ul", "sqrt_ts"):
+        values.append(found.get(key, np.full((n, m), np.nan)))
+    values += [(per_count if found else np.nan) * column for column in values[5:8]]
+    names = np.repeat(np.asarray(catalog["Source_Name"]), m)
+    curves = QTable({"Source_Name": names}, meta=dict(catalog.meta))
+    values = [np.reshape(column, -1) for column in values]
+    return catalog, with_columns(curves, LIGHT_CURVE_COLUMNS, values)
