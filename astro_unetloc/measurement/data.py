@@ -50,7 +50,7 @@ class MeasurementConfig:
     # photons of a source are looked for up to where those farther away are less than half a
     # photon, or less than this part of the noise of the counts of a region of interest
     left_out: float = 0.02
-    max_pairs: float = 3e6  # of source and counts bin in a group of sources that is fitted together
+    max_pairs: float = 2e6  # of source and counts bin in a group of sources that is fitted together
     # Relative systematic error of the background under the PSF (arXiv:1902.10045, section 3.2);
     # counts get a smaller weight where it exceeds the Poisson error.
     systematic: float = 0.03
