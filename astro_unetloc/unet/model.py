@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -60,6 +60,8 @@ _MAX_PROBE = 10**9  # bytes of the self-test in memory; those of the shipped mod
 _INPUTS = ("counts", "coverage", "bands")
 # Patches that the network sees at once, and batches that are computed before they are taken.
 _BATCH, _AHEAD = 4, 32
+_GPU_BATCH = 64  # and at least so many patches for it
+_LOADING = Lock()  # one thread hides the greeting of LiteRT at a time
 _THRESHOLD = 0.8  # of a model without a network
 
 
@@ -163,14 +165,14 @@ class Model:
         """Functions of (counts, coverage, bands) that return probabilities, none of them in use."""
         return deque()
 
-    def _run(self, **inputs):
+    def _run(self, idle, **inputs):
         """Probabilities, by a function that no other thread uses meanwhile."""
         try:
-            run = self._idle.pop()
+            run = idle.pop()
         except IndexError:
             run = self._runner()
         output = run(**inputs)
-        self._idle.append(run)
+        idle.append(run)
         return output
 
     def _runner(self):
@@ -180,7 +182,7 @@ class Model:
         except ImportError:
             log.info("LiteRT is not installed; TensorFlow runs the network")
             return self._keras_runner
-        with _silent_stderr():
+        with _LOADING, _silent_stderr():
             interpreter = Interpreter(str(self.folder / "unet.tflite"), num_threads=1)
             interpreter.allocate_tensors()
         run = interpreter.get_signature_runner()
@@ -200,13 +202,22 @@ class Model:
 
         return run
 
-    def predict(self, counts, coverage, bands, *, keras=False, progress=None):
+    @cached_property
+    def _sees_gpu(self):
+        """Whether TensorFlow sees a GPU; it is loaded, which takes seconds, if there may be one."""
+        if not any(list(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd")):
+            return False
+        from tensorflow import config
+
+        return bool(config.list_physical_devices("GPU"))
+
+    def predict(self, counts, coverage, bands, *, keras=None, progress=None):
         """Return the probability of each class in each pixel, float32 (n, ny, nx, n_class).
 
         ``counts`` (n, ny, nx, n_band) are photons, ny and nx divisible by 16; ``coverage``
         (n, ny, nx, 1) is 1 where observed; ``bands`` (n_band, 4) or (n, n_band, 4) come from
         `astro_unetloc.maps.patches.band_inputs`. With ``keras`` the Keras backend runs
-        ``unet.keras``.
+        ``unet.keras``, by default for many patches where there is a GPU.
         """
         parts = self.predict_batches(counts, coverage, bands, keras=keras, progress=progress)
         probability = np.empty((*counts.shape[:3], len(self.classes)), dtype=np.float32)
@@ -214,20 +225,24 @@ class Model:
             probability[rows] = part
         return probability
 
-    def predict_batches(self, counts, coverage, bands, *, keras=False, progress=None):
+    def predict_batches(self, counts, coverage, bands, *, keras=None, progress=None):
         """Yield slices of rows and their probabilities as of `predict`, one after the other.
 
         The network sees the next rows in other threads meanwhile.
         """
-        n_band = len(self.band_edges) - 1
+        n_band, n = len(self.band_edges) - 1, len(counts)
         if counts.ndim != 4 or counts.shape[3] != n_band or np.any(np.mod(counts.shape[1:3], 16)):
             raise InputError(
                 f"counts must be (n, ny, nx, {n_band}) with ny and nx divisible by 16; got "
                 f"{counts.shape}; project the map with the bands of model {self.name}"
             )
-        run, n = (self._keras_runner if keras else self._run), len(counts)
+        size = _BATCH
+        if keras is None and n >= _GPU_BATCH and self._sees_gpu:
+            keras, size = True, _GPU_BATCH
+            log.info("the network runs on a GPU")
+        run = self._keras_runner if keras else partial(self._run, self._idle)
         bands = np.broadcast_to(bands, (n, *np.shape(bands)[-2:]))
-        slices = [slice(start, start + _BATCH) for start in range(0, n, _BATCH)]
+        slices = [slice(start, start + size) for start in range(0, n, size)]
 
         def predict(rows):
             return run(**_inputs(counts[rows], coverage[rows], bands[rows]))
@@ -244,7 +259,7 @@ class Model:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def check(self, *, keras=False):
+    def check(self, *, keras=None):
         """Raise an error unless the fast path, or ``unet.keras``, passes the self-test."""
         try:
             with np.load(self.folder / "probe.npz") as probe:

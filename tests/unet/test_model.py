@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import astropy  # noqa: F401 (takes over the showing of warnings when first imported)
 import numpy as np
@@ -124,6 +125,25 @@ def test_progress_wraps_the_batches(model):
 def test_images_that_do_not_fit_the_network_are_refused(model, shape):
     with pytest.raises(ValueError, match=r"must be \(n, ny, nx, 5\) .* divisible by 16; got"):
         model.predict(np.zeros(shape), np.zeros((1, 128, 128, 1)), np.zeros((5, 4)))
+
+
+def test_many_patches_run_on_a_gpu(model, monkeypatch):
+    inputs = [np.repeat(a[..., :32, :32, :] if a.ndim == 4 else a, 25, axis=0) for a in
+              real_like_patches()]  # fmt: skip
+    slow = model.predict(*inputs, keras=False)
+    monkeypatch.setitem(vars(model), "_sees_gpu", True)  # and Keras runs them wherever it can
+    sizes = [len(part) for _, part in model.predict_batches(*inputs)]
+    assert sizes == [64, 11]
+    np.testing.assert_allclose(model.predict(*inputs), slow, atol=1e-5)
+
+
+@pytest.mark.skipif(not list(Path("/dev").glob("nvidia[0-9]*")), reason="no GPU in this machine")
+def test_tensorflow_uses_the_gpu(model):
+    inputs = [np.repeat(a, 25, axis=0) for a in real_like_patches()]
+    assert model._sees_gpu
+    np.testing.assert_allclose(
+        model.predict(*inputs), model.predict(*inputs, keras=False), atol=1e-3
+    )
 
 
 def test_keras_runs_where_litert_is_missing(model, monkeypatch):
