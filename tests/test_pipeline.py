@@ -23,6 +23,7 @@ from astro_unetloc.detection.localization import LocalizationConfig, source_tabl
 from astro_unetloc.evaluation.classes import class_scores
 from astro_unetloc.evaluation.metrics import evaluate, found_scores
 from astro_unetloc.exceptions import InputError, UnetlocWarning
+from astro_unetloc.executors import limited_cores
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.maps.photons import DiscFootprint, Photons
@@ -111,6 +112,23 @@ def test_events_in_a_cone_in_healpix_or_in_a_fine_map_give_the_same_sources(sky,
     pixels = wcs_pixels(whole_map.pixels.wcs[110:690, 90:670], (580, 580))
     cut = detect(binned_map(counts, pixels, EDGES), threshold=LOW_THRESHOLD)
     assert fraction_of_same(whole, cut, within(13), 0.05) >= FRACTION_OF_FEW
+
+
+@pytest.mark.parametrize("finder", ["unet", "both"])
+def test_cores_and_order_of_photons_do_not_change_the_catalogue(sky, finder):
+    sky = within_cone(sky, 5.0)
+    order = np.random.default_rng(1).permutation(len(sky.events))
+    shuffled = replace(sky, events=sky.events.select(order))
+    found = []
+    for photons, n_cores in ((sky, 1), (sky, 3), (shuffled, 2)):
+        with limited_cores(n_cores):
+            found.append(find_sources(photons, finder=finder, threshold=LOW_THRESHOLD))
+    assert len(found[0]) > 5
+    for name in ("Source_Name", "RAJ2000", "Score", "Sqrt_TS", "Conf_95_SemiMajor", "Prob_AGN"):
+        first, *others = (np.asarray(catalog[name]) for catalog in found)
+        np.testing.assert_array_equal(others[0], first)
+        if first.dtype.kind == "f":  # sums of photons in another order are rounded differently
+            np.testing.assert_allclose(others[1], first, rtol=1e-4)
 
 
 @pytest.mark.slow
