@@ -25,6 +25,8 @@ VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurv
 # Options of a search that are those of `read_map`.
 _OF_MAP = ("exposure", "background", "psf", "exposure_frame", "energy_range")
 _EVER = -np.inf, np.inf
+# Results of the fit in the order of `VARIABILITY_COLUMNS`.
+_OF_SOURCES = "variability", "flare", "probability"
 
 
 class LightCurves(NamedTuple):
@@ -133,7 +135,7 @@ def _light_curves(catalog, sky_map, slices, live, exposures, options):
         seed=as_seed(options.get("rng", 0)),
     )  # fmt: skip
     n, m = len(catalog), len(slices)
-    variability = [found.get(key, np.full(n, np.nan)) for key in ("variability", "probability")]
+    variability = [found.get(key, np.full(n, np.nan)) for key in _OF_SOURCES]
     catalog = with_columns(catalog, VARIABILITY_COLUMNS, variability)
     per_count = found.get("flux_per_count")
     values = [*slices.T, *as_mjd(slices, sky_map.header).T]

@@ -11,11 +11,13 @@ that belong to no source, since a telescope does not look at all directions equa
 seven years of 3FHL the Galactic centre has 0.83 to 1.31 times the photons that live times predict.
 
 ``Variability`` is the square root of twice the log-likelihood ratio between one rate for each slice
-and a constant one. With few photons in a slice its square does not follow a chi2 distribution: of
-constant sources of 20 photons in 30 slices 0.5 % instead of 10 % had a probability of chi2 below
-0.1. So the photons around each source are distributed over the slices at random, each slice with
-the probability e, which is exact for a constant sky. Beyond the highest 5 % of the simulations the
-probability by chance falls exponentially, as their mean excess shows.
+and a constant one. ``Sqrt_TS_Flare`` is the same of the slice that differs most, as a flare in one
+of many slices hardly changes the first. With few photons such ratios do not follow a chi2
+distribution: of constant sources of 20 photons in 30 slices 0.5 % instead of 10 % had a probability
+of chi2 below 0.1. So the photons around each source are distributed over the slices at random, each
+slice with the probability e, which is exact for a constant sky. The probability by chance is that
+of the larger of the two ratios, in units of their standard deviations in these simulations. Beyond
+the highest 5 % of them it falls exponentially, as their mean excess shows.
 """
 
 from functools import partial
@@ -81,8 +83,8 @@ def light_curves(
     dict
         Arrays (n, m): ``exposure``, the fraction of the exposure of the map; ``counts``,
         ``counts_err``, ``counts_ul`` (95 % limit where TS < 4, else NaN), ``sqrt_ts``, and
-        ``flux_per_count`` (NaN without an exposure). Arrays (n,): ``variability``, and
-        ``probability`` that a constant source has this variability or more. Empty without sources
+        ``flux_per_count`` (NaN without an exposure). Arrays (n,): ``variability``, ``flare``, and
+        the ``probability`` that a constant source varies as much by chance. Empty without sources
         or photons.
     """
     # the systematic error of the background is that of its shape, the same in all slices
@@ -102,30 +104,29 @@ def _run(field, *, slices, live, exposures, flux_range, seed):
     around = _photons_around(field, number, live) if exposures is None else None
     exposure, flux_per_count = _exposures(field, state.index, live, exposures, around, flux_range)
     fit = _SliceFit(field, state, background, exposure, number)
-    counts, error, ratio = fit.best_counts()
-    constant = fit.constant_log_likelihood()
-    variability = np.sqrt(2 * np.maximum(ratio.sum(axis=1) - constant, 0.0))
+    rate, constant = fit.rates()
+    unit, ts = exposure * state.counts[:, None], 2 * fit.log_likelihood(rate)
+    gain = np.maximum(ts - 2 * fit.log_likelihood(constant), 0.0)
     found = {
         "exposure": exposure,
-        "counts": counts,
-        "counts_err": error,
-        "counts_ul": np.where(2 * ratio < MIN_TS, fit.limits(2 * ratio < MIN_TS), np.nan),
-        "sqrt_ts": np.sqrt(2 * ratio),
+        "counts": rate * unit,
+        "counts_err": fit.errors(rate) * unit,
+        "counts_ul": fit.limits(ts < MIN_TS) * unit,
+        "sqrt_ts": np.sqrt(np.maximum(ts, 0.0)),
         "flux_per_count": flux_per_count,
-        "variability": variability,
+        "variability": np.sqrt(gain.sum(axis=1)),
+        "flare": np.sqrt(gain.max(axis=1)),
     }
-    found = {name: values[field.members] for name, values in found.items()}
-    core = field.regions.core.select(number[field.regions.core.bin] >= 0)
-    ratio = (state.npred / npred_other)[number[field.regions.core.bin] >= 0]
-    expected = exposure * fit.in_core[:, None]
-    probability = [
-        chance_probability(
-            variability[row] ** 2, ratio[core.source == row], expected[row],
-            rng=[seed, *np.rint((field.vectors[row] + 1) * 1e6).astype(int)],
+    used = number[field.regions.core.bin] >= 0
+    source, ratio = field.regions.core.source[used], (state.npred / npred_other)[used]
+    found["probability"] = np.ones(field.n)
+    for row in field.members:
+        seen = None if around is None else around[row]
+        rng = [seed, *np.rint((field.vectors[row] + 1) * 1e6).astype(int)]
+        found["probability"][row] = chance_probability(
+            gain[row], ratio[source == row], fit.expected[row], seen, rng=rng
         )
-        for row in field.members
-    ]  # fmt: skip
-    return found | {"probability": np.array(probability)}
+    return {name: values[field.members] for name, values in found.items()}
 
 
 def _photons_around(field, number, live):
@@ -163,120 +164,122 @@ def _exposures(field, index, live, exposures, around, flux_range):
 
 
 class _SliceFit:
-    """Rates of n sources in m slices of time, and factors of the background around them."""
+    """Counts of the cores of n sources in m slices of time, and what else is expected there.
+
+    The log-likelihood of a rate f, relative to none, is ``sum(log(1 + f ratio)) - f expected`` over
+    the counts of a slice: the exposure cancels in the ratio of the source to all else.
+    """
 
     def __init__(self, field, state, background, exposure, number):
-        reached = field.regions.reached
+        n_core, reached = len(field.regions.core), field.regions.reached
         used = number[reached.bin] >= 0
-        # of the pairs of a source and a counts bin those of its core come first, then its region
-        n_core, n_region = len(field.regions.core), len(field.regions.pairs)
-        self._n_core, self._n_region = used[:n_core].sum(), used[:n_region].sum()
-        self._bin, self._number = reached.bin[used], reached.number[used]
-        self.exposure, self.n_bins = np.maximum(exposure, _TINY), len(number)
-        self._source = reached.source[used]
-        self._cell = self._source * exposure.shape[1] + number[self._bin]
-        # expected counts of the source, in its core and of one count, and of the background
-        self._npred = field.likelihood.npred_reached(state)[used]
-        self.counts, self.in_core_of_one = state.counts, state.observed[0]
-        self.in_core = state.counts * state.observed[0]
-        self._background = background.npred[used[:n_region]]
-        in_region = self.exposure * background.in_regions.sum(axis=1)[:, None]
-        rate = factor = np.ones(exposure.shape)
-        for _ in range(_N_ROUNDS):
-            npred_source, npred_background, npred = self._expected(rate, factor)
-            of_source = self._number[: self._n_core] * npred_source / npred[: self._n_core]
-            of_background = self._number[: self._n_region] * npred_background / npred
-            rate = self._sums(of_source) / (self.exposure * self.in_core[:, None])
-            factor = (self._sums(of_background) + _PRIOR_COUNTS) / (in_region + _PRIOR_COUNTS)
-        npred_source, _, npred = self._expected(rate, factor)
-        core = slice(self._n_core)
-        others = (
-            np.maximum(npred[core] - npred_source, _TINY) * self.exposure.ravel()[self._cell[core]]
+        pairs, n_core = reached.select(used), np.count_nonzero(used[:n_core])
+        self._cell = pairs.source * exposure.shape[1] + number[pairs.bin]
+        self.expected = np.maximum(exposure * (state.counts * state.observed[0])[:, None], _TINY)
+        npred = field.likelihood.npred_reached(state)[used]
+        others = _npred_others(
+            pairs, self._cell, npred, background.npred[used[: len(background.npred)]],
+            n_core=n_core, n_bins=len(number), expected=self.expected,
+            in_region=exposure * background.in_regions.sum(axis=1)[:, None],
+        )  # fmt: skip
+        self._cell, self._source = self._cell[:n_core], pairs.source[:n_core]
+        self._number, self._ratio = pairs.number[:n_core], npred[:n_core] / others[:n_core]
+
+    def _spread(self, rate):
+        """Values (n, m) at the counts."""
+        return rate.ravel()[self._cell]
+
+    def _total(self, values):
+        """Sums (n, m) over the counts."""
+        shape = self.expected.shape
+        return sum_groups(self._cell, values, np.prod(shape)).reshape(shape)
+
+    def rates(self):
+        """Best rates (n, m), each of its slice alone, and the best constant ones (n, m)."""
+        each = _best_rates(
+            self._number, self._ratio, self.expected, spread=self._spread, total=self._total
         )
-        self._others, self._start = others, np.maximum(rate, 1e-3)
-        self._density = self._npred[core] / state.counts[self._source[core]]
-        self._ratio = self._density / others
+        constant = _best_rates(
+            self._number, self._ratio, self.expected.sum(axis=1),
+            spread=lambda rate: rate[self._source],
+            total=lambda values: sum_groups(self._source, values, len(each)),
+        )  # fmt: skip
+        return each, np.broadcast_to(constant[:, None], each.shape)
 
-    def _expected(self, rate, factor):
-        """Expected counts of an exposure of 1: own source in the core, background and all."""
-        at_pairs = rate.ravel()[self._cell] * self._npred
-        total = sum_groups(self._bin, at_pairs, self.n_bins)
-        region = slice(self._n_region)
-        background = factor.ravel()[self._cell[region]] * self._background
-        return at_pairs[: self._n_core], background, background + total[self._bin[region]]
+    def log_likelihood(self, rate):
+        """Log-likelihood ratio (n, m) between rates and none."""
+        gain = self._total(self._number * np.log1p(self._spread(rate) * self._ratio))
+        return gain - rate * self.expected
 
-    def _sums(self, values):
-        """Sums (n, m) of values at the first pairs."""
-        shape = self.exposure.shape
-        return sum_groups(self._cell[: len(values)], values, np.prod(shape)).reshape(shape)
+    def errors(self, rate):
+        """Errors (n, m) of the best rates, by the curvature of the likelihood.
 
-    def best_counts(self):
-        """Counts (n, m) of each slice alone, their errors, and the log-likelihood ratio to none.
-
-        Where no counts are best, the error is the counts at which it is half a unit less.
+        Where a rate is zero, it is the rate at which the log-likelihood is half a unit less.
         """
-        cell, number = self._cell[: self._n_core], self._number[: self._n_core]
-        observed = np.broadcast_to(self.in_core_of_one[:, None], self.exposure.shape)
-        rise, squared = self._sums(number * self._ratio), self._sums(number * self._ratio**2)
-        counts = self._start * self.exposure * self.counts[:, None]
-        for _ in range(_N_NEWTON):
-            fraction = self._ratio / (1 + counts.ravel()[cell] * self._ratio)
-            gradient = self._sums(number * fraction) - observed
-            step = gradient / np.maximum(self._sums(number * fraction**2), _TINY)
-            counts = np.clip(counts + step, counts / 4, 4 * counts + 1e-3)
-        excess = np.maximum(observed - rise, 0.0)  # where it is positive no counts are best
-        counts = np.where(excess > 0, 0.0, counts)
-        fraction = self._ratio / (1 + counts.ravel()[cell] * self._ratio)
-        squared = np.where(excess > 0, squared, self._sums(number * fraction**2))
-        error = 1 / np.maximum(excess + np.sqrt(excess**2 + squared), _TINY)
-        ratio = self._sums(number * np.log1p(counts.ravel()[cell] * self._ratio))
-        return counts, error, np.maximum(ratio - counts * observed, 0.0)
-
-    def constant_log_likelihood(self):
-        """Log-likelihood ratio (n,) between the best constant rate and none."""
-        source, number = self._source[: self._n_core], self._number[: self._n_core]
-        # of a rate of 1
-        ratio = (
-            self._ratio * (self.exposure * self.counts[:, None]).ravel()[self._cell[: self._n_core]]
-        )
-        observed = self.exposure.sum(axis=1) * self.in_core
-        return _best_rates(source, number, ratio, observed)
+        rise = self._total(self._number * self._ratio)
+        excess = np.where(rate > 0, 0.0, np.maximum(self.expected - rise, 0.0))
+        fraction = self._ratio / (1 + self._spread(rate) * self._ratio)
+        squared = self._total(self._number * fraction**2)
+        return 1 / np.maximum(excess + np.sqrt(excess**2 + squared), _TINY)
 
     def limits(self, wanted):
-        """95 % upper limits (n, m) on the counts of the slices that are wanted; NaN of others."""
-        number = np.full(wanted.size, -1)
+        """95 % upper limits (n, m) on the rates of the slices that are wanted; NaN of others."""
+        number, found = np.full(wanted.size, -1), np.full(wanted.shape, np.nan)
         number[wanted.ravel()] = np.arange(np.count_nonzero(wanted))
-        source = number[self._cell[: self._n_core]]
+        source = number[self._cell]
         rows = np.flatnonzero(source >= 0)
-        expected = np.broadcast_to(self.in_core_of_one[:, None], wanted.shape)[wanted]
-        found = np.full(wanted.shape, np.nan)
-        found[wanted] = counts_limits(
-            source[rows], self._number[rows], self._density[rows], self._others[rows], expected
-        )
+        parts = source[rows], self._number[rows], self._ratio[rows], np.ones(len(rows))
+        found[wanted] = counts_limits(*parts, self.expected[wanted])
         return found
 
 
-def _best_rates(group, number, ratio, observed):
-    """Log-likelihood (k,) at the best rate of each of k groups of counts.
+def _npred_others(pairs, cell, npred, background, *, n_core, n_bins, expected, in_region):
+    """Expected counts of all but the own source at the first pairs, for an exposure of 1.
 
-    It is ``sum(number * log(1 + rate * ratio)) - rate * observed``, 0 without a source.
+    The rates of all sources and the factors of the background are fitted in each slice. Arrays of
+    pairs are ``cell``, source and slice, and ``npred``, that of the source; those with a
+    ``background``, in the region of the source, come first, and of these ``n_core`` of its core.
     """
-    rate, n_groups = np.ones(len(observed)), len(observed)
+    region = slice(len(background))
+    rate = factor = np.ones(expected.shape)
+
+    def sums(values, cells):
+        return sum_groups(cells, values, expected.size).reshape(expected.shape)
+
+    for number in range(_N_ROUNDS + 1):
+        own = rate.ravel()[cell] * npred
+        around = factor.ravel()[cell[region]] * background
+        everything = around + sum_groups(pairs.bin, own, n_bins)[pairs.bin[region]]
+        if number == _N_ROUNDS:
+            return np.maximum(everything - own[region], _TINY)
+        counts = pairs.number[region] / everything
+        rate = sums((counts * own[region])[:n_core], cell[:n_core]) / expected
+        of_background = sums(counts * around, cell[region])
+        factor = (of_background + _PRIOR_COUNTS) / (in_region + _PRIOR_COUNTS)
+
+
+def _best_rates(number, ratio, expected, *, spread, total):
+    """Rates with the largest ``total(number * log(1 + spread(rate) * ratio)) - rate * expected``.
+
+    ``spread`` returns the rate at each of the counts and ``total`` sums over them.
+    """
+    rise = total(number * ratio)
+    rate = np.ones_like(rise)
     for _ in range(_N_NEWTON):
-        fraction = ratio / (1 + rate[group] * ratio)
-        gradient = sum_groups(group, number * fraction, n_groups) - observed
-        curvature = sum_groups(group, number * fraction**2, n_groups)
-        rate = np.clip(rate + gradient / np.maximum(curvature, _TINY), rate / 4, 4 * rate + 1e-3)
-    best = sum_groups(group, number * np.log1p(rate[group] * ratio), n_groups) - rate * observed
-    return np.maximum(best, 0.0)
+        fraction = ratio / (1 + spread(rate) * ratio)
+        gradient = total(number * fraction) - expected
+        curvature = np.maximum(total(number * fraction**2), _TINY)
+        rate = np.clip(rate + gradient / curvature, rate / 4, 4 * rate)
+    return np.where(rise > expected, rate, 0.0)
 
 
-def chance_probability(statistic, ratio, expected, around=None, *, rng=0):
-    """Probability that a constant source has this test statistic of variability or more.
+def chance_probability(gain, ratio, expected, around=None, *, rng=0):
+    """Probability that a constant source is as variable by chance.
 
-    ``ratio`` (k,) is that of the expected counts of the source to those of all else at each of its
-    photons; ``expected`` (m,) are its counts in the slices if it is constant, ``around`` (m,) the
-    photons from which the exposures were estimated, whose scatter is simulated.
+    ``gain`` (m,) are the test statistics of a rate for each slice against a constant one. ``ratio``
+    (k,) is that of the expected counts of the source to those of all else at each of its photons;
+    ``expected`` (m,) are its counts in the slices if it is constant, ``around`` (m,) the photons
+    from which the exposures were estimated, whose scatter is simulated.
     """
     if not len(ratio) or not expected.sum():
         return 1.0
@@ -287,30 +290,34 @@ def chance_probability(statistic, ratio, expected, around=None, *, rng=0):
         kind = np.searchsorted(edges[:-1], ratio)
     number = np.bincount(kind)
     mean = np.bincount(kind, ratio)[number > 0] / number[number > 0]
-    mean = mean[:, None, None]  # (classes, simulations, slices)
     number, chance = number[number > 0], expected / expected.sum()
     for n_simulations in _N_SIMULATIONS:
         if around is not None:
             chance = expected * rng.gamma(around, size=(n_simulations, len(around))) / around
             chance /= chance.sum(axis=1, keepdims=True)
         drawn = np.stack([rng.multinomial(n, chance, size=n_simulations) for n in number])
-        constant = _best_log_likelihood(drawn.sum(axis=2, keepdims=True), mean, expected.sum())
-        each = _best_log_likelihood(drawn, mean, expected).sum(axis=1)
-        found = np.sort(2 * np.maximum(each - constant[:, 0], 0.0))
-        n_above = np.count_nonzero(found >= _SAME * statistic)
+        drawn = _gains(drawn, mean[:, None, None], expected)
+        drawn, observed = (
+            np.stack([values.sum(axis=-1), values.max(axis=-1)]) for values in (drawn, _SAME * gain)
+        )
+        average, spread = drawn.mean(axis=1), np.maximum(drawn.std(axis=1), 1e-9)
+        found = np.sort(((drawn - average[:, None]) / spread[:, None]).max(axis=0))
+        statistic = ((observed - average) / spread).max()
+        n_above = np.count_nonzero(found >= statistic)
         if n_above > _TAIL * n_simulations:
             return (n_above + 1) / (n_simulations + 1)
     tail = found[-int(_TAIL * n_simulations) :]
-    return float(_TAIL * np.exp(-(statistic - tail[0]) / max(np.mean(tail - tail[0]), _TINY)))
+    excess = max(np.mean(tail - tail[0]), 1e-9)
+    return float(_TAIL * np.exp(-max(statistic - tail[0], 0.0) / excess))
 
 
-def _best_log_likelihood(number, ratio, observed):
-    """The same as `_best_rates` of counts (classes, ...) of the same ratios (classes, 1, 1)."""
-    rate = np.ones(number.shape[1:])
-    for _ in range(_N_NEWTON):
-        fraction = ratio / (1 + rate * ratio)
-        gradient = (number * fraction).sum(axis=0) - observed
-        curvature = np.maximum((number * fraction**2).sum(axis=0), _TINY)
-        rate = np.clip(rate + gradient / curvature, rate / 4, 4 * rate + 1e-3)
-    best = (number * np.log1p(rate * ratio)).sum(axis=0) - rate * observed
-    return np.maximum(best, 0.0)
+def _gains(number, ratio, expected):
+    """Test statistics (k, m) of a rate for each slice against a constant one.
+
+    ``number`` (classes, k, m) are counts of photons of some ratios (classes, 1, 1).
+    """
+    sums = {"spread": lambda rate: rate, "total": lambda values: values.sum(axis=0)}
+    each = _best_rates(number, ratio, expected, **sums)
+    constant = _best_rates(number.sum(axis=2, keepdims=True), ratio, expected.sum(), **sums)
+    gain = (number * (np.log1p(each * ratio) - np.log1p(constant * ratio))).sum(axis=0)
+    return 2 * np.maximum(gain - (each - constant) * expected, 0.0)

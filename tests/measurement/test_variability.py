@@ -124,12 +124,15 @@ def test_photons_outside_of_the_slices_do_not_count():
 def test_probability_of_a_few_photons_is_that_of_counting():
     """Two photons of a source without background, in the same of ten slices."""
     ratio, expected = np.full(2, 1e6), np.full(10, 0.2)
-    apart = chance_probability(0.0, ratio, expected)
-    # both in one slice: ln likelihood ratio 2 ln(10)
-    together = chance_probability(2 * 2 * np.log(10), ratio, expected)
-    assert apart > 0.99
-    assert together == pytest.approx(0.1, abs=0.03)
-    assert chance_probability(5.0, ratio[:0], expected) == 1.0
+    # the log-likelihood of n photons at the rate r is n ln(r), less 0.2 r
+    apart = 2 * (np.array([1.0, 1.0]) * np.log(5) - 0.8)
+    together = 2 * (2 * np.log(10) - 1.8)
+    none = np.full(10, 2 * 0.2)
+    gain = np.append(apart, none[2:])
+    assert chance_probability(gain, ratio, expected) > 0.99
+    gain = np.append(together, none[1:])
+    assert chance_probability(gain, ratio, expected) == pytest.approx(0.1, abs=0.03)
+    assert chance_probability(gain, ratio[:0], expected) == 1.0
 
 
 def test_no_sources_give_nothing():
