@@ -8,7 +8,8 @@ times each), and measures the light curves of all sources found. Prints quantile
 by chance and the fraction of sources below 0.1, 0.01 and 0.001: for even exposures; for exposures
 that differ by up to --tilt between slices and over the sky; and for these if they are taken to
 follow the live times. Then it adds flares, each in one slice of one source, of an expected
-significance of --sigma above the steady source and its background, and prints the fraction found.
+significance of --sigma above the steady source and its background, and prints the fraction found;
+the counts of the flares are drawn at random, or just those expected.
 """
 
 from dataclasses import replace
@@ -45,13 +46,12 @@ def draw_times(vectors, n_slices, tilt, rng):
 
 def curves_of(sky_map, time, catalog, model, n_slices, *, by_live_time=False):
     """Probabilities (n,) that the sources of a catalogue are constant."""
-    edges, live = np.linspace(0, 1, n_slices + 1), np.full(n_slices, 1 / n_slices)
-    events = replace(sky_map.events, time=time)
+    live, start = np.full(n_slices, 1 / n_slices), np.arange(n_slices) / n_slices
+    sky_map = replace(sky_map, events=replace(sky_map.events, time=time))
     exposures = [SurveyExposure(years=YEARS / n_slices)] * n_slices if by_live_time else None
     return light_curves(
-        catalog, replace(sky_map, events=events), live=live, exposures=exposures,
-        slices=np.column_stack([edges[:-1], edges[1:]]), band_edges=model.band_edges,
-        flux_range=model.flux_range,
+        catalog, sky_map, slices=np.column_stack([start, start + live]), live=live,
+        exposures=exposures, band_edges=model.band_edges, flux_range=model.flux_range,
     )["probability"]  # fmt: skip
 
 
@@ -80,11 +80,11 @@ def flare_counts(sky_map, vectors, model, n_slices, sigma):
 
 def with_flares(sky_map, vectors, counts, n_slices, rng):
     """The map with the photons of flares at vectors (n, 3), and the times of these photons."""
-    origin = np.repeat(np.arange(len(vectors)), rng.poisson(counts))
+    origin = np.repeat(np.arange(len(vectors)), counts)
     low, high = sky_map.energy_edges[[0, -1]]
-    energy, angle = draw_energy(rng.random(len(origin)), low, high), rng.uniform(0, 7, len(origin))
+    energy, angle = draw_energy(*rng.random((1, len(origin))), low, high), rng.random(len(origin))
     offset, (east, north) = KingPSF().sample_offset(energy, rng), tangent_axes(vectors[origin])
-    x, y = offset * np.cos(angle * 2 * np.pi / 7), offset * np.sin(angle * 2 * np.pi / 7)
+    x, y = offset * np.cos(2 * np.pi * angle), offset * np.sin(2 * np.pi * angle)
     flares = Photons(move(vectors[origin], east, north, x, y), energy)
     slices = rng.integers(n_slices, size=len(vectors))
     time = (slices[origin] + rng.random(len(origin))) / n_slices
@@ -115,20 +115,19 @@ def main():
                         found.setdefault((n, tilt, alone), []).append(p)
             rows = rng.choice(len(catalog), min(options.flares, len(catalog)), replace=False)
             counts = flare_counts(sky_map, vectors[rows], model, n, options.sigma)
-            flaring, time = with_flares(sky_map, vectors[rows], counts, n, rng)
-            time = np.append(draw_times(sky_map.events.vectors, n, 0.0, rng), time)
-            p = curves_of(flaring, time, catalog, model, n)
-            found.setdefault((n, "flares", False), []).append(p[rows])
-    levels, quantiles = (
-        "  ".join(f"<{level:<5g}" for level in LEVELS),
-        " ".join(map(str, QUANTILES)),
-    )
+            for name, drawn in (("drawn", rng.poisson(counts)), ("as expected", np.rint(counts))):
+                flaring, time = with_flares(sky_map, vectors[rows], drawn.astype(int), n, rng)
+                time = np.append(draw_times(sky_map.events.vectors, n, 0.0, rng), time)
+                p = curves_of(flaring, time, catalog, model, n)
+                found.setdefault((n, name, False), []).append(p[rows])
+    head = f"{'  '.join(f'<{level:<5g}' for level in LEVELS)}  quantiles {QUANTILES}"
     for n in options.slices:
-        print(f"{n} slices{' ':28}sources  {levels}  quantiles {quantiles}")
+        print(f"{n} slices{' ':24}sources  {head}")
         report("even exposures", np.concatenate(found[n, 0.0, False]))
         report("tilted exposures", np.concatenate(found[n, options.tilt, False]))
         report("tilted, by live time", np.concatenate(found[n, options.tilt, True]))
-        report(f"flares of {options.sigma:g} sigma", np.concatenate(found[n, "flares", False]))
+        for name in ("drawn", "as expected"):
+            report(f"{options.sigma:g} sigma, {name}", np.concatenate(found[n, name, False]))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ VARIABILITY_COLUMNS = (
     ColumnSpec("Variability", "", "f4", "stat.fit.param;src.var", "Square root of twice the "
                "log-likelihood ratio between one rate for each slice of time and a constant one"),
     ColumnSpec("Sqrt_TS_Flare", "", "f4", "stat.snr;src.var",
-               "The same of the slice that differs most from the constant rate"),
+               "The same between the slice that differs most and all others"),
     ColumnSpec("Prob_Constant", "", "f4", f"{_PROB};src.var",
                "Probability that a constant source varies as much by chance"),
 )  # fmt: skip

@@ -11,13 +11,14 @@ that belong to no source, since a telescope does not look at all directions equa
 seven years of 3FHL the Galactic centre has 0.83 to 1.31 times the photons that live times predict.
 
 ``Variability`` is the square root of twice the log-likelihood ratio between one rate for each slice
-and a constant one. ``Sqrt_TS_Flare`` is the same of the slice that differs most, as a flare in one
-of many slices hardly changes the first. With few photons such ratios do not follow a chi2
-distribution: of constant sources of 20 photons in 30 slices 0.5 % instead of 10 % had a probability
-of chi2 below 0.1. So the photons around each source are distributed over the slices at random, each
-slice with the probability e, which is exact for a constant sky. The probability by chance is that
-of the larger of the two ratios, in units of their standard deviations in these simulations. Beyond
-the highest 5 % of them it falls exponentially, as their mean excess shows.
+and a constant one. ``Sqrt_TS_Flare`` is the same between one rate for the slice that differs most
+and another one for all the rest, as a flare in one of many slices hardly changes the first. With
+few photons such ratios do not follow a chi2 distribution: of constant sources of 20 photons in 30
+slices 0.5 % instead of 10 % had a probability of chi2 below 0.1. So the photons around each source
+are distributed over the slices at random, each slice with the probability e, which is exact for a
+constant sky. The probability by chance is that of the larger of the two ratios, in units of their
+standard deviations in these simulations. Beyond the highest 5 % of them it falls exponentially, as
+their mean excess shows.
 """
 
 from functools import partial
@@ -106,7 +107,7 @@ def _run(field, *, slices, live, exposures, flux_range, seed):
     fit = _SliceFit(field, state, background, exposure, number)
     rate, constant = fit.rates()
     unit, ts = exposure * state.counts[:, None], 2 * fit.log_likelihood(rate)
-    gain = np.maximum(ts - 2 * fit.log_likelihood(constant), 0.0)
+    statistics = fit.statistics(rate, constant)
     found = {
         "exposure": exposure,
         "counts": rate * unit,
@@ -114,8 +115,7 @@ def _run(field, *, slices, live, exposures, flux_range, seed):
         "counts_ul": fit.limits(ts < MIN_TS) * unit,
         "sqrt_ts": np.sqrt(np.maximum(ts, 0.0)),
         "flux_per_count": flux_per_count,
-        "variability": np.sqrt(gain.sum(axis=1)),
-        "flare": np.sqrt(gain.max(axis=1)),
+        **dict(zip(("variability", "flare"), np.sqrt(statistics))),
     }
     used = number[field.regions.core.bin] >= 0
     source, ratio = field.regions.core.source[used], (state.npred / npred_other)[used]
@@ -124,7 +124,7 @@ def _run(field, *, slices, live, exposures, flux_range, seed):
         seen = None if around is None else around[row]
         rng = [seed, *np.rint((field.vectors[row] + 1) * 1e6).astype(int)]
         found["probability"][row] = chance_probability(
-            gain[row], ratio[source == row], fit.expected[row], seen, rng=rng
+            statistics[:, row], ratio[source == row], fit.expected[row], seen, rng=rng
         )
     return {name: values[field.members] for name, values in found.items()}
 
@@ -211,6 +211,11 @@ class _SliceFit:
         gain = self._total(self._number * np.log1p(self._spread(rate) * self._ratio))
         return gain - rate * self.expected
 
+    def statistics(self, rate, constant):
+        """Test statistics (2, n) of variability and of the flare."""
+        parts = self._number, self._ratio, self.expected, rate, constant
+        return _statistics(*parts, spread=self._spread, total=self._total)
+
     def errors(self, rate):
         """Errors (n, m) of the best rates, by the curvature of the likelihood.
 
@@ -273,11 +278,30 @@ def _best_rates(number, ratio, expected, *, spread, total):
     return np.where(rise > expected, rate, 0.0)
 
 
-def chance_probability(gain, ratio, expected, around=None, *, rng=0):
+def _statistics(number, ratio, expected, rate, constant, *, spread, total):
+    """Test statistics (2, ...) of a rate for each slice, and of another one for one of them alone.
+
+    Both against the best constant rate; slices are the last axis of ``expected``. The rate of the
+    slices but one is the constant one after a step, which is exact where they hold no counts.
+    """
+    at_rates, at_constant = (
+        total(number * np.log1p(spread(value) * ratio)) - value * expected
+        for value in (rate, constant)
+    )
+    gain = 2 * np.maximum(at_rates - at_constant, 0.0)
+    fraction = ratio / (1 + spread(constant) * ratio)
+    gradient = np.abs(total(number * fraction) - expected)  # the others have its negative
+    curvature = total(number * fraction**2)
+    others = curvature.sum(axis=-1, keepdims=True) - curvature
+    others = gradient**2 / np.maximum(others + gradient / np.maximum(2 * constant, _TINY), _TINY)
+    return np.stack([gain.sum(axis=-1), (gain + others).max(axis=-1)])
+
+
+def chance_probability(statistics, ratio, expected, around=None, *, rng=0):
     """Probability that a constant source is as variable by chance.
 
-    ``gain`` (m,) are the test statistics of a rate for each slice against a constant one. ``ratio``
-    (k,) is that of the expected counts of the source to those of all else at each of its photons;
+    ``statistics`` (2,) are the test statistics of variability and of the flare. ``ratio`` (k,) is
+    that of the expected counts of the source to those of all else at each of its photons;
     ``expected`` (m,) are its counts in the slices if it is constant, ``around`` (m,) the photons
     from which the exposures were estimated, whose scatter is simulated.
     """
@@ -289,35 +313,24 @@ def chance_probability(gain, ratio, expected, around=None, *, rng=0):
         edges = np.geomspace(_LEAST_RATIO, 1.0, _N_CLASSES) * ratio.max()
         kind = np.searchsorted(edges[:-1], ratio)
     number = np.bincount(kind)
-    mean = np.bincount(kind, ratio)[number > 0] / number[number > 0]
+    mean = (np.bincount(kind, ratio)[number > 0] / number[number > 0])[:, None, None]
     number, chance = number[number > 0], expected / expected.sum()
+    sums = {"spread": lambda rate: rate, "total": lambda values: values.sum(axis=0)}
+    constant = _best_rates(number[:, None, None], mean, expected.sum(), **sums)
     for n_simulations in _N_SIMULATIONS:
         if around is not None:
             chance = expected * rng.gamma(around, size=(n_simulations, len(around))) / around
             chance /= chance.sum(axis=1, keepdims=True)
+        # (classes, simulations, slices)
         drawn = np.stack([rng.multinomial(n, chance, size=n_simulations) for n in number])
-        drawn = _gains(drawn, mean[:, None, None], expected)
-        drawn, observed = (
-            np.stack([values.sum(axis=-1), values.max(axis=-1)]) for values in (drawn, _SAME * gain)
-        )
+        rate = _best_rates(drawn, mean, expected, **sums)
+        drawn = _statistics(drawn, mean, expected, rate, constant, **sums)
         average, spread = drawn.mean(axis=1), np.maximum(drawn.std(axis=1), 1e-9)
         found = np.sort(((drawn - average[:, None]) / spread[:, None]).max(axis=0))
-        statistic = ((observed - average) / spread).max()
+        statistic = ((_SAME * statistics - average) / spread).max()
         n_above = np.count_nonzero(found >= statistic)
         if n_above > _TAIL * n_simulations:
             return (n_above + 1) / (n_simulations + 1)
     tail = found[-int(_TAIL * n_simulations) :]
     excess = max(np.mean(tail - tail[0]), 1e-9)
     return float(_TAIL * np.exp(-max(statistic - tail[0], 0.0) / excess))
-
-
-def _gains(number, ratio, expected):
-    """Test statistics (k, m) of a rate for each slice against a constant one.
-
-    ``number`` (classes, k, m) are counts of photons of some ratios (classes, 1, 1).
-    """
-    sums = {"spread": lambda rate: rate, "total": lambda values: values.sum(axis=0)}
-    each = _best_rates(number, ratio, expected, **sums)
-    constant = _best_rates(number.sum(axis=2, keepdims=True), ratio, expected.sum(), **sums)
-    gain = (number * (np.log1p(each * ratio) - np.log1p(constant * ratio))).sum(axis=0)
-    return 2 * np.maximum(gain - (each - constant) * expected, 0.0)

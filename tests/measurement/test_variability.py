@@ -124,15 +124,24 @@ def test_photons_outside_of_the_slices_do_not_count():
 def test_probability_of_a_few_photons_is_that_of_counting():
     """Two photons of a source without background, in the same of ten slices."""
     ratio, expected = np.full(2, 1e6), np.full(10, 0.2)
-    # the log-likelihood of n photons at the rate r is n ln(r), less 0.2 r
-    apart = 2 * (np.array([1.0, 1.0]) * np.log(5) - 0.8)
-    together = 2 * (2 * np.log(10) - 1.8)
-    none = np.full(10, 2 * 0.2)
-    gain = np.append(apart, none[2:])
-    assert chance_probability(gain, ratio, expected) > 0.99
-    gain = np.append(together, none[1:])
-    assert chance_probability(gain, ratio, expected) == pytest.approx(0.1, abs=0.03)
-    assert chance_probability(gain, ratio[:0], expected) == 1.0
+    # n photons have the log-likelihood n ln(rate) at the best rate
+    apart, together = 2 * 2 * np.log([5.0, 10.0])
+    # the others lose one photon of two, or both
+    of_one = 2 * np.log(5) + 2 * np.log(5 / 9)
+    assert chance_probability(np.array([apart, of_one]), ratio, expected) > 0.99
+    both = chance_probability(np.array([together, together]), ratio, expected)
+    assert both == pytest.approx(0.1, abs=0.03)
+    assert chance_probability(np.array([5.0, 5.0]), ratio[:0], expected) == 1.0
+
+
+def test_flare_is_found_by_the_slice_that_differs():
+    """Of 40 slices one has a third of the photons."""
+    rng = np.random.default_rng(8)
+    photons = photons_of(ALL_SKY[:60], 20, rng)
+    time = np.where(np.arange(len(photons)) % 3 == 0, 0.301, rng.random(len(photons)))
+    found = curves_of(at_times(photons, time), ALL_SKY[:60], **equal_slices(40))
+    assert np.median(found["flare"]) > 3.5
+    assert np.mean(found["probability"] < 0.01) > 0.9
 
 
 def test_no_sources_give_nothing():
