@@ -42,7 +42,7 @@ COMMANDS = {
 }
 # Not the same in two runs: files with times, and cards of FITS files that have a date.
 VARYING = ("state.json", "history.csv", "card.json", "unet.keras", "last.keras")
-DATED = re.compile(rb"(CHECKSUM|DATASUM|DATE {4})=.{70}")
+DATED = re.compile(rb"(CHECKSUM|DATASUM |DATE {4})=.{70}")
 MEMORY, DISK = 3 * 10**9, 20_000  # bytes
 
 
