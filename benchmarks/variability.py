@@ -95,39 +95,33 @@ def report(name, probability):
     """Print the distribution of probabilities."""
     below = "  ".join(f"{np.mean(probability < level):.4f}" for level in LEVELS)
     quantiles = " ".join(f"{q:.3f}" for q in np.quantile(probability, QUANTILES))
-    print(f"  {name:32}{len(probability):6d}   {below}   {quantiles}", flush=True)
+    print(f"{name:42}{len(probability):6d}   {below}   {quantiles}", flush=True)
 
 
 def main():
     defaults = {"seeds": [2000, 2001], "slices": [7, 30], "redraws": 2, "tilt": 0.3, "flares": 200}
     options = options_of(__doc__, **defaults, sigma=5.0).parse_args()
-    model, found = load_model(), {}
+    tilt, sigma, model, found = options.tilt, options.sigma, load_model(), {}
+    kinds = {"even": (0.0, False), "tilted": (tilt, False), "tilted, by live time": (tilt, True)}
     for seed in options.seeds:
         sky_map, rng = simulate_sky(years=YEARS, rng=seed)[0], np.random.default_rng(seed)
         catalog = find_sources(sky_map, model=model)
-        vectors = glon_glat_vectors(catalog)
+        vectors, of_all = glon_glat_vectors(catalog), sky_map.events.vectors
         for n in options.slices:
-            for _ in range(options.redraws):
-                for tilt in (0.0, options.tilt):
-                    time = draw_times(sky_map.events.vectors, n, tilt, rng)
-                    for alone in (False, True)[: 2 if tilt else 1]:
-                        p = curves_of(sky_map, time, catalog, model, n, by_live_time=alone)
-                        found.setdefault((n, tilt, alone), []).append(p)
+            for name, (tilted, alone) in options.redraws * list(kinds.items()):
+                time = draw_times(of_all, n, tilted, rng)
+                p = curves_of(sky_map, time, catalog, model, n, by_live_time=alone)
+                found.setdefault((n, f"{name} exposures"), []).append(p)
             rows = rng.choice(len(catalog), min(options.flares, len(catalog)), replace=False)
-            counts = flare_counts(sky_map, vectors[rows], model, n, options.sigma)
+            counts = flare_counts(sky_map, vectors[rows], model, n, sigma)
             for name, drawn in (("drawn", rng.poisson(counts)), ("as expected", np.rint(counts))):
                 flaring, time = with_flares(sky_map, vectors[rows], drawn.astype(int), n, rng)
-                time = np.append(draw_times(sky_map.events.vectors, n, 0.0, rng), time)
-                p = curves_of(flaring, time, catalog, model, n)
-                found.setdefault((n, name, False), []).append(p[rows])
-    head = f"{'  '.join(f'<{level:<5g}' for level in LEVELS)}  quantiles {QUANTILES}"
-    for n in options.slices:
-        print(f"{n} slices{' ':24}sources  {head}")
-        report("even exposures", np.concatenate(found[n, 0.0, False]))
-        report("tilted exposures", np.concatenate(found[n, options.tilt, False]))
-        report("tilted, by live time", np.concatenate(found[n, options.tilt, True]))
-        for name in ("drawn", "as expected"):
-            report(f"{options.sigma:g} sigma, {name}", np.concatenate(found[n, name, False]))
+                time = np.append(draw_times(of_all, n, 0.0, rng), time)
+                p = curves_of(flaring, time, catalog, model, n)[rows]
+                found.setdefault((n, f"{sigma:g} sigma, {name}"), []).append(p)
+    print(f"sources, fractions below {LEVELS}, quantiles {QUANTILES}")
+    for (n, name), probability in found.items():
+        report(f"{n} slices, {name}", np.concatenate(probability))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Slices of time of an event list: a search of each, and the light curves of all sources."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,12 +8,12 @@ import numpy as np
 from astropy.table import QTable
 
 from astro_unetloc.batch.search import search_all
-from astro_unetloc.batch.state import name_of
+from astro_unetloc.batch.state import as_text, name_of
 from astro_unetloc.catalog.columns import LIGHT_CURVE_COLUMNS, VARIABILITY_COLUMNS
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.table import with_columns
 from astro_unetloc.catalog.write import file_content
-from astro_unetloc.exceptions import InputError, warn
+from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.files import write_files
 from astro_unetloc.irf.exposure import read_exposure
 from astro_unetloc.maps.read import read_map
@@ -24,7 +25,6 @@ from astro_unetloc.plot import plot_light_curves
 VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurve.png"
 # Options of a search that are those of `read_map`.
 _OF_MAP = ("exposure", "background", "psf", "exposure_frame", "energy_range")
-_EVER = -np.inf, np.inf
 # Results of the fit in the order of `VARIABILITY_COLUMNS`.
 _OF_SOURCES = "variability", "flare", "probability"
 
@@ -58,8 +58,8 @@ def find_light_curves(
         The slices: their length such as ``"30d"``, edges in seconds (MET) as numbers or as text
         with commas between, or a file whose good time intervals are the slices.
     slice_exposures : list of str or path, optional
-        The exposure of each slice. By default exposures are proportional to live times, and slices
-        without good times are left out.
+        The exposure of each slice with good times. By default exposures follow from the live times
+        and the photons around the sources.
     executor, n_cores, overwrite, progress, frame : optional
         As in `find_sources_in`.
     **options
@@ -81,48 +81,56 @@ def find_light_curves(
     >>> found = find_light_curves("events.fits", "months", time_bins="30d")  # doctest: +SKIP
     >>> found.catalog["Source_Name", "Variability", "Prob_Constant"]  # doctest: +SKIP
     """
-    parts = {name: options.get(name) for name in _OF_MAP}
-    sky_map = read_map(events, time_range=_EVER, **parts)
-    good_times = sky_map.good_times
-    if not len(good_times):
-        warn("the events have no good time intervals; taken from the first to the last event")
-        good_times = np.array([[sky_map.events.time.min(), sky_map.events.time.max()]])
+    sky_map, good_times = _read_events(events, options)
     slices, live = time_slices(time_bins, good_times)
-    exposures = [None] * len(slices) if slice_exposures is None else list(slice_exposures)
-    if len(exposures) != len(slices):
-        raise InputError(
-            f"slice_exposures must be one for each of the {len(slices)} slices with good times; "
-            f"got {len(exposures)}; give them in the order of the slices"
-        )
+    exposures = _read_exposures(slice_exposures, len(slices), options.get("exposure_frame"))
     name, width = name_of(events), max(len(str(len(slices))), 3)
     own = {name: {}}
-    for number, (slice_, exposure) in enumerate(zip(slices.tolist(), exposures), 1):
+    for number, slice_ in enumerate(slices.tolist()):
+        exposure = None if exposures is None else slice_exposures[number]
         of_slice = {"time_range": slice_, "exposure": exposure, "background": None}
-        own[f"{name}-{number:0{width}d}"] = of_slice
+        own[f"{name}-{number + 1:0{width}d}"] = of_slice
     searches = search_all(
         dict.fromkeys(own, events), folder, own=own, executor=executor, n_cores=n_cores,
         overwrite=overwrite, progress=progress, frame=frame, options=options,
-        stated={"time_bins": str(time_bins)}, others=(VARIABILITY, CURVES, PICTURE),
+        stated={"time_bins": as_text(time_bins)}, others=(VARIABILITY, CURVES, PICTURE),
     )  # fmt: skip
     if searches["Status"][0] != "done":
         return LightCurves(searches, None, None)
-    frame = parts["exposure_frame"]
-    if slice_exposures is not None:
-        exposures = [read_exposure(exposure, frame=frame) for exposure in exposures]
-    catalog, curves = _light_curves(
-        read_catalog(Path(folder) / f"{name}.fits"), sky_map, slices, live / _length(good_times),
-        None if slice_exposures is None else exposures, options,
-    )  # fmt: skip
-    write_files({
-        Path(folder) / VARIABILITY: file_content(catalog, VARIABILITY),
-        Path(folder) / CURVES: file_content(curves, CURVES),
-        Path(folder) / PICTURE: lambda path: plot_light_curves(catalog, curves, path=path),
-    }, overwrite=True)  # fmt: skip
+    catalog, live = read_catalog(Path(folder) / f"{name}.fits"), live / np.diff(good_times).sum()
+    catalog, curves = _light_curves(catalog, sky_map, slices, live, exposures, options)
+    contents = {
+        VARIABILITY: file_content(catalog, VARIABILITY),
+        CURVES: file_content(curves, CURVES),
+        PICTURE: lambda path: plot_light_curves(catalog, curves, path=path),
+    }
+    write_files({Path(folder) / name: contents[name] for name in contents}, overwrite=True)
     return LightCurves(searches, catalog, curves)
 
 
-def _length(intervals):
-    return float(np.diff(intervals, axis=1).sum())
+def _read_events(events, options):
+    """The whole event list, whose photons keep their times, and its good times (m, 2)."""
+    with warnings.catch_warnings():  # the search of the whole list warns of the same
+        warnings.simplefilter("ignore", UnetlocWarning)
+        parts = {name: options.get(name) for name in _OF_MAP}
+        sky_map = read_map(events, time_range=(-np.inf, np.inf), **parts)
+    good_times = sky_map.good_times
+    if not len(good_times):
+        warn("the events have no good time intervals; taken from the first to the last event", 4)
+        good_times = np.array([[sky_map.events.time.min(), sky_map.events.time.max()]])
+    return sky_map, good_times
+
+
+def _read_exposures(paths, n_slices, frame):
+    """The exposure of each slice; None if they are not given."""
+    if paths is None:
+        return None
+    if len(paths) != n_slices:
+        raise InputError(
+            f"slice_exposures must be one for each of the {n_slices} slices with good times; "
+            f"got {len(paths)}; give them in the order of the slices"
+        )
+    return [read_exposure(path, frame=frame) for path in paths]
 
 
 def _light_curves(catalog, sky_map, slices, live, exposures, options):
