@@ -118,13 +118,14 @@ def _run(field, *, slices, live, exposures, flux_range, seed):
         **dict(zip(("variability", "flare"), np.sqrt(statistics))),
     }
     used = number[field.regions.core.bin] >= 0
-    source, ratio = field.regions.core.source[used], (state.npred / npred_other)[used]
+    ratio = (state.npred / npred_other)[used]
+    first = np.searchsorted(field.regions.core.source[used], np.arange(field.n + 1))
     found["probability"] = np.ones(field.n)
     for row in field.members:
         seen = None if around is None else around[row]
         rng = [seed, *np.rint((field.vectors[row] + 1) * 1e6).astype(int)]
         found["probability"][row] = chance_probability(
-            statistics[:, row], ratio[source == row], fit.expected[row], seen, rng=rng
+            statistics[:, row], ratio[first[row] : first[row + 1]], fit.expected[row], seen, rng=rng
         )
     return {name: values[field.members] for name, values in found.items()}
 
