@@ -162,14 +162,14 @@ def test_empty_map_gives_an_empty_catalog(passes):
 
 
 def test_failed_patches_give_exit_code_three(run, files, monkeypatch):
-    predict = unet_model.Model.predict
+    predict = unet_model.Model.predict_batches
 
-    def fails(self, counts, *args, **kwargs):
-        probability = predict(self, counts, *args, **kwargs)
-        probability[0] = np.nan
-        return probability
+    def fails(self, *args, **kwargs):
+        for rows, probability in predict(self, *args, **kwargs):
+            probability[0] = np.nan
+            yield rows, probability
 
-    monkeypatch.setattr(unet_model.Model, "predict", fails)
+    monkeypatch.setattr(unet_model.Model, "predict_batches", fails)
     monkeypatch.setattr(unet_model.Model, "check", lambda self: None)
     code, _, stderr = run(EXAMPLE, "-o", "c.csv", "--no-measure")
     assert code == 3
