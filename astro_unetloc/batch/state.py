@@ -161,6 +161,7 @@ def read_state(folder):
 
 
 def write_state(folder, state):
+    """Write the state of a folder, whole or not at all."""
     content = json.dumps(state, indent=1, ensure_ascii=False).encode()
     write_files({folder / STATE: content}, overwrite=True)
 

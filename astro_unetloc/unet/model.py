@@ -245,6 +245,7 @@ class Model:
         slices = [slice(start, start + size) for start in range(0, n, size)]
 
         def predict(rows):
+            """Probability of some rows."""
             return run(**_inputs(counts[rows], coverage[rows], bands[rows]))
 
         with ThreadPoolExecutor(1 if keras else usable_cores()) as pool:
