@@ -16,15 +16,13 @@ from astro_unetloc.catalog.write import file_content
 from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.files import write_files
 from astro_unetloc.irf.exposure import read_exposure
-from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.read import MAP_OPTIONS, read_map
 from astro_unetloc.maps.times import as_mjd, time_slices
 from astro_unetloc.measurement.variability import light_curves
 from astro_unetloc.pipeline import as_seed, measurement_config, model_of
 from astro_unetloc.plot import plot_light_curves
 
 VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurve.png"
-# Options of a search that are those of `read_map`.
-_OF_MAP = ("exposure", "background", "psf", "exposure_frame", "energy_range")
 # Results of the fit in the order of `VARIABILITY_COLUMNS`.
 _OF_SOURCES = "variability", "flare", "probability"
 
@@ -112,8 +110,8 @@ def _read_events(events, options):
     """The whole event list, whose photons keep their times, and its good times (m, 2)."""
     with warnings.catch_warnings():  # the search of the whole list warns of the same
         warnings.simplefilter("ignore", UnetlocWarning)
-        parts = {name: options.get(name) for name in _OF_MAP}
-        sky_map = read_map(events, time_range=(-np.inf, np.inf), **parts)
+        parts = {name: options.get(name) for name in MAP_OPTIONS}
+        sky_map = read_map(events, **parts | {"time_range": (-np.inf, np.inf)})
     good_times = sky_map.good_times
     if not len(good_times):
         warn("the events have no good time intervals; taken from the first to the last event", 4)

@@ -11,6 +11,7 @@ from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.detection.localization import source_table
 from astro_unetloc.exceptions import counted
 from astro_unetloc.maps.photons import DEFAULT_SEED
+from astro_unetloc.maps.read import MAP_OPTIONS
 from astro_unetloc.maps.skymap import halves
 from astro_unetloc.pipeline import as_seed, as_sky_map, detect, fit_sources
 from astro_unetloc.sphere import move, neighbors, tangent_axes
@@ -109,8 +110,7 @@ def split_check(map, *, rng=DEFAULT_SEED, **options):
     >>> 0 <= check.fraction <= 1
     True
     """
-    names = ("exposure", "background", "psf", "exposure_frame", "energy_range")
-    sky_map = as_sky_map(map, {name: options.pop(name, None) for name in names})
+    sky_map = as_sky_map(map, {name: options.pop(name, None) for name in MAP_OPTIONS})
     seed = as_seed(rng)
     first, second = halves(sky_map, seed)
     run = detect(first, rng=seed, **options)

@@ -53,6 +53,10 @@ _HEADER_KEYS = ("TELESCOP", "INSTRUME", "OBJECT", "CREATOR", "ORIGIN", "DATE-OBS
 _DSS_KEY = re.compile(r"DS(TYP|VAL|UNI|REF)\d+$")
 
 
+# The options of `read_map`.
+MAP_OPTIONS = ("energy_range", "exposure", "background", "psf", "exposure_frame", "time_range")
+
+
 def read_map(
     map, *, energy_range=None, exposure=None, background=None, psf=None, exposure_frame=None,
     time_range=None,

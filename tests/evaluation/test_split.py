@@ -68,6 +68,14 @@ def test_sources_that_are_hardly_confirmed_do_not_count_as_false(rng):
     assert abs(check.fraction - real.mean()) < 3 * check.error < 0.06
 
 
+def test_both_halves_are_of_the_same_time(real_data):
+    path = real_data / "gc" / "fermi-3fhl-gc-events.fits.gz"
+    how = {"energy_range": (50, 500), "time_range": (2.4e8, 3.4e8)}
+    check, expected = split_check(path, **how), split_check(read_map(path, **how))
+    np.testing.assert_array_equal(check.confirmed, expected.confirmed)
+    assert str(check) == str(expected)
+
+
 def test_split_check_of_real_photons(real_data):
     sky_map = read_map(real_data / "gc" / "fermi-3fhl-gc-events.fits.gz")
     check = split_check(sky_map)
