@@ -43,9 +43,7 @@ def fields(options):
         for path in options.maps:
             yield Path(path).name[:24], read_map(path), known_fraction
         return
-    emission = {}
-    if options.template:
-        emission = {"template": options.template, "variant": options.variant}
+    emission = {"template": options.template, "variant": options.variant}
     for kind in options.kinds:
         sky_map, truth = make_map(load_model(), options.seed, **KINDS[kind], **emission)
 

@@ -98,9 +98,7 @@ def main(arguments=None):
         __doc__, finders=["unet", "scan", "both"], skies=1, seed=2000, kinds=[*KINDS],
         template=Path, variant="PIBREM+ICS", rank="Score",
     ).parse_args(arguments)  # fmt: skip
-    emission = {}
-    if options.template:
-        emission = {"template": options.template, "variant": options.variant}
+    emission = {"template": options.template, "variant": options.variant}
     seeds = range(options.seed, options.seed + options.skies)
     for kind in options.kinds:
         setting = dict(KINDS[kind])

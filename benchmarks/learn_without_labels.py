@@ -48,9 +48,8 @@ SMOOTHED_DEG = 1.0  # the background of an injected source, for its significance
 PIXEL_CUT = 0.02
 
 
-def random_planes(sky_map, n, rng):
+def random_planes(sky_map, photons, n, rng):
     """Tangent planes centred on photons and on points of the map, as many of each."""
-    photons = Photons.concatenate(list(sky_map.photons(0)))
     points, _ = sky_map.observed_points
     centers = np.concatenate([rng.choice(points, n // 2), rng.choice(photons.vectors, n - n // 2)])
     grid = GridConfig()
@@ -87,9 +86,10 @@ def learning_set(path, sky_map, edges, options):
     rng, grid, rule = np.random.default_rng(options.seed), GridConfig(), TrainingConfig()
     psf = psf_of(sky_map.psf, sky_map.observed_points[0])
     radius_pix = make_profiles(psf, edges).containment_radius(0.68) / grid.pixel_deg
-    nearby = SortedPhotons(Photons.concatenate(list(sky_map.photons(0))))
+    observed = Photons.concatenate(list(sky_map.photons(0)))
+    nearby = SortedPhotons(observed)
     columns = {name: [] for name in ("counts", "coverage", "mask", "center")}
-    for plane in random_planes(sky_map, options.patches, rng):
+    for plane in random_planes(sky_map, observed, options.patches, rng):
         rows = nearby.near(plane.basis[2], plane.half_diagonal_deg)
         own = bin_photons(plane, nearby.photons.select(rows), edges)
         coverage = sky_map.covers(plane.pixel_vectors)[..., None]
@@ -145,9 +145,7 @@ def main(arguments=None):
     if options.map:
         learned(read_map(options.map), shipped.band_edges, options)
         return
-    emission = {}
-    if options.template:
-        emission = {"template": options.template, "variant": options.variant}
+    emission = {"template": options.template, "variant": options.variant}
     sky_map, truth = observed_sky(shipped.band_edges, options.seed, **emission)
     own = learned(sky_map, shipped.band_edges, options)
     found = {}

@@ -46,6 +46,8 @@ from astro_unetloc.pipeline import detect
 ALL = "catalogs.fits"
 # Searches that are submitted and not yet finished; the results of few are held at once.
 _N_PENDING = 200
+# What became of a map whose search did not end.
+_FAILED = {"status": "failed", "n_sources": 0, "n_failed": 0}
 
 
 def find_sources_in(
@@ -181,7 +183,7 @@ def _search_missing(missing, folder, state, executor, n_cores, progress, frame, 
 
 def _search(search, *, frame, n_cores, options):
     """What became of the search of a map, with the content of its files."""
-    started, outcome = time.perf_counter(), {"status": "failed", "n_sources": 0, "n_failed": 0}
+    started, outcome = time.perf_counter(), dict(_FAILED)
     with warnings.catch_warnings(record=True) as caught, limited_cores(n_cores):
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UnetlocWarning)
@@ -209,8 +211,7 @@ def _reason(err):
 
 def _lost(search, err):
     """What became of a map whose workers died."""
-    failed = {"status": "failed", "n_sources": 0, "n_failed": 0, "seconds": 0.0, "warnings": []}
-    return failed | {"reason": _reason(err)}
+    return _FAILED | {"seconds": 0.0, "warnings": [], "reason": _reason(err)}
 
 
 def _write_all(folder, state):
