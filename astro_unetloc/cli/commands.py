@@ -240,7 +240,7 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
     path_option("--initial", help="A .keras file to start from."),
     click.option("--learning-rate", default=2e-3),
     number_option("--batch-size", default=8,
-                  help="Number of patches in a step; 64 or more on a GPU."),
+                  help="Number of patches in a step, on all GPUs together; 64 or more on each."),
     number_option("--patience", metavar="N",
                   help="Stop when the validation loss has not fallen for N epochs."),
     click.option("--loss", default="cross-entropy", type=click.Choice(["cross-entropy", "dice"])),

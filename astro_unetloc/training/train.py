@@ -1,8 +1,11 @@
 """The training loop: from a patch set to a model folder, resumable after an interruption."""
 
 import json
+import logging
+import math
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,8 @@ from astro_unetloc.training.observation import TrainingConfig
 from astro_unetloc.training.patch_set import damage_is_an_error, differences, open_patch_set
 from astro_unetloc.unet.architecture import LOSSES, build_unet, keras_backend
 from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
+
+log = logging.getLogger(__name__)
 
 
 def _plot_history(history, folder):
@@ -53,12 +58,15 @@ def _targets(mask, coverage):
     return np.concatenate([mask / np.maximum(number, 1), number == 0], axis=-1) * coverage
 
 
-def _batches(patch_set, rows, batch_size, *, seed, n_batches=None):
+def _batches(patch_set, rows, batch_size, *, seed, n_batches=None, n_devices=1):
     """A `keras.utils.PyDataset` that reads each batch of the rows when it is needed.
 
-    For a given number of batches the rows are shuffled and images are augmented.
+    For a given number of batches the rows are shuffled and images are augmented. The devices must
+    divide the batch size. They divide the last batch too: each patch is repeated if need be.
     """
     from keras.utils import PyDataset
+
+    repeats = 1 if n_batches else n_devices // math.gcd(n_devices, len(rows))
 
     class Batches(PyDataset):
         """Batches of network inputs and targets."""
@@ -94,6 +102,7 @@ def _batches(patch_set, rows, batch_size, *, seed, n_batches=None):
             *images, bands = patch_set.read(chosen, names=names).values()
             if n_batches:
                 images = _augment(images, np.random.default_rng([seed, self.epoch, number]))
+            *images, bands = (np.repeat(i, repeats, axis=0) for i in (*images, bands))
             counts, coverage, mask = (np.array(i, np.float32, order="C") for i in images)
             inputs = {"counts": counts, "coverage": coverage, "bands": bands}
             return inputs, _targets(mask, coverage).astype(np.float32)
@@ -137,37 +146,82 @@ def fit_network(
         n_band = len(patch_set.metadata["band_edges_gev"]) - 1
         n_class = len(patch_set.classes) + 1
         network = partial(build_unet, n_band=n_band, n_class=n_class, widths=widths)
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
-        model = network()
-        keras.config.set_dtype_policy(policy)
-        if initial is not None:
-            _load_initial(model, initial)
-            options["initial_sha256"] = checksum(initial)
-        optimizer = _optimizer(learning_rate, epochs * steps_per_epoch, steps_per_epoch)
-        model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
-        history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
-        batches = _batches(patch_set, training, batch_size, seed=rng, n_batches=steps_per_epoch)
-        scored = _batches(patch_set, validation, batch_size, seed=rng)
-        try:
-            model.fit(
-                batches,
-                epochs=epochs,
-                initial_epoch=len(history),
-                validation_data=scored,
+        n_devices, scope = _distribution(batch_size)
+        with scope:
+            policy = keras.config.dtype_policy()
+            keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+            model = network()
+            keras.config.set_dtype_policy(policy)
+            if initial is not None:
+                _load_initial(model, initial)
+                options["initial_sha256"] = checksum(initial)
+            optimizer = _optimizer(learning_rate, epochs * steps_per_epoch, steps_per_epoch)
+            if n_devices > 1 and keras.backend.backend() == "tensorflow":
+                optimizer = _of_whole_batches(model, optimizer, n_devices)
+            model.compile(optimizer=optimizer, loss=LOSSES[loss], jit_compile=False)
+            history = _resume(folder / "backup", model, json.loads(json.dumps(options)))
+            read = partial(_batches, patch_set, batch_size=batch_size, seed=rng)
+            batches = read(training, n_batches=steps_per_epoch)
+            _fit(
+                model, batches, read(validation, n_devices=n_devices), epochs=epochs,
+                initial_epoch=len(history), verbose=verbose,
                 callbacks=_callbacks(folder, batches, history, options, patience),
-                shuffle=False,  # batches have their own order, the same when training is resumed
-                verbose=verbose,
-            )
-        except Exception:
-            if error := batches.error or scored.error:
-                raise error from None
-            raise
+            )  # fmt: skip
         trained = network()
         trained.set_weights(model.get_weights())
         _plot_history(history, folder)
         hours = sum(epoch["seconds"] for epoch in history) / 3600
         return trained, options | {"hours": round(hours, 2)}
+
+
+def _distribution(batch_size):
+    """Number of devices that divide a batch evenly, and the context that trains on all of them."""
+    import keras
+
+    backend = keras.backend.backend()
+    devices = keras.distribution.list_devices() if backend in ("tensorflow", "jax") else ["one"]
+    n = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if n == 1:
+        return 1, nullcontext()
+    log.info("each batch is divided among %d devices: %s", n, ", ".join(devices[:n]))
+    if backend == "jax":
+        return n, keras.distribution.DataParallel(devices=devices[:n]).scope()
+    from tensorflow import distribute  # `keras.distribution` trains with JAX alone
+
+    return n, distribute.MirroredStrategy(devices[:n]).scope()
+
+
+def _of_whole_batches(model, optimizer, n_devices):
+    """Make a network of TensorFlow normalize whole batches; the optimizer that clips as they do.
+
+    Without it each device would normalize and clip for its part of a batch.
+    """
+    from keras import layers
+    from tensorflow import distribute
+
+    class WholeBatches(type(optimizer)):
+        """Optimizer given the gradients of whole batches, divided by the number of devices."""
+
+        def apply(self, grads, trainable_variables=None):
+            """Update the variables by the sum of the gradients over the devices."""
+            grads = distribute.get_replica_context().all_reduce("MEAN", grads)
+            return super().apply(grads, trainable_variables)
+
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.synchronized = True
+    config = optimizer.get_config()
+    return WholeBatches.from_config(config | {"clipnorm": config["clipnorm"] / n_devices})
+
+
+def _fit(model, batches, scored, **options):
+    """Train a network; the error of a damaged patch set is raised as it is."""
+    try:  # batches have their own order, the same when training is resumed
+        model.fit(batches, validation_data=scored, shuffle=False, **options)
+    except Exception:
+        if error := batches.error or scored.error:
+            raise error from None
+        raise
 
 
 def _load_initial(model, path):
@@ -258,6 +312,11 @@ def _callbacks(folder, batches, history, options, patience):
 
 def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **options):
     """Return a model trained on a patch set, written to a model folder.
+
+    TensorFlow and JAX divide each batch among all GPUs that they see, as many as divide it evenly;
+    the losses are those of one GPU but for rounding, and a training may be resumed on another
+    number of them. The devices are those of `keras.distribution.list_devices`: without a GPU
+    logical CPUs, if several are configured.
 
     Parameters
     ----------

@@ -1,6 +1,10 @@
+import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -96,6 +100,15 @@ def test_every_patch_is_seen_once_in_a_round(patch_set):
     assert [len(photons_of(validation[i])) for i in range(len(validation))] == [5, 5, 2]
 
 
+@pytest.mark.parametrize(("n_rows", "sizes"), [(12, [8, 4]), (10, [16, 4]), (9, [32, 4])])
+def test_devices_divide_all_batches_and_every_patch_counts_the_same(patch_set, n_rows, sizes):
+    batches = _batches(patch_set, np.arange(n_rows), 8, seed=0, n_devices=4)
+    found = [photons_of(batches[i]) for i in range(len(batches))]
+    assert [len(batch) for batch in found] == sizes
+    once = patch_set.read(slice(n_rows))["counts"].sum(axis=(1, 2, 3))
+    assert sorted(sum(found, [])) == sorted(np.repeat(once, sum(sizes) // n_rows))
+
+
 # Training
 
 
@@ -109,7 +122,8 @@ def interrupted(tmp_path_factory, patch_set):
     import keras
 
     folder = tmp_path_factory.mktemp("trainings")
-    options = {"epochs": 3, "steps_per_epoch": 1, "rng": 3, **TINY}
+    # three patches are scored, which two devices cannot divide
+    options = {"epochs": 3, "steps_per_epoch": 1, "rng": 3, "max_validation": 3, **TINY}
     whole, _ = fit_network(patch_set.path, folder / "whole", **options)
 
     class Stop(keras.callbacks.Callback):
@@ -122,6 +136,53 @@ def interrupted(tmp_path_factory, patch_set):
         with pytest.raises(KeyboardInterrupt):
             fit_network(patch_set.path, folder / "stopped", **options)
     return options, folder / "stopped", whole.get_weights(), history(folder / "whole")
+
+
+# Trains, and resumes what was begun on one device, on two.
+ON_TWO_DEVICES = """
+import json, logging, sys
+from pathlib import Path
+import numpy as np, tensorflow as tf
+from astro_unetloc.training.train import fit_network
+
+logging.basicConfig(level=logging.INFO)
+path, folder, options, kind = *map(Path, sys.argv[1:3]), json.loads(sys.argv[3]), sys.argv[4]
+if kind == "CPU":
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+for name in ("two", "stopped"):
+    network, _ = fit_network(path, folder / name, **options)
+    np.savez(folder / f"{name}.npz", *network.get_weights())
+"""
+N_GPU = len(list(Path("/dev").glob("nvidia[0-9]*")))
+TWO_GPUS = pytest.mark.skipif(N_GPU < 2, reason=f"{N_GPU} GPUs in this machine, two are needed")
+
+
+@pytest.mark.slow
+@allow_foreign_warnings
+@pytest.mark.parametrize("kind", ["CPU", pytest.param("GPU", marks=TWO_GPUS)])
+def test_training_on_two_devices_is_that_on_one(interrupted, patch_set, tmp_path, kind):
+    options, stopped, weights, epochs = interrupted
+    shutil.copytree(stopped, tmp_path / "stopped")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"CUDA_VISIBLE_DEVICES": "" if kind == "CPU" else "0,1"}
+    words = [str(patch_set.path), str(tmp_path), json.dumps(options), kind]
+    command = [sys.executable, "-c", ON_TWO_DEVICES, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("each batch is divided among 2 devices") == 2
+    again = shutil.copytree(tmp_path / "two", tmp_path / "again")  # its third epoch on one device
+    for state in again.glob("backup/*2.*"):
+        state.unlink()
+    network, _ = fit_network(patch_set.path, again, **options)
+    np.savez(tmp_path / "again.npz", *network.get_weights())
+    for name in ("two", "stopped", "again"):
+        found = history(tmp_path / name)
+        for loss in ("loss", "val_loss"):
+            np.testing.assert_allclose(found[loss], epochs[loss], rtol=1e-5, err_msg=name)
+        with np.load(tmp_path / f"{name}.npz") as found:
+            for first, again in zip(weights, found.values(), strict=True):
+                np.testing.assert_allclose(first, again, atol=1e-5)
 
 
 def slow(*damage):
