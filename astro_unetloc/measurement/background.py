@@ -62,11 +62,6 @@ def _surface_terms(x, y):
     return x, y, x * x, x * y, y * y
 
 
-def _averages(weight, terms):
-    """Averages (n, k) of terms (n or 1, q, k) with weights (n, q)."""
-    return (weight[:, None] @ terms)[:, 0]
-
-
 def _schur_complement(cross, inner):
     """Information (n, k, k) lost to p parameters: ``cross`` (k, n, p), ``inner`` (n, p, p)."""
     cross = np.swapaxes(cross, 0, 1)
@@ -90,7 +85,8 @@ class LocalBackground:
         self._area, radius_deg = regions.sample_area, regions.radius_deg
         self.known = np.zeros(self.n, bool) if model is None else model.known
         if not self.known.all():
-            self._terms = _surface_terms(self.pairs.x / radius_deg, self.pairs.y / radius_deg)
+            offsets = self.pairs.x / radius_deg, self.pairs.y / radius_deg
+            self._terms = _surface_terms(*(offset.astype(np.float32) for offset in offsets))
             samples = regions.sample_x / radius_deg, regions.sample_y / radius_deg
             self._sample_terms = np.stack(_surface_terms(*samples), axis=-1)
         # Counts per square degree and energy bin at the source, first of one count per square
@@ -119,9 +115,9 @@ class LocalBackground:
             level *= self._model.at_pairs
         if self.known.all():
             return level
-        exponent = np.zeros(len(self.pairs))
+        exponent = np.zeros(len(self.pairs), np.float32)
         for term, coefficient in zip(self._terms, self.surface.T):
-            exponent += term * coefficient[self.pairs.source]
+            exponent += term * self.pairs.of_source(coefficient.astype(np.float32))
         return level * np.exp(exponent, out=exponent)
 
     @property
@@ -165,9 +161,10 @@ class LocalBackground:
         # mean and covariance of the terms, weighted by the surface
         weight, integral = self._at_samples(self.surface)
         weight = weight / integral[:, None]
-        mean = _averages(weight, terms)
-        products = [_averages(weight * term, terms) for term in np.moveaxis(terms, -1, 0)]
-        covariance = np.stack(products, axis=1) - mean[:, :, None] * mean[:, None, :]
+        mean = (weight[:, None] @ terms)[:, 0]
+        squares = np.swapaxes(weight[..., None] * terms, 1, 2) @ terms
+        covariance = squares - mean[:, :, None] * mean[:, None, :]
+        number = number.astype(np.float32)
         found = np.stack([self.pairs.sum(number * term, self.n) for term in self._terms], axis=1)
         prior = np.diag(np.array(self._config.surface_sigma) ** -2.0)
         gradient = found - total[:, None] * mean - self.surface @ prior

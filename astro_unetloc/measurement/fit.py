@@ -26,7 +26,6 @@ from astro_unetloc.measurement.data import (
     Regions,
     fitted_energies,
     gather_counts,
-    graph_colors,
     neighbor_pairs,
     sum_groups,
 )
@@ -135,7 +134,6 @@ class FieldFit:
         parts = self.regions, self.spectrum, model, self.config, self.weight
         self.background = LocalBackground(*parts)
         self._neighbors = neighbor_pairs(vectors, 2 * setup.core_deg.max())
-        self._colors = graph_colors(self.n, self._neighbors)
 
     def run(self, flux_range, *, grid=None, fixed=False):
         """Dict of arrays (k, ...): Galactic unit vectors, columns and flags of the catalogue.
@@ -178,7 +176,7 @@ class FieldFit:
         return self._maximize(self._initial(), self.background, n_rounds, _COUNTS_AND_INDEX)
 
     def _maximize(self, parameters, background, n_rounds, free):
-        options = {"n_rounds": n_rounds, "colors": self._colors, "free": free}
+        options = {"n_rounds": n_rounds, "neighbors": self._neighbors, "free": free}
         return maximize(self.likelihood, background, parameters, **options)
 
     def _initial(self):

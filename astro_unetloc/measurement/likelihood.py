@@ -15,13 +15,16 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.sparse import csr_array
 
-from astro_unetloc.measurement.data import Pairs, sum_groups
+from astro_unetloc.measurement.data import Pairs, graph_colors, sum_groups
 
 # Mean and width of a weak prior on the photon index; faint sources constrain it little.
 INDEX_PRIOR = 2.3, 1.5
 _INDEX_BOUNDS, _MIN_COUNTS = (0.0, 6.0), 1e-3
 # Largest changes in one Newton step, of the position in degrees and of the index.
 _MAX_SHIFT_DEG, _MAX_INDEX_STEP = 0.05, 0.5
+# A source is idle in a round in which its log posterior changes by less than this; after so many
+# such rounds it waits.
+_IDLE_GAIN, _N_IDLE = 1e-3, 2
 # Number of nearest neighbours with free parameters in a joint covariance.
 _MAX_NEIGHBORS = 6
 
@@ -85,13 +88,13 @@ class _CoreLikelihood:
         spectrum = self.spectrum.select(rows)
         return _CoreLikelihood(core, self.in_core[rows], self.profiles, spectrum), pairs
 
-    def evaluate(self, parameters):
-        """`SourceState` of parameters (n, 4)."""
+    def evaluate(self, parameters, psf=None):
+        """`SourceState` of parameters (n, 4); with the PSF at the pairs where it is known."""
         fraction, mean, variance, in_bin = self.spectrum.moments(parameters[:, 3])
         away = mean[:, None] - in_bin
         second = away**2 - variance[:, None]
         fraction = np.stack([fraction, fraction * away, fraction * second])
-        psf = self._psf(parameters)
+        psf = self._psf(parameters) if psf is None else psf
         npred = (parameters[:, 2, None] * fraction[0]).ravel()[self.cell] * psf[0]
         observed = (fraction * self.in_core).sum(axis=2)
         return SourceState(parameters, psf, fraction, observed, npred)
@@ -198,15 +201,17 @@ class Likelihood(_CoreLikelihood):
         return sum_groups(self.regions.reached.bin, self.npred_reached(state), self.n_bins)
 
 
-def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
+def maximize(likelihood, background, parameters, *, n_rounds, neighbors, free):
     """`SourceState` and background at the maximum of the posterior, from parameters (n, 4).
 
     The third result are the expected counts (m,) of all but the source itself at the core pairs.
     In each round every source takes one step; sources of one colour, see `graph_colors`, take it
-    at the same time. ``free`` are the indices of the fitted parameters.
+    at the same time. Idle sources wait until one of their ``neighbors``, see `neighbor_pairs`,
+    moves. ``free`` are the indices of the fitted parameters.
     """
     state = likelihood.evaluate(np.array(parameters, dtype=float))
-    damping = np.full(likelihood.n, 1e-2)
+    damping, n_idle = np.full(likelihood.n, 1e-2), np.zeros(likelihood.n, int)
+    colors = graph_colors(likelihood.n, neighbors)
     groups = [np.flatnonzero(colors == color) for color in range(colors.max(initial=0) + 1)]
     groups = [(rows, *likelihood.select(rows)) for rows in groups]
     for number in range(n_rounds):
@@ -214,16 +219,26 @@ def maximize(likelihood, background, parameters, *, n_rounds, colors, free):
             fraction, npred_sources = background_fraction(likelihood, background, state)
             background = background.step(fraction)
         for rows, part, pairs in groups:
+            waiting = n_idle[rows] >= _N_IDLE
+            if waiting.all():
+                continue
+            if waiting.any():
+                rows, (part, some) = rows[~waiting], part.select(np.flatnonzero(~waiting))
+                pairs = pairs[some]
             before, bins = state.select(rows, pairs), part.core.bin
             npred_neighbors = np.maximum(npred_sources[bins] - before.npred, 0.0)
             npred_other = background.npred[pairs] + npred_neighbors  # core pairs come first
             trial = _newton_step(part, before, npred_other, damping[rows], np.array(free))
-            better = part.gain(before, trial, npred_other) > -1e-9
+            gain = part.gain(before, trial, npred_other)
+            better = gain > -1e-9
             damping[rows] = np.clip(damping[rows] * np.where(better, 0.2, 5.0), 1e-6, 1e4)
+            n_idle[rows] = np.where(np.abs(gain) < _IDLE_GAIN, n_idle[rows] + 1, 0)
             changed = np.flatnonzero(better[part.core.source])
             trial = trial.select(better, changed)
             state.update(rows[better], pairs[changed], trial)
             np.add.at(npred_sources, bins[changed], trial.npred - before.npred[changed])
+        source, other = neighbors.T
+        n_idle[source[n_idle[other] == 0]] = 0
     fraction, npred_sources = background_fraction(likelihood, background, state)
     background = background.step(fraction)
     npred_neighbors = np.maximum(npred_sources[likelihood.core.bin] - state.npred, 0.0)
@@ -256,7 +271,7 @@ def _newton_step(likelihood, state, npred_other, damping, free):
     least = np.maximum(counts / 4, _MIN_COUNTS)
     parameters[:, 2] = np.clip(parameters[:, 2], least, counts * 4)
     parameters[:, 3] = np.clip(parameters[:, 3], *_INDEX_BOUNDS)
-    return likelihood.evaluate(parameters)
+    return likelihood.evaluate(parameters, None if 0 in free else state.psf)
 
 
 def joint_covariances(derivatives, core, hessian, neighbors, members):

@@ -25,7 +25,7 @@ from astro_unetloc.sphere import vectors_from_lonlat
 EDGES = np.geomspace(10, 2000, 20)  # of events
 
 
-def maximum(sky_map, vectors, *, counts=20.0, colors=None):
+def maximum(sky_map, vectors, *, counts=20.0, neighbor_deg=0.0, n_rounds=20):
     """Likelihood of sources, their state at its maximum and the counts of all others."""
     n, profiles = len(vectors), make_profiles(KingPSF(), EDGES)
     core_deg = np.maximum(profiles.containment_radius(0.95), 0.4)
@@ -35,7 +35,7 @@ def maximum(sky_map, vectors, *, counts=20.0, colors=None):
     likelihood = Likelihood(regions, profiles, spectrum)
     state, _, npred_other = maximize(
         likelihood, LocalBackground(regions, spectrum), np.tile([0.0, 0.0, counts, 2.3], (n, 1)),
-        n_rounds=12, colors=np.zeros(n, int) if colors is None else colors, free=range(4),
+        n_rounds=n_rounds, neighbors=neighbor_pairs(vectors, neighbor_deg), free=range(4),
     )  # fmt: skip
     return likelihood, state, npred_other
 
@@ -82,10 +82,14 @@ def test_two_close_sources_divide_their_photons(rng):
     colors = graph_colors(80, neighbor_pairs(vectors, 1.0))
     assert set(colors) == {0, 1}
     assert np.all(colors[:40] != colors[40:])
-    state = maximum(as_events(photons), vectors, colors=colors)[1]
+    state, longer = (
+        maximum(as_events(photons), vectors, neighbor_deg=1.0, n_rounds=n)[1] for n in (20, 80)
+    )
     assert np.median(state.counts[:40]) == pytest.approx(60, rel=0.08)
     assert np.median(state.counts[40:]) == pytest.approx(30, rel=0.12)
     assert np.median(np.hypot(*state.parameters[:, :2].T)) < 0.02
+    # sources that wait have reached their maximum, so that more rounds change nothing
+    np.testing.assert_allclose(state.counts, longer.counts, atol=0.05 * np.sqrt(30))
 
 
 # Joint covariances
