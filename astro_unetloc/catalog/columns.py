@@ -136,6 +136,12 @@ LIGHT_CURVE_COLUMNS = (
 
 CLASSES = ("agn", "psr", "other")
 
+# Words and colors of the classes, empty for a source without one, in pictures, regions and pages:
+# the colors differ from each other, from gray, from black and from white (contrast 3 and more) also
+# to a deuteranope and a protanope (Machado et al. 2009, doi:10.1109/TVCG.2009.113).
+CLASS_WORDS = {"agn": "AGN", "psr": "pulsar", "other": "other", "": "class unknown"}
+CLASS_COLORS = {"agn": "#1e88e5", "psr": "#dd5f00", "other": "#00a078", "": "#808080"}
+
 # name: (bit, description)
 FLAGS = {
     "edge": (1, "near the edge of coverage"),
@@ -149,6 +155,10 @@ FLAGS = {
     "known_extended": (256, "inside a known extended source"),
     "class_prior": (512, "the class is the prior, which the photons do not change"),
 }
+
+# Flags that question the source itself, drawn with dashed lines; the others describe its
+# surroundings or the map.
+DOUBTS = ("edge", "blended", "wide", "bright_neighbor", "fit_failed")
 
 
 def set_column(table, name, values):
@@ -192,3 +202,9 @@ def flag_names(flags):
 def has_flag(table, name):
     """Which rows (n,) of a table of sources carry the flag of this name."""
     return np.asarray(table["Flags"]) & FLAGS[name][0] != 0
+
+
+def is_doubted(table):
+    """Which rows (n,) of a table of sources, which may lack ``Flags``, carry one of `DOUBTS`."""
+    flags = np.asarray(table["Flags"] if "Flags" in table.colnames else np.zeros(len(table)))
+    return flags.astype(int) & sum(FLAGS[name][0] for name in DOUBTS) > 0

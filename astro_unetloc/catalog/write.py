@@ -19,7 +19,13 @@ from astropy.table import Column, Table
 
 from astro_unetloc import files
 from astro_unetloc.catalog import columns
-from astro_unetloc.catalog.columns import AREA, FLAGS, LAYOUT_KEYWORDS
+from astro_unetloc.catalog.columns import (
+    AREA,
+    CLASS_COLORS,
+    CLASS_WORDS,
+    LAYOUT_KEYWORDS,
+    is_doubted,
+)
 from astro_unetloc.catalog.models import fermi_library, gammapy_yaml
 from astro_unetloc.catalog.read import as_table, searched_area
 from astro_unetloc.catalog.table import (
@@ -367,17 +373,12 @@ def _votable_param(votable, number, name, value):
 
 # Regions
 
-# A matched catalogue is colored by the matches, another one by class and, without one, by flags.
+# A matched catalogue is colored by the matches, another one by class.
 _MATCH_COLORS = {"matched": "green", "new": "magenta", "flagged": "yellow"}
-_CLASS_COLORS = {"agn": "cyan", "psr": "green", "other": "magenta"}
-_CLASS_COLORS |= {"flagged": "yellow", "source": "white"}
-
-# Flags that question the source itself; the others describe its surroundings or the map.
-_DOUBT = sum(FLAGS[n][0] for n in ("edge", "blended", "wide", "bright_neighbor", "fit_failed"))
 
 _DS9_HEADER = """\
 # Region file format: DS9 version 4.1
-# cross: position, ellipse: 95 % confidence, {}
+# cross: position, ellipse: 95 % confidence (dashed where flags question the source), {}
 global dashlist=8 3 width=1 font="helvetica 10 normal roman" select=1 highlite=1 dash=0 fixed=0 \
 edit=1 move=1 delete=1 include=1 source=1
 """
@@ -403,45 +404,46 @@ def format_regions(catalog, *, frame="icrs", casa=False):
     # braces and backslashes would end the label of DS9
     safe = str.maketrans("{}\\", "()/")
     labels = [" ".join(_ascii(name).translate(safe).split()) for name in names]
-    shown, tags = _shown_and_tags(catalog)
-    colors = _MATCH_COLORS if "ASSOC" in catalog.colnames else _CLASS_COLORS
-    legend = ", ".join(f"{color}: {what}" for what, color in colors.items())
-    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, (colors[name] for name in shown), tags)
+    states, classes = _states(catalog), source_classes(catalog)
+    is_matched = "ASSOC" in catalog.colnames
+    colors, shown = (_MATCH_COLORS, states) if is_matched else (CLASS_COLORS, classes)
+    legend = ", ".join(f"{color}: {CLASS_WORDS.get(what, what)}" for what, color in colors.items())
+    tags = [[tag for tag in both if tag] for both in zip(states, classes)]
+    styles = zip((colors[name] for name in shown), is_doubted(catalog).tolist(), tags)
+    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, styles)
     lines = _casa_lines if casa else partial(_ds9_lines, frame)
     header = _CASA_HEADER.format(_FRAMES[frame]) if casa else _DS9_HEADER.format(legend)
     return header + "".join("".join(lines(*row)) for row in rows if np.isfinite(row[:2]).all())
 
 
-def _ds9_lines(frame, lon, lat, major, minor, angle, label, color, tags):
+def _ds9_lines(frame, lon, lat, major, minor, angle, label, style):
     """Region of a source for DS9, which counts the angle from the longitude axis of the frame."""
+    color, is_dashed, tags = style
     style = " ".join([f"color={color}", *(f"tag={{{tag}}}" for tag in tags)])
     place = f"{lon:.6f},{lat:.6f}"
     yield f"{frame};point({place})# point=cross {style}{f' text={{{label}}}' if label else ''}\n"
     if np.isfinite(major):
         shape = f"{major:.6f},{minor:.6f},{(angle + 90) % 360:.6f}"
-        yield f"{frame};ellipse({place},{shape})# {style}\n"
+        yield f"{frame};ellipse({place},{shape})# {'dash=1 ' * is_dashed}{style}\n"
 
 
-def _casa_lines(lon, lat, major, minor, angle, label, color, _):
+def _casa_lines(lon, lat, major, minor, angle, label, style):
     """Region of a source for CASA, which counts the angle from north."""
-    place, color = f"{lon:.6f}deg, {lat:.6f}deg", f"color={color}"
+    place, color = f"{lon:.6f}deg, {lat:.6f}deg", f"color={style[0]}"
+    line = ", linestyle=--" * style[1]
     label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", label)  # quotes and brackets would end it
     yield f"symbol[[{place}], +], {f'label={label!r}, ' if label else ''}{color}\n"
     if np.isfinite(major):
-        yield f"ellipse[[{place}], [{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg], {color}\n"
+        yield f"ellipse[[{place}], [{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg], {color}{line}\n"
 
 
-def _shown_and_tags(catalog):
-    """What the color of each source shows, and all that is known of it: match or flags, class."""
-    flags = np.asarray(catalog["Flags"] if "Flags" in catalog.colnames else np.zeros(len(catalog)))
-    states = np.where(flags.astype(int) & _DOUBT > 0, "flagged", "source")
-    classes = source_classes(catalog)
-    shown = np.where(classes == "", states, classes)
-    if "ASSOC" in catalog.colnames:
-        matched = ~np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))
-        states = np.where(matched, "matched", np.where(states == "flagged", states, "new"))
-        shown = states
-    return shown, [[tag for tag in both if tag] for both in zip(states, classes)]
+def _states(catalog):
+    """Whether each source is matched, else flagged, else new or, without matching, a source."""
+    is_compared = "ASSOC" in catalog.colnames
+    states = np.where(is_doubted(catalog), "flagged", "new" if is_compared else "source")
+    if is_compared:
+        states[~np.ma.getmaskarray(np.ma.asarray(catalog["ASSOC"]))] = "matched"
+    return states
 
 
 def to_regions(catalog, *, frame="icrs"):

@@ -13,6 +13,7 @@ from conftest import make_wcs, skip_unless_in_ci
 from made_catalogs import make_catalog, make_sources, split_regions
 from regions import Regions
 
+from astro_unetloc.catalog.columns import CLASS_COLORS
 from astro_unetloc.catalog.write import format_regions, write_outputs
 
 MISSING = [name for name in ("ds9", "Xvfb") if not shutil.which(name)]
@@ -89,7 +90,8 @@ def test_ds9_holds_every_source_and_draws_the_same_ellipse_in_any_frame(run_ds9,
     write_outputs(catalog, [folder / f"{frame}.reg"], frame=frame)
     points, ellipses = load_and_save(run_ds9, folder, f"{frame}.reg")
     assert [point.meta["text"] for point in points] == list(catalog["Source_Name"])
-    assert [point.visual["color"] for point in points] == ["green", "cyan", "yellow", "magenta"]
+    colors = [CLASS_COLORS[name] for name in ("psr", "agn", "", "other")]
+    assert [point.visual["color"].lower() for point in points] == colors
     assert len(ellipses) == 2
     positions = SkyCoord([point.center for point in points]).icrs
     assert positions.separation(catalog["skycoord"]).max() < 0.1 * u.arcsec

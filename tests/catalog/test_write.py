@@ -13,7 +13,7 @@ from astropy.time import Time
 from made_catalogs import META, assert_same_catalog, make_measured, split_regions
 from regions import Regions
 
-from astro_unetloc.catalog.columns import COLUMNS
+from astro_unetloc.catalog.columns import CLASS_COLORS, COLUMNS
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.catalog.write import (
     check_outputs,
@@ -190,7 +190,7 @@ def test_regions_hold_a_point_for_every_source_and_the_known_ellipses(
     write_outputs(catalog, [path], frame=frame)
     points, ellipses = split_regions(Regions.read(path, format="ds9" if kind == "reg" else kind))
     assert [point.meta[label] for point in points] == list(catalog["Source_Name"])
-    assert {point.visual["color"] for point in points} <= {"cyan", "white"}
+    assert {point.visual["color"] for point in points} <= {CLASS_COLORS["agn"], CLASS_COLORS[""]}
     assert len(ellipses) == np.sum(~catalog["Conf_95_SemiMajor"].mask)
     for point, position in zip(points, catalog["skycoord"], strict=True):
         assert point.center.frame.name == frame
@@ -246,17 +246,18 @@ def test_odd_characters_in_names_stay_safe(name, label, n):
     assert len(ellipses) == 1
 
 
-def test_color_shows_the_match_of_a_source_else_its_class_else_its_flags():
+def test_color_shows_the_match_of_a_source_else_its_class_and_dashes_its_flags():
     def colors():
         return [r.visual["color"] for r in to_regions(catalog) if "text" in r.meta]
 
     catalog = make_measured(4)
     catalog["Class"] = np.array(["", "", "psr", "other"])
     catalog["Flags"] = np.array([2, 16 + 32 + 128, 2, 0], "i2")
-    assert colors() == ["yellow", "white", "green", "magenta"]
+    assert colors() == [CLASS_COLORS[name] for name in ("", "", "psr", "other")]
     lines = format_regions(catalog).splitlines()
-    legend = "cyan: agn, green: psr, magenta: other, yellow: flagged, white: source"
-    assert lines[1].endswith(legend)
+    words = {"AGN": "agn", "pulsar": "psr", "other": "other", "class unknown": ""}
+    assert lines[1].endswith(", ".join(f"{CLASS_COLORS[c]}: {w}" for w, c in words.items()))
+    assert [" dash=1 " in line for line in lines if "ellipse(" in line] == [True, False]
     tags = [re.findall("tag={(.*?)}", line) for line in lines if "point=cross" in line]
     assert tags == [["flagged"], ["source"], ["flagged", "psr"], ["source", "other"]]
     catalog["ASSOC"] = np.ma.MaskedArray(["A", "B", "", ""], mask=[0, 0, 1, 1])
@@ -272,7 +273,7 @@ def test_casa_ellipse_has_the_major_axis_first_and_odd_characters_stay_safe(tmp_
     first, *_, line = (tmp_path / "c.crtf").read_text().splitlines()
     assert first == "#CRTFv0"
     assert "[0.100000deg, 0.050000deg], 30.0" in line
-    assert line.endswith("color=cyan")
+    assert line.endswith(f"color={CLASS_COLORS['agn']}")
     points, ellipses = split_regions(Regions.read(tmp_path / "c.crtf", format="crtf"))
     assert [point.meta.get("label", "") for point in points] == ["a_b__ _c___(d) _", ""]
     assert len(ellipses) == 1
