@@ -434,7 +434,8 @@ def _casa_lines(lon, lat, major, minor, angle, label, style):
     label = re.sub(r"[^A-Za-z0-9 ()+.:;_-]", "_", label)  # quotes and brackets would end it
     yield f"symbol[[{place}], +], {f'label={label!r}, ' if label else ''}{color}\n"
     if np.isfinite(major):
-        yield f"ellipse[[{place}], [{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg], {color}{line}\n"
+        shape = f"[{major:.6f}deg, {minor:.6f}deg], {angle:.6f}deg"
+        yield f"ellipse[[{place}], {shape}], {color}{line}\n"
 
 
 def _states(catalog):
