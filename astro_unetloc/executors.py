@@ -11,7 +11,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from importlib.util import find_spec
@@ -23,6 +23,10 @@ from threadpoolctl import threadpool_limits
 
 from astro_unetloc.exceptions import InputError
 
+log = logging.getLogger(__name__)
+
+# Calls that are submitted and not yet finished: so many, or more for many workers.
+_N_PENDING = 200
 # A call is given up when so many processes have died of it.
 _N_TRIES = 2
 _ADVICE = "run the same again with fewer workers, or where there is more memory"
@@ -49,11 +53,11 @@ def limited_cores(n_cores):
         _cores.reset(token)
 
 
-def run_shards(job, keys, *, executor=None, n_pending=16, lost=None):
+def run_shards(job, keys, *, executor=None, n_pending=None, lost=None):
     """Yield each key with the result of a function of it, in order of completion.
 
-    At most ``n_pending`` calls are submitted to the executor (of `concurrent.futures`, or a client
-    of dask, which restarts a process that died) and not yet yielded. Without one they run here.
+    At most ``n_pending`` calls (enough for all workers) are submitted to the executor (of
+    `concurrent.futures`, or a client of dask) and not yet yielded. Without one they run here.
     Where a call raised an error, ``lost``, a function of the key and the error, gives the result;
     without it the error is raised.
     """
@@ -61,6 +65,7 @@ def run_shards(job, keys, *, executor=None, n_pending=16, lost=None):
         for key in keys:
             yield key, job(key)
         return
+    n_pending = n_pending or max(_N_PENDING, 2 * n_workers_of(executor))
     if hasattr(executor, "get_executor"):  # a dask client
         executor = executor.get_executor()
     keys, pending = iter(keys), {}
@@ -95,6 +100,25 @@ def n_workers_of(executor):
 
 
 @contextmanager
+def open_workers(executor, n_workers):
+    """The executor that is given, or one of workers that live as long as the block.
+
+    An address such as ``tcp://node1:8786`` is that of a dask cluster. None stands for ``n_workers``
+    processes of this machine, and remains None, this process, for one.
+    """
+    opened = None
+    if isinstance(executor, str):
+        opened = _cluster(executor)
+    elif executor is None and n_workers > 1:
+        opened = local_workers(n_workers)
+    with opened or nullcontext(executor) as workers:
+        link = getattr(workers, "dashboard_link", "") if find_spec("bokeh") else ""
+        if opened and link:
+            log.info("dashboard of the workers: %s", link)
+        yield workers
+
+
+@contextmanager
 def local_workers(n_workers):
     """Processes of this machine: a client of dask's `LocalCluster`, without dask `process_pool`."""
     try:
@@ -114,8 +138,8 @@ def local_workers(n_workers):
 
 
 @contextmanager
-def cluster_client(address):
-    """Client of the dask cluster at an address, such as ``tcp://node1:8786``."""
+def _cluster(address):
+    """Client of the dask cluster at an address."""
     try:
         from distributed import Client
     except ImportError as err:
@@ -131,11 +155,6 @@ def cluster_client(address):
         ) from err
     with client:
         yield client
-
-
-def dashboard_of(executor):
-    """Address of the dashboard of a client of dask; empty without one."""
-    return getattr(executor, "dashboard_link", "") if find_spec("bokeh") else ""
 
 
 def process_pool(n_workers):

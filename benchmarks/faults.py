@@ -4,9 +4,10 @@
 
 Every command runs once undisturbed. Then it is killed (SIGKILL, with its workers) at random moments
 and given again. A try is lost if an output is there that is not whole, or if the second run ends in
-other bytes. The other faults, of a search: a disk that is full after some kilobytes (a limit on the
-size of files), memory of 3 GB (of an all-sky list), a folder where nothing can be written, and two
-commands with the same output at once.
+other bytes. Where there are workers, one of them alone is killed in other tries; these are lost
+unless the run goes on and ends in the same bytes. Other faults, of a search: a disk that is full
+after some kilobytes (a limit on the size of files), memory of 3 GB (of an all-sky list), a folder
+where nothing can be written, and two commands with the same output at once.
 
 Bytes are equal but for dates and, of a model, ``unet.keras``; ``unet.tflite`` has its weights.
 """
@@ -40,6 +41,7 @@ COMMANDS = {
     "train": ["train", "{set}", "-o", "{home}/model", "--epochs", 3, "--steps-per-epoch", 3],
     "evaluate": ["evaluate", "--data", "{set}", "--all-skies", "-o", "{home}/scores"],
 }
+WITH_WORKERS = ("batch", "simulate")
 # Not the same in two runs: files with times, and cards of FITS files that have a date.
 VARYING = ("state.json", "history.csv", "card.json", "unet.keras", "last.keras")
 DATED = re.compile(rb"(CHECKSUM|DATASUM |DATE {4})=.{70}")
@@ -105,6 +107,28 @@ def killed(words, home, seconds, whole, rng):
     return kept and done
 
 
+def workers_of(process):
+    """Process ids of the workers of a command, which `multiprocessing` spawned."""
+    words = ["pgrep", "-g", str(process.pid), "-f", "spawn_main"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+
+
+def worker_killed(words, home, seconds, whole, rng):
+    """Whether a command of which one worker was killed did its work nevertheless."""
+    emptied(home)
+    process = start(words)
+    while not workers_of(process) and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(rng.uniform(0, seconds / 2))
+    for worker in workers_of(process)[:1]:
+        os.kill(int(worker), signal.SIGKILL)
+    code, line = finished(process)
+    kept = code == 0 and contents(home) == whole
+    if not kept:
+        print(f"  lost: exit {code}, {line}", flush=True)
+    return kept
+
+
 def try_kills(name, places, n_tries, rng):
     """Print how many of the killed runs of a command were lost."""
     words = [str(word).format(**places) for word in COMMANDS[name]]
@@ -114,8 +138,12 @@ def try_kills(name, places, n_tries, rng):
     seconds, whole = time.perf_counter() - started, contents(places["home"])
     if code or not whole:
         raise RuntimeError(f"{name} must end with code 0; got {code}: {line}")
-    lost = sum(not killed(words, places["home"], seconds, whole, rng) for _ in range(n_tries))
-    print(f"{name:<24} killed in {seconds:5.1f} s {n_tries:5} tries {lost:4} lost", flush=True)
+    kinds = {name: killed}
+    if name in WITH_WORKERS:
+        kinds[f"{name}, one worker"] = worker_killed
+    for kind, survives in kinds.items():
+        lost = sum(not survives(words, places["home"], seconds, whole, rng) for _ in range(n_tries))
+        print(f"{kind:<24} killed in {seconds:5.1f} s {n_tries:5} tries {lost:4} lost", flush=True)
 
 
 def try_limits(places):

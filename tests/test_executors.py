@@ -13,7 +13,14 @@ import pytest
 from conftest import skip_unless_in_ci
 from made_sets import die_once
 
-from astro_unetloc.executors import limited_cores, process_pool, run_shards, usable_cores
+from astro_unetloc import executors
+from astro_unetloc.executors import (
+    limited_cores,
+    open_workers,
+    process_pool,
+    run_shards,
+    usable_cores,
+)
 
 # Subprocesses import what this process does.
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -119,3 +126,13 @@ def test_dask_runs_shards_and_goes_on_when_a_worker_dies(client, tmp_path):
         assert found == {n: n**0.5 for n in range(8)}
     keys = [str(tmp_path / name) for name in "ab"]
     assert dict(run_shards(die_once, keys, executor=client)) == {key: key for key in keys}
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_workers_are_those_of_an_address_and_their_dashboard_is_logged(client, caplog, monkeypatch):
+    monkeypatch.setattr(executors, "find_spec", bool)  # bokeh is there
+    with caplog.at_level("INFO", "astro_unetloc"), open_workers(client.scheduler.address, 1) as own:
+        assert dict(run_shards(math.sqrt, [4], executor=own)) == {4: 2}
+    assert f"dashboard of the workers: {client.dashboard_link}" in caplog.messages
+    with open_workers(client, 5) as same, open_workers(None, 1) as none:
+        assert (same, none) == (client, None)

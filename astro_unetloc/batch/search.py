@@ -6,7 +6,7 @@ this process writes them, so that a cluster needs to share the maps but not the 
 
 import time
 import warnings
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -31,21 +31,15 @@ from astro_unetloc.catalog.write import file_content
 from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.executors import (
     limited_cores,
-    local_workers,
     n_workers_of,
+    open_workers,
     run_shards,
     usable_cores,
 )
-from astro_unetloc.files import (
-    check_outputs,
-    locked_folder,
-    write_files,
-)
+from astro_unetloc.files import check_outputs, locked_folder, write_files
 from astro_unetloc.pipeline import detect
 
 ALL = "catalogs.fits"
-# Searches that are submitted and not yet finished; the results of few are held at once.
-_N_PENDING = 200
 # What became of a map whose search did not end.
 _FAILED = {"status": "failed", "n_sources": 0, "n_failed": 0}
 
@@ -68,10 +62,10 @@ def find_sources_in(
         with a number where two are equal, or the keys of a dict.
     folder : str or path
         Where the files are written; it is made if absent.
-    executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        What runs the searches. By default processes of this machine: a ``LocalCluster`` of dask
-        where that is installed. A script that starts processes needs the line
-        ``if __name__ == "__main__":``.
+    executor : concurrent.futures.Executor, dask.distributed.Client or str, optional
+        What runs the searches, or the address of a dask cluster such as ``tcp://node1:8786``. By
+        default processes of this machine: a ``LocalCluster`` of dask where that is installed. A
+        script that starts processes needs the line ``if __name__ == "__main__":``.
     n_cores : int, optional
         Number of cores that the workers of this machine share; all by default. With 1 the maps are
         searched in this process.
@@ -144,9 +138,13 @@ def search_all(
             for s in searches
         }
         state = {"creator": creator(), "options": stated, "maps": known | entries}
-        write_state(folder, state)
         missing = [s for s in searches if entries[s.name]["status"] != "done"]
-        _search_missing(missing, folder, state, executor, n_cores, progress, frame, options)
+        if executor is None:
+            n_cores = n_cores or usable_cores()
+        n_cores, executor = n_cores or 1, executor if missing else None
+        with open_workers(executor, min(n_cores, len(missing))) as workers:
+            write_state(folder, state)
+            _search_missing(missing, folder, state, workers, n_cores, progress, frame, options)
         if missing or not (folder / ALL).exists():
             _write_all(folder, state)
     return _table(searches, state)
@@ -154,22 +152,12 @@ def search_all(
 
 def _search_missing(missing, folder, state, executor, n_cores, progress, frame, options):
     """Search maps and write, one by one, their files and the state."""
-    if not missing:
-        return
-    with ExitStack() as stack:
-        n_cores = n_cores or (usable_cores() if executor is None else None)
-        n_workers = min(n_cores, len(missing)) if executor is None else n_workers_of(executor)
-        if executor is None and n_workers > 1:
-            executor = stack.enter_context(local_workers(n_workers))
-        n_each = max((n_cores or 1) // n_workers, 1)
-        job = partial(_search, frame=frame, n_cores=n_each, options=options)
-        results = run_shards(
-            job, missing, executor=executor, n_pending=max(_N_PENDING, n_workers), lost=_lost
-        )
-        results, seen = stack.enter_context(closing(results)), set()
-        for search, outcome in (
-            progress(results, total=len(missing), desc="maps") if progress else results
-        ):
+    n_each = max(n_cores // n_workers_of(executor), 1)
+    job = partial(_search, frame=frame, n_cores=n_each, options=options)
+    with closing(run_shards(job, missing, executor=executor, lost=_lost)) as results:
+        shown = progress(results, total=len(missing), desc="maps") if progress else results
+        seen = set()
+        for search, outcome in shown:
             files, entry = outcome.pop("files", {}), state["maps"][search.name]
             for text in outcome["warnings"]:
                 if text not in seen:

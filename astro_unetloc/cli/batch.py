@@ -1,7 +1,6 @@
 """The command ``batch``: many maps in one run."""
 
 import sys
-from contextlib import ExitStack
 
 import click
 
@@ -9,6 +8,7 @@ from astro_unetloc.cli.options import (
     EXIT_INCOMPLETE,
     SEARCH_GROUPS,
     GroupedCommand,
+    cluster_option,
     companions,
     map_options,
     number_option,
@@ -17,6 +17,7 @@ from astro_unetloc.cli.options import (
     print_message,
     progress_bar,
     search_options,
+    show_dashboard,
     sky_cone,
 )
 
@@ -36,8 +37,7 @@ _BY_CHANCE = 1e-3
                 help="Folder of the catalogues; an interrupted run in it is continued."),
     number_option("--cores", "n_cores", metavar="N",
                   help="Number of cores of this machine.  [default: all]"),
-    click.option("--cluster", metavar="ADDRESS",
-                 help="Address of the scheduler of a dask cluster, such as tcp://node1:8786."),
+    cluster_option,
     click.option("--time-bins", metavar="BINS", help="Search slices of time of an event list, and "
                  "measure light curves: a length such as 30d, edges in seconds (MET) with commas "
                  "between, or a file of good time intervals."),
@@ -58,7 +58,6 @@ def batch(maps, folder, n_cores, cluster, time_bins, slice_exposures, region, se
     with their variability), lightcurve.fits and lightcurve.png.
     """
     from astro_unetloc.batch import find_light_curves, find_sources_in
-    from astro_unetloc.executors import usable_cores
 
     if None not in (n_cores, cluster):
         raise click.UsageError("--cores and --cluster exclude each other; got both; drop one")
@@ -67,19 +66,16 @@ def batch(maps, folder, n_cores, cluster, time_bins, slice_exposures, region, se
     parts = {"energy_range": others["energy_range"], "backgrounds": others.pop("backgrounds")}
     others |= companions(others["psf"], others.pop("psf_radius"), **parts)
     others |= {"region": sky_cone(region, others["frame"]), "rng": seed}
-    n_cores = None if cluster else n_cores or usable_cores()
+    show_dashboard(quiet)
+    others |= {"executor": cluster, "n_cores": n_cores, "progress": progress_bar(quiet)}
     maps, curves = list(maps), None
-    with ExitStack() as stack:
-        n_workers = min(n_cores or 1, len(maps)) if not time_bins else n_cores
-        executor = _executor(stack, cluster, n_workers, quiet)
-        others |= {"executor": executor, "n_cores": n_cores, "progress": progress_bar(quiet)}
-        if time_bins:
-            exposures = list(slice_exposures) or None
-            events = maps if len(maps) > 1 else maps[0]
-            slices = {"time_bins": time_bins, "slice_exposures": exposures}
-            table, catalog, curves = find_light_curves(events, folder, **slices, **others)
-        else:
-            table = find_sources_in(maps, folder, **others)
+    if time_bins:
+        exposures = list(slice_exposures) or None
+        events = maps if len(maps) > 1 else maps[0]
+        slices = {"time_bins": time_bins, "slice_exposures": exposures}
+        table, catalog, curves = find_light_curves(events, folder, **slices, **others)
+    else:
+        table = find_sources_in(maps, folder, **others)
     if curves is not None:
         _report_variability(catalog, len(table) - 1, folder, quiet)
     _report(table, folder, quiet)
@@ -97,18 +93,6 @@ def _report_variability(catalog, n_slices, folder, quiet):
         f"chance less than {_BY_CHANCE:g}) -> {folder}/{VARIABILITY}",
         quiet,
     )
-
-
-def _executor(stack, cluster, n_workers, quiet):
-    """What runs the searches, open until the stack ends; None is this process."""
-    from astro_unetloc.executors import cluster_client, dashboard_of, local_workers
-
-    if not cluster and n_workers == 1:
-        return None
-    executor = stack.enter_context(cluster_client(cluster) if cluster else local_workers(n_workers))
-    if dashboard := dashboard_of(executor):
-        print_message(f"dashboard of the workers: {dashboard}", quiet)
-    return executor
 
 
 def _report(table, folder, quiet):

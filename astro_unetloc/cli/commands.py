@@ -11,6 +11,7 @@ from astro_unetloc.cli.options import (
     GroupedCommand,
     check_kind,
     checked_paths,
+    cluster_option,
     command_line,
     companions,
     given_options,
@@ -24,6 +25,7 @@ from astro_unetloc.cli.options import (
     prior_option,
     progress_bar,
     seed_option,
+    show_dashboard,
     sky_cone,
 )
 
@@ -82,7 +84,8 @@ _CUBE, _FOLDER, _PATCHES = "a cube (.fits, .fits.gz)", "a folder (sky/)", "a pat
 _SKY = {"years", "variant", "isotropic", "exposure", "psf", "energy_range", "center", "width_deg",
         "pixel_deg"}  # fmt: skip
 _LABELS = {"mask_radius_pix", "min_photons", "min_significance"}
-_SET = {"n_skies", "patches_per_sky", "workers", "append", "by_class", "folders", "band_edges"}
+_SET = {"n_skies", "patches_per_sky", "n_workers", "cluster", "append", "by_class", "folders",
+        "band_edges"}  # fmt: skip
 _SIMULATE_OPTIONS = {_CUBE: _SKY | {"truth"}, _FOLDER: _SKY | {"nside"}, _PATCHES: _SET | _LABELS}
 _SIMULATE_GROUPS = {"Sky": _SKY | {"truth", "nside", "template"}, "Patch set": _SET | _LABELS}
 _OBSERVATION = (
@@ -130,7 +133,8 @@ def _parse_bands(context, parameter, text):
                 "folder of components (from -o sky/ or another simulator) instead of a simulated "
                 "sky; may be repeated."),
     number_option("--patches-per-sky", default=400, help="Number of patches of each sky."),
-    number_option("--workers", default=1, help="Number of processes."),
+    number_option("--workers", "n_workers", default=1, help="Number of processes."),
+    cluster_option,
     click.option("--append", is_flag=True, help="Add skies to a finished set, up to --skies."),
     click.option("--by-class", is_flag=True,
                  help="One mask for each class (AGN, PSR, OTHER) instead of one for all."),
@@ -158,6 +162,7 @@ def simulate(context, output, overwrite, quiet, seed, template, **options):
     _check_simulation(context, kind)
     chosen = {key: options[key] for key in _SIMULATE_OPTIONS[kind] if options[key] is not None}
     chosen |= {"template": template, "overwrite": overwrite}
+    show_dashboard(quiet)
     print_message(make(output, seed, progress=progress_bar(quiet), **chosen), quiet)
 
 
@@ -165,6 +170,8 @@ def _check_simulation(context, kind):
     """Refuse options that do not go with the kind of output or with each other."""
     check_kind(context, kind, _SIMULATE_OPTIONS)
     given = given_options(context)
+    if {"n_workers", "cluster"} <= given:
+        raise click.UsageError("--workers and --cluster exclude each other; got both; drop one")
     if {"years", "exposure"} <= given:
         raise click.UsageError("--exposure stands instead of --years; got both; drop one")
     if "nside" in given and given & {"center", "width_deg", "pixel_deg"}:
@@ -207,10 +214,9 @@ def _made(n_photons, n_sources, where):
     return f"{counted(n_photons, 'photon')}, {counted(n_sources, 'true source')} -> {where}"
 
 
-def _simulate_patches(output, seed, *, workers, by_class, **options):
+def _simulate_patches(output, seed, *, by_class, cluster=None, **options):
     """Write a patch set; returns the report."""
     from astro_unetloc.exceptions import counted
-    from astro_unetloc.executors import process_pool
     from astro_unetloc.files import check_output
     from astro_unetloc.simulation.population import CLASSES
     from astro_unetloc.training.make import make_patch_set
@@ -220,10 +226,8 @@ def _simulate_patches(output, seed, *, workers, by_class, **options):
     check_output(output, overwrite=True)  # an unfinished set is continued
     rule = TrainingConfig(**{name: options.pop(name) for name in _LABELS & set(options)})
     classes = CLASSES if by_class else ("source",)
-    with process_pool(workers) if workers > 1 else nullcontext() as executor:
-        make_patch_set(
-            output, first_seed=seed, classes=classes, label_rule=rule, executor=executor, **options
-        )
+    options |= {"classes": classes, "label_rule": rule, "executor": cluster}
+    make_patch_set(output, first_seed=seed, **options)
     with open_patch_set(output) as made:
         n_patches, n_skies = made.n_patches, len(made.seeds)
     patches, skies = counted(n_patches, "patch", "patches"), counted(n_skies, "sky", "skies")

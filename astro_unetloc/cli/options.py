@@ -34,6 +34,12 @@ def print_message(text, quiet=False):
             click.echo(text, err=True)
 
 
+def show_dashboard(quiet):
+    """Print where the work of the workers can be watched, which they log."""
+    level = logging.ERROR if quiet else logging.INFO
+    logging.getLogger("astro_unetloc.executors").setLevel(level)
+
+
 def command_line():
     """Return the command that runs, as it was typed."""
     return shlex.join(["astro-unetloc", *click.get_current_context().obj])
@@ -119,6 +125,10 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(rows)
 
 
+cluster_option = click.option(
+    "--cluster", metavar="ADDRESS", help="Address of the scheduler of a dask cluster, such as "
+    "tcp://node1:8786.",
+)  # fmt: skip
 path_option = partial(click.option, type=click.Path())
 seed_option = partial(click.option, "--seed", type=click.IntRange(min=0))
 number_option = partial(click.option, type=click.IntRange(1))

@@ -15,7 +15,7 @@ import numpy as np
 
 from astro_unetloc import __version__
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.executors import run_shards
+from astro_unetloc.executors import open_workers, run_shards
 from astro_unetloc.files import check_output, checksum, locked_folder, write_files
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.irf.psf import KingPSF
@@ -202,7 +202,7 @@ def _sky_file(seed, *, metadata, folders, **options):
 def make_patch_set(
     path, *, n_skies=None, patches_per_sky=400, first_seed=0, template=None, folders=(),
     band_edges=BAND_EDGES, classes=("source",), label_rule=None, append=False, overwrite=False,
-    executor=None, n_pending=16, progress=None,
+    executor=None, n_workers=1, progress=None,
 ):  # fmt: skip
     """Simulate skies and write observed patches of them to an HDF5 set.
 
@@ -235,10 +235,10 @@ def make_patch_set(
         Whether skies are appended to a finished set, up to ``n_skies`` in total.
     overwrite : bool
         Whether a finished set may be replaced once the new one is complete.
-    executor : concurrent.futures.Executor or dask.distributed.Client, optional
-        Runs the skies in parallel; see `astro_unetloc.executors.process_pool`.
-    n_pending : int
-        Largest number of skies submitted at once; at least the number of workers.
+    executor : concurrent.futures.Executor, dask.distributed.Client or str, optional
+        Runs the skies in parallel; or the address of a dask cluster such as ``tcp://node1:8786``.
+    n_workers : int
+        Number of processes of this machine without an executor.
     progress : callable, optional
         Wraps an iterable, as `tqdm.tqdm` does.
 
@@ -281,7 +281,10 @@ def make_patch_set(
         seeds = range(first_seed + n_done, first_seed + n_skies)
         files = {seed: parts / f"sky{seed:06d}.h5" for seed in seeds}
         missing = [seed for seed in seeds if not files[seed].exists()]
-        with closing(run_shards(job, missing, executor=executor, n_pending=n_pending)) as results:
+        with (
+            open_workers(executor if missing else None, min(n_workers, len(missing))) as workers,
+            closing(run_shards(job, missing, executor=workers)) as results,
+        ):
             for seed, content in progress(results, total=len(missing)) if progress else results:
                 write_files({files[seed]: content}, overwrite=True)
         # in the folder of the parts, so that a killed run leaves no other file

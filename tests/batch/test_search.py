@@ -108,6 +108,16 @@ def test_only_what_changed_or_failed_is_searched_again(maps, tmp_path, searched)
     assert len(read_catalog(out / "catalogs.fits")) == 3
 
 
+def test_workers_start_only_if_a_map_is_to_be_searched(maps, tmp_path):
+    find_sources_in(maps[:2], tmp_path / "out", n_cores=1)
+    done = find_sources_in(maps[:2], tmp_path / "out", executor="no address")
+    assert done["Status"].tolist() == ["done", "done"]
+    for folder in ("out", "new"):
+        with pytest.raises(InputError, match="must have an address such as .*; got 'no address'"):
+            find_sources_in(maps, tmp_path / folder, executor="no address")
+    assert not (tmp_path / "new").exists()
+
+
 def test_options_of_a_folder_are_the_same_for_all_of_its_maps(maps, tmp_path):
     out = tmp_path / "out"
     find_sources_in(maps[:1], out, n_cores=1, threshold=0.5)

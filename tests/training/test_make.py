@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import skip_unless_in_ci
 from made_sets import assert_same_set
 from made_skies import made_patches, make_sky
 
 from astro_unetloc.exceptions import InputError
-from astro_unetloc.executors import process_pool
+from astro_unetloc.executors import local_workers, process_pool
 from astro_unetloc.files import locked_folder
 from astro_unetloc.maps.patches import TangentPlane
 from astro_unetloc.sphere import vectors_from_lonlat
@@ -143,6 +144,20 @@ def test_two_processes_make_the_same_set_as_one(small_set, tmp_path):
     with process_pool(2) as executor:
         make_patch_set(tmp_path / "set.h5", **SMALL, executor=executor)
     assert_same_set(tmp_path / "set.h5", small_set, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+def test_cluster_of_dask_makes_the_same_set(small_set, tmp_path):
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        skip_unless_in_ci("dask.distributed is not installed")
+    make_patch_set(tmp_path / "own.h5", **SMALL, n_workers=2)
+    with local_workers(2) as client:
+        make_patch_set(tmp_path / "other.h5", **SMALL, executor=client.scheduler.address)
+    for name in ("own.h5", "other.h5"):
+        assert_same_set(tmp_path / name, small_set, rtol=1e-12)
 
 
 def test_patches_of_a_sky_depend_on_its_seed_alone(small_set):
