@@ -23,8 +23,8 @@ _REACH_DEG = 7.0
 _CHUNK = 500_000
 
 
-def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None, moc=None,
-              limit_map=None, progress=None):  # fmt: skip
+def write_run(run, paths, *, frame="icrs", labels=True, overwrite=False, probability_map=None,
+              moc=None, limit_map=None, progress=None):  # fmt: skip
     """Write the files of a run: catalogues, regions and pictures by suffix, and maps by name."""
     makers = {probability_map: probability_map_bytes, moc: moc_bytes}
     makers[limit_map] = partial(limit_map_bytes, progress=progress)
@@ -36,9 +36,8 @@ def write_run(run, paths, *, frame="icrs", overwrite=False, probability_map=None
         title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
         plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
 
-    write_outputs(
-        run.catalog, paths, overwrite=overwrite, frame=frame, figure=figure, others=others
-    )
+    how = {"frame": frame, "labels": labels, "overwrite": overwrite}
+    write_outputs(run.catalog, paths, figure=figure, others=others, **how)
 
 
 def probability_map_bytes(run):

@@ -17,6 +17,7 @@ from astropy.utils.masked import Masked
 
 from astro_unetloc.catalog.columns import AREA, BANDS, COLUMNS, LAYOUT_KEYWORDS, MATCH_COLUMNS
 from astro_unetloc.catalog.table import (
+    Catalog,
     _conform,
     _typed_column,
     _ucd,
@@ -258,7 +259,7 @@ def join_catalogs(catalogs, names):
         columns[spec.name] = _typed_column(spec, np.concatenate(parts) if parts else None, shape)
     bands = [str(catalog.meta.get(BANDS, "")) for catalog in catalogs]
     about = {"Map": np.repeat(np.array(names, "U"), lengths)}, {"Bands": np.repeat(bands, lengths)}
-    table = QTable(about[0] | columns | about[1], meta={"CREATOR": creator()})
+    table = Catalog(about[0] | columns | about[1], meta={"CREATOR": creator()})
     table["Map"].info.description = "Name of the map"
     table["Bands"].info.description = "Edges of the bands of the model in GeV"
     areas = [area for area in map(searched_area, catalogs) if area is not None]

@@ -5,6 +5,7 @@ A catalogue is a `QTable` with one row for each source and the columns of `colum
 
 import re
 from collections import Counter, defaultdict
+from functools import partial
 from importlib import metadata
 from itertools import chain, product
 from string import ascii_lowercase
@@ -34,6 +35,7 @@ _POSITION_UCDS = (
 
 # How values are shown: the errors of positions are above 1e-4 deg, those of the rest above 0.1 %.
 _DISPLAY = {"f8": ".5f", "f4": ".4g"}
+_DISPLAY_POSITION = "{0.ra.deg:.5f},{0.dec.deg:.5f}"
 
 # Names of 95 % ellipses: 1FGL to 4FGL, FL16Y, 1FHL, 3FHL and ours; the reduced 4FGL; 2FHL (circle).
 _ELLIPSE_NAMES = (
@@ -56,6 +58,25 @@ _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
 
 
 # Making a catalogue
+
+
+class Catalog(QTable):
+    """A table of sources that is written to ``x.vot`` and other files as `write_catalog` does."""
+
+    def write(self, *args, **options):
+        """Write the table as `write_catalog` does if it can, else as tables of astropy are written.
+
+        Parameters
+        ----------
+        *args : str or path-like
+            File to write; its suffix sets the format.
+        **options : dict
+            Those of `write_catalog`, or with any other option those of `astropy.table.Table.write`.
+        """
+        from astro_unetloc.catalog.write import can_write, write_catalog  # which needs this file
+
+        ours = len(args) == 1 and can_write(args[0], options)
+        (partial(write_catalog, self) if ours else super().write)(*args, **options)
 
 
 def source_names(ra_deg, dec_deg):
@@ -122,7 +143,7 @@ def creator():
 
 def _conform(columns, meta):
     """QTable with all of `COLUMNS` first, then the match columns and others that are there."""
-    table = QTable(meta=dict(meta))
+    table = Catalog(meta=dict(meta))
     n_rows, n_bands = len(columns["Source_Name"]), _n_bands(columns, table)
     for spec in COLUMNS + tuple(s for s in MATCH_COLUMNS if s.name in columns):
         shape = (n_rows, n_bands) if spec.per_band else (n_rows,)
@@ -131,6 +152,7 @@ def _conform(columns, meta):
         if name not in table.colnames and name != "skycoord":
             table[name] = columns[name]
     table["skycoord"] = sky_positions(table)
+    table["skycoord"].info.format = _DISPLAY_POSITION
     return table
 
 

@@ -112,20 +112,22 @@ def check_fluxes(paths, *, known):
         )
 
 
-def write_catalog(catalog, path, *, overwrite=False, frame="icrs"):
-    """Write a catalogue to a file in the format of its suffix.
+def write_catalog(catalog, *paths, overwrite=False, frame="icrs", labels=True):
+    """Write a catalogue to files in the formats of their suffixes, all of them or none.
 
     Parameters
     ----------
     catalog : QTable
         From `find_sources`, `read_catalog` or `MatchResult.apply`, or any table of sources.
-    path : str or path-like
-        File ending in .fits, .fits.gz, .ecsv, .csv or .vot (table), .reg (DS9 regions), .crtf
+    *paths : str or path-like
+        Files ending in .fits, .fits.gz, .ecsv, .csv or .vot (table), .reg (DS9 regions), .crtf
         (CASA regions), .yaml (gammapy models) or .xml (source library of the Fermi tools).
     overwrite : bool
-        Whether a file that exists may be replaced.
+        Whether files that exist may be replaced.
     frame : str
         Frame of the regions: "icrs", "fk5" or "galactic".
+    labels : bool
+        Whether regions show the names of the sources; see `to_regions`.
 
     Raises
     ------
@@ -137,12 +139,21 @@ def write_catalog(catalog, path, *, overwrite=False, frame="icrs"):
     Examples
     --------
     >>> from astro_unetloc import find_sources, write_catalog
-    >>> write_catalog(find_sources("map.fits"), "catalog.fits")  # doctest: +SKIP
+    >>> catalog = find_sources("map.fits")  # doctest: +SKIP
+    >>> write_catalog(catalog, "catalog.fits", "catalog.reg")  # doctest: +SKIP
     """
-    write_outputs(catalog, [path], overwrite=overwrite, frame=frame)
+    write_outputs(catalog, paths, overwrite=overwrite, frame=frame, labels=labels)
 
 
-def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None, others=None):
+def can_write(path, options):
+    """Whether `write_catalog` takes this file and these options, a dict."""
+    if not isinstance(path, str | Path) or not set(options) <= {"overwrite", "frame", "labels"}:
+        return False
+    return suffix_of(path, SUFFIXES) not in ("", ".png")
+
+
+def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", labels=True, figure=None,
+                  others=None):  # fmt: skip
     """Write a catalogue in the format of each suffix, and return the paths; all files or none.
 
     ``figure(file)`` writes the picture as PNG to a binary file; ``others`` are further files, of
@@ -152,15 +163,17 @@ def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", figure=None,
     check_outputs(paths, overwrite=overwrite)
     for path in others:
         check_output(path, overwrite=overwrite)
-    contents = {path: file_content(catalog, path, frame=frame, figure=figure) for path in paths}
+    how = {"frame": frame, "labels": labels, "figure": figure}
+    contents = {path: file_content(catalog, path, **how) for path in paths}
     return tuple(write_files(contents | others, overwrite=overwrite))
 
 
-def file_content(catalog, path, *, frame="icrs", figure=None):
+def file_content(catalog, path, *, frame="icrs", labels=True, figure=None):
     """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
     suffix, catalog = suffix_of(path, SUFFIXES), as_table(catalog)
     if suffix in (".reg", ".crtf"):
-        content = format_regions(catalog, frame=frame, casa=suffix == ".crtf").encode()
+        how = {"frame": frame, "labels": labels, "casa": suffix == ".crtf"}
+        content = format_regions(catalog, **how).encode()
         return _with_comments(content, catalog.meta, "# {}")
     if suffix == ".yaml":
         return _with_comments(gammapy_yaml(catalog).encode(), catalog.meta, "# {}")
@@ -386,10 +399,11 @@ _CASA_HEADER = "#CRTFv0\nglobal coord={}\n"
 _FRAMES = {"icrs": "ICRS", "fk5": "J2000", "galactic": "GALACTIC"}  # their names in CASA
 
 
-def format_regions(catalog, *, frame="icrs", casa=False):
+def format_regions(catalog, *, frame="icrs", labels=True, casa=False):
     """Regions of a catalogue for DS9 or CASA (str).
 
-    For each source a cross and, if known, a 95 % ellipse, in the style of the Fermi-LAT.
+    For each source a cross and, if known, a 95 % ellipse, in the style of the Fermi-LAT. Without
+    ``labels`` the name is a tag: the regions of a source are one group in DS9.
     """
     # The writer of `regions` fails at braces in the label of DS9 and drops that of a single region.
     # CASA and its own reader refuse its points for CASA, and its ellipses are turned.
@@ -403,14 +417,17 @@ def format_regions(catalog, *, frame="icrs", casa=False):
     names = texts_of(catalog, "Source_Name")
     # braces and backslashes would end the label of DS9
     safe = str.maketrans("{}\\", "()/")
-    labels = [" ".join(_ascii(name).translate(safe).split()) for name in names]
+    names = [" ".join(_ascii(name).translate(safe).split()) for name in names]
     states, classes = _states(catalog), source_classes(catalog)
     is_matched = "ASSOC" in catalog.colnames
     colors, shown = (_MATCH_COLORS, states) if is_matched else (CLASS_COLORS, classes)
     legend = ", ".join(f"{color}: {CLASS_WORDS.get(what, what)}" for what, color in colors.items())
     tags = [[tag for tag in both if tag] for both in zip(states, classes)]
+    if not labels:
+        tags = [[name, *both] if name else both for name, both in zip(names, tags)]
+        names = [""] * len(names)
     styles = zip((colors[name] for name in shown), is_doubted(catalog).tolist(), tags)
-    rows = zip(lon, lat, *ellipses.T[:2], angle, labels, styles)
+    rows = zip(lon, lat, *ellipses.T[:2], angle, names, styles)
     lines = _casa_lines if casa else partial(_ds9_lines, frame)
     header = _CASA_HEADER.format(_FRAMES[frame]) if casa else _DS9_HEADER.format(legend)
     return header + "".join("".join(lines(*row)) for row in rows if np.isfinite(row[:2]).all())
@@ -447,7 +464,7 @@ def _states(catalog):
     return states
 
 
-def to_regions(catalog, *, frame="icrs"):
+def to_regions(catalog, *, frame="icrs", labels=True):
     """Return the catalogue as `regions.Regions`: labelled points and 95 % ellipses.
 
     Parameters
@@ -456,6 +473,9 @@ def to_regions(catalog, *, frame="icrs"):
         Any table of sources.
     frame : str
         "icrs", "fk5" or "galactic".
+    labels : bool
+        Whether the text of a point is the name of its source. Without, for crowded fields, the name
+        is a tag of point and ellipse, which the dialogue *Groups* of DS9 lists.
 
     Returns
     -------
@@ -469,4 +489,5 @@ def to_regions(catalog, *, frame="icrs"):
     """
     from regions import Regions
 
-    return Regions.parse(format_regions(as_table(catalog), frame=frame), format="ds9")
+    text = format_regions(as_table(catalog), frame=frame, labels=labels)
+    return Regions.parse(text, format="ds9")

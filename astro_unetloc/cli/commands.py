@@ -15,6 +15,7 @@ from astro_unetloc.cli.options import (
     command_line,
     companions,
     given_options,
+    labels_option,
     map_options,
     number_option,
     options,
@@ -266,6 +267,7 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
 @options(
     path_option("--map", "path", required=True, help="Counts map with the photons of the sources."),
     output_option,
+    labels_option,
     *map_options,
     prior_option,
     click.option(
@@ -274,8 +276,8 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
         help="Find the classes in the spectra and latitudes of these sources.",
     ),
 )
-def classify(catalog, path, outputs, backgrounds, energy_range, model, class_prior, unsupervised,
-             overwrite, quiet, **others):  # fmt: skip
+def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, class_prior,
+             unsupervised, overwrite, quiet, **others):  # fmt: skip
     """Classify the sources of a CATALOG by the energies of their photons in a map.
 
     The sources are fitted at their positions. CATALOG is a file, ours or that of others, or a name
@@ -301,7 +303,7 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     result.meta["CLASSED"] = command_line()
     if Path(catalog).is_file():
         result.meta["CATSHA"] = checksum(catalog)
-    write_outputs(result, paths, overwrite=overwrite,
+    write_outputs(result, paths, overwrite=overwrite, labels=labels,
                   figure=lambda file: plot_sources(sky_map, result, path=file))  # fmt: skip
     print_catalog(outputs, result)
     classes = source_classes(result[numbers_of(result, "Prob_PSR") >= 0]).tolist()
@@ -317,6 +319,7 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
 @options(
     click.option("-o", "--output", "outputs", multiple=True, metavar="OUT",
                  help="Catalogue with ASSOC columns to write."),
+    labels_option,
     path_option("--missing", metavar="FILE",
                 help="Write the sources of the first reference that are not found."),
     path_option("--counts", metavar="MAP", help="The map that was searched: only sources in it are "
@@ -335,7 +338,7 @@ def classify(catalog, path, outputs, backgrounds, energy_range, model, class_pri
     click.option("--box", nargs=4, type=float, metavar="L B DL DB",
                  help="Only sources in this Galactic box: centre and widths in degrees."),
 )  # fmt: skip
-def match(catalog, references, outputs, counts, exposure, radius, min_latitude, region, box,
+def match(catalog, references, outputs, labels, counts, exposure, radius, min_latitude, region, box,
           overwrite, quiet, **lists):  # fmt: skip
     """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC.
 
@@ -380,8 +383,8 @@ def match(catalog, references, outputs, counts, exposure, radius, min_latitude, 
     about = {key: checksum(path) for key, path in files.items() if Path(path).is_file()}
     for table in (matched, *tables.values()):
         table.meta |= {"MATCHED": command_line(), **about}
-    others = {path: file_content(tables[name], path) for name, path in lists.items()}
-    write_outputs(matched, outputs, overwrite=overwrite, others=others)
+    others = {path: file_content(tables[name], path, labels=labels) for name, path in lists.items()}
+    write_outputs(matched, outputs, overwrite=overwrite, labels=labels, others=others)
 
 
 def _with_limits(missing, found, sky_map):

@@ -18,6 +18,7 @@ from astro_unetloc.cli.options import (
     GroupedCommand,
     checked_paths,
     companions,
+    labels_option,
     map_options,
     open_closed_streams,
     options,
@@ -34,7 +35,15 @@ from astro_unetloc.cli.options import (
 
 COMMANDS = ("find", "batch", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
 _GROUPS = {
-    "Outputs": {"outputs", "frame", "probability_map", "moc", "limit_map", "overwrite"},
+    "Outputs": {
+        "outputs",
+        "frame",
+        "labels",
+        "probability_map",
+        "moc",
+        "limit_map",
+        "overwrite",
+    },
     **SEARCH_GROUPS,
 }
 _GROUPS["Map and companions"] = _GROUPS["Map and companions"] | {"time_range"}
@@ -46,6 +55,7 @@ _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
 @options(
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     output_option,
+    labels_option,
     *map_options,
     click.option("--time-range", nargs=2, type=float, metavar="TSTART TSTOP",
                  help="Times of the events that are used, in seconds (MET)."),
@@ -58,8 +68,8 @@ _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
     path_option("--limit-map", metavar="FILE", help="Write the counts and fluxes at which half of "
                 "the sources are found as a HEALPix FITS map."),
 )  # fmt: skip
-def find(map, outputs, backgrounds, model, energy_range, region, frame, split, seed, overwrite,
-         quiet, **others):  # fmt: skip
+def find(map, outputs, labels, backgrounds, model, energy_range, region, frame, split, seed,
+         overwrite, quiet, **others):  # fmt: skip
     """Find the sources of a MAP; the word may be left out."""
     from astro_unetloc.catalog.write import check_fluxes
     from astro_unetloc.maps.read import input_paths, read_map
@@ -88,7 +98,8 @@ def find(map, outputs, backgrounds, model, energy_range, region, frame, split, s
         model.half_found(model.threshold if threshold is None else threshold)
     progress = progress_bar(quiet)
     run = detect(sky_map, model=model, region=region, rng=seed, progress=progress, **search)
-    write_run(run, paths, frame=frame, overwrite=overwrite, progress=progress, **maps)
+    maps |= {"frame": frame, "labels": labels, "overwrite": overwrite}
+    write_run(run, paths, progress=progress, **maps)
     print_catalog(outputs, run.catalog)
     print_message(run.summary([*paths, *map_paths]), quiet)
     if split:

@@ -171,6 +171,9 @@ map_options = (
 output_option = click.option("-o", "--output", "outputs", multiple=True, required=True,
                              metavar="OUT", help="File to write; may be repeated.")  # fmt: skip
 
+labels_option = click.option("--region-labels/--no-region-labels", "labels", default=True,
+                             help="Show the names of the sources in region files.")  # fmt: skip
+
 
 def _parse_prior(context, parameter, text):
     """Value of --class-prior for the package: "flat" or a list of words."""

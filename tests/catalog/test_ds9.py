@@ -110,6 +110,14 @@ def test_ds9_survives_odd_characters_and_a_single_source(run_ds9, field):
     assert points[0].meta["text"] == 'a(b)c/ "d"; #e $f [g] =h e'
 
 
+def test_ds9_groups_the_regions_of_a_source_without_labels(run_ds9, field):
+    folder, catalog = field
+    write_outputs(catalog, [folder / "bare.reg"], labels=False)
+    points, ellipses = load_and_save(run_ds9, folder, "bare.reg")
+    assert [point.meta["tag"][0] for point in points] == list(catalog["Source_Name"])
+    assert not any(region.meta.get("text") for region in points + ellipses)
+
+
 def test_ds9_takes_regions_of_an_empty_catalog(run_ds9, field):
     folder, catalog = field
     (folder / "empty.reg").write_text(format_regions(catalog[:0]))

@@ -104,6 +104,8 @@ def test_catalog_has_all_columns_for_any_number_of_sources_and_keeps_its_keyword
     assert catalog.meta["CREATOR"].startswith("astro_unetloc ")
     assert isinstance(catalog, QTable)
     assert catalog.colnames == [spec.name for spec in COLUMNS] + ["skycoord"]
+    for line in catalog[:1].pformat()[3:]:
+        assert re.search(r"\d\.\d{5},-?\d+\.\d{5}\s*$", line)
     assert len(catalog) == n
     for spec in COLUMNS:
         assert catalog[spec.name].dtype == np.dtype(spec.dtype)

@@ -97,6 +97,39 @@ def test_picture_comes_from_the_callable_and_no_file_is_left_without_one(tmp_pat
     assert paths[1].read_bytes() == b"PNG"
 
 
+@pytest.mark.parametrize("n", [0, 3])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_table_writes_itself_as_write_catalog_does(tmp_path, n, suffix):
+    catalog, path = make_measured(n + 1)[:n], tmp_path / f"c{suffix}"
+    write_catalog(catalog, path)
+    expected = path.read_bytes()
+    with pytest.raises(FileExistsError, match="must not exist"):
+        catalog.write(path)
+    catalog.write(str(path), overwrite=True)
+    if suffix.startswith(".fits"):  # the time of writing is in the header
+        assert_same_catalog(read_catalog(path), catalog)
+    else:
+        assert path.read_bytes() == expected
+
+
+def test_table_writes_other_formats_of_astropy(tmp_path):
+    catalog = make_measured(2)
+    catalog["Source_Name", "GLON"].write(tmp_path / "c.html")
+    catalog.write(tmp_path / "c.txt", format="ascii.ecsv")
+    assert QTable.read(tmp_path / "c.txt", format="ascii.ecsv").colnames == catalog.colnames
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path):
+    paths = [tmp_path / f"c{suffix}" for suffix in SUFFIXES]
+    paths[3].touch()
+    with pytest.raises(FileExistsError):
+        write_catalog(make_measured(2), *paths)
+    assert names_in(tmp_path) == ["c.csv"]
+    write_catalog(make_measured(2), *paths, overwrite=True, frame="galactic", labels=False)
+    assert names_in(tmp_path) == sorted(path.name for path in paths)
+    assert "text=" not in paths[-1].read_text()
+
+
 # Tables
 
 
@@ -264,6 +297,14 @@ def test_color_shows_the_match_of_a_source_else_its_class_and_dashes_its_flags()
     catalog["Flags"] = np.array([0, 2, 2, 0], "i2")
     assert colors() == ["green", "green", "yellow", "magenta"]
     assert "green: matched, magenta: new, yellow: flagged\n" in format_regions(catalog)
+
+
+def test_regions_without_labels_are_groups_with_the_names_of_the_sources():
+    catalog = make_measured(3)
+    regions = to_regions(catalog, labels=False)
+    assert [len(part) for part in split_regions(regions)] == [3, 2]
+    assert not any("text" in region.meta for region in regions)
+    assert regions[0].meta["tag"][0] == regions[1].meta["tag"][0] == catalog["Source_Name"][0]
 
 
 def test_casa_ellipse_has_the_major_axis_first_and_odd_characters_stay_safe(tmp_path):
