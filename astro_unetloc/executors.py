@@ -122,19 +122,30 @@ def open_workers(executor, n_workers):
 def local_workers(n_workers):
     """Processes of this machine: a client of dask's `LocalCluster`, without dask `process_pool`."""
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError:
         with process_pool(n_workers) as pool:
             yield pool
         return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # workers that die are replaced
+    with _local_cluster(n_workers) as cluster, Client(cluster) as client:
+        yield client
+
+
+def _local_cluster(n_workers):
+    """A `LocalCluster`, begun again if one of its processes dies while it starts."""
+    from distributed import LocalCluster
+
     # any free port: several runs may go on
     options = {"dashboard_address": ":0", "protocol": "tcp://", "silence_logs": logging.CRITICAL}
-    with (
-        LocalCluster(n_workers=n_workers, threads_per_worker=1, **options) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    for _ in range(_N_TRIES):
+        try:
+            return LocalCluster(n_workers=n_workers, threads_per_worker=1, **options)
+        except RuntimeError as err:
+            reason = err
+    raise ChildProcessError(
+        f"expected {n_workers} workers to start; {_N_TRIES} times one died; {_ADVICE}"
+    ) from reason
 
 
 @contextmanager

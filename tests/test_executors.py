@@ -136,3 +136,27 @@ def test_workers_are_those_of_an_address_and_their_dashboard_is_logged(client, c
     assert f"dashboard of the workers: {client.dashboard_link}" in caplog.messages
     with open_workers(client, 5) as same, open_workers(None, 1) as none:
         assert (same, none) == (client, None)
+
+
+@pytest.mark.parametrize("n_deaths", [1, 2])
+def test_workers_are_started_again_if_one_dies_at_the_start(n_deaths, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="dask is not installed")
+    made, real = [], distributed.LocalCluster
+
+    def cluster(**options):
+        made.append(options["n_workers"])
+        if len(made) <= n_deaths:
+            raise RuntimeError("Nanny failed to start.")
+        return real(**options, processes=False)
+
+    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    if n_deaths == 1:
+        with open_workers(None, 2) as workers:
+            assert workers.submit(math.sqrt, 9).result() == 3
+    else:
+        with (
+            pytest.raises(ChildProcessError, match="2 workers to start; 2 times one died"),
+            open_workers(None, 2),
+        ):
+            pass
+    assert made == [2, 2]
