@@ -75,7 +75,7 @@ class Run:
         sky_map, model = self.sky_map, self.model
         keywords = {
             "CREATOR": creator(),
-            "VERSIONS": ", ".join(_versions()),
+            "VERSIONS": ", ".join(versions()),
             "COMMAND": self.command(),
             "MODEL": model.name,
             "MODELSHA": model.sha256,
@@ -192,7 +192,7 @@ def prior_text(class_prior):
     return " ".join(f"{fraction:.6g}" for fraction in class_prior)
 
 
-def _versions():
+def versions():
     """Names and versions of Python and of the libraries that results depend on."""
     yield f"Python {platform.python_version()}"
     for name in _VERSIONS:

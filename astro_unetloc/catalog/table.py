@@ -13,10 +13,10 @@ from string import ascii_lowercase
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord, UnitSphericalRepresentation
-from astropy.table import Column, MaskedColumn, QTable
+from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
-from astro_unetloc.catalog.columns import BANDS, COLUMNS, MATCH_COLUMNS
+from astro_unetloc.catalog.columns import BANDS, COLUMNS, MATCH_COLUMNS, flag_names
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.sphere import vectors_from_lonlat
 
@@ -55,6 +55,12 @@ _CLASS_OF |= dict.fromkeys(("psr", "msp"), "psr") | dict.fromkeys(("", "unk", "u
 
 # The photon flux of the whole range of 3FHL, 1FHL and ours, above 1 GeV and above 50 GeV.
 _FLUX_NAMES = ("Flux", "Flux1000", "Flux50")
+
+
+# Columns of significances and of associated sources, ours and of the Fermi-LAT catalogues.
+_SIGNIFICANCE_NAMES = ("Sqrt_TS", "Signif_Avg", "Signif")
+_ASSOCIATIONS = ("ASSOC", "ASSOC1")
+_PER_AREA_TIME = "cm-2 s-1"
 
 
 # Making a catalogue
@@ -373,3 +379,56 @@ def flux_column(table):
     """Name of the column with the photon fluxes of a table; None without."""
     shape = {name: np.shape(table[name]) for name in _FLUX_NAMES if name in table.colnames}
     return next((name for name in shape if len(shape[name]) == 1), None)
+
+
+# For reading
+
+
+def summary_table(table, frame="icrs"):
+    """Table of texts with what matters of the sources of any catalogue, best first.
+
+    Those of ours stay in their order, by ``Score``; others are sorted by significance or else flux.
+    """
+    positions, flux = sky_positions(table).transform_to(frame), flux_column(table)
+    lon, lat = positions.spherical.lon.deg, positions.spherical.lat.deg
+    significance = _first_of(table, _SIGNIFICANCE_NAMES)
+    unit = 1.0
+    fluxes, errors = (np.full(len(table), np.nan) for _ in range(2))
+    if flux:
+        fluxes, errors = (numbers_of(table, n, _PER_AREA_TIME) for n in (flux, f"Unc_{flux}"))
+        if (fluxes > 0).any():
+            unit = 10.0 ** np.floor(np.log10(np.median(fluxes[fluxes > 0])))
+    classes = next((name for name in _CLASS_NAMES if name in table.colnames), "Class")
+    names = ("l", "b") if frame == "galactic" else ("RA", "Dec")
+    columns = {"Source": texts_of(table, "Source_Name")}
+    columns |= {name: _cells(angle, "{:.4f}") for name, angle in zip(names, (lon, lat))}
+    columns["Score"] = _cells(numbers_of(table, "Score"), "{:.3f}")
+    columns["sqrt(TS)"] = _cells(significance, "{:.1f}")
+    counts = numbers_of(table, "Npred"), numbers_of(table, "Unc_Npred")
+    columns["Counts"] = _cells(counts[0], "{:.1f}", counts[1])
+    columns[f"Flux ({unit:.0e} cm-2 s-1)"] = _cells(fluxes / unit, "{:.2f}", errors / unit)
+    columns["Class"] = texts_of(table, classes)
+    columns["Association"] = next(filter(np.any, (texts_of(table, n) for n in _ASSOCIATIONS)), "")
+    flags = np.asarray(table["Flags"]) if is_catalog(table) else np.zeros(len(table), int)
+    columns["Flags"] = [" ".join(names) for names in flag_names(flags)]
+    empty = [name for name, cells in columns.items() if not any(len(cell) for cell in cells)]
+    summary = Table({name: columns[name] for name in columns if name not in empty})
+    if is_catalog(table):
+        return summary
+    rank = significance if np.isfinite(significance).any() else fluxes
+    return summary[np.argsort(-np.nan_to_num(rank, nan=-1.0), kind="stable")]
+
+
+def _first_of(table, names):
+    """Numbers (n,) of the first of some columns that a table has, NaN without one."""
+    found = [numbers(table[name]) for name in names if name in table.colnames]
+    return found[0] if found else np.full(len(table), np.nan)
+
+
+def _cells(values, form, errors=None):
+    """Texts (n,) of numbers and their errors, empty where they are unknown."""
+    cells = [form.format(value) if np.isfinite(value) else "" for value in values]
+    if errors is not None:
+        both = zip(cells, (form.format(e) if np.isfinite(e) else "" for e in errors))
+        cells = [f"{cell} +- {error}" if cell and error else cell for cell, error in both]
+    return np.array(cells, str)

@@ -32,8 +32,12 @@ from astro_unetloc.cli.options import (
     search_options,
     sky_cone,
 )
+from astro_unetloc.cli.show import info, print_best, show
 
-COMMANDS = ("find", "batch", "demo", "classify", "match", "simulate", "train", "evaluate", "models")
+COMMANDS = (
+    "find", "batch", "demo", "show", "classify", "match", "simulate", "train", "evaluate", "models",
+    "info",
+)  # fmt: skip
 _GROUPS = {
     "Outputs": {
         "outputs",
@@ -101,6 +105,7 @@ def find(map, outputs, labels, backgrounds, model, energy_range, region, frame, 
     maps |= {"frame": frame, "labels": labels, "overwrite": overwrite}
     write_run(run, paths, progress=progress, **maps)
     print_catalog(outputs, run.catalog)
+    print_best(outputs, run.catalog, quiet)
     print_message(run.summary([*paths, *map_paths]), quiet)
     if split:
         from astro_unetloc.evaluation.split import split_check
@@ -153,7 +158,19 @@ class _MapOrCommand(click.Group):
 
 @click.group(
     cls=_MapOrCommand,
-    commands=[find, batch, demo, classify, match, simulate, train, evaluate, models],
+    commands=[
+        find,
+        batch,
+        demo,
+        show,
+        classify,
+        match,
+        simulate,
+        train,
+        evaluate,
+        models,
+        info,
+    ],
     options_metavar="",
     subcommand_metavar="MAP -o OUT [-o OUT2 ...] | COMMAND ...",
     context_settings={
@@ -168,7 +185,7 @@ def cli():
     MAP is a counts cube or image (WCS or HEALPix), an event list or a gammapy dataset. The suffix
     of each output sets its format: .fits .ecsv .csv .vot catalogue, .reg DS9 and .crtf CASA
     regions, .yaml gammapy models, .xml Fermi source library, .png picture. A lone -o catalog.fits
-    also writes catalog.reg, and -o - prints ECSV to stdout.
+    also writes catalog.reg, and -o - prints a table on a terminal and ECSV to a pipe.
     """
 
 

@@ -14,6 +14,8 @@ from click.core import ParameterSource
 # A fault of the package; wrong usage or input; finished, but some patches failed.
 EXIT_FAULT, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
 
+_TEXT_COLUMNS = ("Source", "Class", "Association", "Flags")
+
 # Terminal: the results of a command go to stdout, everything else to stderr.
 
 
@@ -256,11 +258,28 @@ def checked_paths(outputs, maps, inputs, overwrite):
 
 
 def print_catalog(outputs, catalog):
-    """Print a catalogue on stdout if one of the outputs is -."""
+    """Print a catalogue on stdout if one of the outputs is -: for reading, or ECSV for a pipe."""
     from astro_unetloc.catalog.write import format_catalog
 
-    if "-" in outputs:
+    if "-" in outputs and sys.stdout.isatty():
+        print_sources(catalog)
+    elif "-" in outputs:
         click.get_binary_stream("stdout").write(format_catalog(catalog, ".ecsv"))
+
+
+def print_sources(table, *, n_shown=None, frame="icrs", err=False):
+    """Print the sources of a catalogue, all or the first ones, for reading."""
+    from astro_unetloc.catalog.table import summary_table
+
+    summary = summary_table(table, frame=frame)
+    kept = summary[:n_shown]
+    sides = ["<" if name in _TEXT_COLUMNS else ">" for name in kept.colnames]
+    lines = kept.pformat(max_lines=-1, max_width=-1, align=sides) if len(kept) else []
+    for line in lines:
+        click.echo(line.rstrip(), err=err)
+    if len(kept) < len(summary):
+        n_all = f"{len(summary):,} sources"
+        print_message(f"{len(kept)} of {n_all}; 'astro-unetloc show CATALOG --all' prints all")
 
 
 def given_options(context):

@@ -290,7 +290,7 @@ def _dataset_path(path):
 
 def _read_hdus(hdus, name):
     """Fields of a `SkyMap` from an open file."""
-    product = _describe_product(hdus)
+    product = describe_product(hdus)
     if product is not None:
         kind = f"got {product}: {name}; give the file made by gtbin or the events"
         raise InputError(f"a counts map or event list was expected; {kind}")
@@ -377,7 +377,7 @@ def _select_header(*headers):
     return found | next(filter(None, cuts), {})
 
 
-def _describe_product(hdus):
+def describe_product(hdus):
     """Phrase such as "an exposure map" for a known product without counts, else None."""
     names = {hdu.name.upper() for hdu in hdus}
     tables = [hdu for hdu in hdus if hasattr(hdu, "columns")]

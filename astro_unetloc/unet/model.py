@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -202,15 +202,6 @@ class Model:
 
         return run
 
-    @cached_property
-    def _sees_gpu(self):
-        """Whether TensorFlow sees a GPU; it is loaded, which takes seconds, if there may be one."""
-        if not any(list(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd")):
-            return False
-        from tensorflow import config
-
-        return bool(config.list_physical_devices("GPU"))
-
     def predict(self, counts, coverage, bands, *, keras=None, progress=None):
         """Return the probability of each class in each pixel, float32 (n, ny, nx, n_class).
 
@@ -237,7 +228,7 @@ class Model:
                 f"{counts.shape}; project the map with the bands of model {self.name}"
             )
         size = _BATCH
-        if keras is None and n >= _GPU_BATCH and self._sees_gpu:
+        if keras is None and n >= _GPU_BATCH and sees_gpu():
             keras, size = True, _GPU_BATCH
             log.info("the network runs on a GPU")
         run = self._keras_runner if keras else partial(self._run, self._idle)
@@ -301,6 +292,16 @@ def _silent_stderr():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@cache
+def sees_gpu():
+    """Whether TensorFlow sees a GPU; it is loaded, which takes seconds, if there may be one."""
+    if not any(list(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd")):
+        return False
+    from tensorflow import config
+
+    return bool(config.list_physical_devices("GPU"))
 
 
 def list_models():
