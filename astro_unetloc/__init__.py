@@ -22,6 +22,7 @@ _load, _, __all__ = lazy_loader.attach(
         "measurement.limits": ["upper_limits"],
         "pipeline": ["classify_sources", "find_sources"],
         "plot": ["plot_sources"],
+        "report": ["write_report"],
         "simulation.files": ["read_components", "read_source_library"],
         "simulation.sky": ["simulate_sky"],
         "training.train": ["train"],

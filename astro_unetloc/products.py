@@ -12,6 +12,7 @@ from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.plot import plot_sources
+from astro_unetloc.report import report_bytes
 from astro_unetloc.sphere import healpix_centers
 
 # An image pixel of a patch is 0.078 deg: HEALPix pixels of nside 1024 are 0.057 deg.
@@ -36,8 +37,9 @@ def write_run(run, paths, *, frame="icrs", labels=True, overwrite=False, probabi
         title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
         plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
 
+    page = partial(report_bytes, run.sky_map, run.catalog, run=run)
     how = {"frame": frame, "labels": labels, "overwrite": overwrite}
-    write_outputs(run.catalog, paths, figure=figure, others=others, **how)
+    write_outputs(run.catalog, paths, figure=figure, page=page, others=others, **how)
 
 
 def probability_map_bytes(run):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,3 +63,22 @@ def make_wcs(
     wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
     wcs.wcs.cdelt = [-pixel_deg, pixel_deg]
     return wcs
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window; it may not look for anything on the network."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        skip_unless_in_ci("Chromium not installed (Debian: chromium chromium-driver)")
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    # no sandbox: a container's root has none
+    for option in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage",
+                   "window-size=1400,1000"):  # fmt: skip
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield chrome
+    chrome.quit()

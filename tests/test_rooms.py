@@ -23,7 +23,7 @@ RANKS = (
     {"maps"},
     {"simulation", "detection", "measurement", "classification", "plot"},
     {"run"},
-    {"training", "pipeline"},
+    {"training", "pipeline", "report"},
     {"products", "evaluation"},
     {"batch"},
     {"cli"},

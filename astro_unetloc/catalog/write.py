@@ -43,7 +43,7 @@ from astro_unetloc.files import check_output, suffix_of, write_files
 
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
 _MODEL_SUFFIXES = (".yaml", ".xml")
-SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png")
+SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png", ".html")
 
 EXTENSION_NAME = "UNETLOC_CATALOG"
 
@@ -149,26 +149,26 @@ def can_write(path, options):
     """Whether `write_catalog` takes this file and these options, a dict."""
     if not isinstance(path, str | Path) or not set(options) <= {"overwrite", "frame", "labels"}:
         return False
-    return suffix_of(path, SUFFIXES) not in ("", ".png")
+    return suffix_of(path, SUFFIXES) not in ("", ".png", ".html")
 
 
 def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", labels=True, figure=None,
-                  others=None):  # fmt: skip
+                  page=None, others=None):  # fmt: skip
     """Write a catalogue in the format of each suffix, and return the paths; all files or none.
 
-    ``figure(file)`` writes the picture as PNG to a binary file; ``others`` are further files, of
-    any suffix, as a dict of path to bytes.
+    ``figure(file)`` writes the picture as PNG to a binary file, ``page()`` returns the bytes of the
+    report; ``others`` are further files, of any suffix, as a dict of path to bytes.
     """
     paths, others = tuple(Path(path) for path in paths), others or {}
     check_outputs(paths, overwrite=overwrite)
     for path in others:
         check_output(path, overwrite=overwrite)
-    how = {"frame": frame, "labels": labels, "figure": figure}
+    how = {"frame": frame, "labels": labels, "figure": figure, "page": page}
     contents = {path: file_content(catalog, path, **how) for path in paths}
     return tuple(write_files(contents | others, overwrite=overwrite))
 
 
-def file_content(catalog, path, *, frame="icrs", labels=True, figure=None):
+def file_content(catalog, path, *, frame="icrs", labels=True, figure=None, page=None):
     """Content (bytes) of a file by its suffix, one of `SUFFIXES`."""
     suffix, catalog = suffix_of(path, SUFFIXES), as_table(catalog)
     if suffix in (".reg", ".crtf"):
@@ -179,10 +179,13 @@ def file_content(catalog, path, *, frame="icrs", labels=True, figure=None):
         return _with_comments(gammapy_yaml(catalog).encode(), catalog.meta, "# {}")
     if suffix == ".xml":  # a comment could not hold the two dashes of an option
         return _with_comments(fermi_library(catalog), catalog.meta, "<?astro_unetloc {}?>")
-    if suffix != ".png":
+    if suffix not in (".png", ".html"):
         return format_catalog(catalog, suffix)
-    if figure is None:
-        raise InputError(f"a picture needs the photons of the map; got {str(path)!r} without them")
+    if (page if suffix == ".html" else figure) is None:
+        what = "a page" if suffix == ".html" else "a picture"
+        raise InputError(f"{what} needs the photons of the map; got {str(path)!r} without them")
+    if suffix == ".html":
+        return page()
     stream = io.BytesIO()
     figure(stream)
     return stream.getvalue()

@@ -292,6 +292,7 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     from astro_unetloc.maps.read import read_map
     from astro_unetloc.pipeline import classify_sources
     from astro_unetloc.plot import plot_sources
+    from astro_unetloc.report import report_bytes
 
     inputs = [catalog, path, *backgrounds, *filter(None, (others["exposure"], others["psf"]))]
     paths = checked_paths(outputs, [], inputs, overwrite)
@@ -304,7 +305,8 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     if Path(catalog).is_file():
         result.meta["CATSHA"] = checksum(catalog)
     write_outputs(result, paths, overwrite=overwrite, labels=labels,
-                  figure=lambda file: plot_sources(sky_map, result, path=file))  # fmt: skip
+                  figure=lambda file: plot_sources(sky_map, result, path=file),
+                  page=lambda: report_bytes(sky_map, result))  # fmt: skip
     print_catalog(outputs, result)
     classes = source_classes(result[numbers_of(result, "Prob_PSR") >= 0]).tolist()
     numbers = [f"{classes.count(name)} {name or 'uncertain'}" for name in (*CLASSES, "")]

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astro_unetloc import __version__
 from astro_unetloc.evaluation.classes import class_line
@@ -19,8 +18,8 @@ from astro_unetloc.evaluation.metrics import all_tables, false_positives
 from astro_unetloc.evaluation.predictions import read_example, worst_patches
 from astro_unetloc.evaluation.truth import summary_line
 from astro_unetloc.files import check_output, write_files
+from astro_unetloc.report import render
 
-_PAGES = Path(__file__).parents[1] / "data" / "pages"
 _PNG_DPI, _CSS_DPI = 150, 96
 _LISTS = list | tuple | range | np.ndarray
 _MAX_ROWS = 40  # longer tables are folded
@@ -200,8 +199,6 @@ def _plain(value):
 
 def _page(content, tables, pictures, examples):
     """The page as HTML."""
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
-    environment = Environment(loader=FileSystemLoader(_PAGES), autoescape=True, **options)
     sections = [
         {"name": name, "picture": pictures.get(name)} | _shown_table(table)
         for name, table in tables.items()
@@ -210,8 +207,8 @@ def _page(content, tables, pictures, examples):
         key: ", ".join(map(str, value)) if isinstance(value, _LISTS) else str(value)
         for key, value in content["meta"].items()
     }
-    return environment.get_template("scores.html").render(
-        content, paragraphs=content["about"].split("\n\n"), metadata=metadata,
+    return render(
+        "scores.html", content, paragraphs=content["about"].split("\n\n"), metadata=metadata,
         sections=sections, examples=examples, max_rows=_MAX_ROWS,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def test_lone_fits_catalog_gets_its_regions(asked, expected):
 
 @pytest.mark.parametrize("name", ["c.txt", "c.fits.bz2", "c", ".fits", "c.yml", "c.ecsv.gz"])
 def test_unknown_suffix_is_refused_with_the_known_ones(tmp_path, name):
-    with pytest.raises(ValueError, match=r"must end in one of .fits .*\.reg .*\.png; got"):
+    with pytest.raises(ValueError, match=r"must end in one of .fits .*\.reg .*\.html; got"):
         check_outputs([tmp_path / name])
 
 

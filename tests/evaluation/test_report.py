@@ -6,15 +6,13 @@ Debian's Chromium opens the page, where it is installed with its driver.
 import json
 import os
 import re
-import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
-from conftest import skip_unless_in_ci
+from made_pages import Reader, refers_outside
 from made_predictions import made_matches, made_predictions
 
 from astro_unetloc.evaluation import report as report_module
@@ -235,21 +233,6 @@ def test_another_scores_json_names_nothing_to_remove(run, tmp_path, out, text):
     assert (tmp_path / "mine.png").exists()
 
 
-class Reader(HTMLParser):
-    """Elements of a page with their attributes, and its texts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
 @pytest.fixture(scope="module")
 def page_text(folder):
     return (folder / "index.html").read_text(encoding="utf-8")
@@ -257,10 +240,7 @@ def page_text(folder):
 
 def test_page_refers_to_nothing_outside_and_escapes_its_texts(page_text):
     page = Reader(page_text)
-    for tag, attributes in page.elements:
-        for name in ("src", "href", "action", "srcset", "data"):
-            value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:")), (tag, name, value[:80])
+    assert list(refers_outside(page_text)) == []
     policy = next(a["content"] for t, a in page.elements if "Policy" in a.get("http-equiv", ""))
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "http" not in policy
@@ -285,24 +265,6 @@ def test_numbers_are_rounded_alike_and_edges_are_not(page_text):
     ):
         n = len(shown)
         assert shown in [texts[k : k + n] for k in range(len(texts))]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window; it may not look for anything on the network."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        skip_unless_in_ci("Chromium not installed (Debian: chromium chromium-driver)")
-    selenium = pytest.importorskip("selenium.webdriver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    # no sandbox: a container's root has none
-    for option in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture
