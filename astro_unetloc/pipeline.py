@@ -181,7 +181,7 @@ def find_sources(map, **options):  # numpydoc ignore=PR02
     -------
     QTable
         One row per source by descending ``Score``, all columns of
-        `astro_unetloc.catalog.columns.COLUMNS` and ``skycoord``; zero rows if nothing is found.
+        :doc:`/columns` and ``skycoord``; zero rows if nothing is found.
 
     Raises
     ------

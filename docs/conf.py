@@ -6,25 +6,86 @@ import subprocess
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from urllib.request import urlopen
+
+from matplotlib.figure import Figure
+from sphinx_gallery.scrapers import figure_rst
 
 project = "astro_unetloc"
 author = "The astro_unetloc developers"
 copyright = f"2026, {author}"
 release = version = installed_version("astro_unetloc")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
-exclude_patterns = ["_build", "_generated", "changes/template.rst", "changes/[0-9+]*"]
-nitpicky = False
-autosummary_generate = False
+extensions = [
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = [
+    "_build", "_generated", "changes/template.rst", "changes/[0-9+]*", "tutorials",
+    "sg_execution_times.rst", "gallery/sg_execution_times.rst",
+]  # fmt: skip
+default_role = "py:obj"
+nitpicky = True
+suppress_warnings = ["config.cache"]  # the gallery takes a function
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the texts state them
 numpydoc_show_class_members = False
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Gamma-ray source catalogues from counts maps",
-    "fixed_sidebar": True,
-    "page_width": "1100px",
-}
+copybutton_prompt_text = "$ "
+
+html_theme = "pydata_sphinx_theme"
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_title = "astro_unetloc"
 html_show_sourcelink = False
+
+# Objects of these packages are links where the indices of their documentation can be reached.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", None),
+    "astropy": ("https://docs.astropy.org/en/stable/", None),
+    "gammapy": ("https://docs.gammapy.org/stable/", None),
+    "healpy": ("https://healpy.readthedocs.io/en/latest/", None),
+    "matplotlib": ("https://matplotlib.org/stable/", None),
+    "mocpy": ("https://cds-astro.github.io/mocpy/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+    "regions": ("https://astropy-regions.readthedocs.io/en/stable/", None),
+}
+# These have no index, or none that Sphinx reads.
+nitpick_ignore_regex = [("py:.*", r"(keras|tqdm|dask|distributed)\..*")]
+try:
+    urlopen("https://docs.python.org/3/objects.inv", timeout=5)
+except OSError:  # without the internet their names are plain text
+    others = "|".join(["concurrent", "pathlib", *intersphinx_mapping])
+    nitpick_ignore_regex.append(("py:.*", rf"({others})(\..*)?"))
+    intersphinx_mapping = {}
+
+
+def save_figures(block, block_vars, gallery_conf):
+    """Save the figures that a block of a tutorial made, and return their reStructuredText."""
+    paths = []
+    for value in block_vars["example_globals"].values():
+        if isinstance(value, Figure) and not hasattr(value, "saved"):
+            paths.append(next(block_vars["image_path_iterator"]))
+            value.savefig(paths[-1], dpi=100)
+            value.saved = True
+    return figure_rst(paths, gallery_conf["src_dir"])
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "gallery",
+    "filename_pattern": os.environ.get("TUTORIALS", ""),
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "min_reported_time": 1e9,
+    "plot_gallery": os.environ.get("TUTORIALS") != "none",
+    "capture_repr": ("_repr_html_",),
+    "image_scrapers": (save_figures,),
+    "show_signature": False,
+}
 # The publisher answers programs with 403.
 linkcheck_ignore = [r"https://doi\.org/10\.1051/.*"]
 

@@ -184,7 +184,7 @@ def flag_names(flags):
     Returns
     -------
     list
-        Names, see `FLAGS`; for a column a list of them for each source.
+        Names, see :doc:`/columns`; for a column a list of them for each source.
 
     Examples
     --------

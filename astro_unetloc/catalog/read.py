@@ -61,7 +61,7 @@ def read_catalog(path):
     Returns
     -------
     QTable
-        Ours: all of `COLUMNS` and ``skycoord``. Others: their columns and at least
+        Ours: the columns of :doc:`/columns` and ``skycoord``. Others: their columns and at least
         ``Source_Name``, ``RAJ2000``, ``DEJ2000``, ``Extended`` (bool), ``Extension`` (radius in
         deg, masked where unknown) and ``skycoord``.
 

@@ -81,7 +81,7 @@ class SplitCheck:
 
 
 def split_check(map, *, rng=DEFAULT_SEED, **options):
-    """Return the `SplitCheck` of a map: an estimate of the fraction of real sources.
+    """Return an estimate of the fraction of real sources in the list of a map.
 
     One random half of the photons is searched, and the other half is fitted at the position of each
     detection. Fits at positions beside the detections measure the chance coincidence rate.

@@ -360,7 +360,7 @@ def _intensity(part, vectors, edges):
 
 
 def read_background(value):
-    """Background from files or objects: expected counts as a Map, or an `Emission`.
+    """Background from files or objects: expected counts as a Map, or an ``Emission``.
 
     Parameters
     ----------

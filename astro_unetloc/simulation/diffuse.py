@@ -165,7 +165,7 @@ def energy_bins(emin, emax):
 
 
 def interstellar(template=None, *, variant="P6V11", nside=256, isotropic=None):
-    """`Diffuse` emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT observes.
+    """``Diffuse`` emission from 0.3 GeV to 2 TeV, normalized to the sky that the LAT observes.
 
     ``template`` is a HEALPix FITS table with the columns ``variant`` of ``TEMPLATE_SETS``, or a
     cube over energy such as the official ``gll_iem`` (WCS or HEALPix); without it the shapes are

@@ -419,7 +419,7 @@ def read_components(folder):
     Parameters
     ----------
     folder : str or path-like
-        The folder, written by `simulate_components` or made elsewhere.
+        The folder, written by ``astro-unetloc simulate`` or made elsewhere.
 
     Returns
     -------

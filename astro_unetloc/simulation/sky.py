@@ -109,7 +109,7 @@ def simulate_sky(
     sky_map : SkyMap
         The photons as events.
     truth : QTable
-        The true sources in that part of the sky, see `truth_table`: names, positions, ``Flux``
+        The true sources in that part of the sky: names, positions, ``Flux``
         (above 10 GeV, or of 1-100 GeV if the range starts lower), ``Spectral_Index``, ``Class``,
         ``Npred`` (the expected number of detected photons), ``Counts`` (their number),
         ``Shape``, ``Radius`` (0 for point sources) and spectrum.

@@ -224,11 +224,11 @@ def make_patch_set(
         Interstellar templates; built-in shapes without.
     folders : sequence of str or path
         Components of skies simulated elsewhere, each of one sky, used instead of own simulations,
-        see `astro_unetloc.simulation.files.read_components`.
+        see `astro_unetloc.read_components`.
     band_edges : array-like (n_band + 1,)
         In GeV.
     classes : sequence of str
-        Classes of the mask, names of `CLASSES`, or one name for all.
+        Classes of the mask, AGN, PSR and OTHER, or one name for all.
     label_rule : TrainingConfig, optional
         Radius of the mask, and which sources are bright enough for it.
     append : bool

@@ -32,7 +32,7 @@ class TrainingConfig:
     min_photons, min_significance : float
         A source is labelled when it has at least this many photons in the image, and when these
         stand at least so many standard deviations above a known background, see
-        `astro_unetloc.training.observation.significance`.
+        ``significance``.
     """
 
     mask_radius_pix: float = 2.0

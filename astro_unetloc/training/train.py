@@ -321,7 +321,7 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
     Parameters
     ----------
     path : str or path
-        Patch set made by `make_patch_set`.
+        Patch set made by `~astro_unetloc.training.make.make_patch_set`.
     folder : str or path
         Model folder; checkpoints and the log go to ``folder/training``.
     name : str
