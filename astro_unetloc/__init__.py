@@ -12,6 +12,7 @@ _load, _, __all__ = lazy_loader.attach(
     submod_attrs={
         "batch": ["find_light_curves", "find_sources_in"],
         "catalog.columns": ["flag_names"],
+        "catalog.gammapy": ["register_catalog"],
         "catalog.match": ["MatchResult", "match_catalogs"],
         "catalog.models": ["to_gammapy_models"],
         "catalog.read": ["read_catalog"],

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "columns": ["flag_names"],
+        "gammapy": ["register_catalog"],
         "match": ["MatchResult", "match_catalogs"],
         "read": ["read_catalog"],
         "models": ["to_gammapy_models"],

@@ -30,6 +30,7 @@ _GAUSSIAN_68 = 1.5096  # sigmas within which 68 % of a Gaussian in two dimension
 _FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
 _MAX_NAMES = 5  # in a warning
 _PER_AREA_TIME = "cm-2 s-1"
+OF_BAND = ("counts", "background", "seen", "flux")  # of `band_counts`
 _N_NODES = 24  # Gauss-Legendre nodes in ln E between two energies
 
 _CUT_OFF, _LOG_PARABOLA, _POWER_LAW = "PLSuperExpCutoff4", "LogParabola", "PowerLaw"
@@ -235,25 +236,19 @@ def _fit_bands(is_pulsar, pivot, start, catalog):
     Covariances are NaN where fewer than two bands are known. A prior relates the curvature of a
     pulsar to its index as in other pulsars, which decides where there are few photons.
     """
-    edges, names = band_edges(catalog), ("Counts_Band", "Unc_Counts_Band", "Unc_Flux_Band")
-    n_bands = [np.shape(catalog[name])[1:] for name in names if name in catalog.colnames]
-    if len(edges) < 2 or n_bands != [(len(edges) - 1,)] * 3:
+    bands = band_counts(catalog)
+    if bands is None:
         return start, np.full((len(start), 3, 3), np.nan)
-    counts, error, flux_error = (
-        numbers(catalog[name], unit, ndim=2) for name, unit in zip(names, ("", "", _PER_AREA_TIME))
-    )
-    known = np.isfinite(counts + error + flux_error)
-    counts, error, flux_error = (np.where(known, a, 1.0) for a in (counts, error, flux_error))
+    edges = band_edges(catalog)
+    counts, background, seen, per_count = (bands[name] for name in OF_BAND)
+    known = np.isfinite(counts + per_count)
+    counts, per_count = (np.where(known, a, 1.0) for a in (counts, per_count))
     few = known.sum(axis=1) < 2
     known[few] = True  # any numbers will do, the result is dropped
-    # As many Poisson counts of background as the errors show. That of zero counts is where the
-    # log-likelihood is half a unit less.
-    background = np.where(counts > 0, np.maximum(error**2 - counts, 0.0), 0.0)
-    seen = known * np.where(counts > 0, 1.0, np.minimum(0.5 / error, 1.0))
-    found = known * (counts + background)
+    seen, found = known * seen, known * (counts + background)
     low = np.outer(_OF_LOW_INDEX, _OF_LOW_INDEX) / _SIGMA_LOW_INDEX**2
     prior = np.diag(1 / np.square(_WEAK)) + is_pulsar[:, None, None] * low
-    parameters, per_count = start.copy(), flux_error / error
+    parameters = start.copy()
     expected = np.sum(known * _photons(is_pulsar, pivot, start, edges)[0] / per_count, axis=1)
     parameters[:, 0] = np.log(np.maximum(np.sum(known * counts, axis=1), 1.0) / expected)
     center = parameters.copy()
@@ -268,6 +263,29 @@ def _fit_bands(is_pulsar, pivot, start, catalog):
         longest = np.abs(step).max(axis=1, keepdims=True, initial=_MAX_STEP)
         parameters += step * _MAX_STEP / longest
     return parameters, np.where(few[:, None, None], np.nan, np.linalg.inv(information))
+
+
+def band_counts(catalog):
+    """Poisson likelihoods of the counts of n sources in bands, a dict of arrays (n, n_band).
+
+    That of s counts is ``(counts + background) * ln(s + background) - seen * s``. The error of the
+    counts shows how many counts of background there are; that of zero counts is where the
+    log-likelihood is half a unit less. ``flux`` is that of one count, in ph cm-2 s-1. Values are
+    NaN where a band is unknown, the names are `OF_BAND`. None without columns or edges of bands.
+    """
+    edges, names = band_edges(catalog), ("Counts_Band", "Unc_Counts_Band", "Unc_Flux_Band")
+    n_bands = [np.shape(catalog[name])[1:] for name in names if name in catalog.colnames]
+    if len(edges) < 2 or n_bands != [(len(edges) - 1,)] * 3:
+        return None
+    counts, error, flux_error = (
+        numbers(catalog[name], unit, ndim=2) for name, unit in zip(names, ("", "", _PER_AREA_TIME))
+    )
+    is_known = np.isfinite(counts + error)
+    positive = is_known & (counts > 0)
+    background = np.where(positive, np.maximum(error**2 - counts, 0.0), 0.0)
+    seen = np.where(positive, 1.0, np.minimum(0.5 / error, 1.0))
+    counts = np.where(is_known, counts, np.nan)
+    return dict(zip(OF_BAND, (counts, background, seen, flux_error / error)))
 
 
 def _position_covariance(table, dec):

@@ -103,7 +103,8 @@ def _named_file(name):
     from gammapy.catalog import CATALOG_REGISTRY
     from gammapy.utils.scripts import make_path
 
-    known = {cls.tag.lower(): cls for cls in CATALOG_REGISTRY}
+    # ours needs a file
+    known = {cls.tag.lower(): cls for cls in CATALOG_REGISTRY if cls.tag != "unl"}
     if name.lower() not in known:
         kinds = f"a file or one of {', '.join(sorted(known))}"
         raise FileNotFoundError(f"catalogue must be {kinds}; got {name!r}; check the path")

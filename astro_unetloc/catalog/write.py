@@ -204,7 +204,7 @@ def _with_comments(content, meta, form):
 
 def format_catalog(catalog, suffix):
     """Content (bytes) of a file with a table, of one of `TABLE_SUFFIXES`."""
-    table = _plain_table(catalog)
+    table = plain_table(catalog)
     if suffix == ".fits":
         return _fits_bytes(table)
     if suffix == ".fits.gz":
@@ -231,7 +231,7 @@ def _shortest(value):
     return str(value) if np.ma.is_masked(value) else str(np.float32(value))
 
 
-def _plain_table(catalog):
+def plain_table(catalog):
     """Table of columns with units and UCDs, which every reader understands; no ``skycoord``."""
     columns = {n: c for n, c in catalog.items() if isinstance(c, Column | u.Quantity)}
     if "skycoord" in catalog.colnames and not position_columns(Table(columns)):
