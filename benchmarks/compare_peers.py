@@ -3,13 +3,13 @@
     python benchmarks/compare_peers.py [--skies 2] [--patches 256] [--seed 2000] [--model FOLDER]
         [--template FILE --variant NAME] [--years 7]
         [--peers network scan both ts-true ts-fit dao log dbscan mst] [--rank Score]
-        [--save FOLDER] [--figure FILE.png]
+        [--save FOLDER] [--figure FILE.png] [--completeness FILE.png]
 
 The finders and the rules are those of docs/benchmarks.rst. Listed is the completeness at threshold
 0. The last column is the wall time of a patch: of a TS map the pixels in and near the cell of the
 patch, of network, scan and both a whole sky over its patches. The latter three are ranked by the
 column --rank of their catalogue, Score or Log_Odds. --save keeps the results of the peers, which
-take an hour, for the next run.
+take an hour, for the next run. --completeness draws the completeness against the true flux.
 """
 
 import time
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from astro_unetloc.catalog.table import degrees, numbers
 from astro_unetloc.evaluation import comparison
+from astro_unetloc.evaluation.metrics import binned_scores
 from astro_unetloc.evaluation.truth import SKIES, join_matches, match_truth
 from astro_unetloc.maps.patches import GridConfig, PatchGrid, SortedPhotons, bin_photons
 from astro_unetloc.maps.skymap import SkyMap
@@ -236,6 +237,30 @@ def draw_curves(scores):
     return figure
 
 
+def draw_completeness(scores):
+    """Figure of the completeness against the true flux, at a purity of 95 %, by latitude."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    sides = {band: sky for band, sky in BANDS.items() if band != "all sky"}
+    for axes, (band, sky) in zip(figure.subplots(1, len(sides), sharey=True), sides.items()):
+        for name, matches in scores.items():
+            here = matches.take(*map(np.flatnonzero, matches.in_latitudes(SKIES[sky])))
+            _, threshold = here.evaluation().completeness_at(0.95)
+            table = binned_scores(here.select(threshold), "by_flux")
+            table = table[table["N_True"] > 0]
+            middle = np.sqrt(table["Low"].value * table["High"].value)
+            low, high = table["Completeness_Low"], table["Completeness_High"]
+            errors = table["Completeness"] - low, high - table["Completeness"]
+            style = {"lw": 2 if name in FINDERS else 1, "capsize": 2, "marker": "o", "ms": 4}
+            axes.errorbar(middle, table["Completeness"], errors, label=name, **style)
+        axes.set(title=band, xscale="log", xlabel="flux above 10 GeV (ph cm$^{-2}$ s$^{-1}$)")
+        axes.grid(alpha=0.3)
+    axes.legend()
+    figure.axes[0].set_ylabel("completeness at 95 % purity")
+    return figure
+
+
 def compare(options):
     """Matches and seconds of each finder."""
     chosen = choose_patches(options.patches, options.skies, np.random.default_rng(options.seed))
@@ -267,12 +292,14 @@ def main(arguments=None):
     """Compare and print the table."""
     options = options_of(
         __doc__, skies=2, patches=256, seed=2000, model=str, template=str, variant="PIBREM+ICS",
-        years=7.0, peers=PEERS, rank="Score", save=Path, figure=Path,
+        years=7.0, peers=PEERS, rank="Score", save=Path, figure=Path, completeness=Path,
     ).parse_args(arguments)  # fmt: skip
     scores, seconds = compare(options)
     print_table(scores, seconds)
     if options.figure:
         draw_curves(scores).savefig(options.figure, dpi=120)
+    if options.completeness:
+        draw_completeness(scores).savefig(options.completeness, dpi=110)
 
 
 if __name__ == "__main__":
