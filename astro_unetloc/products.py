@@ -7,9 +7,11 @@ from pathlib import Path
 import healpy
 import numpy as np
 from astropy.io import fits
+from gammapy.maps import HpxGeom, Map
 
 from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
+from astro_unetloc.cubes import healpix_numbers
 from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.plot import plot_sources
 from astro_unetloc.report import report_bytes
@@ -25,9 +27,10 @@ _CHUNK = 500_000
 
 
 def write_run(run, paths, *, frame="icrs", labels=True, overwrite=False, probability_map=None,
-              moc=None, limit_map=None, progress=None):  # fmt: skip
+              moc=None, limit_map=None, residual_map=None, progress=None):  # fmt: skip
     """Write the files of a run: catalogues, regions and pictures by suffix, and maps by name."""
     makers = {probability_map: probability_map_bytes, moc: moc_bytes}
+    makers[residual_map] = residual_map_bytes
     makers[limit_map] = partial(limit_map_bytes, progress=progress)
     others = {path: make(run) for path, make in makers.items() if path}
 
@@ -80,6 +83,32 @@ def probability_image(patches, probability, pixels):
             index = pixels.index(vectors[seen])
             np.fmax.at(image, index[index >= 0], probability[row][seen][index >= 0])
     return image.reshape(pixels.shape)
+
+
+def residual_map_bytes(run):
+    """Return `Run.predicted` as a FITS file of maps that gammapy and healpy read.
+
+    The HDUs ``COUNTS``, ``SOURCES``, ``BACKGROUND``, ``RESIDUAL`` and ``SIGNIFICANCE`` have an
+    energy axis, ``SIGNIFICANCE_ALL`` is of all energies.
+    """
+    hdus = [fits.PrimaryHDU()]
+    for name, one in run.predicted.maps().items():
+        found = _whole_sphere(one).to_hdulist(hdu=name)
+        # an image is written as the primary HDU
+        hdus += [hdu for hdu in found if hdu.name in (name, f"{name}_BANDS")]
+    return _file_bytes(hdus, run.keywords())
+
+
+def _whole_sphere(one):
+    """The map; of a list of HEALPix pixels, which gammapy cannot read, the whole sphere."""
+    numbers = healpix_numbers(one.geom) if one.geom.is_hpx else None
+    if numbers is None:
+        return one
+    whole = {"nest": one.geom.nest, "frame": one.geom.frame, "axes": one.geom.axes}
+    geom = HpxGeom(int(np.max(one.geom.nside)), **whole)
+    data = np.full(geom.data_shape, np.nan, np.float32)
+    data[..., numbers] = one.data
+    return Map.from_geom(geom, data=data)
 
 
 def limit_map_bytes(run, progress=None):

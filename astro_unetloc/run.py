@@ -14,11 +14,20 @@ from astropy.units import Quantity
 
 from astro_unetloc.catalog.columns import AREA, BANDS
 from astro_unetloc.catalog.table import creator, glon_glat_vectors, make_catalog
-from astro_unetloc.exceptions import counted
+from astro_unetloc.detection.kernels import smooth_background
+from astro_unetloc.exceptions import InputError, counted
 from astro_unetloc.files import checksum, split_choice
 from astro_unetloc.maps.patches import Patches
 from astro_unetloc.maps.photons import DiscFootprint
 from astro_unetloc.maps.skymap import SkyMap
+from astro_unetloc.measurement.predicted import (
+    as_pixels,
+    compare_counts,
+    counts_in_bins,
+    given_background,
+    predicted_sources,
+    psf_radii_deg,
+)
 from astro_unetloc.sphere import lonlat_from_vectors
 from astro_unetloc.unet.model import SCAN_SQRT_TS, Model
 
@@ -69,6 +78,29 @@ class Run:
             seen = self.probability.any(axis=(1, 2))[:, None, None, None]  # elsewhere it is zero
             patches = replace(patches, coverage=patches.coverage * seen)
         return patches.observed_area(self.region)
+
+    @cached_property
+    def predicted(self):
+        """`PredictedCounts` of the map: observed counts, those of the sources and the background.
+
+        The sources are those of ``sources``, with their fitted counts in the bands. The background
+        is that of the map times its fitted factor, or else one smooth background that is estimated
+        from the counts which the sources do not explain.
+        """
+        if self.fit_edges is None or not len(self.fit_edges):
+            wanted = "the predicted counts are those of fitted sources"
+            raise InputError(f"{wanted}; got a search without a fit; search with measure=True")
+        bands, sources = self.model.band_edges, self.sources
+        sky_map, vectors = as_pixels(self.sky_map, bands), glon_glat_vectors(sources)
+        counts = counts_in_bins(sources, sky_map, bands, self.fit_edges)
+        of_sources = predicted_sources(vectors, counts, sky_map)
+        if sky_map.background is None:
+            psf_deg = float(psf_radii_deg(sky_map)[0])
+            return compare_counts(
+                sky_map, of_sources, smooth_background(sky_map, of_sources, psf_deg)
+            )
+        norm = 1.0 if self.background_norm is None else self.background_norm
+        return compare_counts(sky_map, of_sources, given_background(sky_map, norm))
 
     def keywords(self):
         """Return the provenance of the run as FITS keywords and their values."""

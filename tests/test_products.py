@@ -9,7 +9,8 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from conftest import make_wcs
-from made_maps import healpix_pixels, wcs_pixels
+from gammapy.maps import Map
+from made_maps import binned_map, healpix_pixels, wcs_pixels
 from made_runs import make_run, with_pixels
 from made_sources import RANGE, as_events, background_around, sources_at
 from mocpy import MOC
@@ -18,11 +19,13 @@ from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.patches import PatchGrid
 from astro_unetloc.maps.photons import DiscFootprint
 from astro_unetloc.measurement.limits import detection_limits
+from astro_unetloc.measurement.predicted import compare_counts
 from astro_unetloc.products import (
     limit_map_bytes,
     moc_bytes,
     probability_image,
     probability_map_bytes,
+    residual_map_bytes,
 )
 from astro_unetloc.sphere import frame_rotation
 
@@ -161,6 +164,44 @@ def test_limits_are_a_map_of_the_searched_cells():
     np.testing.assert_allclose(data["FLUX_50"], flux, rtol=1e-5)
     run.region = DiscFootprint(center, 2.0)
     assert 0 < len(read(limit_map_bytes(run))[1]) < len(data)
+
+
+# Predicted counts
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        image_around(400, 60, 0.1),
+        healpix_pixels(16, False, "galactic"),
+        healpix_pixels(64, True, "icrs", np.arange(100, 400)),
+    ],
+)
+def test_gammapy_and_healpy_read_the_residual_map(tmp_path, pixels):
+    area = pixels.area_deg2(np.arange(pixels.n_pixels))
+    expected = np.tile(7.0 * area, (3, 1))
+    counts = np.random.default_rng(1).poisson(expected).astype(np.float32)
+    counts[:, 5] = np.nan
+    sky_map = binned_map(counts, pixels, [10.0, 20.0, 50.0, 150.0])
+    run = make_run([400], predicted=compare_counts(sky_map, 0.25 * expected, 0.75 * expected))
+    path = tmp_path / "r.fits"
+    path.write_bytes(residual_map_bytes(run))
+    maps = {name: Map.read(path, hdu=name) for name in run.predicted.maps()}
+    for name, one in maps.items():
+        made = run.predicted.maps()[name]
+        data = one.data.reshape(*one.data.shape[: len(made.geom.axes)], -1)
+        data = data if pixels.is_image or pixels.numbers is None else data[..., pixels.numbers]
+        np.testing.assert_array_equal(data.reshape(made.data.shape), made.data, name)
+        assert one.geom.frame == made.geom.frame, name
+    axis = maps["RESIDUAL"].geom.axes["energy"]
+    np.testing.assert_allclose(axis.edges.to_value("GeV"), [10.0, 20.0, 50.0, 150.0])
+    with fits.open(path, checksum=True) as hdus:
+        assert {hdus[name].header["MODEL"] for name in maps} == {"lat-10gev"}
+    if not pixels.is_image:
+        index = 40 if pixels.numbers is None else pixels.numbers[40]
+        for row in range(3):
+            sky = healpy.read_map(path, hdu="SOURCES", field=row, nest=None)
+            assert sky[index] == np.float32(0.25 * 7.0 * area[40])
 
 
 # The searched area

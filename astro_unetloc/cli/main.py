@@ -38,16 +38,9 @@ COMMANDS = (
     "find", "batch", "demo", "show", "classify", "match", "simulate", "train", "evaluate", "models",
     "info",
 )  # fmt: skip
+_MAPS = "probability_map", "moc", "residual_map", "limit_map"  # of the result
 _GROUPS = {
-    "Outputs": {
-        "outputs",
-        "frame",
-        "labels",
-        "probability_map",
-        "moc",
-        "limit_map",
-        "overwrite",
-    },
+    "Outputs": {"outputs", "frame", "labels", *_MAPS, "overwrite"},
     **SEARCH_GROUPS,
 }
 _GROUPS["Map and companions"] = _GROUPS["Map and companions"] | {"time_range"}
@@ -69,6 +62,8 @@ _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
     path_option("--probability-map", metavar="FILE", help="Write the probability of a source as a "
                 "FITS file: a HEALPix map and, for a map with a WCS, an image in its pixels."),
     path_option("--moc", metavar="FILE", help="Write the area that was searched as a MOC (FITS)."),
+    path_option("--residual-map", metavar="FILE", help="Write the counts that sources and "
+                "background predict, the residual and its significance as FITS maps."),
     path_option("--limit-map", metavar="FILE", help="Write the counts and fluxes at which half of "
                 "the sources are found as a HEALPix FITS map."),
 )  # fmt: skip
@@ -81,7 +76,7 @@ def find(map, outputs, labels, backgrounds, model, energy_range, region, frame, 
     from astro_unetloc.products import write_run
     from astro_unetloc.unet.model import load_model
 
-    maps = {name: others.pop(name) for name in ("probability_map", "moc", "limit_map")}
+    maps = {name: others.pop(name) for name in _MAPS}
     search = {name: others.pop(name) for name in SEARCH}
     if search["class_prior"] and not (search["measure"] and search["classify"]):
         got = "--no-classify" if search["measure"] else "--no-measure"
@@ -125,6 +120,10 @@ def _check_maps(maps, search):
     if maps["limit_map"] and got:
         wanted = "--limit-map needs the network, a threshold and the likelihood fit"
         raise click.UsageError(f"{wanted}; got {got[0]}; drop one")
+    if maps["residual_map"] and not search["measure"]:
+        raise click.UsageError(
+            "--residual-map needs the likelihood fit; got --no-measure; drop one"
+        )
     if maps["probability_map"] and finder == "scan":
         raise click.UsageError("--probability-map needs the network; got --finder scan; drop one")
 

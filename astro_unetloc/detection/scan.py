@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
-from astro_unetloc.detection.kernels import SmoothBackground
+from astro_unetloc.detection.kernels import SmoothBackground, nside_of, observed_cells
 from astro_unetloc.detection.localization import strongest
 from astro_unetloc.irf.exposure import background_at, exposure_of, square_degree_density
 from astro_unetloc.irf.psf import make_profiles, psf_of
@@ -21,7 +21,6 @@ from astro_unetloc.irf.spectra import PowerLawFractions, bins_in_bands
 from astro_unetloc.sphere import (
     GOLDEN_ANGLE,
     chord,
-    healpix_centers,
     lonlat_from_vectors,
     move,
     quick_tree,
@@ -37,7 +36,7 @@ _CELL_PAIRS = 4  # least number of pairs of a direction, for their memory
 # outshine this part of the background.
 _N_STEPS, _CLOSE = 6, 0.3
 _PIXELS_APART = 1.5  # distance of two candidates of one scan in pixels of the map
-_MAX_NSIDE, _SAMPLE_NSIDE = 8192, 256  # 0.007 and 0.23 deg
+_MAX_NSIDE = 8192  # 0.007 deg
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Scan:
             def template(vectors):
                 return background_at(density, vectors, edges)
 
-        sky = _observed_pixels(sky_map, self.vectors, width_deg)
+        sky = observed_cells(sky_map, self.vectors, width_deg)
         photons, self._kernels = (self.vectors, self._band, self.number), None
         if len(self):
             n_band = len(self._in_band)
@@ -122,7 +121,7 @@ class Scan:
     def _gather(self, seed):
         """Join photons of one energy bin in small cells: their mean directions and numbers."""
         size_deg = self.config.cell * self._coarser * self._r68_deg
-        nside = np.minimum(_nside(size_deg), _MAX_NSIDE)
+        nside = np.minimum(nside_of(size_deg), _MAX_NSIDE)
         n_pixels, keys, rows = 12 * _MAX_NSIDE**2, [np.zeros(0, np.int64)], [np.zeros((0, 4))]
         for photons in self.sky_map.photons(seed):
             inside = (photons.energy >= self._edges[0]) & (photons.energy < self._edges[-1])
@@ -209,7 +208,7 @@ class Scan:
         The photons in circles, which hold about 73 % of those of a source, show it.
         """
         size_deg = self.config.trial * self._coarser * self.psf_deg
-        pixel = healpy.vec2pix(int(_nside(size_deg)), *self.vectors.T)
+        pixel = healpy.vec2pix(int(nside_of(size_deg)), *self.vectors.T)
         _, first, cell = np.unique(pixel, return_index=True, return_inverse=True)
         weighted = (self.vectors * self.number[:, None]).T
         tried = _unit(np.stack([np.bincount(cell, axis) for axis in weighted], axis=1))
@@ -230,7 +229,7 @@ class Scan:
         if not self._large:
             tree = quick_tree(self.vectors[rows])
             return tree.query_ball_point(vectors, chord(radius_deg), return_length=True)
-        nside = int(_nside(1.5 * radius_deg))
+        nside = int(nside_of(1.5 * radius_deg))
         pixel = healpy.vec2pix(nside, *self.vectors[rows].T)
         image = np.bincount(pixel, self.number[rows], minlength=12 * nside**2)
         found = healpy.get_interp_val(image, *lonlat_from_vectors(vectors), lonlat=True)
@@ -238,7 +237,7 @@ class Scan:
 
     def _test(self, vectors, own=None):
         """Test statistic and counts (2, n) at directions; ``own`` (n, n_bin) of sources there."""
-        result, nside = np.zeros((2, len(vectors))), int(_nside(2 * self._reach_deg.max())) * 2
+        result, nside = np.zeros((2, len(vectors))), int(nside_of(2 * self._reach_deg.max())) * 2
         n_near = np.bincount(healpy.vec2pix(nside, *self.vectors.T), minlength=12 * nside**2)
         n_pairs = np.cumsum(_CELL_PAIRS + n_near[healpy.vec2pix(nside, *vectors.T)])
         ends = np.flatnonzero(np.diff(n_pairs // self.config.max_pairs)) + 1
@@ -295,25 +294,3 @@ def _sums(key, rows):
     """Distinct keys, and the sums of the rows (n, k) of each."""
     key, which = np.unique(key, return_inverse=True)
     return key, np.stack([np.bincount(which, column) for column in rows.T], axis=1)
-
-
-def _nside(size_deg):
-    """Nside of HEALPix pixels no larger than a size in degrees."""
-    size = np.degrees(healpy.nside2resol(1)) / np.asarray(size_deg)
-    return (2 ** np.ceil(np.log2(np.maximum(size, 1.0)))).astype(np.int64)
-
-
-def _observed_pixels(sky_map, vectors, width_deg):
-    """Nside, and observed HEALPix pixels (NESTED) of at most half a width in degrees."""
-    nside = max(int(_nside(width_deg / 2)), 64)
-    start = min(nside, _SAMPLE_NSIDE)
-    pixels = np.arange(12 * start**2)
-    while True:
-        step = pixels[sky_map.covers(healpix_centers(start, pixels, nest=True))]
-        pixels = np.union1d(step, healpy.vec2pix(start, *vectors.T, nest=True))
-        if start == nside:
-            return nside, pixels
-        around = healpy.get_all_neighbours(start, pixels, nest=True)
-        pixels = np.union1d(pixels, around[around >= 0])
-        start *= 2
-        pixels = (4 * pixels[:, None] + np.arange(4)).ravel()

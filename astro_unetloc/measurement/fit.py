@@ -60,6 +60,24 @@ _MIN_HESSIAN = 1e-3
 _COUNTS, _COUNTS_AND_INDEX, _ALL = [2], [2, 3], [0, 1, 2, 3]
 
 
+def pixel_profiles(sky_map, energy_edges, vectors, config):
+    """Maker of `PsfProfiles` for sources at vectors (n, 3), and sub-pixels per side (n_energy,)."""
+    psf = psf_of(sky_map.psf, vectors)
+    _, exposure = exposure_of(sky_map.exposure, vectors)
+
+    def mean_exposure(energy):
+        return np.atleast_2d(exposure(energy)).mean(axis=0)
+
+    profiles = partial(make_profiles, psf, energy_edges, exposure=mean_exposure)
+    pixel_deg = sky_map.pixel_size_deg
+    # sub-pixels in each energy bin, a power of two
+    fine_deg = config.part_psf * profiles().containment_radius(0.68)
+    width_deg = np.maximum(config.part_deg, fine_deg)
+    halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
+    halvings = np.maximum(halvings, pixel_deg > fine_deg)
+    return profiles, np.minimum(2**halvings, config.max_split)
+
+
 class FieldSetup:
     """Counts, PSF profiles and radii that all sources of a map share."""
 
@@ -68,22 +86,10 @@ class FieldSetup:
         self.background = None  # per square degree
         if sky_map.background is not None:
             self.background = square_degree_density(sky_map.background)
-        psf = psf_of(sky_map.psf, vectors)
-        _, exposure = exposure_of(sky_map.exposure, vectors)
-
-        def mean_exposure(energy):
-            return np.atleast_2d(exposure(energy)).mean(axis=0)
-
-        profiles = partial(make_profiles, psf, counts.energy_edges, exposure=mean_exposure)
-        pixel_deg, of_points = sky_map.pixel_size_deg, profiles()
-        # sub-pixels along a side in each energy bin, a power of two
-        fine_deg = config.part_psf * of_points.containment_radius(0.68)
-        width_deg = np.maximum(config.part_deg, fine_deg)
-        halvings = np.ceil(np.log2(np.maximum(pixel_deg / width_deg, 1.0))).astype(int)
-        halvings = np.maximum(halvings, pixel_deg > fine_deg)
-        self.n_split = np.minimum(2**halvings, config.max_split)
+        edges, pixel_deg = counts.energy_edges, sky_map.pixel_size_deg
+        profiles, self.n_split = pixel_profiles(sky_map, edges, vectors, config)
         disc_deg = pixel_deg / self.n_split / np.sqrt(np.pi)
-        self.profiles = profiles(disc_deg=disc_deg) if pixel_deg else of_points
+        self.profiles = profiles(disc_deg=disc_deg)
         wide_deg = [np.hypot(radius_deg, disc_deg) for radius_deg in config.wide_radii_deg]
         self.wide_profiles = [profiles(disc_deg=radius_deg) for radius_deg in wide_deg]
         min_core_deg = max(config.min_core_deg, config.core_pixels * pixel_deg)

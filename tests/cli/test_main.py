@@ -250,6 +250,21 @@ def test_limits_of_a_region_are_those_of_the_whole_map(passes, write_map):
     np.testing.assert_allclose(part["NPRED_50"], whole["NPRED_50"][rows], rtol=0.2)
 
 
+def test_residual_map_holds_the_counts_of_the_map_and_of_its_source(passes, write_map):
+    passes(write_map(), "-o", "c.csv", "--residual-map", "r.fits", "--limit-map", "l.fits")
+    counts, sources, background, residual, _, total = (
+        fits.getdata("r.fits", number) for number in (1, 3, 5, 7, 9, 11)
+    )
+    observed = fits.getdata("map.fits")
+    np.testing.assert_array_equal(np.nan_to_num(counts), observed)
+    np.testing.assert_allclose(residual, counts - sources - background, atol=1e-5)
+    bright = float(QTable.read("c.csv")["Npred"][0])
+    assert np.nansum(sources) == pytest.approx(bright, rel=0.05)
+    n_predicted = np.nansum(sources + background)
+    assert n_predicted == pytest.approx(observed.sum(), abs=2 * observed.sum() ** 0.5)
+    assert np.nanmax(np.abs(total)) < 6
+
+
 # Options
 
 
@@ -320,9 +335,9 @@ def test_command_in_the_header_makes_the_same_catalog_again(passes, write_map, o
 
 def test_every_product_but_csv_holds_the_command(passes, write_map):
     write_exposure()
-    outputs = [f"c{s}" for s in SUFFIXES if s != ".csv"] + ["p.fits", "m.fits", "l.fits"]
+    outputs = [f"c{s}" for s in SUFFIXES if s != ".csv"] + ["p.fits", "m.fits", "l.fits", "r.fits"]
     flags = ["-o"] * len(outputs)
-    flags[-3:] = ["--probability-map", "--moc", "--limit-map"]
+    flags[-4:] = ["--probability-map", "--moc", "--limit-map", "--residual-map"]
     words = [word for pair in zip(flags, outputs) for word in pair]
     passes(write_map(), *words, "--exposure", "exposure.fits")
     for name in outputs:
@@ -359,6 +374,7 @@ def test_every_product_but_csv_holds_the_command(passes, write_map):
         ("--limit-map l --no-measure", "a threshold and the likelihood fit; got --no-measure"),
         ("--limit-map l --purity 0.9", "a threshold and the likelihood fit; got --purity"),
         ("--limit-map l --finder scan", "a threshold and the likelihood fit; got --finder scan"),
+        ("--residual-map r --no-measure", "needs the likelihood fit; got --no-measure"),
         ("--probability-map p --finder scan", "needs the network; got --finder scan"),
         ("--finder scan --no-measure", "finder scan fits its sources; got measure=False"),
         ("--finder eye", "'eye' is not one of"),
