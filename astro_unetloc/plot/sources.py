@@ -57,7 +57,7 @@ _SMOOTHING, _SKY_SMOOTHING_DEG = (1 / 250, 1 / 120), 0.5
 _COLOR_MAP, _UNSEEN = "gray_r", {"facecolor": "#fdf3d8", "edgecolor": "#b9a77c", "hatch": "////"}
 # Radii in points of the rings of sources whose ellipse is smaller, at this fraction of the mean
 # distance of the sources; points of an outline.
-_RINGS, _SPACING, _STEPS = (1.2, 3.2), 0.2, np.linspace(0, 2 * np.pi, 64)
+_RINGS, _SPACING, _STEPS = (0.7, 3.2), 0.2, np.linspace(0, 2 * np.pi, 64)
 _MARKER = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markersize": 2 * _RINGS[1]}
 _MAX_COLUMNS, _MARGIN_INCH = 6, 0.04
 # On gray only black is free for sources without a class.
@@ -74,6 +74,8 @@ _MAX_KEYS, _NAMES_PER_INCH, _N_OBSTACLES, _LIGHT = 150, 3, 300, 0.003
 _RANKS = dict.fromkeys(("Sqrt_TS", "Signif_Avg", "Score"), "most significant")
 _RANKS |= {"Flux": "brightest"}
 _HALO = [withStroke(linewidth=1.8, foreground="white")]
+# Behind names: a halo would make paths of their letters in PDF and SVG.
+_BOX = {"boxstyle": "square,pad=0.05", "facecolor": "white", "alpha": 0.6, "linewidth": 0}
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _KINDS = (".png", ".pdf", ".svg")
 
@@ -350,6 +352,7 @@ def _draw_sources(axes, catalog):
     handles = _draw_shapes(axes, places, catalog, ring)
     about, key = _draw_labels(axes, places, catalog, ring)
     _add_legend(axes, handles)
+    _add_legend(axes, _flag_handles(catalog))
     for texts in (about, key):
         lines = [_handle(text, linestyle="", marker="") for text in texts]
         _add_legend(axes, lines, handlelength=0)
@@ -368,7 +371,8 @@ def _draw_shapes(axes, places, catalog, ring):
     size = np.nan_to_num(confidence_ellipses(catalog)[:, 0]) * np.ptp(degree)
     large, small = size >= 0.3 * ring, size < 1.2 * ring
     outlines = np.moveaxis(axes.wcs.world_to_pixel(_outlines(catalog[large])), 0, -1)
-    style = {"facecolors": "none", "path_effects": _HALO, "zorder": 3}
+    halo = _HALO if ring > _RINGS[1] / 2 else None  # of many sources it would hide others
+    style = {"facecolors": "none", "path_effects": halo, "zorder": 3}
     dashes = np.where(doubted[large], "--", "-").tolist()
     lines = {"edgecolors": colors[large], "linewidths": widths[large], "linestyles": dashes}
     axes.add_collection(PolyCollection(outlines, **lines, **style), autolim=False)
@@ -385,11 +389,16 @@ def _draw_shapes(axes, places, catalog, ring):
     ]  # fmt: skip
     if large.any():
         handles.append(_handle("95 % ellipse (ring: smaller)", marker="", linestyle="-"))
-    if doubted.any():
-        names = (name for name in DOUBTS if has_flag(catalog, name).any())
-        words = ", ".join(name.replace("_", " ") for name in names)
-        handles.append(_handle(f"flagged: {words}", marker="s", linestyle="--"))
     return handles
+
+
+def _flag_handles(catalog):
+    """Handle of a legend of the flags that question sources, if any do."""
+    if not is_doubted(catalog).any():
+        return []
+    names = (name for name in DOUBTS if has_flag(catalog, name).any())
+    words = ", ".join(name.replace("_", " ") for name in names)
+    return [_handle(f"flagged: {words}", marker="s", linestyle="--")]
 
 
 def _outlines(catalog):
@@ -426,7 +435,7 @@ def _draw_labels(axes, places, catalog, ring):
     for row, anchor, text, center, far in zip(order, anchors, texts, *found):
         axes.annotate(
             text, places[row], xytext=center - anchor, textcoords="offset points", ha="center",
-            va="center", fontsize=TEXT_POINTS, parse_math=False, path_effects=_HALO, zorder=5,
+            va="center", fontsize=TEXT_POINTS, parse_math=False, bbox=_BOX, zorder=5,
             arrowprops=line if far else None,
         )  # fmt: skip
     return about, key
@@ -452,7 +461,7 @@ def _points(axes, pixels):
 
 def _extent(axes):
     """Box in dots of all that is drawn at axes."""
-    renderer, parts = axes.figure.canvas.get_renderer(), [*axes.child_axes, *axes.artists]
+    renderer, parts = axes.figure._get_renderer(), [*axes.child_axes, *axes.artists]
     boxes = (part.get_tightbbox(renderer) for part in [axes, *parts])
     return Bbox.union([box for box in boxes if box is not None])
 
