@@ -19,6 +19,7 @@ _load, _, __all__ = lazy_loader.attach(
         "catalog.write": ["to_regions", "write_catalog"],
         "evaluation.metrics": ["evaluate"],
         "evaluation.split": ["split_check"],
+        "follow_up": ["to_gammapy_dataset"],
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],
         "pipeline": ["classify_sources", "find_sources"],

@@ -24,7 +24,7 @@ RANKS = (
     {"simulation", "detection", "measurement", "classification", "plot"},
     {"run"},
     {"training", "pipeline", "report"},
-    {"products", "evaluation"},
+    {"products", "evaluation", "follow_up"},
     {"batch"},
     {"cli"},
 )

@@ -242,7 +242,7 @@ def _fit_bands(is_pulsar, pivot, start, catalog):
     edges = band_edges(catalog)
     counts, background, seen, per_count = (bands[name] for name in OF_BAND)
     known = np.isfinite(counts + per_count)
-    counts, per_count = (np.where(known, a, 1.0) for a in (counts, per_count))
+    counts, seen, per_count = (np.where(known, a, 1.0) for a in (counts, seen, per_count))
     few = known.sum(axis=1) < 2
     known[few] = True  # any numbers will do, the result is dropped
     seen, found = known * seen, known * (counts + background)

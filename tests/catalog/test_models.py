@@ -223,8 +223,11 @@ def index_and_curvature(spectral, energy=13.0):
         ("agn", "PowerLaw2SpectralModel", 0.0, 0.0),
     ],
 )
-def test_spectrum_follows_the_counts_of_the_bands(kind, tag, curvature, second):
+@pytest.mark.parametrize("n_unknown", [0, 1])
+def test_spectrum_follows_the_counts_of_the_bands(kind, tag, curvature, second, n_unknown):
     catalog = make_curved(np.array([3.6]), np.array([curvature]), kind, 1e4)
+    for name in ("Counts_Band", "Unc_Counts_Band", "Flux_Band", "Unc_Flux_Band"):
+        catalog[name].mask[:, len(EDGES) - 1 - n_unknown :] = True
     (model,) = to_gammapy_models(catalog)
     spectral = model.spectral_model
     assert spectral.tag[0] == tag
