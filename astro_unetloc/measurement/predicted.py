@@ -70,7 +70,7 @@ class PredictedCounts:
         predicted counts in the disc around each pixel, negative where fewer are observed. A disc
         holds one pixel or more.
         """
-        planes = zip(*self._planes, self.radius_deg)
+        planes = zip(*self.planes, self.radius_deg)
         return self._map(self.counts.geom, [self._sqrt_ts(*plane) for plane in planes])
 
     @cached_property
@@ -79,7 +79,7 @@ class PredictedCounts:
 
         The radius of the discs is the mean over the counts.
         """
-        counts, predicted = self._planes
+        counts, predicted = self.planes
         number = np.nansum(counts, axis=1)
         radius_deg = number @ self.radius_deg / max(number.sum(), 1.0)
         unseen = np.isnan(counts).all(axis=0)
@@ -99,7 +99,7 @@ class PredictedCounts:
         return with_axes(self.counts.geom, [])
 
     @property
-    def _planes(self):
+    def planes(self):
         """Observed and predicted counts (n_energy, n_pixels)."""
         shape = len(self.radius_deg), -1
         predicted = self.sources.data + self.background.data

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import healpy
 import numpy as np
 import pytest
 from gammapy.maps import HpxGeom, Map, MapAxis
@@ -22,10 +23,11 @@ from astro_unetloc.sphere import vectors_from_lonlat
 EDGES = np.array([10.0, 30.0, 100.0])
 BANDS = np.array([10.0, 20.0, 50.0, 150.0, 500.0, 2000.0])
 CENTER = vectors_from_lonlat(np.array([120.0]), np.array([40.0]))
+DISC = np.sort(healpy.query_disc(128, CENTER[0], np.radians(8.0)))
 PIXELS = {
     "WCS": image_pixels(160, lon=120.0, lat=40.0, pixel_deg=0.05),
     "coarse": image_pixels(40, lon=120.0, lat=40.0, pixel_deg=0.5),
-    "RING": healpix_pixels(128, False, "galactic"),
+    "RING": healpix_pixels(128, False, "galactic", DISC),
     "NESTED": healpix_pixels(64, True, "icrs"),
 }
 
