@@ -37,7 +37,8 @@ _PLANE_DEG, _STEP_DEG = 15.0, (0.1, 0.25)
 _LATITUDES, _LONGITUDES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0), (30.0, 70.0, 120.0)
 _N_ZONES = (len(_LATITUDES) + 1) * (len(_LONGITUDES) + 1)
 _HIGH = len(_LATITUDES) - 1  # first row of zones that are not split in longitude
-_BLENDED = 0.2  # part of the latitude, and of the first edge, in which zones are blended
+# Zones are blended over this part of their latitude and of the first edge, at most so many degrees.
+_BLENDED, _MAX_BLENDED_DEG = 0.2, 2.0
 _BLOCK = 20_000  # points of a grid whose neighbours are found at once
 _N_ROUNDS = 40  # of expectation maximization
 _TINY = 1e-9  # per square degree
@@ -58,7 +59,7 @@ def _around_zone(vectors):
     """Zones (n,) of directions and of others north and south, so that borders can be blended."""
     lon, lat = lonlat_from_vectors(vectors)
     steps = (0.0, -1.0, -0.5, 0.5, 1.0)
-    reach = _BLENDED * (np.abs(lat) + _LATITUDES[0])
+    reach = np.minimum(_BLENDED * (np.abs(lat) + _LATITUDES[0]), _MAX_BLENDED_DEG)
     return [_zone(vectors_from_lonlat(lon, np.clip(lat + s * reach, -90, 90))) for s in steps]
 
 
@@ -356,7 +357,7 @@ class SmoothBackground:
 # first density is that of the counts that sources do not explain. Two counts of each photon are
 # left out at high latitudes, see `SmoothBackground`: with one the narrow kernels took so much noise
 # that the significance of the residual of the sky of seed 1000 had a width of 0.87, with two 0.98.
-_WIDTHS, _LEFT_OUT, _JOINED, _NEAR_NSIDE = (0.5, 0.7, 2.0), 2.0, 0.25, 16
+_WIDTHS, _LEFT_OUT, _JOINED, _NEAR_NSIDE = (0.5, 0.7, 1.4), 2.0, 0.25, 16
 _N_UPDATES, _N_FACTOR, _CHUNK = 2, 5, 100_000
 
 
