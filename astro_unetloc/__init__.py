@@ -23,7 +23,7 @@ _load, _, __all__ = lazy_loader.attach(
         "maps.read": ["read_map"],
         "measurement.limits": ["upper_limits"],
         "pipeline": ["classify_sources", "find_sources"],
-        "plot": ["plot_sources"],
+        "plot.sources": ["plot_sources"],
         "report": ["write_report"],
         "simulation.files": ["read_components", "read_source_library"],
         "simulation.sky": ["simulate_sky"],

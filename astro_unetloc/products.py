@@ -1,8 +1,7 @@
 """The files of a run: catalogues, pictures, and maps of what was searched."""
 
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
-from pathlib import Path
 
 import healpy
 import numpy as np
@@ -13,7 +12,7 @@ from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.catalog.write import set_cards, write_outputs
 from astro_unetloc.cubes import healpix_numbers
 from astro_unetloc.measurement.limits import detection_limits
-from astro_unetloc.plot import plot_sources
+from astro_unetloc.plot import plot_sources, save_figure
 from astro_unetloc.report import report_bytes
 from astro_unetloc.sphere import healpix_centers
 
@@ -34,11 +33,11 @@ def write_run(run, paths, *, frame="icrs", labels=True, overwrite=False, probabi
     makers[limit_map] = partial(limit_map_bytes, progress=progress)
     others = {path: make(run) for path, make in makers.items() if path}
 
-    def figure(file):
-        """Draw the counts and the sources into a binary file."""
-        name = Path(run.sky_map.name).name
-        title = f"{name}: {run.sky_map.n_photons:,} photons, {len(run.catalog)} sources"
-        plot_sources(run.sky_map.photons(run.seed), run.catalog, path=file, title=title)
+    drawn = cache(lambda: plot_sources(run.sky_map, run.catalog))
+
+    def figure(file, kind):
+        """Write the picture of the counts and the sources into a binary file."""
+        save_figure(drawn(), file, kind, run.catalog.meta)
 
     page = partial(report_bytes, run.sky_map, run.catalog, run=run)
     how = {"frame": frame, "labels": labels, "overwrite": overwrite}

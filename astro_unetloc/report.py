@@ -38,6 +38,7 @@ from astro_unetloc.measurement.limits import detection_limits
 from astro_unetloc.sphere import (
     frame_rotation,
     lonlat_from_vectors,
+    move,
     separation_deg,
     tangent_axes,
     tangent_offsets,
@@ -45,7 +46,7 @@ from astro_unetloc.sphere import (
 
 _PAGES = Path(__file__).parent / "data" / "pages"
 # Maps of a larger radius are shown as the whole sky, in the Hammer-Aitoff projection.
-_MAX_FIELD_DEG, _SKY_PIXEL_DEG, _SKY_WIDTH_DEG = 30.0, 0.125, 324.1
+_MAX_FIELD_DEG, _SKY_PIXEL_DEG, _SKY_WIDTH_DEG = 30.0, 0.16, 324.1
 # Pixels of a field, and the largest number of them on a side.
 _PIXEL_DEG, _MAX_PIXELS = (0.05, 0.1), 1000
 # A cut-out has this many pixels on a side and reaches out to so many 68 % radii of the PSF at a
@@ -108,7 +109,10 @@ def report_bytes(sky_map, catalog, *, run=None):
     layers = {"counts": _packed(np.where(observed | (counts > 0), counts + 1, 0))}
     if run is not None and run.probability is not None:
         steps = run.patches.values_at(run.probability, centers) * _PROBABILITY_STEPS
-        layers["probability"] = _packed(np.nan_to_num(np.rint(steps) + 1, nan=0.0))
+        layers["probability"] = _packed(steps + 1)
+    around = cutouts.directions()
+    seen = sky_map.covers(around) | (cutouts.counts.ravel() > 0)
+    images = {"counts": _packed(np.where(seen, cutouts.counts.ravel() + 1, 0))}
     lon, lat = (float(c.value) for c in geom.center_coord[:2])
     content = {
         "plane": {
@@ -117,7 +121,8 @@ def report_bytes(sky_map, catalog, *, run=None):
         },
         "icrs": frame_rotation("icrs").tolist(),
         "layers": layers,
-        "cutouts": cutouts.content(),
+        "cutouts": images,
+        "cutout": {"n": _CUTOUT_PIXELS, "half_deg": cutouts.half_deg},
         "colors": {name: _color_table(name) for name in set(_COLOR_MAPS.values())},
         **_sources(catalog),
     }  # fmt: skip
@@ -164,7 +169,7 @@ def _half_width_deg(sky_map):
     """Half of the width of a cut-out."""
     psf, low = psf_of(sky_map.psf, sky_map.observed_points[0]), sky_map.energy_edges[0]
     radius_deg = psf.containment_radius(0.68, _TYPICAL * low)
-    return max(_CUTOUT_DEG, _CUTOUT_PSF * radius_deg)
+    return float(f"{max(_CUTOUT_DEG, _CUTOUT_PSF * radius_deg):.3g}")
 
 
 class _Cutouts:
@@ -186,17 +191,27 @@ class _Cutouts:
             inside = (x >= 0) & (x < n) & (y >= 0) & (y < n)
             image += np.bincount(y[inside] * n + (n - 1 - x[inside]), minlength=n * n)
 
-    def content(self):
-        """What the page needs of them."""
-        size = {"n": _CUTOUT_PIXELS, "half_deg": float(f"{self.half_deg:.4g}")}
-        return size | {"counts": _packed(self.counts + 1)}
+    def directions(self):
+        """Directions (n * n_pixels, 3) of the pixels."""
+        steps = (np.arange(_CUTOUT_PIXELS) + 0.5) * self.pixel_deg - self.half_deg
+        y, x = (offset.ravel() for offset in np.meshgrid(steps, -steps, indexing="ij"))
+        center, east, north = (axis[:, None] for axis in (self.vectors, *self.axes))
+        return move(center, east, north, x, y).reshape(-1, 3)
 
 
 def _packed(values):
-    """Whole numbers, rounded, as compressed bytes in the smallest type that holds them."""
+    """Whole numbers, rounded, 0 where unknown, as compressed bytes in the smallest type.
+
+    Those of smooth images are smaller as differences between neighbours.
+    """
+    values = np.rint(np.nan_to_num(values, nan=0.0)).ravel()
     kind = next(k for k in ("u1", "u2", "u4") if values.max(initial=0) <= np.iinfo(k).max)
-    packed = zlib.compress(values.astype(f"<{kind}").tobytes(), 9)
-    return {"bits": 8 * int(kind[1]), "data": base64.b64encode(packed).decode()}
+    values = values.astype(f"<{kind}")
+    forms = {"sums": values, "steps": np.diff(values, prepend=values.dtype.type(0))}
+    forms = {name: zlib.compress(form.tobytes(), 5) for name, form in forms.items()}
+    name = min(forms, key=lambda name: len(forms[name]))
+    data = base64.b64encode(forms[name]).decode()
+    return {"bits": 8 * int(kind[1]), "steps": name == "steps", "data": data}
 
 
 def _color_table(name):

@@ -41,8 +41,9 @@ def data_of(text):
 def unpack(packed):
     """Values of a packed image; NaN where it was not observed."""
     content = zlib.decompress(b64decode(packed["data"]))
-    values = np.frombuffer(content, f"<u{packed['bits'] // 8}").astype(float)
-    return np.where(values > 0, values - 1, np.nan)
+    values = np.frombuffer(content, f"<u{packed['bits'] // 8}")
+    values = np.cumsum(values, dtype=values.dtype) if packed["steps"] else values
+    return np.where(values > 0, values - 1.0, np.nan)
 
 
 def test_page_holds_all_sources_and_photons_and_loads_nothing(page_path, run):
@@ -56,7 +57,7 @@ def test_page_holds_all_sources_and_photons_and_loads_nothing(page_path, run):
     assert data["columns"]["Source_Name"] == run.catalog["Source_Name"].tolist()
     np.testing.assert_allclose(data["columns"]["Npred"], run.catalog["Npred"], rtol=1e-3)
     assert np.nansum(unpack(data["layers"]["counts"])) == run.sky_map.n_photons
-    n = data["cutouts"]["n"]
+    n = data["cutout"]["n"]
     cutouts = unpack(data["cutouts"]["counts"]).reshape(len(run.catalog), n, n)
     y, x = np.unravel_index(cutouts[0].argmax(), (n, n))
     assert abs(y - n / 2) <= 3  # the brightest pixel is near the middle
@@ -177,6 +178,7 @@ def test_layers_differ_and_the_residual_has_the_model(page):
         assert button.get_attribute("aria-pressed") == "true"
         seen.add(page.execute_script("return document.getElementById('sky').toDataURL()"))
     assert len(seen) == len(page.find_elements("css selector", "#layers button")) >= 2
+    find(page, "#layers button").click()
     script = "const s = document.getElementById('{}'); s.value = {}; s.oninput();"
     for name, value in (("stretch", 0.9), ("smoothing", 0.5)):
         page.execute_script(script.format(name, value))
@@ -245,7 +247,7 @@ def test_selected_sources_are_exported(page, run):
 
 
 def test_page_fits_a_phone_and_all_controls_have_names(page):
-    for width in (360, 1400):
+    for width in (360, 390, 1400):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
@@ -256,3 +258,32 @@ def test_page_fits_a_phone_and_all_controls_have_names(page):
     for control in controls:
         if control.tag_name != "canvas":
             assert control.get_attribute("tabindex") != "-1"
+
+
+# Smallest contrast of texts, WCAG 2.2, 1.4.3, and those below it.
+CONTRAST = """
+const parts = (text) => text.match(/[\\d.]+/g).map(Number);
+const light = (text) => parts(text).slice(0, 3).map((c) => c / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+const ground = (e) => {
+  const color = getComputedStyle(e).backgroundColor;
+  return parts(color)[3] === 0 && e.parentElement ? ground(e.parentElement) : color;
+};
+const hasText = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+return [...document.querySelectorAll("body *")].filter((e) => hasText(e) && e.offsetParent)
+  .map((e) => {
+    const [a, b] = [getComputedStyle(e).color, ground(e)].map(light).sort();
+    return [(b + 0.05) / (a + 0.05), e.outerHTML.slice(0, 80)];
+  });
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast(page, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    found = page.execute_script(CONTRAST)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(found) > 50
+    assert [part for part in found if part[0] < 4.5] == []

@@ -11,7 +11,7 @@ from astro_unetloc.batch.search import search_all
 from astro_unetloc.batch.state import as_text, name_of
 from astro_unetloc.catalog.columns import LIGHT_CURVE_COLUMNS, VARIABILITY_COLUMNS
 from astro_unetloc.catalog.read import read_catalog
-from astro_unetloc.catalog.table import with_columns
+from astro_unetloc.catalog.table import numbers, with_columns
 from astro_unetloc.catalog.write import file_content
 from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.files import write_files
@@ -20,7 +20,7 @@ from astro_unetloc.maps.read import MAP_OPTIONS, read_map
 from astro_unetloc.maps.times import as_mjd, time_slices
 from astro_unetloc.measurement.variability import light_curves
 from astro_unetloc.pipeline import as_seed, measurement_config, model_of
-from astro_unetloc.plot import plot_light_curves
+from astro_unetloc.plot import canvas
 
 VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurve.png"
 # Results of the fit in the order of `VARIABILITY_COLUMNS`.
@@ -153,3 +153,63 @@ def _light_curves(catalog, sky_map, slices, live, exposures, options):
     curves = QTable({"Source_Name": names}, meta=dict(catalog.meta))
     values = [np.reshape(column, -1) for column in values]
     return catalog, with_columns(curves, LIGHT_CURVE_COLUMNS, values)
+
+
+def plot_light_curves(catalog, curves, *, path=None, n_sources=6):
+    """Return a picture of the light curves of the most variable sources.
+
+    Parameters
+    ----------
+    catalog : QTable
+        Sources with ``Variability`` and ``Prob_Constant``.
+    curves : QTable
+        Their light curves, see `astro_unetloc.find_light_curves`.
+    path : str, path-like or file, optional
+        Where to write the picture as PNG.
+    n_sources : int
+        Largest number of sources.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Fluxes, or without an exposure counts in slices of the mean exposure, with 1 sigma errors;
+        95 % limits where TS < 4. The line is the constant source.
+    """
+    order = np.argsort(-np.ma.filled(catalog["Variability"], 0.0), kind="stable")[:n_sources]
+    figure = canvas(8.0, 1.0 + 1.7 * max(len(order), 1))
+    panels = figure.subplots(max(len(order), 1), sharex=True, squeeze=False)[:, 0]
+    with_flux = not np.all(curves["Flux"].mask)
+    for axes, row in zip(panels, order):
+        name = catalog["Source_Name"][row]
+        _draw_curve(axes, curves[curves["Source_Name"] == name], with_flux)
+        chance = catalog["Prob_Constant"][row]
+        text = f"{name}: variability {catalog['Variability'][row]:.1f}, by chance {chance:.2g}"
+        axes.set_title(text, fontsize=9, loc="left")
+    if not len(order):
+        panels[0].text(0.5, 0.5, "no sources", ha="center", transform=panels[0].transAxes)
+    panels[-1].set_xlabel("MJD")
+    what = "Photon flux (cm$^{-2}$ s$^{-1}$)" if with_flux else "Counts in a slice of mean exposure"
+    figure.supylabel(what, fontsize=10)
+    if path is not None:
+        figure.savefig(path, format="png", dpi=150, facecolor="white")
+    return figure
+
+
+def _draw_curve(axes, curve, with_flux):
+    """Points with errors, limits, and the constant source, in axes."""
+    exposure = np.ma.filled(curve["Exposure"], np.nan)
+    name, scale = ("Flux", 1.0) if with_flux else ("Npred", np.nanmean(exposure) / exposure)
+    value, error, limit = (
+        scale * numbers(curve[column]) for column in (name, f"Unc_{name}", f"{name}_UL95")
+    )
+    start, stop = (curve[key].value for key in ("MJD_START", "MJD_STOP"))
+    middle, half = (start + stop) / 2, (stop - start) / 2
+    mean = np.nansum(value * exposure) / np.nansum(exposure)
+    axes.axhline(mean, color="0.6", linewidth=0.8)
+    seen = np.isnan(limit)
+    points = {"linestyle": "none", "linewidth": 1.2, "color": "#1f5fa8"}
+    axes.errorbar(middle[seen], value[seen], error[seen], half[seen], marker="o", ms=3, **points)
+    arrow = 0.15 * np.nanmax(np.append(value + error, limit))
+    axes.errorbar(middle[~seen], limit[~seen], arrow, half[~seen], uplims=True, **points)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=8)

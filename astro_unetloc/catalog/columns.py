@@ -140,7 +140,7 @@ CLASSES = ("agn", "psr", "other")
 # the colors differ from each other, from gray, from black and from white (contrast 3 and more) also
 # to a deuteranope and a protanope (Machado et al. 2009, doi:10.1109/TVCG.2009.113).
 CLASS_WORDS = {"agn": "AGN", "psr": "pulsar", "other": "other", "": "class unknown"}
-CLASS_COLORS = {"agn": "#1e88e5", "psr": "#dd5f00", "other": "#00a078", "": "#808080"}
+CLASS_COLORS = {"agn": "#1e88e5", "psr": "#dd5f00", "other": "#00a86b", "": "#808080"}
 
 # name: (bit, description)
 FLAGS = {

@@ -42,8 +42,9 @@ from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.files import check_output, suffix_of, write_files
 
 TABLE_SUFFIXES = (".fits", ".fits.gz", ".ecsv", ".csv", ".vot")
-_MODEL_SUFFIXES = (".yaml", ".xml")
-SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, ".png", ".html")
+_MODEL_SUFFIXES, PICTURE_SUFFIXES = (".yaml", ".xml"), (".png", ".pdf", ".svg")
+_DRAWN = (*PICTURE_SUFFIXES, ".html")
+SUFFIXES = (*TABLE_SUFFIXES, ".reg", ".crtf", *_MODEL_SUFFIXES, *_DRAWN)
 
 EXTENSION_NAME = "UNETLOC_CATALOG"
 
@@ -149,15 +150,16 @@ def can_write(path, options):
     """Whether `write_catalog` takes this file and these options, a dict."""
     if not isinstance(path, str | Path) or not set(options) <= {"overwrite", "frame", "labels"}:
         return False
-    return suffix_of(path, SUFFIXES) not in ("", ".png", ".html")
+    return suffix_of(path, SUFFIXES) not in ("", *_DRAWN)
 
 
 def write_outputs(catalog, paths, *, overwrite=False, frame="icrs", labels=True, figure=None,
                   page=None, others=None):  # fmt: skip
     """Write a catalogue in the format of each suffix, and return the paths; all files or none.
 
-    ``figure(file)`` writes the picture as PNG to a binary file, ``page()`` returns the bytes of the
-    report; ``others`` are further files, of any suffix, as a dict of path to bytes.
+    ``figure(file, kind)`` writes the picture as png, pdf or svg to a binary file, ``page()``
+    returns the bytes of the report; ``others`` are further files, of any suffix, as a dict of path
+    to bytes.
     """
     paths, others = tuple(Path(path) for path in paths), others or {}
     check_outputs(paths, overwrite=overwrite)
@@ -179,7 +181,7 @@ def file_content(catalog, path, *, frame="icrs", labels=True, figure=None, page=
         return _with_comments(gammapy_yaml(catalog).encode(), catalog.meta, "# {}")
     if suffix == ".xml":  # a comment could not hold the two dashes of an option
         return _with_comments(fermi_library(catalog), catalog.meta, "<?astro_unetloc {}?>")
-    if suffix not in (".png", ".html"):
+    if suffix not in _DRAWN:
         return format_catalog(catalog, suffix)
     if (page if suffix == ".html" else figure) is None:
         what = "a page" if suffix == ".html" else "a picture"
@@ -187,7 +189,7 @@ def file_content(catalog, path, *, frame="icrs", labels=True, figure=None, page=
     if suffix == ".html":
         return page()
     stream = io.BytesIO()
-    figure(stream)
+    figure(stream, suffix[1:])
     return stream.getvalue()
 
 

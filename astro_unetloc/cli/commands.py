@@ -291,7 +291,7 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     from astro_unetloc.files import checksum
     from astro_unetloc.maps.read import read_map
     from astro_unetloc.pipeline import classify_sources
-    from astro_unetloc.plot import plot_sources
+    from astro_unetloc.plot import plot_sources, save_figure
     from astro_unetloc.report import report_bytes
 
     inputs = [catalog, path, *backgrounds, *filter(None, (others["exposure"], others["psf"]))]
@@ -304,8 +304,11 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     result.meta["CLASSED"] = command_line()
     if Path(catalog).is_file():
         result.meta["CATSHA"] = checksum(catalog)
-    write_outputs(result, paths, overwrite=overwrite, labels=labels,
-                  figure=lambda file: plot_sources(sky_map, result, path=file),
+
+    def figure(file, kind):
+        save_figure(plot_sources(sky_map, result), file, kind, result.meta)
+
+    write_outputs(result, paths, overwrite=overwrite, labels=labels, figure=figure,
                   page=lambda: report_bytes(sky_map, result))  # fmt: skip
     print_catalog(outputs, result)
     classes = source_classes(result[numbers_of(result, "Prob_PSR") >= 0]).tolist()

@@ -183,9 +183,9 @@ def cli():
 
     MAP is a counts cube or image (WCS or HEALPix), an event list or a gammapy dataset. The suffix
     of each output sets its format: .fits .ecsv .csv .vot catalogue, .reg DS9 and .crtf CASA
-    regions, .yaml gammapy models, .xml Fermi source library, .png picture, .html report. A lone
-    -o catalog.fits also writes catalog.reg, and -o - prints a table on a terminal and ECSV to a
-    pipe.
+    regions, .yaml gammapy models, .xml Fermi source library, .png .pdf .svg picture, .html report.
+    A lone -o catalog.fits also writes catalog.reg, and -o - prints a table on a terminal and ECSV
+    to a pipe.
     """
 
 

@@ -202,8 +202,11 @@ class Patches:
         rows = np.full(self.grid.n_patches, -1)
         rows[self.index] = np.arange(len(self))
         owner = rows[self.grid.owner(vectors[on_sky])] if len(on_sky) else on_sky
-        for row in np.unique(owner[owner >= 0]):
-            here = on_sky[owner == row]
+        order = np.argsort(owner, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(owner[order])) + 1):
+            if not len(rows) or (row := owner[rows[0]]) < 0:
+                continue
+            here = on_sky[rows]
             y, x, seen = self.pixel_of(row, vectors[here])
             values[here[seen]] = images[row, y[seen], x[seen]]
         return values

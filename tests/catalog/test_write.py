@@ -83,7 +83,7 @@ def test_positions_are_written_and_columns_that_are_no_numbers_or_texts_are_not(
 
 
 def test_picture_comes_from_the_callable_and_no_file_is_left_without_one(tmp_path):
-    def fail(stream):
+    def fail(stream, kind):
         stream.write(b"half")
         raise RuntimeError("no picture")
 
@@ -93,8 +93,8 @@ def test_picture_comes_from_the_callable_and_no_file_is_left_without_one(tmp_pat
     with pytest.raises(ValueError, match="a picture needs the photons of the map"):
         write_outputs(catalog, paths)
     assert names_in(tmp_path) == []
-    write_outputs(catalog, paths[1:], figure=lambda stream: stream.write(b"PNG"))
-    assert paths[1].read_bytes() == b"PNG"
+    write_outputs(catalog, paths[1:], figure=lambda stream, kind: stream.write(kind.encode()))
+    assert paths[1].read_bytes() == b"png"
 
 
 @pytest.mark.parametrize("n", [0, 3])

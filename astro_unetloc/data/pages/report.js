@@ -5,7 +5,6 @@ const byId = (id) => document.getElementById(id);
 const columns = data.columns, plane = new Plane(data.plane);
 const nSources = columns.Source_Name.length;
 const pole = data.icrs.map((row) => row[2]); // ICRS north as a Galactic vector
-const isDark = matchMedia("(prefers-color-scheme: dark)");
 const has = (name) => name in columns && columns[name].some((value) => value !== null && value !== "");
 const at = (name, row) => (name in columns ? columns[name][row] : null);
 
@@ -64,12 +63,10 @@ const canvas = byId("sky"), context = canvas.getContext("2d");
 const images = {}, shown = document.createElement("canvas");
 const RESIDUAL_RANGE = 5;
 
-/** Values that a layer shows at a smoothing, counts per square degree. */
+/** Values that a layer shows: counts are smoothed, per square degree. */
 function layerValues(layer, sigma) {
-  const { nx, ny, step } = plane;
-  if (layer === "probability") return images.probability;
-  if (layer === "residual") return significance(images.counts, images.model, nx, ny, sigma);
-  return smooth(images[layer], nx, ny, sigma).map((value) => value / step ** 2);
+  if (layer !== "counts") return images[layer];
+  return smooth(images.counts, plane.nx, plane.ny, sigma).map((value) => value / plane.step ** 2);
 }
 
 /** Place of a value in the table of colors, 0 to 255; stretch is 0 (linear) to 1. */
@@ -97,6 +94,8 @@ function paint(target, values, nx, ny, colorOf, table, onSky) {
 /** Compute and paint the layer anew; then draw. */
 function render() {
   const { layer } = state, { color, unit: unitText } = LAYERS[layer];
+  byId("smoothing").disabled = layer !== "counts";
+  byId("stretch").disabled = layer === "residual";
   const sigma = Number(byId("smoothing").value), key = `${layer} ${sigma}`;
   if (render.key !== key) {
     render.values = layerValues(layer, sigma);
@@ -209,7 +208,7 @@ function drawGrid() {
     traceLine(vectors);
     context.stroke();
     const inside = vectors.map((v) => plane.pixel(v)).filter(Boolean).map(toScreen)
-      .filter(([x, y]) => x > 2 && x < width - 45 && y > 14 && y < height - 4);
+      .filter(([x, y]) => x > 2 && x < width - 45 && y > 14 && y < height - (axis ? 4 : 20));
     if (!inside.length) continue;
     const label = inside.reduce((a, b) => (axis ? b[1] > a[1] : b[0] < a[0]) ? b : a);
     drawText(`${number(degrees, 4)}°`, label[0] + 3, label[1] - 3);
@@ -230,13 +229,14 @@ function draw() {
   context.imageSmoothingEnabled = scale < 2;
   context.drawImage(shown, left, top, plane.nx * scale, plane.ny * scale);
   drawGrid();
-  const near = state.listed.map((row) => sources[row]).filter((source) => source.pixel)
+  const marked = byId("marks").ariaPressed === "true" ? state.listed : [];
+  const near = marked.map((row) => sources[row]).filter((source) => source.pixel)
     .map((source) => ({ source, point: toScreen(source.pixel) }))
     .filter(({ point: [x, y] }) => x > -20 && y > -20 && x < width + 20 && y < height + 20);
   for (const { source, point: [x, y] } of near) {
     const { row, color, doubted } = source, isCurrent = row === state.current;
     const major = ((at("Conf_95_SemiMajor", row) ?? 0) / plane.step) * scale;
-    const size = near.length > 400 ? 4 : 7;
+    const size = near.length > 1000 ? 3 : near.length > 100 ? 4 : 7;
     context.setLineDash(doubted ? [3, 3] : []);
     outlined(color, isCurrent ? 3 : 1.6, () => {
       if (major > size) traceLine(ellipse(source, 95));
@@ -373,7 +373,7 @@ function chooseInside([[x1, y1], [x2, y2]]) {
 
 // The card of a source
 
-const cutouts = { n: data.cutouts.n };
+const cutouts = {};
 
 /** Show the card of a source, marked in map and table, which may move there; none for null. */
 function open(row, center = false) {
@@ -396,12 +396,11 @@ function open(row, center = false) {
     ["Catalogue", at("ASSOC", row) && `${at("ASSOC", row)} (${at("ASSOC_Catalog", row) ?? ""}), ${number(at("ASSOC_Sep", row))}° away, probability ${number(at("ASSOC_Prob", row))}`],
     ["Flags", flagWords(row).join("; ") || "none"],
   ].filter(([, text]) => text);
-  const shownCutouts = Object.keys(cutouts).filter((name) => name !== "n");
   const captions = { counts: "Counts", model: "Model", residual: "Residuals, ±5 σ" };
   byId("card").innerHTML = `<header><h3>${escaped(at("Source_Name", row))}</h3>
     <button type="button" aria-label="Previous source">‹</button><button type="button" aria-label="Next source">›</button></header>
-    <div class="cutouts">${shownCutouts.map((name) => `<figure><canvas data-layer="${name}" role="img" aria-label="${captions[name]} around the source"></canvas><figcaption>${captions[name]}</figcaption></figure>`).join("")}</div>
-    <p><small>${number(2 * data.cutouts.half_deg)}° wide, north (ICRS) up, east left; ellipses of 68 % and 95 %</small></p>
+    <div class="cutouts">${Object.keys(cutouts).map((name) => `<figure><canvas data-layer="${name}" role="img" aria-label="${captions[name]} around the source"></canvas><figcaption>${captions[name]}</figcaption></figure>`).join("")}</div>
+    <p><small>${number(2 * data.cutout.half_deg)}° wide, north (ICRS) up, east left; ellipses of 68 % and 95 %</small></p>
     ${spectrum(row)}
     <dl>${rows.map(([key, text]) => `<div><dt title="${escaped(data.about[key]?.[0] ?? "")}">${key.replace(/_/g, " ")}</dt><dd>${escaped(text)}</dd></div>`).join("")}</dl>
     ${bars.length ? `<p>Class, if the source is real: <b>${source.kind}</b></p>${bars.join("")}` : ""}`;
@@ -424,8 +423,9 @@ function open(row, center = false) {
 
 /** Draw a cut-out with the ellipses of the source and the places of the others. */
 function drawCutout(target, source) {
-  const { n, half_deg: half } = data.cutouts, layer = target.dataset.layer, zoomed = 6;
-  const values = cutouts[layer].subarray(source.row * n * n, (source.row + 1) * n * n);
+  const { n, half_deg: half } = data.cutout, layer = target.dataset.layer, zoomed = 6;
+  const start = source.row * n * n;
+  const values = decode(cutouts[layer].subarray(start, start + n * n), VALUES[layer]);
   const small = document.createElement("canvas");
   const known = values.filter((value) => value === value);
   const top = known.reduce((a, b) => Math.max(a, b), 0) || 1;
@@ -622,6 +622,11 @@ byId("save").addEventListener("click", () => {
 
 // The beginning
 
+function makeLayers() {
+  byId("layers").innerHTML = Object.keys(LAYERS).filter((name) => name in images)
+    .map((name) => `<button type="button" data-layer="${name}" aria-pressed="${name === state.layer}">${LAYERS[name].label}</button>`).join("");
+}
+
 function makeControls() {
   for (const [name, [word]] of Object.entries(data.classes)) {
     byId("filters").elements.kind.add(new Option(word, name));
@@ -633,8 +638,6 @@ function makeControls() {
     ["currentColor", "3 3", "flags question the source"]]
     .map(([color, dash, words]) => `<span>${ring(color, dash)} ${words}</span>`).join("") +
     "<span>ellipses: 95 % of the position, where they are larger than the ring</span>";
-  byId("layers").innerHTML = Object.keys(LAYERS).filter((name) => name in images || (name === "residual" && images.model))
-    .map((name) => `<button type="button" data-layer="${name}" aria-pressed="${name === state.layer}">${LAYERS[name].label}</button>`).join("");
   byId("layers").addEventListener("click", ({ target }) => {
     if (!target.dataset.layer) return;
     state.layer = target.dataset.layer;
@@ -644,7 +647,12 @@ function makeControls() {
   byId("in").onclick = () => zoom(1.5);
   byId("out").onclick = () => zoom(1 / 1.5);
   byId("fit").onclick = () => (fit(), draw());
-  byId("box").onclick = ({ target }) => (target.ariaPressed = String(target.ariaPressed !== "true"));
+  for (const id of ["marks", "box"]) {
+    byId(id).onclick = ({ target }) => {
+      target.ariaPressed = String(target.ariaPressed !== "true");
+      draw();
+    };
+  }
   byId("stretch").oninput = byId("smoothing").oninput = () => requestAnimationFrame(render);
   byId("filters").addEventListener("input", list);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -652,22 +660,32 @@ function makeControls() {
   addEventListener("beforeprint", draw);
 }
 
+/** Values of the whole numbers of each kind of image; counts are per pixel, the model per deg2. */
+const VALUES = {
+  counts: (n) => n, probability: (n) => n / 254, model: (n) => 1e-6 * Math.exp(0.005 * n),
+  residual: (n) => (n - 127) / 16,
+};
+
+/** Unpack the images of a layer: the picture, and the cut-outs as whole numbers. */
+async function load(name) {
+  if (name in data.layers) images[name] = decode(await unpack(data.layers[name]), VALUES[name]);
+  if (name in data.cutouts) cutouts[name] = await unpack(data.cutouts[name]);
+}
+
 async function start() {
-  const { layers, cutouts: packed, plane: { nx, ny } } = data;
-  const value = { counts: (n) => n, probability: (n) => n / 254, model: (n) => 1e-6 * Math.exp(n / 200) };
-  for (const name of Object.keys(layers)) images[name] = decode(await unpack(layers[name]), value[name]);
-  for (const name of ["counts", "model"]) {
-    if (packed[name]) cutouts[name] = decode(await unpack(packed[name]), value[name]);
-  }
-  const mean = quantile(images.counts.map((n) => (n === n ? Math.min(n, 1) : NaN)), 0.9);
-  byId("smoothing").value = mean ? 1.5 : 2;
-  byId("stretch").value = plane.projection === "AIT" ? 0.6 : 0.4;
+  await load("counts");
+  const { nx, ny, step, projection } = plane;
   canvas.style.setProperty("--shape", Math.max(0.8, Math.min(nx / ny, 3)));
+  byId("smoothing").value = (projection === "AIT" ? 0.4 : 0.08) / step;
+  byId("stretch").value = projection === "AIT" ? 0.6 : 0.4;
   fit();
   makeControls();
   makeHeads();
+  makeLayers();
   render();
   list();
+  for (const name of Object.keys(data.layers)) if (name !== "counts") await load(name);
+  makeLayers();
   if (nSources) open(0);
   document.documentElement.dataset.ready = "yes";
 }

@@ -77,11 +77,14 @@ class Plane {
 }
 
 /** Whole numbers of a packed array, a promise of a typed array. */
-async function unpack({ bits, data }) {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+async function unpack({ bits, steps, data }) {
+  const text = atob(data), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const buffer = await new Response(stream).arrayBuffer();
-  return new { 8: Uint8Array, 16: Uint16Array, 32: Uint32Array }[bits](buffer);
+  const numbers = new { 8: Uint8Array, 16: Uint16Array, 32: Uint32Array }[bits](buffer);
+  if (steps) for (let i = 1; i < numbers.length; i++) numbers[i] += numbers[i - 1];
+  return numbers;
 }
 
 /** Values of whole numbers by a function of them; NaN for 0, where nothing was observed. */
@@ -128,15 +131,6 @@ function smooth(image, nx, ny, sigma) {
   const sums = convolve(image, nx, ny, weights);
   const norm = convolve(image.map((value) => (value === value ? 1 : 0)), nx, ny, weights);
   return sums.map((sum, i) => (image[i] === image[i] ? sum / norm[i] : NaN));
-}
-
-/** Smoothed counts minus smoothed model, in standard deviations of the former. */
-function significance(counts, model, nx, ny, sigma) {
-  const weights = gaussian(sigma), squares = weights.map((weight) => weight ** 2);
-  const excess = convolve(counts.map((count, i) => count - model[i]), nx, ny, weights);
-  const variance = convolve(model, nx, ny, squares);
-  return excess.map((part, i) =>
-    counts[i] === counts[i] && variance[i] > 0 ? part / Math.sqrt(variance[i]) : NaN);
 }
 
 /** Value below which a fraction of the known values of an image lie, of at most 50 000 of them. */
