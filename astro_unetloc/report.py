@@ -52,7 +52,8 @@ _PIXEL_DEG, _MAX_PIXELS = (0.05, 0.1), 1000
 # A cut-out has this many pixels on a side and reaches out to so many 68 % radii of the PSF at a
 # typical energy, 1.5 times the lowest one, or to a degree.
 _CUTOUT_PIXELS, _CUTOUT_PSF, _CUTOUT_DEG, _TYPICAL = 40, 3.0, 1.0, 1.5
-_PROBABILITY_STEPS = 254
+# Whole numbers of the images: probabilities, logarithms of counts per deg2 and their residuals.
+_PROBABILITY_STEPS, _DENSITY_STEP, _LEAST_DENSITY, _SIGMA_STEP = 254, 0.005, 1e-6, 1 / 16
 # Detection limits are computed at this many positions and listed in these ranges of latitude.
 _N_LIMITS, _LATITUDES_DEG = 100, (0, 2, 5, 10, 30, 90)
 _COLOR_MAPS = {"counts": "inferno", "residual": "RdBu_r"}
@@ -113,6 +114,9 @@ def report_bytes(sky_map, catalog, *, run=None):
     around = cutouts.directions()
     seen = sky_map.covers(around) | (cutouts.counts.ravel() > 0)
     images = {"counts": _packed(np.where(seen, cutouts.counts.ravel() + 1, 0))}
+    if run is not None and _is_measured(run):
+        layers |= _predicted(run.predicted, centers)
+        images |= _predicted(run.predicted, around)
     lon, lat = (float(c.value) for c in geom.center_coord[:2])
     content = {
         "plane": {
@@ -199,6 +203,23 @@ class _Cutouts:
         return move(center, east, north, x, y).reshape(-1, 3)
 
 
+def _predicted(predicted, directions):
+    """Predicted counts per square degree and significance of the residual at directions (n, 3)."""
+    residual, shape = predicted.total_significance, (len(predicted.radius_deg), -1)
+    pixels = pixels_of(residual.geom)
+    index = np.full(len(directions), -1)
+    on_sky = np.isfinite(directions[:, 0])
+    index[on_sky] = pixels.index(directions[on_sky])
+    sums = sum(np.nansum(m.data.reshape(shape), axis=0)
+               for m in (predicted.sources, predicted.background))  # fmt: skip
+    density = sums / pixels.area_deg2(np.arange(pixels.n_pixels))
+    steps = np.log(np.maximum(density / _LEAST_DENSITY, 1)) / _DENSITY_STEP
+    sigma = np.clip(residual.data.ravel() / _SIGMA_STEP, -127, 127) + 127
+    steps = np.where(np.isfinite(sigma), steps, np.nan)
+    values = {"model": steps, "residual": sigma}
+    return {name: _packed(np.where(index >= 0, v[index] + 1, np.nan)) for name, v in values.items()}
+
+
 def _packed(values):
     """Whole numbers, rounded, 0 where unknown, as compressed bytes in the smallest type.
 
@@ -255,10 +276,14 @@ def _column(column, spec):
     return [short[k : k + values.shape[1]] for k in range(0, len(short), values.shape[1])]
 
 
+def _is_measured(run):
+    return run.fit_edges is not None and len(run.fit_edges) > 0
+
+
 def _limits(run):
     """Text and table of the counts and fluxes at which half of the sources are found."""
     heads = ["Galactic latitude", "counts", "flux, ph cm-2 s-1"]
-    if run.finder != "unet" or run.purity is not None or run.fit_edges is None:
+    if run.finder != "unet" or run.purity is not None or not _is_measured(run):
         about = "Limits are known for searches by the network with a threshold and the fit."
         return {"about": about, "heads": heads, "rows": []}
     points = run.sky_map.observed_points[0]
