@@ -107,7 +107,8 @@ def report_bytes(sky_map, catalog, *, run=None):
         index = pixels.index(photons.vectors)
         counts += np.bincount(index[index >= 0], minlength=len(counts))
         cutouts.add(photons)
-    layers = {"counts": _packed(np.where(observed | (counts > 0), counts + 1, 0))}
+    observed |= counts > 0
+    layers = {"counts": _packed(np.where(observed, counts + 1, 0))}
     if run is not None and run.probability is not None:
         steps = run.patches.values_at(run.probability, centers) * _PROBABILITY_STEPS
         layers["probability"] = _packed(steps + 1)
@@ -121,7 +122,7 @@ def report_bytes(sky_map, catalog, *, run=None):
     content = {
         "plane": {
             "projection": geom.projection, "lon": lon, "lat": lat, "nx": nx, "ny": ny,
-            "step": float(geom.pixel_scales[0].deg),
+            "step": float(geom.pixel_scales[0].deg), "box": _box(observed.reshape(ny, nx)),
         },
         "icrs": frame_rotation("icrs").tolist(),
         "layers": layers,
@@ -167,6 +168,12 @@ def _geometry(points, spacing_deg, pixel_deg):
     place = tuple(map(float, lonlat_from_vectors(middle)))
     shape = tuple(np.ceil(sizes_deg / pixel_deg).astype(int).tolist())
     return WcsGeom.create(skydir=place, npix=shape, binsz=pixel_deg, proj="TAN", frame="galactic")
+
+
+def _box(observed):
+    """First and last column, first and last row of the observed pixels (ny, nx)."""
+    filled = (np.flatnonzero(observed.any(axis=axis)) for axis in (0, 1))
+    return [int(edge) for places in filled for edge in places[[0, -1]]]
 
 
 def _half_width_deg(sky_map):

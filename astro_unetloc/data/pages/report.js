@@ -125,10 +125,11 @@ function toPixel([sx, sy]) {
   return [x + (sx - canvas.clientWidth / 2) / scale, y - (sy - canvas.clientHeight / 2) / scale];
 }
 
-/** Show the whole image, with a margin. */
+/** Show all that was observed, with a margin. */
 function fit() {
-  const scale = 0.96 * Math.min(canvas.clientWidth / plane.nx, canvas.clientHeight / plane.ny);
-  state.view = { x: plane.middle[0], y: plane.middle[1], scale, least: scale };
+  const [left, right, low, high] = data.plane.box, { clientWidth: width, clientHeight: height } = canvas;
+  const scale = 0.96 * Math.min(width / (right - left + 1), height / (high - low + 1));
+  state.view = { x: (left + right) / 2, y: (low + high) / 2, scale, least: scale };
 }
 
 /** Zoom by a factor, keeping a point of the canvas where it is. */
@@ -415,7 +416,7 @@ function open(row, center = false) {
   }
   if (center && source.pixel) {
     [state.view.x, state.view.y] = source.pixel;
-    state.view.scale = Math.max(state.view.scale, 10 / plane.step);
+    state.view.scale = Math.max(state.view.scale, 120 * plane.step); // 8 deg fill the map
   }
   if (center) byId("card").parentElement.scrollIntoView({ block: "nearest" });
   draw();
@@ -674,8 +675,10 @@ async function load(name) {
 
 async function start() {
   await load("counts");
-  const { nx, ny, step, projection } = plane;
-  canvas.style.setProperty("--shape", Math.max(0.8, Math.min(nx / ny, 3)));
+  const { step, projection } = plane;
+  const [left, right, low, high] = data.plane.box;
+  const shape = (right - left + 1) / (high - low + 1);
+  canvas.style.setProperty("--shape", Math.max(0.8, Math.min(shape, 3)));
   byId("smoothing").value = (projection === "AIT" ? 0.4 : 0.08) / step;
   byId("stretch").value = projection === "AIT" ? 0.6 : 0.4;
   fit();
