@@ -234,11 +234,31 @@ class _Tiles(NamedTuple):
 
 
 def compare(first, second, *, thresholds=(-np.inf, -np.inf), level=0.95, n_samples=1000, rng=0):
-    """Differences of the scores of two `TruthMatch` of the same tiles, with bootstrap intervals.
+    """Differences of the scores of two catalogues of one sky, with bootstrap intervals.
 
-    Completeness, purity and median offset are those of the lists from the two thresholds on. The
-    tiles are drawn again with replacement (Efron & Tibshirani 1993, An Introduction to the
-    Bootstrap, section 13.3); samples in which a score is unknown are left out.
+    The tiles of the sky are drawn again with replacement, the same ones for both (Efron &
+    Tibshirani 1993, An Introduction to the Bootstrap, section 13.3). Samples in which a score is
+    unknown are left out.
+
+    Parameters
+    ----------
+    first, second : TruthMatch
+        Matches with one truth in the same tiles, see `astro_unetloc.evaluation.truth.grid_tiles`.
+    thresholds : pair of float
+        Smallest ``Score`` in each of the lists whose completeness, purity and median offset are
+        compared; average precision and completeness at 95 % purity are those of all detections.
+    level : float
+        Fraction of the differences inside the interval.
+    n_samples : int
+        Number of draws.
+    rng : int or numpy.random.Generator
+        Seed or source of randomness.
+
+    Returns
+    -------
+    QTable
+        One row for each score and part of the sky: ``First``, ``Second``, their ``Difference``
+        (first minus second), the interval ``Low`` to ``High`` and whether it excludes zero.
     """
     names, rows = _common_tiles(first, second), []
     drawn = np.random.default_rng(rng).integers(0, len(names), (n_samples, len(names)))

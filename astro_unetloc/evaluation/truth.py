@@ -249,7 +249,7 @@ def match_truth(
         near, which would take the detection of a brighter one beside it.
     tile : str or callable
         Name of the tile of the sky that holds all rows, or a function from Galactic unit vectors
-        (n, 3) to names (n,), such as `grid_tiles`.
+        (n, 3) to names (n,), such as `~astro_unetloc.evaluation.truth.grid_tiles`.
     area_deg2 : float
         Searched area.
     groups : pair of ndarray (n,), (n_true,) of int, optional
