@@ -125,21 +125,30 @@ def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
     return _fits_bytes(table, energy_edges, keywords, _energy_bounds(energy_edges))
 
 
-def events_bytes(photons, energy_edges, *, source_id=None, keywords=None):
+def events_bytes(photons, energy_edges, *, source_id=None, good_times=None, keywords=None):
     """FITS file (bytes) of events with the columns of FT1 files for direction and energy.
 
-    ``source_id`` (n_photons,) is written as a column ``MC_SRC_ID`` like that of gtobssim.
+    The times of the photons, if they have any, are the column ``TIME``. ``source_id`` (n_photons,)
+    is written as a column ``MC_SRC_ID`` like that of gtobssim, ``good_times`` (n, 2) in seconds as
+    the table ``GTI``.
     """
     lon, lat = lonlat_from_vectors(photons.vectors)
     icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs
     values = {"RA": icrs.ra.deg, "DEC": icrs.dec.deg, "L": lon, "B": lat}
     columns = [fits.Column("ENERGY", "E", unit="MeV", array=photons.energy * _MEV)]
     columns += [fits.Column(n, "E", unit="deg", array=v) for n, v in values.items()]
+    if photons.time is not None:
+        columns.append(fits.Column("TIME", "D", unit="s", array=photons.time))
     if source_id is not None:
         columns.append(fits.Column("MC_SRC_ID", "J", array=source_id))
     table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
     table.header.update(TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5")
-    return _fits_bytes(table, energy_edges, keywords)
+    others = []
+    if good_times is not None:
+        times = dict(zip(("START", "STOP"), np.transpose(good_times)))
+        times = [fits.Column(name, "D", unit="s", array=time) for name, time in times.items()]
+        others.append(fits.BinTableHDU.from_columns(times, name="GTI"))
+    return _fits_bytes(table, energy_edges, keywords, *others)
 
 
 def _fits_bytes(hdu, energy_edges, keywords, *others):

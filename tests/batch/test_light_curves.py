@@ -1,6 +1,7 @@
 """Slices of time of an event list: the files of a folder, and what their tables hold."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,16 +37,13 @@ def events(tmp_path_factory):
 
 def write_events(path, photons, time):
     """A file of photons with their times, and the good time intervals of three times ten days."""
-    path.write_bytes(events_bytes(photons, np.array([10.0, 2000.0])))
-    with fits.open(path) as hdus:
-        hdu = hdus["EVENTS"]
-        columns = hdu.columns + fits.ColDefs([fits.Column("TIME", "D", unit="s", array=time)])
-        events = fits.BinTableHDU.from_columns(columns, header=hdu.header, name="EVENTS")
-        start = np.arange(3) * 10 * DAY
-        columns = {"START": start, "STOP": start + 10 * DAY}
-        columns = [fits.Column(name, "D", unit="s", array=c) for name, c in columns.items()]
-        gti = fits.BinTableHDU.from_columns(columns, name="GTI")
-        fits.HDUList([hdus[0], events, gti]).writeto(path, overwrite=True)
+    start = np.arange(3) * 10 * DAY
+    content = events_bytes(
+        replace(photons, time=time),
+        np.array([10.0, 2000.0]),
+        good_times=np.column_stack([start, start + 10 * DAY]),
+    )
+    path.write_bytes(content)
     return path
 
 
