@@ -37,7 +37,6 @@ from astro_unetloc.catalog.table import (
 from astro_unetloc.exceptions import InputError, counted
 from astro_unetloc.files import suffix_of, whole_file
 from astro_unetloc.maps.patches import TangentPlane
-from astro_unetloc.maps.photons import DEFAULT_SEED
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.maps.skymap import SkyMap, pixels_of
 from astro_unetloc.plot.labels import TEXT_POINTS, free_places
@@ -50,6 +49,8 @@ _MAX_FIELD_DEG, _SKY_SHAPE, _SKY_PIXEL_DEG = 50.0, (1082, 542), 0.3
 # Pixels of a field that is not drawn in its own: on a side, at most, ratio of their areas at most;
 # pixels around what was observed.
 _N_PIXELS, _MAX_PIXELS, _MAX_AREA_RATIO, _EDGE = 600, 2000, 2.0, 6
+# Pixels of a map that are read at once.
+_CHUNK = 2_000_000
 # Standard deviation of the Gaussian that smooths the counts: half the distance of photons, between
 # these fractions of the width of a field; of the sky.
 _SMOOTHING, _SKY_SMOOTHING_DEG = (1 / 250, 1 / 120), 0.5
@@ -250,7 +251,10 @@ def _new_axes(geom, width):
         coordinate.set_ticklabel(size=TEXT_POINTS, exclude_overlapping=True)
         if geom.frame == "galactic":
             coordinate.set_major_formatter("d" if geom.width.value.max() > 8 else "d.d")
-        if not is_sky:
+        if not is_sky:  # the best side may be the upper one, where the title stands
+            side = "b" if coordinate.coord_type == "longitude" else "l"
+            coordinate.set_ticklabel_position(side)
+            coordinate.set_axislabel_position(side)
             coordinate.set_axislabel(name, fontsize=TEXT_POINTS)
     if is_sky:
         axes.coords[1].set_ticklabel_position("v")
@@ -295,16 +299,17 @@ def _density(sky_map, geom):
     centers, counts = pixels.centers(index), np.zeros(len(index))
     seen = np.isfinite(centers[:, 0])
     seen[seen] = sky_map.covers(centers[seen])
-    for photons in sky_map.photons(DEFAULT_SEED):
-        inside = pixels.index(photons.vectors)
-        counts += np.bincount(inside[inside >= 0], minlength=len(index))
+    for vectors, weight in _weights(sky_map, pixels.pixel_size_deg):
+        inside = pixels.index(vectors)
+        on = inside >= 0
+        counts += np.bincount(inside[on], weight[on], minlength=len(index))
     area = np.where(seen, np.nan_to_num(pixels.area_deg2(index)), 0.0)
     extent_deg = max(pixels.shape) * pixels.pixel_size_deg
     spacing_deg = np.sqrt(area.sum() / max(counts.sum(), 1))
     low, high = (width * extent_deg for width in _SMOOTHING)
     is_sky = geom.projection == "AIT"
     width_deg = _SKY_SMOOTHING_DEG if is_sky else np.clip(0.5 * spacing_deg, low, high)
-    if sky_map.pixel_size_deg > 1.5 * pixels.pixel_size_deg:  # photons were placed inside pixels
+    if sky_map.pixel_size_deg > 1.5 * pixels.pixel_size_deg:
         width_deg = max(width_deg, 0.5 * sky_map.pixel_size_deg)
     counts, area = (
         gaussian_filter(values.reshape(pixels.shape), width_deg / pixels.pixel_size_deg)
@@ -312,6 +317,20 @@ def _density(sky_map, geom):
     )
     nothing = np.full(pixels.shape, np.nan)
     return np.divide(counts, area, out=nothing, where=seen.reshape(pixels.shape) & (area > 0))
+
+
+def _weights(sky_map, step_deg):
+    """Yield directions (n, 3) and the counts (n,) there: of photons, or of parts of map pixels."""
+    if sky_map.events is not None:
+        yield sky_map.events.vectors, np.ones(len(sky_map.events))
+        return
+    counts = np.nansum(sky_map.planes, axis=0, dtype=float)
+    filled = np.flatnonzero(counts)
+    n_split = 2 ** min(max(int(np.ceil(np.log2(2 * sky_map.pixel_size_deg / step_deg))), 0), 4)
+    for start in range(0, len(filled), _CHUNK):
+        index = filled[start : start + _CHUNK]
+        for vectors in sky_map.pixels.parts(index, n_split):
+            yield vectors, counts[index] / n_split**2
 
 
 def _asinh_stretch(image):
