@@ -480,8 +480,9 @@ def _points(axes, pixels):
 
 def _extent(axes):
     """Box in dots of all that is drawn at axes."""
-    renderer, parts = axes.figure._get_renderer(), [*axes.child_axes, *axes.artists]
-    boxes = (part.get_tightbbox(renderer) for part in [axes, *parts])
+    renderer = axes.figure._get_renderer()
+    legends = (part for part in axes.figure.artists if part.axes is axes)
+    boxes = (part.get_tightbbox(renderer) for part in (axes, *axes.child_axes, *legends))
     return Bbox.union([box for box in boxes if box is not None])
 
 
@@ -505,7 +506,7 @@ def _add_legend(axes, handles, **style):
         legend = Legend(axes, handles, labels, ncols=n_columns, **style)
         for text in legend.get_texts():
             text.set_parse_math(False)
-        axes.add_artist(legend)
+        axes.figure.add_artist(legend)  # a WCSAxes leaves its artists out of its tight box
         if n_columns == 1 or legend.get_window_extent().width <= box.width:
             return
         legend.remove()

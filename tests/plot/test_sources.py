@@ -60,8 +60,7 @@ def labels_of(figure):
 
 def legends_of(figure):
     """Texts of the legends below the picture."""
-    legends = [part for part in figure.axes[0].artists if hasattr(part, "get_texts")]
-    return [[text.get_text() for text in legend.get_texts()] for legend in legends]
+    return [[text.get_text() for text in legend.get_texts()] for legend in figure.artists]
 
 
 def rings_of(figure):
@@ -249,6 +248,9 @@ def test_axes_of_the_user_are_drawn_on_in_their_projection_and_limits(limits):
     other = Figure().add_subplot(projection=sky_map.pixels.wcs)
     other.imshow(np.zeros((40, 60)))
     plot_sources(None, catalog, ax=other)
+    legend = other.figure.artists[0].get_window_extent()
+    assert legend.y1 < other.bbox.y0  # below, and not cut off by bbox_inches="tight"
+    assert other.figure.get_tightbbox().y0 * other.figure.dpi <= legend.y0 + 1
     assert len(other.images) == 1
     assert len(other.texts) == 3
 
