@@ -33,6 +33,7 @@ _MAX_PAIRS = 1_000_000  # of sources and pixels, or of two pixels, that are held
 # radius of the PSF within two limits, otherwise HEALPix pixels of 0.23 deg.
 _IMAGE_DEG, _NSIDE = 20.0, 256
 _PIXEL_PSF, _PIXELS_DEG = 0.4, (0.02, 0.1)
+_ALONE = 0.75  # pixels of HEALPix; the nearest other centre is 0.80 pixels away (nside 8 to 256)
 _TINY = 1e-12
 
 
@@ -113,29 +114,29 @@ class PredictedCounts:
     def _sqrt_ts(self, counts, predicted, radius_deg):
         """Significance (n_pixels,) of the counts in discs."""
         seen = np.isfinite(predicted)
-        sums = (self._in_discs(np.where(seen, v, 0.0), radius_deg) for v in (counts, predicted))
-        counts, predicted = next(sums), np.maximum(next(sums), _TINY)
-        found = CashCountsStatistic(np.rint(counts), predicted).sqrt_ts
+        both = np.where(seen, [counts, predicted], 0.0)
+        counts, predicted = self._in_discs(both, radius_deg)
+        found = CashCountsStatistic(np.rint(counts), np.maximum(predicted, _TINY)).sqrt_ts
         return np.where(seen, found, np.nan)
 
     def _in_discs(self, values, radius_deg):
-        """Sums (n_pixels,) of values in the pixels whose centres lie within a radius of each."""
+        """Sums (k, n_pixels) of values in the pixels whose centres lie within a radius of each."""
         pixels = pixels_of(self._image)
+        reach = radius_deg / pixels.pixel_size_deg
         if pixels.is_image:
-            reach = radius_deg / pixels.pixel_size_deg
             step = np.arange(-int(reach), int(reach) + 1)
             disc = step**2 + step[:, None] ** 2 <= reach**2
-            return fftconvolve(values.reshape(pixels.shape), disc, mode="same").ravel()
-        centers, result = pixels.centers(np.arange(pixels.n_pixels)), np.empty(pixels.n_pixels)
-        tree = quick_tree(centers)
-        n_near = 1 + np.pi * radius_deg**2 / pixels.pixel_size_deg**2
-        if radius_deg < pixels.pixel_size_deg / 2:  # no other centre lies in the disc
+            images = values.reshape(-1, *pixels.shape)
+            return fftconvolve(images, disc[None], mode="same").reshape(values.shape)
+        if reach < _ALONE:
             return values
-        parts = int(len(centers) * n_near / _MAX_PAIRS) + 1
-        for rows in np.array_split(np.arange(len(centers)), parts):
-            near = tree.query_ball_point(centers[rows], chord(radius_deg))
-            first = np.append(0, np.cumsum([len(n) for n in near]))[:-1]
-            result[rows] = np.add.reduceat(values[np.concatenate(near).astype(int)], first)
+        centers, result = pixels.centers(np.arange(pixels.n_pixels)), np.empty(values.shape)
+        tree, n_parts = quick_tree(centers), int(values[0].size * (1 + 4 * reach**2) / _MAX_PAIRS)
+        for rows in np.array_split(np.arange(pixels.n_pixels), n_parts + 1):
+            some = quick_tree(centers[rows])
+            pairs = some.sparse_distance_matrix(tree, chord(radius_deg), output_type="ndarray")
+            for total, one in zip(result, values):
+                total[rows] = np.bincount(pairs["i"], one[pairs["j"]], minlength=len(rows))
         return result
 
 
