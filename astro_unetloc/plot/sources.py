@@ -34,6 +34,7 @@ from astro_unetloc.catalog.table import (
     source_classes,
     texts_of,
 )
+from astro_unetloc.catalog.write import PICTURE_SUFFIXES
 from astro_unetloc.exceptions import InputError, counted
 from astro_unetloc.files import suffix_of, whole_file
 from astro_unetloc.maps.patches import TangentPlane
@@ -63,12 +64,8 @@ _MARKER = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markersiz
 _MAX_COLUMNS, _MARGIN_INCH = 6, 0.04
 # On gray only black is free for sources without a class.
 _COLORS = CLASS_COLORS | {"": "#000000"}
-# Widths of the lines by Score; the first holds for sources without one.
-_SCORES = (
-    (0.99, 1.4, "Score \u2265 0.99"),
-    (0.9, 0.9, "Score \u2265 0.9"),
-    (0.0, 0.5, "Score < 0.9"),
-)
+# Least Score, width of the lines, text; the first holds for sources without a Score.
+_SCORES = (0.99, 1.4, "Score ≥ 0.99"), (0.9, 0.9, "Score ≥ 0.9"), (0.0, 0.5, "Score < 0.9")
 # Sources are numbered up to this number of them, of more the most significant are named, by the
 # first of these columns, up to so many names, which cover rings of others only for lack of room.
 _MAX_KEYS, _NAMES_PER_INCH, _N_OBSTACLES, _LIGHT = 150, 3, 300, 0.003
@@ -78,7 +75,6 @@ _HALO = [withStroke(linewidth=1.8, foreground="white")]
 # Behind names: a halo would make paths of their letters in PDF and SVG.
 _BOX = {"boxstyle": "square,pad=0.05", "facecolor": "white", "alpha": 0.6, "linewidth": 0}
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_KINDS = (".png", ".pdf", ".svg")
 
 
 def plot_sources(
@@ -132,8 +128,8 @@ def plot_sources(
     >>> sky_map = read_map("map.fits")  # doctest: +SKIP
     >>> figure = plot_sources(sky_map, find_sources(sky_map), path="map.pdf")  # doctest: +SKIP
     """
-    if path is not None and not suffix_of(path, _KINDS):
-        raise InputError(f"a picture must end in {', '.join(_KINDS)}; got {str(path)!r}")
+    if path is not None and not suffix_of(path, PICTURE_SUFFIXES):
+        raise InputError(f"a picture must end in {', '.join(PICTURE_SUFFIXES)}; got {str(path)!r}")
     if ax is not None and not isinstance(ax, WCSAxes):
         raise InputError(f"ax must be a WCSAxes; got {type(ax).__name__}; make one with a WCS")
     if map is None and ax is None:
@@ -150,15 +146,14 @@ def plot_sources(
         title = f"{_title(sky_map)}, {counted(n_sources, 'source')}"
     if title:
         n_letters = int(axes.bbox.width / axes.figure.dpi * 72 / (0.5 * TEXT_POINTS))
-        lines = "\n".join(
-            textwrap.wrap(title, n_letters, break_on_hyphens=False, break_long_words=False)
-        )
-        axes.set_title(lines, fontsize=TEXT_POINTS, pad=5, parse_math=False)
+        whole = {"break_on_hyphens": False, "break_long_words": False}
+        lines = textwrap.wrap(title, n_letters, **whole)
+        axes.set_title("\n".join(lines), fontsize=TEXT_POINTS, pad=5, parse_math=False)
     if ax is None:
         _trim(axes.figure)
     if path is not None:
         with whole_file(path, overwrite=True) as fresh:
-            save_figure(axes.figure, fresh, suffix_of(path, _KINDS)[1:], catalog.meta)
+            save_figure(axes.figure, fresh, suffix_of(path, PICTURE_SUFFIXES)[1:], catalog.meta)
     return axes.figure
 
 
@@ -344,9 +339,13 @@ def _asinh_stretch(image):
 def _title(sky_map):
     """What a map holds: its name, energies, exposure or time, and photons."""
     low, high = sky_map.energy_edges[[0, -1]]
-    parts = [Path(sky_map.name).name, f"{low:.4g}\N{EN DASH}{high:.4g} GeV"]
-    if sky_map.exposure is not None:
-        mean = sky_map.exposure.sky(sky_map.observed_points[0]).mean()
+    first, *others = sky_map.name.split(", ")
+    name = f"{Path(first).name} and {len(others)} more" if others else Path(first).name
+    parts = [*filter(None, [name]), f"{low:.4g}\N{EN DASH}{high:.4g} GeV"]
+    points = sky_map.observed_points[0]
+    exposure = np.zeros(1) if sky_map.exposure is None else sky_map.exposure.sky(points)
+    if exposure.any():
+        mean = exposure[exposure > 0].mean()
         power = int(np.floor(np.log10(mean)))
         text = f"{mean / 10.0**power:.1f}\N{MULTIPLICATION SIGN}10{str(power).translate(_RAISED)}"
         parts.append(f"exposure {text} cm\N{SUPERSCRIPT TWO} s")

@@ -15,6 +15,7 @@ from astro_unetloc import plot_sources
 from astro_unetloc.catalog.columns import CLASS_COLORS
 from astro_unetloc.catalog.read import read_catalog
 from astro_unetloc.exceptions import InputError
+from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.skymap import SkyMap
 from astro_unetloc.plot import save_figure
@@ -87,6 +88,22 @@ def test_small_image_is_drawn_in_its_own_pixels_and_the_unobserved_is_hatched():
         "0 GeV", "0\N{NO-BREAK SPACE}GeV"
     ).replace("0 photons", "0\N{NO-BREAK SPACE}photons")
     assert not labels_of(figure)
+
+
+def test_title_has_the_files_energies_exposure_and_numbers():
+    exposure, photons = SurveyExposure(years=1.0), Photons(np.eye(3)[:1], np.ones(1))
+    about = {"footprint": DiscFootprint(np.eye(3)[0], 2.0), "energy_edges": EDGES}
+    for others, expected in (
+        ({"name": "a.fits, b.fits", "header": {"ONTIME": 864000.0}}, "a.fits and 1 more"),
+        ({"exposure": exposure}, "10\N{EN DASH}100 GeV"),
+    ):  # fmt: skip
+        sky_map = SkyMap(events=photons, **about, **others)
+        title = plot_sources(sky_map, make_measured(0)).axes[0].get_title()
+        title = title.replace("\N{NO-BREAK SPACE}", " ")
+        assert title.startswith(expected)
+        assert title.endswith("1 photon, 0 sources")
+        assert ("10 days on time" in title) == ("header" in others)
+        assert ("exposure 4." in title) == ("exposure" in others)
 
 
 @pytest.mark.parametrize(("n", "is_keyed", "width"), [(5, False, 7.1), (60, True, 3.5)])
