@@ -42,7 +42,8 @@ def to_gammapy_dataset(map, catalog, *, free=(), center=None, width=None, exposu
     width : Quantity [angle], optional
         Width of the image; by default that of the map, of events it must be given.
     exposure, background, psf, energy_range
-        As `read_map` takes them. The background is needed: expected counts or intensities.
+        As `read_map` takes them. The background is needed: expected counts, such as those in the
+        file of ``--residual-map``, or intensities.
 
     Returns
     -------
@@ -67,9 +68,12 @@ def to_gammapy_dataset(map, catalog, *, free=(), center=None, width=None, exposu
     sky_map = read_map(
         map, exposure=exposure, background=background, psf=psf, energy_range=energy_range
     )
-    for what in ("exposure", "background"):
+    needed = {"exposure": "give it", "background": "give it, or the file of --residual-map"}
+    for what, advice in needed.items():
         if getattr(sky_map, what) is None:
-            raise InputError(f"a dataset of gammapy needs the {what} of the map; got none; give it")
+            raise InputError(
+                f"a dataset of gammapy needs the {what} of the map; got none; {advice}"
+            )
     counts = _counts_image(sky_map, center, width)
     axis, image = counts.geom.axes["energy"], counts.geom.to_image()
     true = _true_axis(axis)

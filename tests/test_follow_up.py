@@ -12,6 +12,7 @@ from made_catalogs import make_catalog, make_sources
 
 from astro_unetloc import find_sources, to_gammapy_dataset, to_gammapy_models
 from astro_unetloc.irf.psf import KingPSF
+from astro_unetloc.pipeline import detect
 
 # Sources of the field with nothing bright and extended around: PSR J1809-2332, the Galactic
 # centre, PSR J1732-3131.
@@ -37,11 +38,11 @@ def files_of(folder):
     return {name: folder / f"fermi-3fhl-gc-{name}-cube.fits.gz" for name in names}
 
 
-def check(catalog, name, folder, width):
+def check(catalog, name, folder, width, **companions):
     """The position moves by less than its error, flux and index by less than two."""
     start = to_gammapy_models(catalog)[name]
     near = catalog["skycoord"].separation(start.position) < 1.5 * u.deg
-    files = files_of(folder)
+    files = files_of(folder) | companions
     dataset = to_gammapy_dataset(
         files.pop("counts"), catalog, free=list(catalog["Source_Name"][near]),
         center=start.position, width=width, **files,
@@ -73,6 +74,18 @@ def test_gammapy_fits_of_the_strongest_sources_converge_where_they_started(real_
         catalog = find_sources(files.pop("counts"), **files)
     for name in STRONGEST:
         check(catalog, name, real_data / "gc", 4 * u.deg)
+
+
+@pytest.mark.slow
+def test_gammapy_fits_with_the_background_of_the_search_as_the_search_does(real_data):
+    files = files_of(real_data / "gc")
+    del files["background"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dates in the headers
+        run = detect(files.pop("counts"), **files)
+    for name in STRONGEST:
+        background = run.predicted.background
+        check(run.catalog, name, real_data / "gc", 4 * u.deg, background=background)
 
 
 # A world without files

@@ -306,6 +306,7 @@ _MADE = {"INFILE": "in", "MODEL": "found by"}
 _PRODUCTS = {
     "PROBABILITY": "map of the probability of a source",
     "LIMITS": "map of the counts and fluxes at which half of the sources are found",
+    "SIGNIFICANCE_ALL": "maps of observed and predicted counts, and of residuals",
 }
 _FILES = {
     ".h5": [_patches], ".ecsv": [_catalog], ".csv": [_catalog], ".vot": [_catalog],
