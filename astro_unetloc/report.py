@@ -28,6 +28,7 @@ from astro_unetloc.catalog.table import (
     texts,
 )
 from astro_unetloc.catalog.write import KEYWORDS
+from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import check_outputs, write_files
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.maps.patches import SortedPhotons, TangentPlane
@@ -125,6 +126,10 @@ def report_bytes(sky_map, catalog, *, run=None):
             "step": float(geom.pixel_scales[0].deg), "box": _box(observed.reshape(ny, nx)),
         },
         "icrs": frame_rotation("icrs").tolist(),
+        "scales": {
+            "probability": 1 / _PROBABILITY_STEPS, "sigma": _SIGMA_STEP,
+            "density": [_LEAST_DENSITY, _DENSITY_STEP],
+        },
         "layers": layers,
         "cutouts": images,
         "cutout": {"n": _CUTOUT_PIXELS, "half_deg": cutouts.half_deg},
@@ -293,12 +298,15 @@ def _limits(run):
     if run.finder != "unet" or run.purity is not None or not _is_measured(run):
         about = "Limits are known for searches by the network with a threshold and the fit."
         return {"about": about, "heads": heads, "rows": []}
+    try:
+        sqrt_ts = run.model.half_found(run.threshold)
+    except InputError as err:  # the page is written all the same, and shows why they are missing
+        return {"about": f"The limits are not known: {err}.", "heads": heads, "rows": []}
     points = run.sky_map.observed_points[0]
     if run.region is not None:
         points = points[run.region.covers(points)]
     rng = np.random.default_rng(run.seed)
     points = points[rng.permutation(len(points))[:_N_LIMITS]]
-    sqrt_ts = run.model.half_found(run.threshold)
     counts, flux = detection_limits(
         run.sky_map, points, sqrt_ts, sources=glon_glat_vectors(run.sources),
         energy_range=run.model.energy_range, flux_range=run.model.flux_range,

@@ -4,6 +4,7 @@ import json
 import re
 import zlib
 from base64 import b64decode
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,15 @@ def test_page_holds_all_sources_and_photons_and_loads_nothing(page_path, run):
     assert data["columns"]["Source_Name"] == run.catalog["Source_Name"].tolist()
     np.testing.assert_allclose(data["columns"]["Npred"], run.catalog["Npred"], rtol=1e-3)
     assert np.nansum(unpack(data["layers"]["counts"])) == run.sky_map.n_photons
+    least, factor = data["scales"]["density"]
+    model = least * np.exp(factor * unpack(data["layers"]["model"])) * data["plane"]["step"] ** 2
+    expected = np.nansum(run.predicted.sources.data + run.predicted.background.data)
+    # pixels of a tangent plane are smaller than at its centre, by 4 % in the corners
+    assert np.nansum(model) == pytest.approx(expected, rel=0.04)
+    residual = data["scales"]["sigma"] * (unpack(data["layers"]["residual"]) - 127)
+    assert np.nanstd(residual) == pytest.approx(
+        np.nanstd(run.predicted.total_significance.data), rel=0.1
+    )
     n = data["cutout"]["n"]
     cutouts = unpack(data["cutouts"]["counts"]).reshape(len(run.catalog), n, n)
     y, x = np.unravel_index(cutouts[0].argmax(), (n, n))
@@ -64,6 +74,14 @@ def test_page_holds_all_sources_and_photons_and_loads_nothing(page_path, run):
     assert abs(x - n / 2) <= 3
     assert run.command().replace("'", "&#39;") in text
     assert "Half of the sources of these counts" in text
+
+
+def test_page_without_limits_has_the_reason(run):
+    for other, reason in (
+        (replace(run, threshold=0.01), "limits are known for thresholds from"),
+        (replace(run, finder="both"), "by the network with a threshold"),
+    ):
+        assert reason in report_bytes(run.sky_map, run.catalog[:1], run=other).decode()
 
 
 def test_texts_of_a_catalogue_cannot_leave_the_data(tmp_path):
@@ -170,14 +188,16 @@ def test_map_is_dragged_zoomed_and_clicked(page, run):
     assert find(page, "#card h3").text == run.catalog["Source_Name"][3]
 
 
-def test_layers_differ_and_the_residual_has_the_model(page):
-    """The picture changes with the layer and with the sliders."""
+def test_picture_changes_with_the_layer_and_the_sliders(page):
+    layers = ["Counts", "Probability", "Model", "Residuals"]
+    assert texts(page, "#layers button") == layers
+    assert texts(page, "#card figcaption")[:3] == ["Counts", "Model", "Residuals, ±5 σ"]
     seen = set()
     for button in page.find_elements("css selector", "#layers button"):
         button.click()
         assert button.get_attribute("aria-pressed") == "true"
         seen.add(page.execute_script("return document.getElementById('sky').toDataURL()"))
-    assert len(seen) == len(page.find_elements("css selector", "#layers button")) >= 2
+    assert len(seen) == len(layers)
     find(page, "#layers button").click()
     script = "const s = document.getElementById('{}'); s.value = {}; s.oninput();"
     for name, value in (("stretch", 0.9), ("smoothing", 0.5)):

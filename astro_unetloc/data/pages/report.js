@@ -662,9 +662,10 @@ function makeControls() {
 }
 
 /** Values of the whole numbers of each kind of image; counts are per pixel, the model per deg2. */
+const { probability, sigma, density: [least, factor] } = data.scales;
 const VALUES = {
-  counts: (n) => n, probability: (n) => n / 254, model: (n) => 1e-6 * Math.exp(0.005 * n),
-  residual: (n) => (n - 127) / 16,
+  counts: (n) => n, probability: (n) => probability * n, model: (n) => least * Math.exp(factor * n),
+  residual: (n) => sigma * (n - 127),
 };
 
 /** Unpack the images of a layer: the picture, and the cut-outs as whole numbers. */
