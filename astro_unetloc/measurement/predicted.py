@@ -163,8 +163,9 @@ def as_pixels(sky_map, band_edges):
     axis = MapAxis.from_energy_edges(edges, unit="GeV", name="energy")
     points = sky_map.observed_points[0]
     center = points.mean(axis=0) / max(np.linalg.norm(points.mean(axis=0)), _TINY)
-    everything = np.concatenate([points, sky_map.events.vectors])
-    radius_deg = separation_deg(everything, center).max()
+    radius_deg = separation_deg(points, center).max()
+    if radius_deg <= _IMAGE_DEG:  # of a footprint the points show the middles of wide cells
+        radius_deg = separation_deg(sky_map.events.vectors, center).max(initial=radius_deg)
     psf = psf_of(sky_map.psf, points)
     if radius_deg <= _IMAGE_DEG:
         psf_deg = psf.containment_radius(0.68, np.clip(edges[0], *psf.energy_range))
