@@ -1,4 +1,4 @@
-"""Sphinx configuration; generates the tables of columns, flags, defaults and commands."""
+"""Sphinx configuration; generates the tables of defaults and commands."""
 
 import dataclasses
 import os
@@ -10,6 +10,9 @@ from urllib.request import urlopen
 
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import list_table
 
 project = "astro_unetloc"
 author = "The astro_unetloc developers"
@@ -92,30 +95,6 @@ linkcheck_ignore = [r"https://doi\.org/10\.1051/.*"]
 GENERATED = Path(__file__).parent / "_generated"
 
 
-def list_table(head, rows, widths):
-    """Return reStructuredText of a table; each cell is one line."""
-    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
-    for row in [head, *rows]:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    return "\n".join(lines) + "\n"
-
-
-def columns_table(columns):
-    """Return the table of column specifications."""
-    rows = [
-        (f"``{c.name}``", c.unit, f"``{c.dtype}``" + " per band" * c.per_band,
-         f"``{c.ucd}``" if c.ucd else "", c.description)
-        for c in columns
-    ]  # fmt: skip
-    return list_table(("name", "unit", "type", "UCD", "description"), rows, "18 10 7 28 37")
-
-
-def flags_table(flags):
-    """Return the table of the bits of ``Flags``."""
-    rows = [(str(bit), f"``{name}``", text) for name, (bit, text) in flags.items()]
-    return list_table(("bit", "name", "meaning"), rows, "10 25 65")
-
-
 def defaults_table(configs):
     """Return the table of the fields and defaults of all configurations."""
     rows = []
@@ -150,7 +129,6 @@ def command_help():
 
 def write_generated(app):
     """Write the generated files that have changed."""
-    from astro_unetloc.catalog import columns
     from astro_unetloc.detection.clustering import ClusteringConfig
     from astro_unetloc.detection.localization import LocalizationConfig
     from astro_unetloc.maps.patches import GridConfig
@@ -159,16 +137,7 @@ def write_generated(app):
 
     configs = GridConfig, ClusteringConfig, LocalizationConfig, MeasurementConfig, TrainingConfig
 
-    texts = {
-        "columns.rst": columns_table(columns.COLUMNS),
-        "match_columns.rst": columns_table(columns.MATCH_COLUMNS),
-        "limit_columns.rst": columns_table(columns.LIMIT_COLUMNS),
-        "variability_columns.rst": columns_table(columns.VARIABILITY_COLUMNS),
-        "light_curve_columns.rst": columns_table(columns.LIGHT_CURVE_COLUMNS),
-        "flags.rst": flags_table(columns.FLAGS),
-        "defaults.rst": defaults_table(configs),
-        "commands.rst": command_help(),
-    }
+    texts = {"defaults.rst": defaults_table(configs), "commands.rst": command_help()}
     GENERATED.mkdir(exist_ok=True)
     for name, text in texts.items():
         path = GENERATED / name

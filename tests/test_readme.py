@@ -126,3 +126,29 @@ def test_changelog_fragments_have_known_types():
     names = {path.name for path in (ROOT / "docs" / "changes").iterdir()}
     for name in names - {"README.rst", "template.rst"}:
         assert re.fullmatch(rf"(\d+|\+[\w-]+)\.({types})(\.\d+)?\.rst", name), name
+
+
+def test_citation_of_the_command_line_is_that_of_the_project():
+    bib = text_of("astro_unetloc", "data", "CITATION.bib")
+    found = re.findall(r"(?:doi|version) = \{(.*?)\}", bib)
+    assert found == [SETUP["metadata"]["version"], *re.findall(r"doi: (10\.\S+)", CITATION)]
+
+
+def test_tables_of_the_columns_are_those_of_the_package(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    tables = importlib.import_module("tables")
+    text = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.with_tables(text) == text, "run: python docs/tables.py"
+
+
+# Reference and measured performance may be long.
+LONG = {
+    "accuracy", "api", "benchmarks", "class_performance", "columns", "evaluation_files",
+    "model_training", "robustness",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.rst")), ids=lambda page: page.stem)
+def test_page_is_short(page):
+    n_words = len(page.read_text(encoding="utf-8").split())
+    assert n_words <= 1500 or page.stem in LONG

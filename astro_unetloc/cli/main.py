@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from difflib import get_close_matches
+from pathlib import Path
 
 import click
 
@@ -47,8 +48,23 @@ _GROUPS["Map and companions"] = _GROUPS["Map and companions"] | {"time_range"}
 _GROUPS["Search"] = _GROUPS["Search"] | {"split"}
 
 
+def _cite(context, parameter, value):
+    """Print the references of the package."""
+    if value and not context.resilient_parsing:
+        click.echo((Path(__file__).parents[1] / "data" / "CITATION.bib").read_text("utf-8").strip())
+        context.exit()
+
+
 @click.command(cls=GroupedCommand, groups=_GROUPS)
 @click.version_option(package_name="astro_unetloc", message="%(package)s %(version)s")
+@click.option(
+    "--cite",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_cite,
+    help="Print what to cite, as BibTeX, and exit.",
+)
 @options(
     click.argument("map", type=click.Path(), nargs=-1, required=True, metavar="MAP"),
     output_option,

@@ -67,6 +67,7 @@ def test_help_lists_commands_and_options(run, passes):
 
 def test_version_is_that_of_the_package(run):
     assert run("--version")[:2] == (0, f"astro_unetloc {version('astro_unetloc')}\n")
+    assert run("--cite")[1].count("@") == 3
 
 
 # Messages and exit codes
