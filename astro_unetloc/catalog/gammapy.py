@@ -29,7 +29,7 @@ _MIN_BACKGROUND = 1e-3
 
 
 class SourceCatalogObjectUNL(SourceCatalogObject):
-    """One source of a catalogue of `find_sources`, see `SourceCatalogUNL`."""
+    """One source of a catalogue of `astro_unetloc.find_sources`."""
 
     table = None  # of one row, with the metadata of the catalogue
 
@@ -70,7 +70,7 @@ class SourceCatalogObjectUNL(SourceCatalogObject):
         return ", ".join(cells)
 
     def sky_model(self):
-        """Return the source as `to_gammapy_models` models it.
+        """Return the source as `astro_unetloc.to_gammapy_models` models it.
 
         Returns
         -------
@@ -111,10 +111,11 @@ class SourceCatalogObjectUNL(SourceCatalogObject):
         """Fluxes by band (`astropy.table.Table`) in the format gadf-sed; limits where TS < 4.
 
         The 95 % limits are Bayesian with a flat prior (Helene 1983, NIM 212, 319), as those of
-        `upper_limits`, for the Poisson likelihood that the counts of a band and their error stand
-        for. On the Galactic centre and the northern sky above 50 GeV they are 0.92 to 1.0 of those
-        of the likelihood itself for 90 % of the bands with counts, 1.0 to 1.4 of it without; its TS
-        is lower by the width of the PSF, so that ``is_ul`` is the same in 93 % of the bands.
+        `astro_unetloc.upper_limits`, for the Poisson likelihood that the counts of a band and their
+        error stand for. On the Galactic centre and the northern sky above 50 GeV they are 0.92 to
+        1.0 of those of the likelihood itself for 90 % of the bands with counts, 1.0 to 1.4 of it
+        without; its TS is lower by the width of the PSF, so that ``is_ul`` is the same in 93 % of
+        the bands.
         """
         bands, edges = band_counts(self.table), band_edges(self.table)
         if bands is None:
@@ -184,11 +185,11 @@ class SourceCatalogUNL(SourceCatalog):
 
     @property
     def positions(self):
-        """Positions of the sources (`SkyCoord`, ICRS)."""
+        """Positions of the sources (`~astropy.coordinates.SkyCoord`, ICRS)."""
         return sky_positions(self.table)
 
     def to_models(self):
-        """Return the models of all sources with a flux, see `to_gammapy_models`.
+        """Return the models of all sources with a flux, see `astro_unetloc.to_gammapy_models`.
 
         Returns
         -------
@@ -201,7 +202,7 @@ _FORMATS = {"f": "{:.6g}", "i": "{:.0f}"}
 
 
 def register_catalog():
-    """Add `SourceCatalogUNL` to the catalogues of gammapy under the tag "unl", and return it.
+    """Add ``SourceCatalogUNL`` to the catalogues of gammapy under the tag "unl", and return it.
 
     Returns
     -------
