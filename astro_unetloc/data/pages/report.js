@@ -148,15 +148,17 @@ function pan(dx, dy) {
   draw();
 }
 
-/** Draw a line twice, white and wide, then in its color. */
-function outlined(color, width, trace) {
-  for (const [style, wide] of [["rgba(255, 255, 255, 0.9)", width + 1.6], [color, width]]) {
+/** Draw a line twice, white and wide, then in its color and dashes. */
+function outlined(color, width, trace, dashes = []) {
+  for (const [style, wide, dash] of [["#fff", width + 1.6, []], [color, width, dashes]]) {
     context.strokeStyle = style;
     context.lineWidth = wide;
+    context.setLineDash(dash);
     context.beginPath();
     trace();
     context.stroke();
   }
+  context.setLineDash([]);
 }
 
 /** Trace directions as a line, which is broken where they leave the image. */
@@ -238,12 +240,10 @@ function draw() {
     const { row, color, doubted } = source, isCurrent = row === state.current;
     const major = ((at("Conf_95_SemiMajor", row) ?? 0) / plane.step) * scale;
     const size = near.length > 1000 ? 3 : near.length > 100 ? 4 : 7;
-    context.setLineDash(doubted ? [3, 3] : []);
-    outlined(color, isCurrent ? 3 : 1.6, () => {
+    outlined(color, isCurrent ? 3 : 2, () => {
       if (major > size) traceLine(ellipse(source, 95));
       else context.arc(x, y, size, 0, 7);
-    });
-    context.setLineDash([]);
+    }, doubted ? [3, 3] : []);
     if (isCurrent) outlined("#fff", 1.5, () => context.arc(x, y, Math.max(major, size) + 5, 0, 7));
     if (state.chosen.has(row)) {
       context.fillStyle = "#fff";
@@ -263,7 +263,8 @@ function drawNames(near) {
   context.font = "11px system-ui, sans-serif";
   for (const { source, point: [x, y] } of near) {
     const text = short(at("Source_Name", source.row)), wide = context.measureText(text).width;
-    const place = [[x + 10, y - 6], [x + 10, y + 14], [x - wide - 10, y - 6], [x - wide - 10, y + 14]]
+    const [left, right] = [x - wide - 14, x + 14];
+    const place = [[right, y - 6], [right, y + 14], [left, y - 6], [left, y + 14]]
       .find(([a, b]) => taken.every(([c, d, w]) => a + wide < c || c + w < a || Math.abs(b - d) > 12));
     if (place) {
       taken.push([...place, wide]);
