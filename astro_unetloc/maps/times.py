@@ -12,7 +12,7 @@ from astro_unetloc.files import check_file, open_fits, split_choice
 from astro_unetloc.maps.photons import good_times_of
 
 # The reference of the Fermi tools.
-_FERMI_CLOCK = {"MJDREFI": 51910, "MJDREFF": 7.428703703703703e-4, "TIMESYS": "TT"}
+FERMI_CLOCK = {"MJDREFI": 51910, "MJDREFF": 7.428703703703703e-4, "TIMESYS": "TT"}
 _MAX_SLICES = 5000
 
 
@@ -38,7 +38,7 @@ def clipped(intervals, time_range):
 
 def as_mjd(seconds, header):
     """MJD, in the time scale of the event list, of times in seconds; of Fermi without keywords."""
-    clock = header if {"MJDREFI", "MJDREF"} & set(header) else _FERMI_CLOCK
+    clock = header if {"MJDREFI", "MJDREF"} & set(header) else FERMI_CLOCK
     reference = clock.get("MJDREF", 0.0), clock.get("MJDREFI", 0.0), clock.get("MJDREFF", 0.0)
     return sum(map(float, reference)) + np.asarray(seconds, dtype=float) / 86400
 

@@ -48,6 +48,7 @@ from astro_unetloc.irf.psf import psf_of, read_psf
 from astro_unetloc.irf.spectra import KINDS, Spectra
 from astro_unetloc.maps.photons import DiscFootprint, Photons
 from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.times import FERMI_CLOCK
 from astro_unetloc.simulation.diffuse import ENERGY_EDGES, LOW_ENERGY_EDGES, energy_bins
 from astro_unetloc.simulation.population import CLASSES, Sources
 from astro_unetloc.simulation.sky import (
@@ -144,6 +145,8 @@ def events_bytes(photons, energy_edges, *, source_id=None, good_times=None, keyw
     table = fits.BinTableHDU.from_columns(columns, name="EVENTS")
     table.header.update(TELESCOP="GLAST", INSTRUME="LAT", HDUCLAS1="EVENTS", RADECSYS="FK5")
     others = []
+    if photons.time is not None:
+        table.header.update(FERMI_CLOCK)
     if good_times is not None:
         times = dict(zip(("START", "STOP"), np.transpose(good_times)))
         times = [fits.Column(name, "D", unit="s", array=time) for name, time in times.items()]
