@@ -357,7 +357,8 @@ class SmoothBackground:
 # first density is that of the counts that sources do not explain. Two counts of each photon are
 # left out at high latitudes, see `SmoothBackground`: with one the narrow kernels took so much noise
 # that the significance of the residual of the sky of seed 1000 had a width of 0.87, with two 0.98.
-_WIDTHS, _LEFT_OUT, _JOINED, _NEAR_NSIDE = (0.5, 0.7, 1.4), 2.0, 0.25, 16
+_WIDTHS, _LEFT_OUT, _JOINED, _NEAR_NSIDE = (0.5, 0.3, 1.4), 2.0, 0.25, 16
+_MANY = 100.0  # counts per square degree above which the narrowest kernel is narrower
 _N_UPDATES, _N_FACTOR, _CHUNK = 2, 5, 100_000
 
 
@@ -368,10 +369,12 @@ def smooth_background(sky_map, of_sources, psf_deg):
     radius of the PSF. NaN where nothing was observed.
     """
     pixels, planes = sky_map.pixels, sky_map.planes
-    width_deg = max(np.multiply(_WIDTHS, (1.0, psf_deg, pixels.pixel_size_deg)))
     index = np.arange(pixels.n_pixels)
     centers, area = pixels.centers(index), np.nan_to_num(pixels.area_deg2(index))
     seen = np.flatnonzero(np.isfinite(centers[:, 0]) & ~np.isnan(planes).all(axis=0))
+    density = np.nansum(planes, dtype=float) / max(area[seen].sum(), _TINY)
+    scale = np.sqrt(_MANY / max(density, _MANY))
+    width_deg = max(np.multiply(_WIDTHS, (scale, psf_deg, pixels.pixel_size_deg)))
     nside = nside_of(_JOINED * width_deg)
     cell, vectors = np.arange(len(seen)), centers[seen]
     if _resolution_deg(nside) > pixels.pixel_size_deg:
