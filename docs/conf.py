@@ -1,4 +1,4 @@
-"""Sphinx configuration; generates the tables of defaults and commands."""
+"""Sphinx configuration; generates the tables of defaults and commands, and the changes."""
 
 import dataclasses
 import os
@@ -127,6 +127,13 @@ def command_help():
     return "\n".join([run(), *(run(name) for name in sorted(COMMANDS) if name != "find")])
 
 
+def unreleased_changes():
+    """Return the entries that the next release will have."""
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--date", "not released"]
+    options = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True}
+    return subprocess.run([*command, "--version", version], check=True, **options).stdout
+
+
 def write_generated(app):
     """Write the generated files that have changed."""
     from astro_unetloc.detection.clustering import ClusteringConfig
@@ -137,7 +144,11 @@ def write_generated(app):
 
     configs = GridConfig, ClusteringConfig, LocalizationConfig, MeasurementConfig, TrainingConfig
 
-    texts = {"defaults.rst": defaults_table(configs), "commands.rst": command_help()}
+    texts = {
+        "defaults.rst": defaults_table(configs),
+        "commands.rst": command_help(),
+        "changes.rst": unreleased_changes(),
+    }
     GENERATED.mkdir(exist_ok=True)
     for name, text in texts.items():
         path = GENERATED / name

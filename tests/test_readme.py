@@ -152,3 +152,13 @@ LONG = {
 def test_page_is_short(page):
     n_words = len(page.read_text(encoding="utf-8").split())
     assert n_words <= 1500 or page.stem in LONG
+
+
+def test_conda_recipe_has_the_requirements_of_the_package():
+    recipe = text_of("conda", "meta.yaml")
+    assert f"version: {SETUP['metadata']['version']}" in recipe
+    for line in lines(SETUP["options"]["install_requires"]):
+        name, bounds = re.match(r"([\w-]*)(.*)", line).groups()
+        if name and name != "ai-edge-litert":  # conda-forge has none
+            name = {"matplotlib": "matplotlib-base"}.get(name, name.lower())
+            assert f"- {name} {bounds}" in lines(recipe)
