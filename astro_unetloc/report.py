@@ -16,6 +16,7 @@ from gammapy.maps import WcsGeom
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from astro_unetloc.catalog import columns
+from astro_unetloc.catalog.models import MIN_BAND_TS, band_counts, band_limits
 from astro_unetloc.catalog.read import as_reference, as_table
 from astro_unetloc.catalog.table import (
     band_edges,
@@ -273,6 +274,21 @@ def _sources(catalog):
             name: [columns.CLASS_WORDS[name], color] for name, color in columns.CLASS_COLORS.items()
         },
         "bands": band_edges(catalog).tolist(),
+        "limits": _band_limits(catalog),
+    }
+
+
+def _band_limits(catalog):
+    """Upper limits by source on counts and fluxes of the bands without a detection, else null."""
+    bands = band_counts(catalog)
+    if bands is None:
+        return {}
+    limit, ts = band_limits(bands)
+    limit = np.where(ts < MIN_BAND_TS, limit, np.nan)
+    parts = {"Counts_Band": limit, "Flux_Band": limit * bands["flux"]}
+    return {
+        name: [[float(f"{v:.4g}") if v == v else None for v in row] for row in values.tolist()]
+        for name, values in parts.items()
     }
 
 

@@ -6,10 +6,15 @@ from astropy.table import Table
 from gammapy.catalog import CATALOG_REGISTRY, SourceCatalog, SourceCatalogObject
 from gammapy.estimators import FluxPoints
 from regions import EllipseSkyRegion
-from scipy.special import gammaincc, gammainccinv
 
 from astro_unetloc.catalog.columns import COLUMNS, flag_names
-from astro_unetloc.catalog.models import OF_BAND, band_counts, to_gammapy_models
+from astro_unetloc.catalog.models import (
+    LIMIT_LEVEL,
+    MIN_BAND_TS,
+    band_counts,
+    band_limits,
+    to_gammapy_models,
+)
 from astro_unetloc.catalog.read import as_table
 from astro_unetloc.catalog.table import (
     band_edges,
@@ -21,11 +26,6 @@ from astro_unetloc.catalog.table import (
 )
 from astro_unetloc.catalog.write import plain_table
 from astro_unetloc.exceptions import InputError
-
-_LEVEL = 0.95  # of upper limits
-_MIN_TS = 4.0  # of a band with a flux point; others have a limit
-# Counts of background at least: errors are rounded to single precision.
-_MIN_BACKGROUND = 1e-3
 
 
 class SourceCatalogObjectUNL(SourceCatalogObject):
@@ -128,19 +128,15 @@ class SourceCatalogObjectUNL(SourceCatalogObject):
             raise InputError(
                 f"flux points need Flux_Band of {self.name}; got none; find it with an exposure"
             )
-        counts, background, seen, per_count = (bands[name][0, known] for name in OF_BAND)
-        found = counts + background
-        outside = gammaincc(found + 1, seen * background) * (1 - _LEVEL)
-        limit = gammainccinv(found + 1, outside) / seen - background
-        ratio = np.maximum(found, _MIN_BACKGROUND) / np.maximum(background, _MIN_BACKGROUND)
-        ts = np.where(counts > 0, 2 * (found * np.log(ratio) - counts), 0.0)
-        table = Table(meta={"SED_TYPE": "flux", "UL_CONF": _LEVEL, "n_sigma": 1})
+        limit, ts = (values[0, known] for values in band_limits(bands))
+        counts, per_count = (bands[name][0, known] for name in ("counts", "flux"))
+        table = Table(meta={"SED_TYPE": "flux", "UL_CONF": LIMIT_LEVEL, "n_sigma": 1})
         table["e_min"], table["e_max"] = edges[:-1][known] * u.GeV, edges[1:][known] * u.GeV
         unit = u.Unit("cm-2 s-1")
         error = numbers(self.table["Unc_Flux_Band"], "cm-2 s-1", ndim=2)[0][known]
         table["flux"], table["flux_err"] = counts * per_count * unit, error * unit
         table["flux_ul"] = limit * per_count * unit
-        table["is_ul"] = ts < _MIN_TS
+        table["is_ul"] = ts < MIN_BAND_TS
         return table
 
     @property

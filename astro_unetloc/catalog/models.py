@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
+from scipy.special import gammaincc, gammainccinv
 
 from astro_unetloc.catalog.read import as_table, energy_range
 from astro_unetloc.catalog.table import (
@@ -31,6 +32,10 @@ _FREEDOM = 1e4  # by which the amplitude of a fit may differ from its start
 _MAX_NAMES = 5  # in a warning
 _PER_AREA_TIME = "cm-2 s-1"
 OF_BAND = ("counts", "background", "seen", "flux")  # of `band_counts`
+# Level of upper limits on the counts of a band, and test statistic from which it is measured.
+LIMIT_LEVEL, MIN_BAND_TS = 0.95, 4.0
+# Counts of background at least: errors are rounded to single precision.
+_MIN_BACKGROUND = 1e-3
 _N_NODES = 24  # Gauss-Legendre nodes in ln E between two energies
 
 _CUT_OFF, _LOG_PARABOLA, _POWER_LAW = "PLSuperExpCutoff4", "LogParabola", "PowerLaw"
@@ -286,6 +291,20 @@ def band_counts(catalog):
     seen = np.where(positive, 1.0, np.minimum(0.5 / error, 1.0))
     counts = np.where(is_known, counts, np.nan)
     return dict(zip(OF_BAND, (counts, background, seen, flux_error / error)))
+
+
+def band_limits(bands):
+    """95 % upper limits (n, n_band) on the counts of `band_counts`, and their test statistic.
+
+    Bayesian with a flat prior (Helene 1983, NIM 212, 319), as those of
+    `astro_unetloc.upper_limits`. A band of TS < `MIN_BAND_TS` is shown as its limit.
+    """
+    counts, background, seen, _ = (bands[name] for name in OF_BAND)
+    found = counts + background
+    outside = gammaincc(found + 1, seen * background) * (1 - LIMIT_LEVEL)
+    limit = gammainccinv(found + 1, outside) / seen - background
+    ratio = np.maximum(found, _MIN_BACKGROUND) / np.maximum(background, _MIN_BACKGROUND)
+    return limit, np.where(counts > 0, 2 * (found * np.log(ratio) - counts), 0.0)
 
 
 def _position_covariance(table, dec):

@@ -466,11 +466,10 @@ function spectrum(row) {
   if (!name || data.bands.length !== at(name, row).length + 1) return "";
   const points = at(name, row).map((value, k) => ({
     value, error: at(`Unc_${name}`, row)[k], low: data.bands[k], high: data.bands[k + 1],
+    limit: data.limits[name]?.[row][k] ?? null,
   })).filter(({ value, error }) => value !== null && error !== null);
-  // a band without a detection (twice its error) shows its one-sided 95 % limit
   for (const point of points) {
-    point.limit = point.value < 2 * point.error;
-    point.top = point.value + (point.limit ? 1.645 : 1) * point.error;
+    point.top = point.limit ?? point.value + point.error;
     point.bottom = point.limit ? point.top / 3 : Math.max(point.value - point.error, point.value / 10);
   }
   const all = points.flatMap(({ top, bottom }) => [top, bottom]).filter((value) => value > 0);
@@ -500,7 +499,7 @@ function spectrum(row) {
     ${grid.join("")}${marks.join("")}${shapes.join("")}
     <line x1="${left}" x2="${width - 8}" y1="${height - bottom}" y2="${height - bottom}"/>
     <text x="${(left + width) / 2}" y="${height - 4}" text-anchor="middle">Energy, GeV</text></svg>
-    <figcaption>${label}; errors of 1 σ, arrows: below 2 σ, flux plus 1.645 errors</figcaption></figure>`;
+    <figcaption>${label}; errors of 1 σ; arrows: 95 % limits where TS < 4</figcaption></figure>`;
 }
 
 // The table
