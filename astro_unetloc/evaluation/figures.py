@@ -28,7 +28,7 @@ _GUIDE = {"color": "0.5", "linewidth": 0.9, "linestyle": "--"}
 
 
 def draw(name, table):
-    """Figure of a table of `all_tables` or of "comparison"; None without rows or drawer."""
+    """Figure of a table of an evaluation, by its name; None without rows or drawer."""
     if not len(table) or name not in _DRAWERS:
         return None
     drawer, height, options = _DRAWERS[name]

@@ -129,9 +129,22 @@ def healpix_cube_bytes(counts, energy_edges, *, keywords=None):
 def events_bytes(photons, energy_edges, *, source_id=None, good_times=None, keywords=None):
     """FITS file (bytes) of events with the columns of FT1 files for direction and energy.
 
-    The times of the photons, if they have any, are the column ``TIME``. ``source_id`` (n_photons,)
-    is written as a column ``MC_SRC_ID`` like that of gtobssim, ``good_times`` (n, 2) in seconds as
-    the table ``GTI``.
+    Parameters
+    ----------
+    photons : Photons
+        Such as the ``events`` of a sky map; the times, if they have any, are the column ``TIME``.
+    energy_edges : ndarray
+        In GeV; the first and the last are the energy cut in the header.
+    source_id : ndarray (n_photons,), optional
+        Numbers that are written as a column ``MC_SRC_ID`` like that of gtobssim.
+    good_times : ndarray (n, 2), optional
+        Start and stop in seconds, written as the table ``GTI``.
+    keywords : dict, optional
+        Further keywords of the header, such as ``DSVAL2``.
+
+    Returns
+    -------
+    bytes
     """
     lon, lat = lonlat_from_vectors(photons.vectors)
     icrs = SkyCoord(lon * u.deg, lat * u.deg, frame="galactic").icrs

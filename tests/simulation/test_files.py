@@ -13,6 +13,7 @@ import healpy
 import numpy as np
 import pytest
 from astropy.io import fits
+from gammapy.data import EventList
 from gammapy.maps import Map
 from made_files import flip_bits
 from made_sets import assert_same_set
@@ -103,6 +104,16 @@ def test_events_may_name_their_source():
         assert "MC_SRC_ID" not in hdus["EVENTS"].columns.names
     with fits.open(io.BytesIO(events_bytes(photons, EDGES, source_id=[-1, 7]))) as hdus:
         assert hdus["EVENTS"].data["MC_SRC_ID"].tolist() == [-1, 7]
+
+
+def test_events_with_times_are_read_by_gammapy(tmp_path):
+    path = tmp_path / "events.fits"
+    photons = Photons(np.eye(3)[:2], np.array([20.0, 30.0]), time=np.array([0.0, 86400.0]))
+    path.write_bytes(events_bytes(photons, EDGES, good_times=[[0, 86400]]))
+    events = EventList.read(path)
+    assert (events.time[1] - events.time[0]).to_value("d") == pytest.approx(1)
+    assert events.time[0].mjd == pytest.approx(51910.00074287, abs=1e-7)
+    assert fits.getdata(path, "GTI")["STOP"].tolist() == [86400]
 
 
 # Libraries of sources
