@@ -1,13 +1,14 @@
 """Significance of the counts that sources and background do not predict: is it a unit Gaussian?
 
     python benchmarks/residuals.py [--skies 4] [--seed 2000] [--template SHAPES --variant NAME]
-        [--data ../shared/data]
+        [--model lat-10gev] [--data ../shared/data]
 
-Whole skies of seven years above 10 GeV and, with --data, real fields. HEALPix cells (nside 256 or
-the pixels of the map) are joined until the expected counts of each, and of its sisters, are 20 or
-more. Counts n have the Gaussian value of P(N < n) + P(N = n) / 2. By zone of |b|: cells, mean and
-width (standard deviation; half the interval of 68.3 %), fraction beyond 3 (0.0027 of a Gaussian),
-observed and predicted counts; then the difference of each energy bin over its Poisson error.
+Whole skies of seven years in the energies of the model and, with --data, real fields. HEALPix cells
+(nside 256 or the pixels of the map) are joined until the expected counts of each, and of its
+sisters, are 20 or more. Counts n have the Gaussian value of P(N < n) + P(N = n) / 2. By zone of
+|b|: cells, mean and width (standard deviation; half the interval of 68.3 %), fraction beyond 3
+(0.0027 of a Gaussian), observed and predicted counts; then the difference of each energy bin over
+its Poisson error.
 """
 
 from pathlib import Path
@@ -94,14 +95,16 @@ def real_fields(folder):
 def main():
     """Search the skies and the fields and print the table."""
     options = options_of(
-        __doc__, skies=4, seed=2000, template=Path, variant="PIBREM+ICS", data=Path
-    ).parse_args()
+        __doc__, skies=4, seed=2000, template=Path, variant="PIBREM+ICS", data=Path,
+        model="lat-10gev",
+    ).parse_args()  # fmt: skip
     emission = {"template": options.template, "variant": options.variant}
     for name, run in real_fields(options.data) if options.data else ():
         show(name, run)
     for seed in range(options.seed, options.seed + options.skies):
-        sky_map, _ = observed_sky(load_model().band_edges, seed, **emission)
-        show(f"seed {seed}", detect(sky_map, classify=False))
+        model = load_model(options.model)
+        sky_map, _ = observed_sky(model.band_edges, seed, **emission)
+        show(f"seed {seed}", detect(sky_map, model=model, classify=False))
 
 
 if __name__ == "__main__":
