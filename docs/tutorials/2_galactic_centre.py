@@ -222,5 +222,5 @@ figure
 # ---------
 # - ``write_catalog(catalog, "catalog.fits", "models.yaml", "sources.xml")`` writes the models for
 #   gammapy and for the Fermi tools.
-# - Whether a source is real, and what could have been missed: the tutorial "Is it real?".
+# - Whether a source is real, and what could have been missed: :doc:`/gallery/4_is_it_real`.
 # - If the background of a field is unknown, leave it out: it is estimated from the photons.

@@ -215,4 +215,4 @@ print(check)
 # ---------
 # - Match with catalogues of other energies: a counterpart is independent evidence
 #   (:doc:`/matching`).
-# - What kind of source it is: the tutorial "What is it?".
+# - What kind of source it is: :doc:`/gallery/5_what_is_it`.

@@ -118,9 +118,9 @@ figure
 # %%
 # Sources of another catalogue
 # ----------------------------
-# Any table with positions can be classified by the photons of a map. If the data of the tutorial on
-# the Galactic centre are in ``ASTRO_UNETLOC_DATA``, these are the sources of 3FHL and real photons;
-# else the true sources of the simulated sky take their place.
+# Any table with positions can be classified by the photons of a map. If the data of
+# :doc:`/gallery/2_galactic_centre` are in ``ASTRO_UNETLOC_DATA``, these are the sources
+# of 3FHL and real photons; else the true sources of the simulated sky take their place.
 
 data = Path(os.environ.get("ASTRO_UNETLOC_DATA", os.environ.get("GAMMAPY_DATA", "data")))
 if any(data.rglob("fermi-3fhl-gc-counts-cube.fits.gz")):
