@@ -174,6 +174,9 @@ def _odd_pixels(counts):
 
 # Event lists and their footprint
 
+# A circle of a header is not used if more than this fraction of photons or of pixels with counts
+# lies outside; photons are allowed a margin, the rounding of its numbers.
+MAX_OUTSIDE, _CIRCLE_MARGIN_DEG = 0.01, 0.05
 _CIRCLE = re.compile(r"CIRCLE\s*\(([^)]*)\)", re.IGNORECASE)
 
 _CELL_PHOTONS = 16  # photons in a cell where the density is measured
@@ -349,9 +352,7 @@ def join_events(lists, *, with_times=False):
     if again.any():
         warn(f"{again.sum():,} photons stand in the event lists twice; each is counted once", 6)
         photons = photons.select(~again)
-    footprints = [part.footprint for part in lists]
-    known = None not in footprints
-    footprint = _combined(footprints, "any") if known else estimate_footprint(photons.vectors)
+    footprint = _common_footprint([part.footprint for part in lists], photons.vectors)
     ranges = {part.energy_range for part in lists} - {None}
     stated = common_range(ranges, "the energies of the event lists") if ranges else None
     outside = stated and (photons.energy < stated[0]) | (photons.energy > stated[1])
@@ -362,6 +363,19 @@ def join_events(lists, *, with_times=False):
         warn(f"{found} GeV, the energy cut of all event lists, and are left out", 6)
         photons = photons.select(~outside)
     return photons, footprint, stated, _union([part.good_times for part in lists])
+
+
+def _common_footprint(footprints, vectors):
+    """The sky that several lists with photons at vectors (n, 3) cover together."""
+    if None in footprints:
+        return estimate_footprint(vectors)
+    footprint = _combined(footprints, "any")
+    n_outside = np.count_nonzero(~footprint.grown(_CIRCLE_MARGIN_DEG).covers(vectors))
+    if n_outside <= MAX_OUTSIDE * len(vectors):
+        return footprint
+    found = f"{n_outside:,} of {len(vectors):,} photons lie outside the circle of the header"
+    warn(f"{found}: it is not used, the observed sky is estimated from the photons", 7)
+    return estimate_footprint(vectors)
 
 
 def _repeated(lists):

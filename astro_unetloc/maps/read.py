@@ -29,7 +29,13 @@ from astro_unetloc.irf.exposure import (
     square_degree_density,
 )
 from astro_unetloc.irf.psf import psf_from_hdus, psf_of, read_psf
-from astro_unetloc.maps.photons import join_events, read_events, stated_footprint, whole_counts
+from astro_unetloc.maps.photons import (
+    MAX_OUTSIDE,
+    join_events,
+    read_events,
+    stated_footprint,
+    whole_counts,
+)
 from astro_unetloc.maps.selection import (
     ASSUMED_RANGE_GEV,
     header_range_gev,
@@ -470,7 +476,7 @@ def _inside_cuts(counts, filled, pixels, footprint):
     centers = pixels.centers(np.arange(pixels.n_pixels))
     on_sky, centers = np.isfinite(centers[:, 0]), np.nan_to_num(centers)
     n_outside = np.sum(filled & on_sky & ~footprint.grown(pixels.pixel_size_deg).covers(centers))
-    if n_outside > 0.01 * filled.sum():
+    if n_outside > MAX_OUTSIDE * filled.sum():
         warn(f"{n_outside} pixels with counts lie outside the circle of the header: not used", 7)
         return counts
     unseen = on_sky & ~filled & ~footprint.covers(centers)

@@ -4,6 +4,7 @@ import pytest
 from made_files import event_hdus
 from made_maps import refuse
 
+from astro_unetloc.exceptions import UnetlocWarning
 from astro_unetloc.maps.photons import DiscFootprint, MaskFootprint, estimate_footprint
 from astro_unetloc.maps.read import read_map
 from astro_unetloc.sphere import lonlat_from_vectors, vectors_from_lonlat
@@ -60,6 +61,14 @@ def test_a_circle_in_the_header_is_the_footprint(text):
     away = vectors_from_lonlat(np.array([184.56, 184.56]), np.array([-5.78 + 14.9, -5.78 + 15.1]))
     np.testing.assert_array_equal(sky_map.covers(away), [True, False])
     np.testing.assert_array_equal(sky_map.energy_edges, [10, 500])
+
+
+def test_a_circle_that_the_photons_contradict_is_not_used(rng):
+    ra, dec = 83.63 + rng.uniform(-3, 3, 2000), 22.01 + rng.uniform(-3, 3, 2000)
+    cuts = [("POS(RA,DEC)", "deg", "CIRCLE(93.63,22.01,8)"), ("ENERGY", "MeV", "10000:500000")]
+    with pytest.warns(UnetlocWarning, match="of 2,000 photons lie outside the circle of the head"):
+        sky_map = read_map(event_hdus(ra, dec, np.full(2000, 2e4), cuts=cuts))
+    assert sky_map.covers(sky_map.events.vectors).all()
 
 
 def test_an_empty_event_list_is_valid():
