@@ -92,8 +92,8 @@ def oracle_fit(sky, sky_map, exposure, photons, wanted):
     zero, spectra = np.zeros(len(used)), sky.sources.spectra.select(used)
     index = fitted_index(spectra, *RANGE, weight=exposure.relative)
     parameters = np.stack([zero, zero, photons[used], index], axis=1)
-    options = {"colors": np.zeros(len(used), int), "free": [0, 1]}
-    state = maximize(likelihood, background, parameters, n_rounds=12, **options)[0]
+    options = {"neighbors": np.zeros((0, 2), int), "free": [0, 1]}
+    state = maximize(likelihood, background, parameters, n_rounds=20, **options)[0]
     offset = np.hypot(*state.parameters[:, :2].T)
     expected = photons[used, None] * spectrum.fractions(index)
     bound = median_bound(profiles, expected, diffuse_at(sky, vectors, counts.energy_edges))

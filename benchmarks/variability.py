@@ -1,7 +1,7 @@
 """False-positive rate and efficiency of ``Prob_Constant`` on simulated skies.
 
     python benchmarks/variability.py [--seeds 2000 2001] [--slices 7 30] [--redraws 2]
-        [--tilt 0.3] [--flares 200] [--sigma 5]
+        [--tilt 0.3] [--flares 200] [--sigma 5] [--figure variability.png]
 
 Simulates and searches whole skies of seven years, whose photons get times at random (--redraws
 times each), and measures the light curves of all sources found. Prints quantiles of the probability
@@ -9,10 +9,12 @@ by chance and the fraction of sources below 0.1, 0.01 and 0.001: for even exposu
 that differ by up to --tilt between slices and over the sky; and for these if they are taken to
 follow the live times. Then it adds flares, each in one slice of one source, of an expected
 significance of --sigma above the steady source and its background, and prints the fraction found;
-the counts of the flares are drawn at random, or just those expected.
+the counts of the flares are drawn at random, or just those expected. The figure shows these
+fractions for any threshold.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from options import options_of
@@ -98,9 +100,28 @@ def report(name, probability):
     print(f"{name:42}{len(probability):6d}   {below}   {quantiles}", flush=True)
 
 
+def draw_fractions(found):
+    """Figure of the fractions of sources below a probability, a panel for each number of slices."""
+    from matplotlib.figure import Figure
+
+    numbers = sorted({n for n, _ in found})
+    figure = Figure(figsize=(4.5 * len(numbers), 3.8), layout="constrained")
+    for axes, number in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers):
+        for name, parts in ((name, parts) for (n, name), parts in found.items() if n == number):
+            below = np.sort(np.concatenate(parts))
+            style = "--" if "live time" in name else "-"
+            axes.loglog(below, np.arange(1, len(below) + 1) / len(below), style, label=name)
+        axes.plot([1e-4, 1], [1e-4, 1], color="0.6", lw=0.8, label="chance")
+        axes.set(title=f"{number} slices", xlim=(1e-4, 1), ylim=(1e-4, 1.1))
+        axes.set(xlabel="threshold on Prob_Constant", ylabel="fraction of sources below")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def main():
     defaults = {"seeds": [2000, 2001], "slices": [7, 30], "redraws": 2, "tilt": 0.3, "flares": 200}
-    options = options_of(__doc__, **defaults, sigma=5.0).parse_args()
+    options = options_of(__doc__, **defaults, sigma=5.0, figure=Path).parse_args()
     tilt, sigma, model, found = options.tilt, options.sigma, load_model(), {}
     kinds = {"even": (0.0, False), "tilted": (tilt, False), "tilted, by live time": (tilt, True)}
     for seed in options.seeds:
@@ -122,6 +143,8 @@ def main():
     print(f"sources, fractions below {LEVELS}, quantiles {QUANTILES}")
     for (n, name), probability in found.items():
         report(f"{n} slices, {name}", np.concatenate(probability))
+    if options.figure:
+        draw_fractions(found).savefig(options.figure, dpi=110)
 
 
 if __name__ == "__main__":
