@@ -63,6 +63,9 @@ _PLANE_LATITUDE_DEG = 5.0
 _BANDS_PER_DECADE, _MAX_BANDS, _SCAN_PAIRS = 2, 5, 1e6
 _LEAST_SQRT_TS, _SAME_PSF = 3.0, 1.6
 _TYPICAL = 1.5  # energy of a typical photon in units of the lowest
+# Of the 1508 point sources of 3FHL in its cube of 0.92 deg the network finds 239, the scan 462.
+_WIDEST_PIXEL_DEG = 0.5
+_MAX_EXTRAPOLATION = 1.6  # ratio of energies below which a flux is extended without a warning
 
 
 def detect(
@@ -89,7 +92,7 @@ def detect(
     _check_purity(purity, model, finder)
     threshold = model.threshold if threshold is None else threshold
     seed, cone = as_seed(rng), _cone(region)
-    fit_edges = fitted_energies(sky_map, *model.energy_range) if measure else None
+    fit_edges = _fit_edges(sky_map, model) if measure else None
     classifier = _classifier(model, fit_edges) if measure and classify else None
     searched = cone
     if cone is not None and measure:  # a scan takes its background from the whole map
@@ -431,6 +434,9 @@ def model_of(sky_map, model, finder):
     else:
         model = select_model(edges) if model is None else load_model(model)
     check_domain(header, edges, model.card, finder=finder, psf=psf)
+    if finder == "unet" and sky_map.pixel_size_deg > _WIDEST_PIXEL_DEG:
+        size = f"pixels of {sky_map.pixel_size_deg:.2g} deg"
+        warn(f"{size} are wider than those of the training; finder scan finds more in such maps")
     return model
 
 
@@ -473,6 +479,15 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
     sources = measured(source_table(np.concatenate([vectors, others])), classifier=classifier)
     sources[SCAN_SQRT_TS] = scan.sqrt_ts(sources)
     return sources
+
+
+def _fit_edges(sky_map, model):
+    """Energy edges (k + 1,) of the fit in GeV; warns if fluxes are those of far lower energies."""
+    edges, (low, high) = fitted_energies(sky_map, *model.energy_range), model.flux_range
+    if sky_map.exposure is not None and len(edges) and edges[0] > _MAX_EXTRAPOLATION * low:
+        fitted = f"{edges[0]:g}-{edges[-1]:g} GeV"
+        warn(f"Flux is that of {low:g}-{high:g} GeV, by the power law of the photons of {fitted}")
+    return edges
 
 
 def _scored(sources, sky_map, model, finder, measure):

@@ -78,7 +78,7 @@ COLUMNS = (
     ColumnSpec("Sqrt_TS", "", "f4", "stat.snr", "Square root of the likelihood test statistic"),
     ColumnSpec("Npred", "", "f4", _COUNTS, "Predicted counts in the range of the model"),
     ColumnSpec("Unc_Npred", "", "f4", f"{_ERROR};{_COUNTS}", "1 sigma error of Npred"),
-    ColumnSpec("Flux", _PER_AREA_TIME, "f4", _FLUX, "Photon flux in the flux range of the model"),
+    ColumnSpec("Flux", _PER_AREA_TIME, "f4", _FLUX, "Photon flux, FLUXEMIN to FLUXEMAX (header)"),
     ColumnSpec("Unc_Flux", _PER_AREA_TIME, "f4", f"{_ERROR};{_FLUX}", "1 sigma error of Flux"),
     ColumnSpec("Spectral_Index", "", "f4", _INDEX, "Photon index of a power law"),
     ColumnSpec("Unc_Spectral_Index", "", "f4", f"{_ERROR};{_INDEX}", "1 sigma error of the index"),
@@ -129,7 +129,7 @@ LIGHT_CURVE_COLUMNS = (
     ColumnSpec("Unc_Npred", "", "f4", f"{_ERROR};{_COUNTS}", "1 sigma error of Npred"),
     ColumnSpec("Npred_UL95", "", "f4", f"stat.max;{_COUNTS}", "95 % upper limit, where TS < 4"),
     ColumnSpec("Sqrt_TS", "", "f4", "stat.snr", "Square root of the likelihood test statistic"),
-    ColumnSpec("Flux", _PER_AREA_TIME, "f4", _FLUX, "Photon flux in the flux range of the model"),
+    ColumnSpec("Flux", _PER_AREA_TIME, "f4", _FLUX, "Photon flux, FLUXEMIN to FLUXEMAX (header)"),
     ColumnSpec("Unc_Flux", _PER_AREA_TIME, "f4", f"{_ERROR};{_FLUX}", "1 sigma error of Flux"),
     ColumnSpec("Flux_UL95", _PER_AREA_TIME, "f4", f"stat.max;{_FLUX}", "95 % limit, where TS < 4"),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from astro_unetloc.cli.options import (
+    Command,
     GroupedCommand,
     check_kind,
     checked_paths,
@@ -31,7 +32,7 @@ from astro_unetloc.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @options(path_option("-o", "--output", "folder", default="astro-unetloc-demo",
                      help="Folder for the results."))  # fmt: skip
 def demo(folder, overwrite, quiet):
@@ -66,7 +67,7 @@ def demo(folder, overwrite, quiet):
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @options()
 def models(overwrite, quiet):
     """List the shipped models."""
@@ -169,6 +170,11 @@ def simulate(context, output, overwrite, quiet, seed, template, **options):
 
 def _check_simulation(context, kind):
     """Refuse options that do not go with the kind of output or with each other."""
+    if kind == _PATCHES and "energy_range" in given_options(context):
+        raise click.UsageError(
+            "--energy-range goes with a cube or a folder; got a patch set; give the edges of its "
+            "bands, such as --bands 30,50,100,200,500,2000"
+        )
     check_kind(context, kind, _SIMULATE_OPTIONS)
     given = given_options(context)
     if {"n_workers", "cluster"} <= given:
@@ -235,7 +241,7 @@ def _simulate_patches(output, seed, *, by_class, cluster=None, **options):
     return f"{patches} of {skies} -> {output}"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("patch_set", type=click.Path())
 @options(
     path_option("-o", "--output", "folder", required=True,
@@ -262,7 +268,7 @@ def train(patch_set, folder, seed, overwrite, quiet, **options):
     print_message(f"model -> {model.folder}", quiet)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("catalog", type=click.Path())
 @options(
     path_option("--map", "path", required=True, help="Counts map with the photons of the sources."),
@@ -318,7 +324,7 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     print_message(f"{n_sources} on the map: {', '.join(numbers)}{where}", quiet)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("catalog", type=click.Path())
 @click.argument("references", nargs=-1, required=True, type=click.Path())
 @options(
@@ -352,6 +358,7 @@ def match(catalog, references, outputs, labels, counts, exposure, radius, min_la
     from astro_unetloc.catalog.columns import AREA
     from astro_unetloc.catalog.match import MATCH_RADIUS_DEG, is_known, match_catalogs
     from astro_unetloc.catalog.read import energy_range, read_catalog, within_sky
+    from astro_unetloc.catalog.table import texts
     from astro_unetloc.catalog.write import check_outputs, file_content, write_outputs
     from astro_unetloc.exceptions import counted
     from astro_unetloc.files import checksum
@@ -390,6 +397,11 @@ def match(catalog, references, outputs, labels, counts, exposure, radius, min_la
         table.meta |= {"MATCHED": command_line(), **about}
     others = {path: file_content(tables[name], path, labels=labels) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, labels=labels, others=others)
+    names = texts(new["Source_Name"])[:_MAX_NAMES].tolist() + ["..."] * (len(new) > _MAX_NAMES)
+    report = f"{len(new)} not in {Path(references[0]).name}" + ": " * bool(names)
+    written = [*outputs, *lists.values()]
+    where = f" -> {', '.join(written)}" if written else ""
+    print_message(f"{report}{', '.join(names)}{where}", quiet)
 
 
 def _with_limits(missing, found, sky_map):
@@ -407,6 +419,8 @@ def _with_limits(missing, found, sky_map):
 
 
 # The options of `evaluate` that only some ways to evaluate take.
+_MAX_NAMES = 5  # of sources in a message
+
 _ON_SKIES, _ON_SET, _ON_CATALOG = "simulated skies", "--data SET.h5", "--catalog CATALOG"
 _SEARCH = {"model", "n_patches", "codes"}
 _EVALUATE_OPTIONS = {

@@ -109,7 +109,20 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 # Options and their values
 
 
-class GroupedCommand(click.Command):
+class Command(click.Command):
+    """A command that refuses an option of one value that is given twice; click takes the last."""
+
+    def parse_args(self, ctx, args):
+        """Parse the words of the command line."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            once = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
+            if once and given.count(option) > 1:
+                raise click.UsageError(f"{option.opts[-1]} was given twice; it takes one value")
+        return super().parse_args(ctx, args)
+
+
+class GroupedCommand(Command):
     """A command whose help lists its options in groups, a dict of title to names of options."""
 
     def __init__(self, *args, groups=None, **options):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from astro_unetloc.cli.options import number_option, options, print_sources
+from astro_unetloc.cli.options import Command, number_option, options, print_sources
 
 _N_BEST, _N_SHOWN = 10, 30
 
@@ -17,7 +17,7 @@ def print_best(outputs, catalog, quiet):
         print_sources(catalog, n_shown=_N_BEST, err=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("catalog", type=click.Path())
 @options(
     number_option("--limit", default=_N_SHOWN, help="Number of sources to print."),
@@ -26,7 +26,7 @@ def print_best(outputs, catalog, quiet):
                  help="Frame of the positions."),
 )  # fmt: skip
 def show(catalog, limit, print_all, frame, overwrite, quiet):
-    """Print the sources of a CATALOG as a table, the most significant ones first.
+    """Print the sources of a CATALOG as a table, the most probable ones first.
 
     CATALOG is a file, ours or that of others, or a name such as 4fgl or 3fhl of a catalogue in
     $GAMMAPY_DATA.
@@ -36,7 +36,7 @@ def show(catalog, limit, print_all, frame, overwrite, quiet):
     print_sources(read_catalog(catalog), n_shown=None if print_all else limit, frame=frame)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("files", nargs=-1, type=click.Path())
 @options()
 def info(files, overwrite, quiet):

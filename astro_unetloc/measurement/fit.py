@@ -54,6 +54,8 @@ _MAX_THREADS = 4
 _MAX_SPECTRA = 300
 # Of a position, to begin its posterior with: fits with a larger one fail.
 _MAX_SIGMA_DEG = 1.0
+# Errors of counts that are so many times the counts, or one, are unknown.
+_MAX_ERROR = 1e3
 # Least eigenvalue of a Hessian at a maximum, in the units of the errors of the parameters.
 _MIN_HESSIAN = 1e-3
 # Indices of the parameters x, y, counts and index that are free in the steps of the fit.
@@ -252,6 +254,8 @@ class FieldFit:
         flux, above = (self.flux_per_count(index + step, flux_range) for step in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
+        unknown = error > _MAX_ERROR * np.maximum(counts, 1.0)  # no photon tells them
+        error, flux_error = (np.where(unknown, np.nan, values) for values in (error, flux_error))
         known = self.exposed[self.members] & (index_error < self.config.max_index_error)
         indices = (np.where(known, value, np.nan) for value in (index, index_error))
         return dict(zip(_SPECTRUM, (counts, error, flux * counts, flux_error, *indices)))

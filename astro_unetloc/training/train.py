@@ -224,6 +224,14 @@ def _fit(model, batches, scored, **options):
         raise
 
 
+def _check_shapes(config, model):
+    """Refuse the configuration of a network of other bands than a model."""
+    layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
+    n_band, n_wanted = layers["counts"]["batch_shape"][-1], model.inputs[0].shape[-1]
+    if n_band != n_wanted:
+        raise ValueError(f"it has {n_band} energy bands, the patch set {n_wanted}")
+
+
 def _load_initial(model, path):
     """Give a model the weights of a ``.keras`` file; nothing else of the file is used."""
     try:
@@ -232,6 +240,7 @@ def _load_initial(model, path):
         with ZipFile(path) as archive:  # of arrays that are not compressed
             if sum(m.file_size for m in archive.infolist()) > 2 * Path(path).stat().st_size:
                 raise ValueError("it claims more bytes than it has")
+            _check_shapes(json.loads(archive.read("config.json")), model)
         model.load_weights(path)
     except Exception as err:  # Keras raises many kinds for other files and networks
         reason = (str(err).split("\n")[0] or type(err).__name__)[:200]

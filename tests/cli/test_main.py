@@ -441,3 +441,9 @@ def test_module_prints_the_catalog_on_stdout_and_warnings_on_stderr(write_image)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.startswith("# %ECSV")
     assert done.stderr.startswith("warning: image.fits does not state its energies")
+
+
+def test_an_option_of_one_value_is_refused_when_it_is_given_twice(run):
+    code, _, stderr = run("map.fits", "-o", "x.fits", "--model", "a", "--model", "b")
+    assert code == 2
+    assert "--model was given twice; it takes one value" in stderr
