@@ -46,7 +46,7 @@ def demo(folder, overwrite, quiet):
     from astro_unetloc.products import write_run
 
     example, folder = Path(__file__).parents[1] / "data" / "example", Path(folder)
-    paths = [folder / f"catalog{suffix}" for suffix in (".fits", ".reg", ".png")]
+    paths = [folder / f"catalog{suffix}" for suffix in (".fits", ".reg", ".png", ".html")]
     if folder.is_dir():
         check_outputs(paths, overwrite=overwrite)
     else:
@@ -60,7 +60,8 @@ def demo(folder, overwrite, quiet):
     print_message(
         f"The example is a simulated sky: {n_found} of its {scores.n_true} sources with at least 8 "
         f"expected photons were found, with {counted(n_false, 'false detection')}.\n"
-        f"Look at it:    {paths[2]}, or: ds9 {example / 'map.fits.gz'} -regions {paths[1]}\n"
+        f"Look at it:    {paths[3]} in a browser, {paths[2]}, or: "
+        f"ds9 {example / 'map.fits.gz'} -regions {paths[1]}\n"
         "Your own map:  astro-unetloc map.fits -o catalog.fits\n"
         "Match it:      astro-unetloc match catalog.fits gll_psc.fit",
         quiet,

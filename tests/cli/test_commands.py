@@ -83,7 +83,9 @@ def files_in(folder):
 def test_demo_finds_most_of_the_example(passes, refused):
     stdout, stderr = passes("demo")
     assert stdout == ""
-    assert files_in("astro-unetloc-demo") == {"catalog.fits", "catalog.reg", "catalog.png"}
+    assert files_in("astro-unetloc-demo") == {
+        f"catalog.{kind}" for kind in ("fits", "reg", "png", "html")
+    }
     assert "The example is a simulated sky" in stderr
     catalog = read_catalog("astro-unetloc-demo/catalog.fits")
     assert evaluate(catalog, read_catalog(EXAMPLE / "truth.ecsv")).completeness > 0.5
