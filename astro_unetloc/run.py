@@ -226,10 +226,11 @@ def prior_text(class_prior):
 
 def versions():
     """Names and versions of Python and of the libraries that results depend on."""
-    yield f"Python {platform.python_version()}"
+    found = [f"Python {platform.python_version()}"]
     for name in _VERSIONS:
         with suppress(PackageNotFoundError):  # TensorFlow runs the network without LiteRT
-            yield f"{name} {version(name)}"
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def _listed(part):

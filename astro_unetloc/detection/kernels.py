@@ -306,10 +306,12 @@ class SmoothBackground:
         known = everything.factors.any(axis=0)
 
         def density(directions):
+            """Expected counts per square degree and band."""
             places, zones = [k.between(directions) for k in self._kernels], _around_zone(directions)
             zones = [np.where(known[zone], zone, zones[0]) for zone in zones]
 
             def of_mixture(mixture, *others):
+                """Those of a band, of all its kernels."""
                 pairs = zip(places, mixture.on_grids)
                 parts = [np.einsum("nk,nk->n", w, grid[points]) for (points, w), grid in pairs]
                 factors = np.mean([mixture.factors[:, zone] for zone in zones], axis=0)
