@@ -131,7 +131,10 @@ def test_dask_runs_shards_and_goes_on_when_a_worker_dies(client, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
 def test_workers_are_those_of_an_address_and_their_dashboard_is_logged(client, caplog, monkeypatch):
     monkeypatch.setattr(executors, "find_spec", bool)  # bokeh is there
-    with caplog.at_level("INFO", "astro_unetloc"), open_workers(client.scheduler.address, 1) as own:
+    with (
+        caplog.at_level("INFO", executors.__name__),
+        open_workers(client.scheduler.address, 1) as own,
+    ):
         assert dict(run_shards(math.sqrt, [4], executor=own)) == {4: 2}
     assert f"dashboard of the workers: {client.dashboard_link}" in caplog.messages
     with open_workers(client, 5) as same, open_workers(None, 1) as none:
