@@ -118,8 +118,8 @@ def report_bytes(sky_map, catalog, *, run=None):
     seen = sky_map.covers(around) | (cutouts.counts.ravel() > 0)
     images = {"counts": _packed(np.where(seen, cutouts.counts.ravel() + 1, 0))}
     if run is not None and _is_measured(run):
-        layers |= _predicted(run.predicted, centers)
-        images |= _predicted(run.predicted, around)
+        for parts, found in zip((layers, images), _predicted(run.predicted, centers, around)):
+            parts |= found
     lon, lat = (float(c.value) for c in geom.center_coord[:2])
     content = {
         "plane": {
@@ -216,13 +216,10 @@ class _Cutouts:
         return move(center, east, north, x, y).reshape(-1, 3)
 
 
-def _predicted(predicted, directions):
-    """Predicted counts per square degree and significance of the residual at directions (n, 3)."""
+def _predicted(predicted, *places):
+    """Yield predicted counts per deg2 and significances of the residual at directions (n, 3)."""
     residual, shape = predicted.total_significance, (len(predicted.radius_deg), -1)
     pixels = pixels_of(residual.geom)
-    index = np.full(len(directions), -1)
-    on_sky = np.isfinite(directions[:, 0])
-    index[on_sky] = pixels.index(directions[on_sky])
     sums = sum(np.nansum(m.data.reshape(shape), axis=0)
                for m in (predicted.sources, predicted.background))  # fmt: skip
     density = sums / pixels.area_deg2(np.arange(pixels.n_pixels))
@@ -230,7 +227,11 @@ def _predicted(predicted, directions):
     sigma = np.clip(residual.data.ravel() / _SIGMA_STEP, -127, 127) + 127
     steps = np.where(np.isfinite(sigma), steps, np.nan)
     values = {"model": steps, "residual": sigma}
-    return {name: _packed(np.where(index >= 0, v[index] + 1, np.nan)) for name, v in values.items()}
+    for directions in places:
+        index = np.full(len(directions), -1)
+        on_sky = np.isfinite(directions[:, 0])
+        index[on_sky] = pixels.index(directions[on_sky])
+        yield {n: _packed(np.where(index >= 0, v[index] + 1, np.nan)) for n, v in values.items()}
 
 
 def _packed(values):
@@ -285,11 +286,7 @@ def _band_limits(catalog):
         return {}
     limit, ts = band_limits(bands)
     limit = np.where(ts < MIN_BAND_TS, limit, np.nan)
-    parts = {"Counts_Band": limit, "Flux_Band": limit * bands["flux"]}
-    return {
-        name: [[float(f"{v:.4g}") if v == v else None for v in row] for row in values.tolist()]
-        for name, values in parts.items()
-    }
+    return {"Counts_Band": _short(limit), "Flux_Band": _short(limit * bands["flux"])}
 
 
 def _column(column, spec):
@@ -297,11 +294,14 @@ def _column(column, spec):
     if spec.dtype.startswith("U"):
         return texts(column).tolist()
     values = numbers(column, spec.unit or None, ndim=2)
-    form = ".5f" if spec.dtype == "f8" else ".4g"
-    short = [float(f"{v:{form}}") if v == v else None for v in values.ravel().tolist()]
-    if values.ndim == 1:
-        return short
-    return [short[k : k + values.shape[1]] for k in range(0, len(short), values.shape[1])]
+    return _short(values, ".5f" if spec.dtype == "f8" else ".4g")
+
+
+def _short(values, form=".4g"):
+    """Numbers (n,) or (n, k) for JSON in a format, null where unknown."""
+    if values.ndim == 2:
+        return [_short(row, form) for row in values]
+    return [float(f"{v:{form}}") if v == v else None for v in values.tolist()]
 
 
 def _is_measured(run):

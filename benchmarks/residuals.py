@@ -98,11 +98,11 @@ def main():
         __doc__, skies=4, seed=2000, template=Path, variant="PIBREM+ICS", data=Path,
         model="lat-10gev",
     ).parse_args()  # fmt: skip
+    model = load_model(options.model)
     emission = {"template": options.template, "variant": options.variant}
     for name, run in real_fields(options.data) if options.data else ():
         show(name, run)
     for seed in range(options.seed, options.seed + options.skies):
-        model = load_model(options.model)
         sky_map, _ = observed_sky(model.band_edges, seed, **emission)
         show(f"seed {seed}", detect(sky_map, model=model, classify=False))
 

@@ -24,6 +24,16 @@ def skip_unless_in_ci(reason):
 
 
 @pytest.fixture(scope="session")
+def distributed():
+    """The package dask.distributed."""
+    try:
+        import distributed
+    except ImportError:
+        skip_unless_in_ci("dask.distributed is not installed")
+    return distributed
+
+
+@pytest.fixture(scope="session")
 def real_data():
     """Folder of the real Fermi-LAT files."""
     if not REAL_DATA.is_dir():

@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-from conftest import skip_unless_in_ci
 from made_sets import die_once
 
 from astro_unetloc import executors
@@ -107,15 +106,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def client():
+def client(distributed):
     """A client of a dask cluster of two processes on this machine."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        skip_unless_in_ci("dask.distributed is not installed")
     options = {"dashboard_address": ":0", "protocol": "tcp://"}
-    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
-        with Client(cluster) as client:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
+        with distributed.Client(cluster) as client:
             yield client
 
 
@@ -142,8 +137,7 @@ def test_workers_are_those_of_an_address_and_their_dashboard_is_logged(client, c
 
 
 @pytest.mark.parametrize("n_deaths", [1, 2])
-def test_workers_are_started_again_if_one_dies_at_the_start(n_deaths, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="dask is not installed")
+def test_workers_are_started_again_if_one_dies_at_the_start(n_deaths, distributed, monkeypatch):
     made, real = [], distributed.LocalCluster
 
     def cluster(**options):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from astropy.io import fits
-from conftest import skip_unless_in_ci
 from made_files import cube_hdus
 
 from astro_unetloc import find_sources, find_sources_in, read_catalog
@@ -250,11 +249,8 @@ def test_workers_share_the_cores(maps, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+@pytest.mark.usefixtures("distributed")
 def test_cluster_of_dask_finds_the_same(maps, tmp_path):
-    try:
-        import distributed  # noqa: F401
-    except ImportError:
-        skip_unless_in_ci("dask.distributed is not installed")
     for n_cores in (1, 2):
         find_sources_in(maps, tmp_path / f"out{n_cores}", n_cores=n_cores)
     assert contents(tmp_path / "out1") == contents(tmp_path / "out2")

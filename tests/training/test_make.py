@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import skip_unless_in_ci
 from made_sets import assert_same_set
 from made_skies import made_patches, make_sky
 
@@ -148,11 +147,8 @@ def test_two_processes_make_the_same_set_as_one(small_set, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:ResourceWarning")
+@pytest.mark.usefixtures("distributed")
 def test_cluster_of_dask_makes_the_same_set(small_set, tmp_path):
-    try:
-        import distributed  # noqa: F401
-    except ImportError:
-        skip_unless_in_ci("dask.distributed is not installed")
     make_patch_set(tmp_path / "own.h5", **SMALL, n_workers=2)
     with local_workers(2) as client:
         make_patch_set(tmp_path / "other.h5", **SMALL, executor=client.scheduler.address)
