@@ -254,7 +254,7 @@ class FieldFit:
         flux, above = (self.flux_per_count(index + step, flux_range) for step in (0, 0.01))
         jacobian = np.stack([flux, counts * (above - flux) / 0.01], axis=1)
         flux_error = np.sqrt(np.einsum("na,nab,nb->n", jacobian, covariance, jacobian))
-        unknown = error > _MAX_ERROR * np.maximum(counts, 1.0)  # no photon tells them
+        unknown = error > _MAX_ERROR * np.maximum(counts, 1.0)  # not constrained
         error, flux_error = (np.where(unknown, np.nan, values) for values in (error, flux_error))
         known = self.exposed[self.members] & (index_error < self.config.max_index_error)
         indices = (np.where(known, value, np.nan) for value in (index, index_error))
