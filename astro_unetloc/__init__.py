@@ -17,6 +17,7 @@ _load, _, __all__ = lazy_loader.attach(
         "catalog.models": ["to_gammapy_models"],
         "catalog.read": ["read_catalog"],
         "catalog.write": ["to_regions", "write_catalog"],
+        "evaluation.calibration": ["calibrate"],
         "evaluation.metrics": ["evaluate"],
         "evaluation.split": ["split_check"],
         "follow_up": ["to_gammapy_dataset"],

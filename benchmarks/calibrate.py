@@ -5,19 +5,15 @@
         [--energies 10 20 50] [--years 1 10] [--seeds 1003 1004 1005 1006 1007]
         [--check 1008 1009 1016 1017] [--write]
 
-Searches each sky above each of the energies (GeV) with each exposure (years), and fits a logistic
-regression of `astro_unetloc.unet.model.features` to the candidates: real are those to which a true
-source of any brightness gave a third of their counts. Prints for each setting of the skies of
---check, in both parts of the sky: the candidates from a Score of 0.05 on, the sum of Score and how
-many are real, the expected calibration error (15 bins of equal counts), and the lowest Score from
-which on 95 % are real at |b| > 10 deg and 90 % below. --write puts coefficients, command and errors
-into the card of the model; the default threshold stays. --least leaves out candidates below a
-probability of the network, also from the catalogues of the model: below 10 GeV their fits would
-take most of the time. Interstellar models alternate between skies.
+Does what `astro_unetloc.calibrate` does, for any finder and with skies of several interstellar
+models. Prints for each setting of the skies of --check, in both parts of the sky: the candidates
+from a Score of 0.05 on, the sum of Score and how many are real, the expected calibration error (15
+bins of equal counts), and the lowest Score from which on 95 % are real at |b| > 10 deg and 90 %
+below. --write puts coefficients, command and errors into the card of the model; the default
+threshold stays. --least leaves out candidates below a probability of the network, also from the
+catalogues of the model: below 10 GeV their fits would take most of the time.
 """
 
-import json
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -26,20 +22,18 @@ from itertools import product
 import numpy as np
 from options import options_of
 
-from astro_unetloc.catalog.table import degrees, make_catalog, numbers
-from astro_unetloc.evaluation.metrics import SCORE_EDGES, reliability
-from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV, narrowed, observed_sky
-from astro_unetloc.evaluation.truth import join_matches, match_truth
-from astro_unetloc.pipeline import detect
-from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
-from astro_unetloc.unet.model import (
-    CALIBRATIONS,
-    FEATURES,
-    SCAN_SQRT_TS,
-    Calibration,
-    features,
-    load_model,
+from astro_unetloc.evaluation.calibration import (
+    SEEDS,
+    evidence,
+    fit_calibration,
+    matched_candidates,
+    uncalibrated,
 )
+from astro_unetloc.evaluation.metrics import SCORE_EDGES, reliability
+from astro_unetloc.evaluation.predictions import narrowed, observed_sky
+from astro_unetloc.evaluation.truth import join_matches
+from astro_unetloc.simulation.diffuse import TEMPLATE_SETS
+from astro_unetloc.unet.model import CALIBRATIONS, load_model, update_card
 
 YEARS = (7.0, 12.0, 4.0)
 PURITY = {"|b| > 10 deg": 0.95, "|b| < 10 deg": 0.9}
@@ -52,66 +46,17 @@ def template_options(seed, template):
     return {"variant": variant, "template": template} if variant and template else {}
 
 
-def validation_sky(band_edges, seed, template, years=None):
-    """Map and truth of a simulated sky; interstellar models (and unless given years) alternate."""
-    options = template_options(seed, template)
-    return observed_sky(band_edges, seed, years=years or YEARS[seed % len(YEARS)], **options)
-
-
-def matched_candidates(model, seed, template, *, energy=None, years=None, finder="unet"):
-    """`TruthMatch` of the candidates of a simulated sky above an energy (GeV)."""
-    edges = model.band_edges
-    if energy is not None:
-        edges = narrowed(edges, (energy, edges[-1]))
-    sky_map, truth = validation_sky(edges, seed, template, years)
-    run = detect(sky_map, model=model, finder=finder, threshold=model.threshold, classify=False)
-    catalog = make_catalog(run.sources)
-    return match_truth(catalog, truth, brightest=bool(edges[0] < BRIGHTEST_BELOW_GEV))
-
-
-def write_card(model, **entries):
-    """Put entries into the card of a model."""
-    path = model.folder / "card.json"
-    text = json.dumps(json.loads(path.read_text()) | entries, indent=1)
-    # a list of numbers stands in one line
-    text = re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text)
-    path.write_text(text + "\n")
-
-
-def known_of(matches):
-    """Probability of the network, latitude, sqrt(TS), counts and, of a scan, its sqrt(TS)."""
-    catalog = matches.catalog
-    names = [n for n in ("Sqrt_TS", "Npred", SCAN_SQRT_TS) if n in catalog.colnames]
-    fitted = (numbers(catalog[name]) for name in names)
-    return numbers(catalog["Probability"]), degrees(catalog["GLAT"]), *fitted
-
-
-def fit(matches, least=0.0):
-    """The `Calibration` of candidates, by scikit-learn's logistic regression."""
-    probability, latitude, *fitted = (values[matches.is_judged] for values in known_of(matches))
-    real, known = matches.is_real[matches.is_judged], np.isfinite(fitted[0])
-    n_terms = len(FEATURES) if len(fitted) > 2 else FEATURES.index("scan")
-    terms = features(probability, latitude, *fitted)[known, :n_terms]
-    # without a fit its terms are zero for all
-    blind = features(probability, latitude, *np.full((2, len(real)), np.nan))[:, :n_terms]
-    return Calibration(_regression(terms, real[known]), _regression(blind, real), least)
-
-
-def _regression(terms, real):
-    """Constant and factors, in the units of the terms."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, width = terms.mean(axis=0), terms.std(axis=0)
-    width = np.where(width > 0, width, 1.0)
-    found = LogisticRegression(C=10.0, max_iter=5000).fit((terms - mean) / width, real)
-    factors = found.coef_[0] / width
-    return (float(found.intercept_[0] - factors @ mean), *map(float, factors))
+def validation_sky(band_edges, seed, template):
+    """Map and truth of a simulated sky; exposures and interstellar models alternate."""
+    return observed_sky(
+        band_edges, seed, years=YEARS[seed % len(YEARS)], **template_options(seed, template)
+    )
 
 
 def scored(matches, calibration):
     """Matches with the ``Score`` of a calibration."""
     catalog = matches.catalog.copy()
-    catalog["Score"] = calibration.score(*known_of(matches))
+    catalog["Score"] = calibration.score(*evidence(matches))
     return replace(matches, catalog=catalog)
 
 
@@ -136,24 +81,24 @@ def main():
     """Fit, check and write."""
     options = options_of(
         __doc__, model=str, finder="unet", template=str, least=0.0, energies=[10.0, 20.0, 50.0],
-        years=[1.0, 10.0], seeds=[1003, 1004, 1005, 1006, 1007], check=[1008, 1009, 1016, 1017],
+        years=[1.0, 10.0], seeds=[*SEEDS], check=[1008, 1009, 1016, 1017],
         write=False,
     ).parse_args()  # fmt: skip
     model = load_model(options.model)
     key = CALIBRATIONS[options.finder]
-    for name in {key, "calibration"}:
-        model.card.pop(name, None)
-    model.card["threshold"] = options.least
+    plain = uncalibrated(model, options.least)
 
     def search(seeds, energy, years):
-        setting = {"energy": energy, "years": years, "finder": options.finder}
+        edges = narrowed(model.band_edges, (energy, model.band_edges[-1]))
+        setting = {"band_edges": edges, "years": years, "finder": options.finder}
         return join_matches(
-            [matched_candidates(model, seed, options.template, **setting) for seed in seeds]
+            matched_candidates(plain, seed, **setting, **template_options(seed, options.template))
+            for seed in seeds
         )
 
     settings = list(product(options.energies, options.years))
     known = join_matches([search(options.seeds, *setting) for setting in settings])
-    calibration = fit(known, options.least)
+    calibration = fit_calibration(known, options.least)
     report(scored(known, calibration), "fitted on all")
     errors, checks = {}, []
     for energy, years in settings if options.check else ():
@@ -165,7 +110,7 @@ def main():
     if options.write:
         command = shlex.join(["python", "benchmarks/calibrate.py", *sys.argv[1:]])
         entry = {"seeds": options.seeds, "command": command, "check": options.check}
-        write_card(model, **{key: vars(calibration) | entry | {"errors": errors}})
+        update_card(model, **{key: vars(calibration) | entry | {"errors": errors}})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import sys
 
 import healpy
 import numpy as np
-from calibrate import write_card
 from options import options_of
 from scipy.ndimage import gaussian_filter
 
@@ -33,7 +32,7 @@ from astro_unetloc.simulation.diffuse import expected_density, interstellar, per
 from astro_unetloc.simulation.population import CLASSES, counted_band, draw_sources
 from astro_unetloc.simulation.sky import expected_photons
 from astro_unetloc.sphere import lonlat_from_vectors
-from astro_unetloc.unet.model import load_model
+from astro_unetloc.unet.model import load_model, update_card
 
 BINS_PER_DECADE = 8
 NSIDE = 64
@@ -188,7 +187,7 @@ def main():
             "confidence": options.confidence,
             "command": shlex.join(["python", "benchmarks/fit_classes.py", *sys.argv[1:]]),
         }  # fmt: skip
-        write_card(model, classifier={k: rounded(value) for k, value in entry.items()})
+        update_card(model, classifier={k: rounded(value) for k, value in entry.items()})
 
 
 def rounded(value):

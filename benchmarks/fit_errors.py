@@ -12,12 +12,13 @@ factors into the card of the model.
 """
 
 import numpy as np
-from calibrate import matched_candidates, write_card
+from calibrate import YEARS, template_options
 from options import options_of
 
 from astro_unetloc.catalog.table import numbers_of
+from astro_unetloc.evaluation.calibration import matched_candidates
 from astro_unetloc.evaluation.comparison import normalized_offset, true_index
-from astro_unetloc.unet.model import ErrorFactors, load_model
+from astro_unetloc.unet.model import ErrorFactors, load_model, update_card
 
 LATITUDES = (0.0, 3.0, 10.0, 90.0)
 NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
@@ -25,7 +26,8 @@ NAMES = ("ellipse_68", "ellipse_95", "counts", "index")
 
 def residuals(model, seed, options):
     """Latitude, offsets in units of both ellipses, pulls of counts and index: (5, k)."""
-    matches = matched_candidates(model, seed, options.template)
+    sky = template_options(seed, options.template) | {"years": YEARS[seed % len(YEARS)]}
+    matches = matched_candidates(model, seed, band_edges=model.band_edges, **sky)
     rows = np.flatnonzero(matches.is_true_positive & matches.is_real)
     true = np.asarray(matches.catalog["True_Row"])[rows]
 
@@ -91,7 +93,7 @@ def main():
                 flush=True,
             )
     if options.write:
-        write_card(model, error_factors=vars(fitted) | {"seeds": options.seeds})
+        update_card(model, error_factors=vars(fitted) | {"seeds": options.seeds})
 
 
 if __name__ == "__main__":

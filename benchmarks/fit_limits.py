@@ -12,7 +12,7 @@ the default threshold: half of them should be. --write puts the curve into the c
 """
 
 import numpy as np
-from calibrate import validation_sky, write_card
+from calibrate import validation_sky
 from options import options_of
 from scipy.spatial import KDTree
 
@@ -23,7 +23,7 @@ from astro_unetloc.evaluation.predictions import BRIGHTEST_BELOW_GEV
 from astro_unetloc.measurement.limits import detection_limits, significances
 from astro_unetloc.pipeline import find_sources
 from astro_unetloc.sphere import chord, vectors_from_lonlat
-from astro_unetloc.unet.model import load_model
+from astro_unetloc.unet.model import load_model, update_card
 
 THRESHOLDS = [0.05, 0.1, 0.2, 0.3, 0.42, 0.6, 0.8, 0.9]
 NEAR = (0.8, 1.25)
@@ -97,7 +97,7 @@ def main():
             print(f"sky {seed} {name}: {fraction:.3f} of {len(here)} near the limit are found")
     if options.write:
         curve = {"threshold": options.thresholds, "sqrt_ts": curve, "seeds": options.seeds}
-        write_card(model, half_found=curve)
+        update_card(model, half_found=curve)
 
 
 if __name__ == "__main__":

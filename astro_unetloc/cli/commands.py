@@ -246,7 +246,7 @@ def _simulate_patches(output, seed, *, by_class, cluster=None, **options):
 @click.argument("patch_set", type=click.Path())
 @options(
     path_option("-o", "--output", "folder", required=True,
-                help="Model folder to write; an interrupted training in it is resumed."),
+                help="Model folder to write; what was interrupted in it is resumed."),
     number_option("--epochs", default=38),
     number_option("--steps-per-epoch", default=200),
     path_option("--initial", help="A .keras file to start from."),
@@ -257,16 +257,39 @@ def _simulate_patches(output, seed, *, by_class, cluster=None, **options):
                   help="Stop when the validation loss has not fallen for N epochs."),
     click.option("--loss", default="cross-entropy", type=click.Choice(["cross-entropy", "dice"])),
     click.option("--mixed-precision", is_flag=True, help="Compute in bfloat16, for recent GPUs."),
+    click.option("--no-calibrate", is_flag=True,
+                 help="Leave Score the output of the network: search no skies after the training."),
     seed_option(default=0),
 )  # fmt: skip
-def train(patch_set, folder, seed, overwrite, quiet, **options):
-    """Train a model on a PATCH_SET made by 'simulate'."""
+def train(patch_set, folder, seed, no_calibrate, overwrite, quiet, **options):
+    """Train a model on a PATCH_SET made by 'simulate', then calibrate its Score.
+
+    The calibration searches ten or more simulated skies; threshold of the model is then 0.8.
+    """
+    from astro_unetloc.evaluation.calibration import calibrate
     from astro_unetloc.training.train import train as train_model
 
-    options |= {"rng": seed, "verbose": 0 if quiet else 2, "overwrite": overwrite}
-    with redirect_stdout(sys.stderr):  # Keras prints its progress
-        model = train_model(patch_set, folder, **options)
-    print_message(f"model -> {model.folder}", quiet)
+    if no_calibrate or overwrite or not _is_trained(folder, patch_set):
+        options |= {"rng": seed, "verbose": 0 if quiet else 2, "overwrite": overwrite}
+        with redirect_stdout(sys.stderr):  # Keras prints its progress
+            train_model(patch_set, folder, **options)
+    if not no_calibrate:
+        print_message("calibrating Score on simulated skies", quiet)
+        calibrate(folder, progress=progress_bar(quiet))
+    print_message(f"model -> {folder}", quiet)
+
+
+def _is_trained(folder, patch_set):
+    """Whether a folder holds a model that was trained on a patch set and has no calibration."""
+    from astro_unetloc.training.patch_set import open_patch_set
+    from astro_unetloc.unet.model import load_model
+
+    if not (Path(folder) / "card.json").exists():
+        return False
+    model = load_model(folder)
+    with open_patch_set(patch_set) as known:
+        same = model.card.get("training", {}).get("patch_set_id") == known.identity
+    return same and model.calibration is None
 
 
 @click.command(cls=Command)

@@ -383,19 +383,19 @@ def train(path, folder, *, name="", threshold=0.5, overwrite=False, rng=0, **opt
 
 def _model_card(patch_set, *, name, threshold):
     """Card of a model, without checksums and what is known after its training."""
-    low, high = counted_band(patch_set["band_edges_gev"])
+    edges = [float(edge) for edge in patch_set["band_edges_gev"]]
     # a circle as wide as a label holds all of a source
     radius_pix = float(patch_set["mask_radius_pix"])
     return {
         "name": name,
-        "band_edges_gev": [float(edge) for edge in patch_set["band_edges_gev"]],
+        "band_edges_gev": edges,
         # the last class is always the background
         "classes": [*patch_set["classes"], "background"],
         "clustering": asdict(ClusteringConfig(cut=_CLUSTERED, radius_pix=radius_pix)),
         "threshold": threshold,
         # photons that were made elsewhere may be of any selection
         **({} if "folders" in patch_set else {"domain": BUILT_IN_DOMAIN}),
-        "flux_range_gev": [low, min(high, MAX_FLUX_GEV)],
+        "flux_range_gev": _flux_range(*edges[:: len(edges) - 1]),
         "patch": {"n_pix": len(patch_set["counts"][0]), "pixel_deg": float(patch_set["pixel_deg"])},
         "training": {
             "patch_set_seed": int(patch_set["seed"]),
@@ -405,3 +405,12 @@ def _model_card(patch_set, *, name, threshold):
             "backend": keras_backend(),
         },
     }
+
+
+def _flux_range(low, high):
+    """Energies (GeV) of the flux: those of 3FHL or 4FGL if a model has them, else its own."""
+    first, last = counted_band((low, high))
+    last = min(last, MAX_FLUX_GEV)
+    if low <= first and last <= high:
+        return [first, last]
+    return [low, min(high, max(MAX_FLUX_GEV, 2 * low))]

@@ -25,6 +25,7 @@ section 3.1.3).
 import json
 import logging
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ import numpy as np
 
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.executors import usable_cores
-from astro_unetloc.files import checksum
+from astro_unetloc.files import checksum, write_files
 
 DEFAULT_MODEL = "lat-10gev"
 # The fluxes of catalogues end here, GeV, as those of 3FHL and 4FGL do not go far beyond.
@@ -480,11 +481,24 @@ def save_model(folder, network, card, *, probe):
     inputs = _inputs(*map(probe.get, _INPUTS))
     output = network.predict(inputs, verbose=0)
     np.savez_compressed(folder / "probe.npz", **inputs, probability=output)
-    card = {**card, "sha256": {file: checksum(folder / file) for file in _FILES}}
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    _write_card(folder, {**card, "sha256": {file: checksum(folder / file) for file in _FILES}})
     model = load_model(folder)
     model.check(keras=True)
     return model
+
+
+def update_card(model, **entries):
+    """Write entries into the card of a model, and return the model with them."""
+    _write_card(model.folder, _read_card(model.folder / "card.json") | entries)
+    return load_model(model.path)
+
+
+def _write_card(folder, card):
+    """Write a card, each list of numbers in one line."""
+    text = re.sub(
+        r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(card, indent=1)
+    )
+    write_files({folder / "card.json": text.encode() + b"\n"}, overwrite=True)
 
 
 # Calibration of scores and factors on errors

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from made_predictions import made_predictions
 from made_skies import made_patches
 
 import astro_unetloc
-from astro_unetloc import find_sources, read_catalog
+from astro_unetloc import find_sources, load_model, read_catalog
 from astro_unetloc.catalog.table import source_classes
 from astro_unetloc.evaluation import predictions as evaluation_predictions
 from astro_unetloc.evaluation import report as evaluation_report
@@ -22,6 +24,7 @@ from astro_unetloc.evaluation.metrics import evaluate
 from astro_unetloc.evaluation.predictions import chosen_patches
 from astro_unetloc.files import checksum, locked_folder
 from astro_unetloc.training import make as training_make
+from astro_unetloc.training.patch_set import open_patch_set
 
 DATA = Path(astro_unetloc.__file__).parent / "data"
 EXAMPLE = DATA / "example"
@@ -66,13 +69,42 @@ def test_wrong_usage_is_refused_and_leaves_nothing(refused, files, words, messag
     assert files() == []
 
 
-def test_progress_of_a_training_is_on_stderr(passes, monkeypatch):
+@pytest.fixture
+def calibrated(monkeypatch):
+    """Folders of models of which a calibration was asked; none is made."""
+    folders, where = [], "astro_unetloc.evaluation.calibration.calibrate"
+    monkeypatch.setattr(where, lambda folder, **options: folders.append(folder))
+    return folders
+
+
+def test_progress_of_a_training_is_on_stderr(passes, monkeypatch, calibrated):
     def trained(patch_set, folder, **options):
         sys.stdout.write("Epoch 1/38\n")  # as Keras does
         return SimpleNamespace(folder=folder)
 
     monkeypatch.setattr("astro_unetloc.training.train.train", trained)
-    assert passes("train", "set.h5", "-o", "m") == ["", "Epoch 1/38\nmodel -> m\n"]
+    words = "train", "set.h5", "-o", "m"
+    assert passes(*words, "--no-calibrate") == ["", "Epoch 1/38\nmodel -> m\n"]
+    assert calibrated == []
+    assert passes(*words)[1].startswith("Epoch 1/38\ncalibrating Score")
+    assert calibrated == ["m"]
+
+
+def test_interrupted_calibration_is_resumed_without_a_training(passes, refused, calibrated):
+    make_patch_set = partial(training_make.make_patch_set, patches_per_sky=2)
+    shutil.copytree(load_model().folder, "m")
+    make_patch_set("set.h5", n_skies=2, first_seed=4)
+    with open_patch_set("set.h5") as patch_set:
+        training = {"patch_set_id": patch_set.identity}
+    card = Path("m", "card.json")
+    plain = {k: v for k, v in json.loads(card.read_text()).items() if "calibration" not in k}
+    card.write_text(json.dumps(plain | {"training": training}))
+    passes("train", "set.h5", "-o", "m")
+    assert calibrated == ["m"]
+    refused("must not hold a model", "train", "set.h5", "-o", "m", "--no-calibrate")
+    card.write_text(json.dumps(plain))  # of another set
+    refused("must not hold a model", "train", "set.h5", "-o", "m")
+    assert calibrated == ["m"]
 
 
 def files_in(folder):

@@ -15,7 +15,14 @@ from made_skies import made_patches
 from astro_unetloc.exceptions import InputError
 from astro_unetloc.files import locked_folder
 from astro_unetloc.training.patch_set import open_patch_set
-from astro_unetloc.training.train import _batches, _subsets, _targets, fit_network, train
+from astro_unetloc.training.train import (
+    _batches,
+    _flux_range,
+    _subsets,
+    _targets,
+    fit_network,
+    train,
+)
 from astro_unetloc.unet.architecture import build_unet
 
 
@@ -265,6 +272,15 @@ def test_trained_model_is_a_whole_folder_with_an_equal_twin(tmp_path, patch_set,
         np.testing.assert_allclose(fast, slow, atol=1e-5)
     with pytest.raises(FileExistsError, match="must not hold a model; got .*; choose another"):
         train(patch_set.path, tmp_path / "model", **options)
+
+
+@pytest.mark.parametrize(
+    ("bands", "flux_range"),
+    [((10, 2000), (10, 1000)), ((0.5, 1000), (1, 100)), ((30, 2000), (30, 1000)),
+     ((5, 300), (5, 300)), ((700, 2000), (700, 1400)), ((2, 50), (2, 50))],
+)  # fmt: skip
+def test_flux_is_in_energies_of_the_model(bands, flux_range):
+    assert tuple(_flux_range(*bands)) == flux_range
 
 
 @pytest.mark.slow

@@ -5,11 +5,9 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sources import RANGE, lonely_sources
-from made_truth import make_catalog, make_truth
 
 from astro_unetloc import find_sources, simulate_sky
 from astro_unetloc.catalog.table import numbers_of
-from astro_unetloc.evaluation.truth import match_truth
 from astro_unetloc.measurement.fit import measure_sources
 from astro_unetloc.unet.model import (
     FEATURES,
@@ -74,28 +72,6 @@ def test_scores_of_the_default_model_grow_with_the_evidence(latitude):
         if fitted:
             assert score[0] < 0.3
             assert score[-1] > 0.95
-
-
-def test_fitted_calibration_is_the_fraction_of_explained_candidates(import_benchmark):
-    """A fraction p**2 of candidates of probability p is real; as many are near a fainter source."""
-    benchmark, rng, n = import_benchmark("calibrate"), np.random.default_rng(0), 4000
-    lon, lat = np.arange(n) % 100 * 3.0, 20 + np.arange(n) // 100 * 1.5
-    probability = rng.uniform(0.1, 0.99, n)
-    draw = rng.random(n)
-    is_real, is_near = draw < probability**2, draw > 1 - 0.5 * (1 - probability**2)
-    npred, near = np.where(is_real, 50.0, 10.0), is_real | is_near
-    sqrt_ts = np.where(np.arange(n) % 10, 5.0, np.nan)  # some were not measured
-    counts = np.where(np.isnan(sqrt_ts), np.nan, 45.0)
-    measured = {"Probability": probability, "Sqrt_TS": sqrt_ts, "Npred": counts}
-    catalog = make_catalog(lon, lat, probability, **measured)
-    judged = match_truth(catalog, make_truth(lon[near], lat[near], npred[near]), brightest=True)
-    fitted = benchmark.fit(judged, 0.1)
-    assert fitted.least_probability == 0.1
-    p = np.array([0.3, 0.5, 0.7, 0.9])
-    found = fitted.score(p, np.full(4, 40.0), np.full(4, 5.0), np.full(4, 45.0))
-    np.testing.assert_allclose(found, p**2, atol=0.04)
-    table = benchmark.reliability(benchmark.scored(judged, fitted))
-    assert table.meta["ece"]["|b| > 10 deg"] < 0.06  # a tenth of them is not known to be another
 
 
 # Error factors
