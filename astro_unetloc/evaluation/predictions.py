@@ -1,6 +1,6 @@
 """Searches of simulated skies and patch sets: truth matches, and patches with their predictions.
 
-The patches are kept in HDF5 files, which docs/evaluation.rst describes.
+The patches are kept in HDF5 files, which docs/evaluation_files.rst describes.
 """
 
 from contextlib import contextmanager

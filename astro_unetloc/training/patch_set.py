@@ -1,4 +1,4 @@
-"""Patch sets on disk: HDF5 files that plain h5py reads, described in ``docs/datasets.rst``.
+"""Patch sets on disk: HDF5 files that plain h5py reads, described in ``docs/patch_set_file.rst``.
 
 A file is never changed once it exists, because HDF5 does not survive a kill in the middle of an
 append. It is written under a temporary name and renamed, so that it is whole or absent. The skies
