@@ -145,7 +145,7 @@ def true_flux(matches):
     wanted, given = (energies_of(table, "FLUXEMIN", "FLUXEMAX") for table in tables)
     if None in (wanted, given) or np.allclose(wanted, given):
         return numbers_of(matches.truth, "Flux", FLUX_UNIT)
-    return _spectra(matches.truth).flux(*wanted)
+    return true_spectra(matches.truth).flux(*wanted)
 
 
 def true_index(matches, rows):
@@ -159,7 +159,7 @@ def true_index(matches, rows):
     given = numbers_of(truth, "Spectral_Index")
     if energies is None:
         return given
-    index = fitted_index(_spectra(truth), *energies, weight=SurveyExposure().relative)
+    index = fitted_index(true_spectra(truth), *energies, weight=SurveyExposure().relative)
     return np.where(np.isfinite(index), index, given)
 
 
@@ -180,7 +180,7 @@ def energies_of(table, *keys):
     return low, high
 
 
-def _spectra(truth):
+def true_spectra(truth):
     """Spectra of true sources; NaN where they are unknown."""
     kind = np.full(len(truth), KINDS.index("PowerLaw"), np.int8)  # one formula for all kinds
     return Spectra(kind, *(numbers_of(truth, name, unit) for name, unit in _SPECTRUM.items()))
