@@ -46,7 +46,7 @@ MAGENTA, RED = "#cc2fa0", "crimson"
 # Galactic coordinates in degrees of what is shown, and the seed of each sky.
 FIELD, FIELD_SEED, SKY_SEED = (28.0, 0.0), 3, 2000
 ISLAND, ISLAND_SEED = (367, 86, 24), 2007  # patch, x and y of one of its pixels
-SOURCE, CLASS_PLACES = (100.55, 51.26), ((39.5, -16.2), (319.6, -0.5), (48.2, -0.8))
+SOURCE, CLASS_PLACES = (303.0, -35.8), ((39.5, -16.2), (319.6, -0.5), (48.2, -0.8))
 ELLIPSES, MATCHES, PATCH = (145.2, 56.9), (139.5, 48.5), 17
 
 
@@ -406,22 +406,26 @@ def residuals():
     return figure
 
 
-FIGURES = (
-    chain, clusters, ellipses, calibration, pixels, source, classes, matching, components, patch,
-    residuals,
-)  # fmt: skip
+FIGURES = {
+    function.__name__: function
+    for function in (
+        chain, clusters, ellipses, calibration, pixels, source, classes, matching, components,
+        patch, residuals,
+    )
+}  # fmt: skip
 
 
-def save(figure, path):
-    """Write a figure as PNG with a palette of 128 colours, half as large."""
+def save(name, folder):
+    """Draw a figure and write it as PNG with a palette of 128 colours, half as large."""
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=DPI)
-    image = Image.open(buffer).convert("RGB")
-    image.quantize(128, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+    with rc_context(STYLE):
+        FIGURES[name]().savefig(buffer, dpi=DPI)
+    image = Image.open(buffer).convert("RGB").quantize(128, kmeans=3, dither=Image.Dither.NONE)
+    image.save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    drawers = {function.__name__: function for function in FIGURES}
-    for name in sys.argv[1:] or drawers:
-        with rc_context(STYLE):
-            save(drawers[name](), IMAGES / f"{name}.png")
+    if unknown := set(sys.argv[1:]) - set(FIGURES):
+        sys.exit(f"expected names out of {', '.join(FIGURES)}; got {', '.join(unknown)}")
+    for name in sys.argv[1:] or FIGURES:
+        save(name, IMAGES)

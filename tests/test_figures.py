@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from matplotlib import rc_context
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ def test_every_image_is_shown():
 
 
 def test_every_figure_has_its_page(figures):
-    assert sorted(function.__name__ for function in figures.FIGURES) == NAMES
+    assert sorted(figures.FIGURES) == NAMES
     for name in NAMES:
         page = next(text for text in TEXTS if re.search(rf"figures\.py\s+{name}``", text))
         assert f"images/{name}.png" in page
@@ -40,9 +39,8 @@ def test_every_figure_has_its_page(figures):
 )
 @pytest.mark.filterwarnings("ignore:pixels of 0.50 deg")
 def test_figure_is_drawn_as_it_is_shown(figures, name, tmp_path):
-    with rc_context(figures.STYLE):
-        figures.save(getattr(figures, name)(), tmp_path / "figure.png")
+    figures.save(name, tmp_path)
     shown = figures.IMAGES / f"{name}.png"
-    with Image.open(tmp_path / "figure.png") as new, Image.open(shown) as old:
+    with Image.open(tmp_path / shown.name) as new, Image.open(shown) as old:
         assert new.size == old.size
     assert shown.stat().st_size < 110_000
