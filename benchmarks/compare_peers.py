@@ -51,6 +51,10 @@ STATISTICS = {
 # The finders of this package, the peers, and the pairs whose differences are printed.
 FINDERS = {"network": "unet", "scan": "scan", "both": "both"}
 PEERS = [*FINDERS, "ts-true", "ts-fit", "dao", "log", "dbscan", "mst"]
+LEGEND = {
+    "network": "network", "scan": "scan", "both": "network and scan",
+    "ts-true": "TS map, true background", "ts-fit": "TS map, fitted background",
+}  # fmt: skip
 PAIRS = [("scan", "network"), ("both", "network")]
 PAIRS += [(finder, peer) for peer in ("ts-true", "ts-fit") for finder in FINDERS]
 
@@ -242,8 +246,8 @@ def draw_completeness(scores):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    sides = {band: sky for band, sky in BANDS.items() if band != "all sky"}
-    for axes, (band, sky) in zip(figure.subplots(1, len(sides), sharey=True), sides.items()):
+    sides = [sky for sky in BANDS.values() if sky != "all sky"]
+    for axes, sky in zip(figure.subplots(1, len(sides), sharey=True), sides):
         for name, matches in scores.items():
             here = matches.take(*map(np.flatnonzero, matches.in_latitudes(SKIES[sky])))
             _, threshold = here.evaluation().completeness_at(0.95)
@@ -253,8 +257,9 @@ def draw_completeness(scores):
             low, high = table["Completeness_Low"], table["Completeness_High"]
             errors = table["Completeness"] - low, high - table["Completeness"]
             style = {"lw": 2 if name in FINDERS else 1, "capsize": 2, "marker": "o", "ms": 4}
-            axes.errorbar(middle, table["Completeness"], errors, label=name, **style)
-        axes.set(title=band, xscale="log", xlabel="flux above 10 GeV (ph cm$^{-2}$ s$^{-1}$)")
+            style["label"] = LEGEND.get(name, name)
+            axes.errorbar(middle, table["Completeness"], errors, **style)
+        axes.set(title=sky, xscale="log", xlabel="flux above 10 GeV (ph cm$^{-2}$ s$^{-1}$)")
         axes.grid(alpha=0.3)
     axes.legend()
     figure.axes[0].set_ylabel("completeness at 95 % purity")
