@@ -16,13 +16,15 @@ from astro_unetloc.catalog.write import file_content
 from astro_unetloc.exceptions import InputError, UnetlocWarning, warn
 from astro_unetloc.files import write_files
 from astro_unetloc.irf.exposure import read_exposure
-from astro_unetloc.maps.read import MAP_OPTIONS, read_map
+from astro_unetloc.maps.read import MAP_OPTIONS, input_paths, read_map
 from astro_unetloc.maps.times import as_mjd, time_slices
 from astro_unetloc.measurement.variability import light_curves
 from astro_unetloc.pipeline import as_seed, measurement_config, model_of
 from astro_unetloc.plot import canvas
 
 VARIABILITY, CURVES, PICTURE = "variability.fits", "lightcurve.fits", "lightcurve.png"
+# Name of several event lists together: that of the first one would be taken for its own.
+_JOINED = "joined"
 # Results of the fit in the order of `VARIABILITY_COLUMNS`.
 _OF_SOURCES = "variability", "flare", "probability"
 
@@ -41,10 +43,10 @@ def find_light_curves(
 ):  # fmt: skip
     """Search an event list and its slices of time, and return the light curves of its sources.
 
-    The folder gets what `find_sources_in` writes, for the whole list ``NAME`` and its slices
-    ``NAME-001`` and so on, and ``variability.fits``, the catalogue of the whole list with the
-    columns ``Variability`` and ``Prob_Constant``; ``lightcurve.fits``, the counts of each of its
-    sources in each slice; and ``lightcurve.png``, the most variable sources.
+    The folder gets what `find_sources_in` writes, for the whole list ``NAME`` (``joined``, if it is
+    several files) and its slices ``NAME-001`` and so on, and ``variability.fits``, the catalogue of
+    the whole list with the columns ``Variability`` and ``Prob_Constant``; ``lightcurve.fits``, the
+    counts of each of its sources in each slice; and ``lightcurve.png``, the most variable sources.
 
     Parameters
     ----------
@@ -82,7 +84,8 @@ def find_light_curves(
     sky_map, good_times = _read_events(events, options)
     slices, live = time_slices(time_bins, good_times)
     exposures = _read_exposures(slice_exposures, len(slices), options.get("exposure_frame"))
-    name, width = name_of(events), max(len(str(len(slices))), 3)
+    name = _JOINED if len(input_paths(events)) > 1 else name_of(events)
+    width = max(len(str(len(slices))), 3)
     own = {name: {}}
     for number, slice_ in enumerate(slices.tolist()):
         exposure = None if exposures is None else slice_exposures[number]

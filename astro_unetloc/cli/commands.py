@@ -10,6 +10,7 @@ import click
 from astro_unetloc.cli.options import (
     Command,
     GroupedCommand,
+    background_psf_options,
     check_kind,
     checked_paths,
     cluster_option,
@@ -264,7 +265,8 @@ def _simulate_patches(output, seed, *, by_class, cluster=None, **options):
 def train(patch_set, folder, seed, no_calibrate, overwrite, quiet, **options):
     """Train a model on a PATCH_SET made by 'simulate', then calibrate its Score.
 
-    The calibration searches ten or more simulated skies; threshold of the model is then 0.8.
+    The calibration searches five simulated skies with two exposures, from 10 GeV on above three
+    energies (some minutes on one core); the threshold of the model is then 0.8.
     """
     from astro_unetloc.evaluation.calibration import calibrate
     from astro_unetloc.training.train import train as train_model
@@ -360,6 +362,7 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     path_option("--counts", metavar="MAP", help="The map that was searched: only sources in it are "
                 "matched, and --missing has 95 % upper limits."),
     path_option("--exposure", help="Exposure of --counts, for fluxes."),
+    *background_psf_options,
     path_option("--new", metavar="FILE",
                 help="Write the detections that are not in the first reference."),
     path_option("--candidates", metavar="FILE",
@@ -373,8 +376,9 @@ def classify(catalog, path, outputs, labels, backgrounds, energy_range, model, c
     click.option("--box", nargs=4, type=float, metavar="L B DL DB",
                  help="Only sources in this Galactic box: centre and widths in degrees."),
 )  # fmt: skip
-def match(catalog, references, outputs, labels, counts, exposure, radius, min_latitude, region, box,
-          overwrite, quiet, **lists):  # fmt: skip
+@click.pass_context
+def match(context, catalog, references, outputs, labels, counts, exposure, backgrounds, psf,
+          psf_radius, radius, min_latitude, region, box, overwrite, quiet, **lists):  # fmt: skip
     """Match a CATALOG with one or more REFERENCES, the first one being written as ASSOC.
 
     A reference is a file, or a name such as 4fgl or 3fhl of a catalogue in $GAMMAPY_DATA.
@@ -389,14 +393,17 @@ def match(catalog, references, outputs, labels, counts, exposure, radius, min_la
     from astro_unetloc.maps.read import read_map
 
     lists = {name: path for name, path in lists.items() if path}
-    if exposure and not counts:
-        raise click.UsageError("--exposure goes with --counts MAP; give the map")
-    inputs = [catalog, *references, *filter(None, (counts, exposure))]
+    given = given_options(context) & {"exposure", "backgrounds", "psf", "psf_radius"}
+    if given and not counts:
+        name = min(given).rstrip("s").replace("_", "-")
+        raise click.UsageError(f"--{name} goes with --counts MAP; give the map")
+    inputs = [catalog, *references, *backgrounds, *filter(None, (counts, exposure, psf))]
     check_outputs([*outputs, *lists.values()], overwrite=overwrite, inputs=inputs)
     found, whole = read_catalog(catalog), [read_catalog(path) for path in references]
     area = {"min_latitude_deg": min_latitude, "cone": sky_cone(region, "galactic"), "box": box}
     if counts:
-        area["footprint"] = read_map(counts, energy_range=energy_range(found), exposure=exposure)
+        parts = companions(psf, psf_radius, backgrounds, energy_range(found))
+        area["footprint"] = read_map(counts, exposure=exposure, **parts)
     detections, inside = within_sky(found, **area), [within_sky(table, **area) for table in whole]
     results = [
         match_catalogs(detections, table, radius=radius, surroundings=surroundings)
@@ -422,7 +429,8 @@ def match(catalog, references, outputs, labels, counts, exposure, radius, min_la
     others = {path: file_content(tables[name], path, labels=labels) for name, path in lists.items()}
     write_outputs(matched, outputs, overwrite=overwrite, labels=labels, others=others)
     names = texts(new["Source_Name"])[:_MAX_NAMES].tolist() + ["..."] * (len(new) > _MAX_NAMES)
-    report = f"{len(new)} not in {Path(references[0]).name}" + ": " * bool(names)
+    report = f"{counted(len(new), 'detection')} not in {Path(references[0]).name}"
+    report += ": " * bool(names)
     written = [*outputs, *lists.values()]
     where = f" -> {', '.join(written)}" if written else ""
     print_message(f"{report}{', '.join(names)}{where}", quiet)
@@ -431,12 +439,10 @@ def match(catalog, references, outputs, labels, counts, exposure, radius, min_la
 def _with_limits(missing, found, sky_map):
     """Sources that were not found, with upper limits from the map that was searched."""
     from astro_unetloc.catalog.columns import LIMIT_COLUMNS
-    from astro_unetloc.catalog.read import energy_range
     from astro_unetloc.catalog.table import with_columns
     from astro_unetloc.measurement.limits import upper_limits
 
-    flux_range = energy_range(found, "FLUX")
-    limits = upper_limits(sky_map, missing, sources=found, flux_range=flux_range)
+    limits = upper_limits(sky_map, missing, sources=found)
     result = with_columns(missing, LIMIT_COLUMNS, [limits[s.name] for s in LIMIT_COLUMNS])
     result.meta |= limits.meta
     return result

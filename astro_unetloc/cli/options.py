@@ -167,6 +167,14 @@ def _parse_angle(context, parameter, text):
         ) from err
 
 
+background_psf_options = (
+    path_option("--background", "backgrounds", multiple=True,
+                help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
+                "(repeat it); else the background is estimated around each source."),
+    path_option("--psf", help="PSF file of gtpsf or gammapy; that of the LAT is built in."),
+    click.option("--psf-radius", metavar="ANGLE", callback=_parse_angle, help="Instead of --psf: "
+                 "radius that holds 68 % of the photons of a Gaussian PSF, degrees if bare."),
+)  # fmt: skip
 # The files that belong to a map, its energies, and the model.
 map_options = (
     click.option("--model", metavar="NAME|FOLDER", help="A shipped model or a model folder."),
@@ -174,12 +182,7 @@ map_options = (
                 help="Exposure cube, for fluxes and indices; also turns a flux map into counts."),
     click.option("--exposure-frame", type=click.Choice(["galactic", "icrs"]),
                  help="Frame of a HEALPix exposure whose header does not state it."),
-    path_option("--background", "backgrounds", multiple=True,
-                help="Cube of expected counts, or with --exposure gll_iem and isotropic text files "
-                "(repeat it); else the background is estimated around each source."),
-    path_option("--psf", help="PSF file of gtpsf or gammapy; that of the LAT is built in."),
-    click.option("--psf-radius", metavar="ANGLE", callback=_parse_angle, help="Instead of --psf: "
-                 "radius that holds 68 % of the photons of a Gaussian PSF, degrees if bare."),
+    *background_psf_options,
     click.option("--energy-range", nargs=2, metavar="EMIN EMAX",
                  help="Energies of the photons: quantities, or numbers in GeV."),
 )  # fmt: skip

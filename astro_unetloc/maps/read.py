@@ -189,6 +189,11 @@ def input_paths(map):
             raise TypeError(f"map must be a path or a list of paths; got {map!r}")
         return [path for pattern in map for path in input_paths(pattern)]
     path, listing = Path(map).expanduser(), Path(str(map)[1:]).expanduser()
+    if path.is_dir():
+        raise InputError(
+            f"a map was expected; got the directory {path}; name a file in it, or several event "
+            f"lists as '{path}/*.fits'"
+        )
     if path.exists() or not str(map).startswith("@"):
         found = [] if path.exists() else sorted(glob(str(path)))
         return [Path(name) for name in found] or [path]

@@ -172,11 +172,8 @@ def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
     "both" are refused for another telescope without it.
     """
     stated, telescope = stated_selection(header), other_telescope(header, energy_edges)
-    if telescope and psf is None and finder != "unet":
-        raise InputError(
-            f"finder {finder!r} needs the PSF of the telescope; got photons of {telescope} and no "
-            "psf; give psf, a file or the radius that holds 68 % (--psf or --psf-radius)"
-        )
+    if finder != "unet":
+        check_psf(header, energy_edges, psf, f"finder {finder!r} needs")
     if finder == "scan":
         phrases = _energy_differences(stated.get("energy_gev"), energy_edges, energy_edges)
         phrases += _psf_differences(stated) if psf is None else []
@@ -207,6 +204,16 @@ def check_domain(header, energy_edges, card, *, finder="unet", psf=None):
         warn(
             f"the map is outside of what model {card['name']} was trained for, scores may not "
             f"hold: {'; '.join(phrases)}"
+        )
+
+
+def check_psf(header, energy_edges, psf, needs):
+    """Refuse a map of another telescope without its PSF; ``needs`` begins the message."""
+    telescope = other_telescope(header, energy_edges)
+    if telescope and psf is None:
+        raise InputError(
+            f"{needs} the PSF of the telescope; got photons of {telescope} and no psf; give psf, a "
+            "file or the radius that holds 68 % (--psf or --psf-radius)"
         )
 
 

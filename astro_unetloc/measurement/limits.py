@@ -19,10 +19,11 @@ from scipy.interpolate import CubicSpline
 
 from astro_unetloc.catalog.columns import LIMIT_COLUMNS
 from astro_unetloc.catalog.read import as_table, was_searched
+from astro_unetloc.catalog.read import energy_range as energies_of
 from astro_unetloc.catalog.table import galactic_vectors, sky_positions, with_columns
 from astro_unetloc.exceptions import InputError, warn
 from astro_unetloc.maps.read import read_map
-from astro_unetloc.maps.selection import parse_energy_range
+from astro_unetloc.maps.selection import check_psf, parse_energy_range
 from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_counts
 from astro_unetloc.measurement.fit import FieldFit, FieldSetup, fit_groups
 from astro_unetloc.measurement.likelihood import INDEX_PRIOR
@@ -176,8 +177,8 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
     index : float or array_like (n,)
         Photon index of the sources.
     energy_range, flux_range : pair of Quantity or float, optional
-        Energies of the counts and of the flux, GeV if bare; those of the map by default, for the
-        flux up to 1000 GeV.
+        Energies of the counts and of the flux, GeV if bare; by default those of the map, for the
+        flux those of ``Flux`` in the sources or else those of the map up to 1000 GeV.
 
     Returns
     -------
@@ -203,6 +204,7 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
     )  # fmt: skip
     if sky_map.n_photons == 0:
         raise InputError("the map must hold photons; got none; give another map or energy range")
+    check_psf(sky_map.header, sky_map.energy_edges, sky_map.psf, "upper limits need")
     table = _position_table(positions)
     vectors = galactic_vectors(table)
     sources = None if sources is None else as_table(sources)
@@ -214,7 +216,9 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
             "searched; their limits do not take sources around them into account"
         )
     low, high = sky_map.energy_edges[[0, -1]]
-    flux_range = parse_energy_range(flux_range) or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
+    stated = None if sources is None else energies_of(sources, "FLUX")
+    flux_range = parse_energy_range(flux_range) or stated
+    flux_range = flux_range or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
     limit, flux = np.full((2, len(vectors)), np.nan)
     for rows, group in _test_positions(sky_map, vectors, known, index):
         limit[rows] = group.upper_limit()

@@ -11,7 +11,7 @@ from made_sources import background_around, join, photons_of
 
 from astro_unetloc import find_light_curves, read_catalog
 from astro_unetloc.batch import search
-from astro_unetloc.exceptions import InputError
+from astro_unetloc.exceptions import InputError, UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.photons import DiscFootprint
 from astro_unetloc.simulation.files import events_bytes
@@ -116,10 +116,13 @@ def test_exposures_of_slices_give_fluxes(events, tmp_path, monkeypatch):
     monkeypatch.setattr("astro_unetloc.maps.read.read_exposure",
                         lambda path, frame=None: path and SurveyExposure(years=1.0))  # fmt: skip
     options = {"time_bins": "10d", "n_cores": 1}
-    found = find_light_curves(events, tmp_path / "out", slice_exposures=paths, **options)
+    with pytest.warns(UnetlocWarning, match="each is counted once"):
+        found = find_light_curves(
+            [events, events], tmp_path / "out", slice_exposures=paths, **options
+        )
     assert read == paths
     assert not found.curves["Flux"].mask.any()
-    own = json.loads((tmp_path / "out" / "state.json").read_text())["maps"]["events-002"]["own"]
+    own = json.loads((tmp_path / "out" / "state.json").read_text())["maps"]["joined-002"]["own"]
     assert own["exposure"].startswith("exposure1.fits sha256")
     with pytest.raises(InputError, match="one for each of the 3 slices with good times; got 2"):
         find_light_curves(events, tmp_path / "out", slice_exposures=paths[:2], **options)

@@ -250,7 +250,11 @@ def test_match_writes_upper_limits_of_missing_sources(passes, refused, found):
     header = fits.getheader("missing.fits", 1)
     assert (header["EMIN"], header["FLUXEMAX"]) == (10, 1000)
     assert "stat.max;phot.flux;em.gamma" in header.values()
-    refused("goes with --counts", *words, "--overwrite", "--exposure", "e.fits")
+    assert "Counts UL95" in passes("show", "missing.fits")[0]
+    passes(*words, "--counts", "map.fits", "--psf-radius", "0.5deg", "--overwrite")
+    assert QTable.read("missing.fits")["Npred_UL95"][0] > 1.2 * missing["Npred_UL95"][0]
+    for option in ("--exposure", "--background", "--psf"):
+        refused(f"{option} goes with --counts", *words, "--overwrite", option, "e.fits")
     assert "1 of 2 (50 %)" in passes(*words[:3], "--counts", "map.fits")[0]
 
 

@@ -223,6 +223,7 @@ def test_what_are_not_several_event_lists(tmp_path):
         refuse(f"@{tmp_path}/none.txt", "names of files, one a line, were expected in .*none.txt")
     refuse(f"@{tmp_path}/missing.txt", "no such file", FileNotFoundError)
     refuse(f"{tmp_path}/*.fit", "no such file", FileNotFoundError)
+    refuse(tmp_path, "several event lists as '.*/*.fits'")
     refuse([], "a path or a list of paths; got", TypeError)
     refuse(["a", 5], "a path or a list of paths; got", TypeError)
 

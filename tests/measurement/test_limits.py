@@ -238,3 +238,22 @@ def test_a_map_without_photons_has_no_limits():
     assert np.isnan(limits).all()
     with pytest.raises(ValueError, match="must hold photons; got none"):
         upper_limits(nothing, at(np.eye(3)))
+
+
+def test_limits_of_another_telescope_need_its_psf():
+    center = vectors_from_lonlat([10.0], 40.0)
+    sky_map = as_events(background_around(center, 17.0, np.random.default_rng(8)))
+    sky_map = replace(sky_map, header={"TELESCOP": "HESS"})
+    with pytest.raises(ValueError, match="upper limits need the PSF of the .*got photons of HESS"):
+        upper_limits(sky_map, at(center))
+    limits = upper_limits(replace(sky_map, psf=KingPSF()), at(center))
+    assert limits["Npred_UL95"][0] > 3
+
+
+def test_fluxes_have_the_energies_of_those_of_the_sources():
+    center = vectors_from_lonlat([10.0], 40.0)
+    sky_map = as_events(background_around(center, 17.0, np.random.default_rng(8)))
+    known = QTable({"skycoord": at(vectors_from_lonlat([12.0], 40.0))})
+    known.meta = {"FLUXEMIN": 20.0, "FLUXEMAX": 700.0}
+    meta = upper_limits(sky_map, at(center), sources=known).meta
+    assert (meta["FLUXEMIN"], meta["FLUXEMAX"]) == (20.0, 700.0)
