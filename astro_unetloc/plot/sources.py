@@ -78,14 +78,16 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plot_sources(
-    map, catalog, *, ax=None, center=None, radius=None, width=_PAGE_INCH, title=None, path=None
-):
+    map, catalog, *, ax=None, center=None, radius=None, frame=None, width=_PAGE_INCH, title=None,
+    path=None,
+):  # fmt: skip
     """Return a picture of the counts and the sources, of a field or, if it is wide, of the sky.
 
     Small images are drawn in their own pixels, so that you can go on drawing in the coordinates of
     the map: ``figure.axes[0]`` is a `~astropy.visualization.wcsaxes.WCSAxes`. Other fields are in
-    the equal-area projection ZEA in the frame of the map, and the sky is in the Hammer-Aitoff
-    projection in Galactic coordinates. What was not observed is hatched.
+    the equal-area projection ZEA in the frame of the map, as those of another ``frame`` are, and
+    the sky is in the Hammer-Aitoff projection in Galactic coordinates. What was not observed is
+    hatched.
 
     Colors are classes; lines are wider for a higher ``Score``, and dashed (rings: square) where a
     flag questions the source. Ellipses are 95 % confident and to scale, with a ring where they are
@@ -106,6 +108,8 @@ def plot_sources(
         Centre of the field; the middle of the map by default.
     radius : Quantity [angle], optional
         Radius of the field; up to the farthest part of the map by default.
+    frame : {"galactic", "icrs"}, optional
+        Frame of a field; that of the map by default.
     width : float
         Width of a new figure in inches: 7.1 for a page, 3.5 for a column.
     title : str, optional
@@ -120,7 +124,7 @@ def plot_sources(
     Raises
     ------
     InputError
-        If ``ax`` is not a WCSAxes, or the path has another suffix.
+        If ``ax`` is not a WCSAxes, the frame is another one, or the path has another suffix.
 
     Examples
     --------
@@ -134,8 +138,10 @@ def plot_sources(
         raise InputError(f"ax must be a WCSAxes; got {type(ax).__name__}; make one with a WCS")
     if map is None and ax is None:
         raise InputError("a picture without a map needs axes; got neither; give a map or ax")
+    if frame not in (None, "galactic", "icrs"):
+        raise InputError(f"frame must be galactic or icrs; got {frame!r}")
     sky_map = map if map is None or isinstance(map, SkyMap) else read_map(map)
-    axes = ax if ax is not None else _new_axes(_geometry(sky_map, center, radius), width)
+    axes = ax if ax is not None else _new_axes(_geometry(sky_map, center, radius, frame), width)
     if sky_map is not None:
         _draw_counts(axes, sky_map)
     if ax is None:
@@ -183,7 +189,7 @@ def stretch(image):
 # The counts
 
 
-def _geometry(sky_map, center, radius):
+def _geometry(sky_map, center, radius, frame=None):
     """Pixels of a picture: those of the map for a small image, else of a disc or of the sky."""
     points, pixels = sky_map.observed_points[0], sky_map.pixels
     axis = _middle(points) if center is None else center.galactic.cartesian.xyz.value
@@ -192,14 +198,15 @@ def _geometry(sky_map, center, radius):
     if radius_deg > _MAX_FIELD_DEG:
         return WcsGeom.create(npix=_SKY_SHAPE, binsz=_SKY_PIXEL_DEG, proj="AIT", frame="galactic")
     place = _sky(axis)
-    if pixels is not None and pixels.is_image and farthest <= _MAX_FIELD_DEG:
+    own = "galactic" if pixels is None else pixels.frame
+    frame = frame or own
+    if pixels is not None and pixels.is_image and frame == own and farthest <= _MAX_FIELD_DEG:
         geom = pixels.geom
         if center is not None or radius is not None:
             geom = geom.cutout(place, 2 * radius_deg * u.deg)
         area = pixels_of(geom).area_deg2(np.arange(geom.data_shape[0] * geom.data_shape[1]))
         if max(geom.data_shape) <= _MAX_PIXELS and np.ptp(np.log(area)) < np.log(_MAX_AREA_RATIO):
             return geom
-    frame = "galactic" if pixels is None else pixels.frame
     pixel_deg = 2 * np.degrees(2 * np.sin(np.radians(radius_deg / 2))) / _N_PIXELS
     shape = {"npix": _N_PIXELS, "binsz": pixel_deg, "proj": "ZEA"}
     geom = WcsGeom.create(skydir=place.transform_to(frame), **shape, frame=frame)

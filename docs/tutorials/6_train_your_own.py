@@ -134,7 +134,8 @@ compare("after", find_sources(sky_map, model=model, threshold=0.0))
 # Sixty skies of 400 patches are simulated in a few minutes with two workers. A network of the
 # shipped size then trains in about half an hour on two cores, if memory is kept between the batches
 # (:doc:`/model_training` has the settings); on a GPU add ``--batch-size 64 --mixed-precision``. The
-# command then calibrates the model on thirty skies, in a few minutes.
+# command then calibrates the model: it searches five skies, each with two exposures and above three
+# energies, in a few minutes.
 #
 # .. code-block:: console
 #

@@ -243,6 +243,17 @@ def test_other_fields_are_drawn_in_an_equal_area_projection(kind):
     assert image.sum() * pixel_deg**2 == pytest.approx(sky_map.n_photons, rel=0.05)
 
 
+def test_frame_turns_a_field():
+    sky_map = make_image()
+    own = plot_sources(sky_map, make_measured(0), frame="galactic").axes[0]
+    assert own.wcs.wcs.ctype[0] == sky_map.pixels.wcs.wcs.ctype[0]  # its own pixels
+    figure = plot_sources(sky_map, place_sources(3), frame="icrs")
+    assert figure.axes[0].wcs.wcs.ctype[0] == "RA---ZEA"
+    assert figure.axes[0].coords[0].get_axislabel() == "Right ascension"
+    with pytest.raises(InputError, match="frame must be galactic or icrs; got 'fk4'"):
+        plot_sources(sky_map, make_measured(0), frame="fk4")
+
+
 def test_center_and_radius_choose_the_field():
     center = SkyCoord(1.0, 0.5, unit="deg", frame="galactic")
     figure = plot_sources(make_image(), make_measured(3), center=center, radius=1 * u.deg)
