@@ -15,6 +15,7 @@ from astro_unetloc.exceptions import InputError
 from astro_unetloc.irf.exposure import background_at, exposure_of, square_degree_density
 from astro_unetloc.irf.psf import psf_of
 from astro_unetloc.maps.read import read_map
+from astro_unetloc.maps.selection import check_psf
 from astro_unetloc.maps.skymap import pixels_of
 
 # Images of events: pixels in degrees, energy bins per decade; the same for true energies, over
@@ -74,6 +75,7 @@ def to_gammapy_dataset(map, catalog, *, free=(), center=None, width=None, exposu
             raise InputError(
                 f"a dataset of gammapy needs the {what} of the map; got none; {advice}"
             )
+    check_psf(sky_map.header, sky_map.energy_edges, sky_map.psf, "a dataset of gammapy needs")
     counts = _counts_image(sky_map, center, width)
     axis, image = counts.geom.axes["energy"], counts.geom.to_image()
     true = _true_axis(axis)

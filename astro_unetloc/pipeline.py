@@ -280,6 +280,7 @@ def classify_sources(
             f"a model with a classifier and a map of its energies were expected; got {model.name} "
             f"and {sky_map.energy_edges[0]:g}-{sky_map.energy_edges[-1]:g} GeV; choose another"
         )
+    check_domain(sky_map.header, sky_map.energy_edges, model.card)
     catalog = as_table(catalog)
     catalog = catalog.copy() if is_catalog(catalog) else _with_own_names(as_reference(catalog))
     vectors = galactic_vectors(catalog)

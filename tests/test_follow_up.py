@@ -1,6 +1,7 @@
 """A likelihood fit with gammapy starts from the catalogue and the map of a search."""
 
 import warnings
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
@@ -10,7 +11,7 @@ from gammapy.maps import Map, MapAxis, WcsGeom
 from gammapy.modeling import Fit
 from made_catalogs import make_catalog, make_sources
 
-from astro_unetloc import find_sources, to_gammapy_dataset, to_gammapy_models
+from astro_unetloc import find_sources, read_map, to_gammapy_dataset, to_gammapy_models
 from astro_unetloc.irf.psf import KingPSF
 from astro_unetloc.pipeline import detect
 
@@ -156,6 +157,9 @@ def test_map_without_companions_or_of_healpix_pixels_is_refused():
         others = {other: part for other, part in companions.items() if other != name}
         with pytest.raises(ValueError, match=f"needs the {name} of the map; got none"):
             to_gammapy_dataset(counts, make_pulsar(), **others)
+    other = replace(read_map(counts, **companions), header={"TELESCOP": "HESS"})
+    with pytest.raises(ValueError, match="needs the PSF of the telescope; got photons of HESS"):
+        to_gammapy_dataset(other, make_pulsar())
     sphere = Map.create(map_type="hpx", nside=64, frame="galactic", axes=[counts.geom.axes[0]])
     sphere.data += 1.0
     background = sphere.copy(data=0.9 * sphere.data)

@@ -337,6 +337,13 @@ def test_a_map_without_energies_of_the_model_has_no_classes(sky):
         classify_sources(catalog, below, model="lat-10gev")
 
 
+def test_classes_of_another_telescope_are_warned_of(sky):
+    other = replace(sky, header={"TELESCOP": "HESS"})
+    center = SkyCoord(*lonlat_from_vectors(sky.observed_points[0][:1]), unit="deg", frame="galactic")
+    with pytest.warns(UnetlocWarning, match="photons of HESS .not of Fermi-LAT.* and classes"):
+        classify_sources(QTable({"RA": center.icrs.ra, "Dec": center.icrs.dec}), other)
+
+
 def test_catalog_has_the_energies_of_the_map_and_those_of_the_fit_if_there_was_one(sky):
     wide = replace(sky, energy_edges=np.array([1.0, 1500.0]))
     options = {"model": "lat-10gev", "region": (CENTER, 1 * u.deg)}
