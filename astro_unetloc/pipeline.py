@@ -20,6 +20,7 @@ from astro_unetloc.catalog.table import (
     galactic_vectors,
     glon_glat_vectors,
     is_catalog,
+    numbers,
     with_columns,
 )
 from astro_unetloc.classification.classifiers import Classifier, class_fractions
@@ -30,6 +31,7 @@ from astro_unetloc.detection.localization import (
     localize,
     near_owned_cell,
     source_table,
+    strongest,
     with_neighbors,
 )
 from astro_unetloc.detection.odds import with_log_odds
@@ -471,15 +473,27 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
     rounds = scan.config.least_ts
     for least_ts in progress(rounds, desc="scan") if progress else rounds:
         found = np.concatenate([glon_glat_vectors(sources), scan.search(sources, least_ts)])
-        sources = measured(source_table(found), classifier=None)
+        sources = _without_twins(found, scan.twins_deg, partial(measured, classifier=None))
     vectors = glon_glat_vectors(sources[np.asarray(sources["Sqrt_TS"]) >= _LEAST_SQRT_TS])
     others = glon_glat_vectors(candidates)
     if len(vectors) and len(others):
         near, *_ = neighbors(others, vectors, _SAME_PSF * scan.psf_deg)
         others = np.delete(others, near, axis=0)
-    sources = measured(source_table(np.concatenate([vectors, others])), classifier=classifier)
+    vectors = np.concatenate([vectors, others])
+    sources = _without_twins(vectors, scan.twins_deg, partial(measured, classifier=classifier))
     sources[SCAN_SQRT_TS] = scan.sqrt_ts(sources)
     return sources
+
+
+def _without_twins(vectors, twins_deg, measured):
+    """The table of measured sources, fitted again without those that end beside a brighter one."""
+    while True:
+        sources = measured(source_table(vectors))
+        vectors, counts = glon_glat_vectors(sources), np.nan_to_num(numbers(sources["Npred"]))
+        single = strongest(vectors, counts, twins_deg)
+        if single.all():
+            return sources
+        vectors = vectors[single]
 
 
 def _fit_edges(sky_map, model):

@@ -339,7 +339,9 @@ def test_a_map_without_energies_of_the_model_has_no_classes(sky):
 
 def test_classes_of_another_telescope_are_warned_of(sky):
     other = replace(sky, header={"TELESCOP": "HESS"})
-    center = SkyCoord(*lonlat_from_vectors(sky.observed_points[0][:1]), unit="deg", frame="galactic")
+    center = SkyCoord(
+        *lonlat_from_vectors(sky.observed_points[0][:1]), unit="deg", frame="galactic"
+    )
     with pytest.warns(UnetlocWarning, match="photons of HESS .not of Fermi-LAT.* and classes"):
         classify_sources(QTable({"RA": center.icrs.ra, "Dec": center.icrs.dec}), other)
 

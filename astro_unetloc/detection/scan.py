@@ -49,6 +49,9 @@ class ScanConfig:
     kernel: float = 4.5  # sigma of the narrowest kernel of the background
     contained: float = 0.9  # part of the photons of a source at each energy that are looked at
     separation: float = 1.8  # least distance of two candidates of one scan
+    # Least distance of two sources, in the smallest radius: a closer pair is one bright source, the
+    # photons or point-spread function of which differ a little from the expected ones.
+    twins: float = 0.5
     trial: float = 0.25  # size of the cells in each of which one position is tried
     cell: float = 0.2  # size of the cells in which photons of one energy are joined
     bins_per_decade: int = 8  # of the energies, for the point-spread function
@@ -102,7 +105,8 @@ class Scan:
         )
         self._band_of = np.searchsorted(self._band_edges, self._edges[:-1], side="right") - 1
         points = sky_map.observed_points[0]
-        disc_deg = sky_map.pixel_size_deg / np.sqrt(np.pi)
+        # counted in a pixel and placed at random in it, a photon is blurred twice
+        disc_deg = sky_map.pixel_size_deg * np.sqrt(2 / np.pi)
         self._profiles = make_profiles(psf_of(sky_map.psf, points), self._edges, disc_deg=disc_deg)
         exposure = exposure_of(sky_map.exposure, points[:: len(points) // 50 + 1])[1]
         spectrum = PowerLawFractions(
@@ -113,6 +117,7 @@ class Scan:
         self._in_bin = fraction / self._in_band[self._band_of]
         self._r68_deg = self._profiles.containment_radius(0.68)
         self.psf_deg = float(fraction @ self._r68_deg)
+        self.twins_deg = config.twins * float(self._r68_deg.min())
         quantiles = (np.arange(24) + 0.5) / 24 * config.contained
         self._radii_deg = fraction @ self._profiles.containment_radius(quantiles)
         self._reach_deg = self._profiles.containment_radius(config.contained)

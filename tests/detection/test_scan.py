@@ -89,6 +89,15 @@ def test_counts_in_pixels_show_what_the_events_show(simulated, runs):
     assert matches.pairs["matched"].sum() > 0.9 * len(sure)
 
 
+@pytest.mark.parametrize("wider", [1.0, 1.04])
+def test_bright_source_is_not_two_if_the_psf_differs_a_little(wider):
+    psf, sources = 0.06 * wider * u.deg, [(0.3, -0.2, 5000, 2.3)]
+    field = make_field(2, psf=psf, sources=sources, n_background=5000)
+    catalog = find_sources(field.events(), finder="scan", psf=0.06 * u.deg)
+    near = catalog["skycoord"].separation(field.truth["skycoord"][0]) < 0.1 * u.deg
+    assert catalog["Npred"][near].tolist() == pytest.approx([5000], rel=0.05)
+
+
 @pytest.mark.parametrize("kind", ["events", "counts", "dataset"])
 def test_field_of_another_telescope(kind, tmp_path):
     field = make_field(1)
