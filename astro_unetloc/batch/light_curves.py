@@ -159,7 +159,7 @@ def _light_curves(catalog, sky_map, slices, live, exposures, options):
 
 
 def plot_light_curves(catalog, curves, *, path=None, n_sources=6):
-    """Return a picture of the light curves of the most variable sources.
+    """Return a picture of the light curves of the sources that are least likely constant.
 
     Parameters
     ----------
@@ -178,15 +178,15 @@ def plot_light_curves(catalog, curves, *, path=None, n_sources=6):
         Fluxes, or without an exposure counts in slices of the mean exposure, with 1 sigma errors;
         95 % limits where TS < 4. The line is the constant source.
     """
-    order = np.argsort(-np.ma.filled(catalog["Variability"], 0.0), kind="stable")[:n_sources]
+    variability, chance = (numbers(catalog[name]) for name in ("Variability", "Prob_Constant"))
+    order = np.lexsort([-np.nan_to_num(variability), np.nan_to_num(chance, nan=1.0)])[:n_sources]
     figure = canvas(8.0, 1.0 + 1.7 * max(len(order), 1))
     panels = figure.subplots(max(len(order), 1), sharex=True, squeeze=False)[:, 0]
-    with_flux = not np.all(curves["Flux"].mask)
+    with_flux = np.isfinite(numbers(curves["Flux"])).any()
     for axes, row in zip(panels, order):
         name = catalog["Source_Name"][row]
         _draw_curve(axes, curves[curves["Source_Name"] == name], with_flux)
-        chance = catalog["Prob_Constant"][row]
-        text = f"{name}: variability {catalog['Variability'][row]:.1f}, by chance {chance:.2g}"
+        text = f"{name}: variability {variability[row]:.1f}, by chance {chance[row]:.2g}"
         axes.set_title(text, fontsize=9, loc="left")
     if not len(order):
         panels[0].text(0.5, 0.5, "no sources", ha="center", transform=panels[0].transAxes)

@@ -276,7 +276,7 @@ def train(patch_set, folder, seed, no_calibrate, overwrite, quiet, **options):
         with redirect_stdout(sys.stderr):  # Keras prints its progress
             train_model(patch_set, folder, **options)
     if not no_calibrate:
-        print_message("calibrating Score on simulated skies", quiet)
+        print_message("calibrating Score on simulated skies, some minutes", quiet)
         calibrate(folder, progress=progress_bar(quiet))
     print_message(f"model -> {folder}", quiet)
 

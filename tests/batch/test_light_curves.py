@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import QTable
 from made_files import cube_hdus
 from made_sources import background_around, join, photons_of
 
 from astro_unetloc import find_light_curves, read_catalog
 from astro_unetloc.batch import search
+from astro_unetloc.batch.light_curves import plot_light_curves
 from astro_unetloc.exceptions import InputError, UnetlocWarning
 from astro_unetloc.irf.exposure import SurveyExposure
 from astro_unetloc.maps.photons import DiscFootprint
@@ -122,6 +124,9 @@ def test_exposures_of_slices_give_fluxes(events, tmp_path, monkeypatch):
         )
     assert read == paths
     assert not found.curves["Flux"].mask.any()
+    written = QTable.read(tmp_path / "out" / "lightcurve.fits", hdu=1)  # nothing is masked
+    axes = plot_light_curves(found.catalog[:1], written).axes[0]
+    assert axes.get_title(loc="left").startswith(found.catalog["Source_Name"][0])
     own = json.loads((tmp_path / "out" / "state.json").read_text())["maps"]["joined-002"]["own"]
     assert own["exposure"].startswith("exposure1.fits sha256")
     with pytest.raises(InputError, match="one for each of the 3 slices with good times; got 2"):
