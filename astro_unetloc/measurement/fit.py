@@ -31,6 +31,7 @@ from astro_unetloc.measurement.data import (
 )
 from astro_unetloc.measurement.likelihood import (
     INDEX_PRIOR,
+    N_GRID_WIDE,
     Likelihood,
     background_fraction,
     joint_covariances,
@@ -52,6 +53,8 @@ _NORMS = 0.5, 2.0
 _MAX_THREADS = 4
 # Sources whose spectra are compared with those of the grid at the same time.
 _MAX_SPECTRA = 300
+# Pixels hide the positions in them from so many 68 % radii of the PSF on.
+_WIDE_PIXEL = 2.0
 # Of a position, to begin its posterior with: fits with a larger one fail.
 _MAX_SIGMA_DEG = 1.0
 # Errors of counts that are so many times the counts, or one, are unknown.
@@ -205,13 +208,18 @@ class FieldFit:
         alone, joint = self._covariances(state, background, npred_other)[:, :, :2, :2]
         part, pairs = self.likelihood.select(self.members)
         state = state.select(self.members, pairs)
-        start = _bounded(alone, _MAX_SIGMA_DEG)
-        mean, covariance, scales = position_posterior(part, state, npred_other[pairs], start)
+        start, n_grid = _bounded(alone, _MAX_SIGMA_DEG), {}
+        pixel_deg = self.setup.sky_map.pixel_size_deg
+        if pixel_deg > _WIDE_PIXEL * np.median(self.setup.profiles.containment_radius(0.68)):
+            # inside of such a pixel the likelihood is flat, and its Hessian arbitrary
+            start, n_grid = start + pixel_deg**2 / 12 * np.eye(2), {"n_grid": N_GRID_WIDE}
+        position = part, state, npred_other[pairs], start
+        mean, covariance, scales = position_posterior(*position, **n_grid)
         # the positive part of what free neighbours add
         value, vector = np.linalg.eigh(joint - alone)
         covariance += (vector * np.maximum(value, 0.0)[:, None]) @ np.swapaxes(vector, 1, 2)
         size_deg = np.sqrt(np.einsum("naa->n", covariance))
-        shift_deg, limit_deg = np.hypot(*mean.T), self.config.max_offset_deg
+        shift_deg, limit_deg = np.hypot(*mean.T), max(self.config.max_offset_deg, pixel_deg)
         good = (size_deg < limit_deg) & (shift_deg < limit_deg)
         good &= (state.counts > self.config.min_counts) & np.isfinite(scales[1])
         return mean, ellipse_columns(covariance, scales), ~good

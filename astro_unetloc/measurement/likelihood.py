@@ -8,6 +8,7 @@ Words used here: ``npred_neighbors`` are the expected counts of the other source
 those and the background, ``npred_sources`` those of all sources, per square degree and energy bin.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -315,10 +316,10 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
 # Points per axis of the grid and its half width in standard deviations. A first grid with fewer
 # points centres it; its steps are too wide to resolve small variances, so that one is added.
 _N_GRID, _REACH, _N_FIRST, _FIRST_VARIANCE = 11, 4.0, 7, 0.1
-# Finer steps on which the log posterior is interpolated for credible regions, and the matrix that
-# interpolates a row of the grid.
-_FINE = np.linspace(-_REACH, _REACH, 4 * (_N_GRID - 1) + 1)
-_INTERPOLATE = CubicSpline(np.linspace(-_REACH, _REACH, _N_GRID), np.eye(_N_GRID))(_FINE)
+# Points where pixels are so wide that the log posterior has edges, which a spline overshoots.
+N_GRID_WIDE = 15
+# Steps of the grid are divided by this when it is interpolated for credible regions.
+_FINER = 4
 # Counts are left out if the source explains a smaller ratio of them everywhere on the grid.
 _MIN_RATIO = 0.01
 # Least second derivative by the counts and largest changes, relative to the best counts.
@@ -332,7 +333,7 @@ _NUMBER_COUNTS = 2.15
 _LEVELS = 0.68, 0.95
 
 
-def position_posterior(likelihood, state, npred_other, covariance):
+def position_posterior(likelihood, state, npred_other, covariance, *, n_grid=_N_GRID):
     """Posterior of the positions, marginalized over the counts, spectra at their best values.
 
     Returns its mean (n, 2), degrees east and north, and covariance (n, 2, 2) for a flat prior, and
@@ -342,8 +343,8 @@ def position_posterior(likelihood, state, npred_other, covariance):
     doi:10.1093/biomet/30.3-4.391).
     """
     center = state.parameters[:, :2]
-    for n_grid, variance in ((_N_FIRST, _FIRST_VARIANCE), (_N_GRID, 0.0)):
-        root, step = np.linalg.cholesky(covariance), np.linspace(-_REACH, _REACH, n_grid)
+    for n_points, variance in ((_N_FIRST, _FIRST_VARIANCE), (n_grid, 0.0)):
+        root, step = np.linalg.cholesky(covariance), np.linspace(-_REACH, _REACH, n_points)
         grid = np.stack(np.meshgrid(step, step, indexing="ij")).reshape(2, -1)
         log_posterior = _log_posterior(likelihood, state, npred_other, center, root, grid)
         weight = np.exp(log_posterior)
@@ -406,10 +407,13 @@ def _credible_scales(log_posterior, mean, covariance, n_bins=400, largest=5.0):
     """Radii (2, n) in sigma of the covariance ellipses that contain 68 and 95 %."""
     edges = np.linspace(0, largest, n_bins + 1)
     scales = np.empty((len(_LEVELS), len(mean)))
-    planes = log_posterior.reshape(-1, _N_GRID, _N_GRID)
+    n_grid = math.isqrt(log_posterior.shape[1])
+    planes = log_posterior.reshape(-1, n_grid, n_grid)
+    fine = np.linspace(-_REACH, _REACH, _FINER * (n_grid - 1) + 1)
+    spline = CubicSpline(np.linspace(-_REACH, _REACH, n_grid), np.eye(n_grid))(fine)
     for row, (plane, center, inverse) in enumerate(zip(planes, mean, np.linalg.inv(covariance))):
-        value = np.exp(_INTERPOLATE @ plane @ _INTERPOLATE.T)
-        du, dv = _FINE[:, None] - center[0], _FINE - center[1]
+        value = np.exp(spline @ plane @ spline.T)
+        du, dv = fine[:, None] - center[0], fine - center[1]
         sigma = inverse[0, 0] * du**2 + 2 * inverse[0, 1] * du * dv + inverse[1, 1] * dv**2
         number = np.minimum(np.sqrt(sigma) * (n_bins / largest), n_bins - 1).astype(int)
         contained = np.cumsum(np.bincount(number.ravel(), value.ravel(), minlength=n_bins))
