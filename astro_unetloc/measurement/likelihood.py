@@ -292,6 +292,8 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
     blocks = (design.T @ design).tobsr((4, 4))  # one of each pair of sources with common counts
     blocks.sort_indices()
     key = np.repeat(np.arange(n), np.diff(blocks.indptr)) * n + blocks.indices
+    if not len(key):
+        return covariances  # no count is common to two sources
     n_near = np.minimum(np.diff(first)[members], _MAX_NEIGHBORS)
     for k in np.unique(n_near[n_near > 0]):  # all groups of one size at once
         rows = np.flatnonzero(n_near == k)

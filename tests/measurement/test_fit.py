@@ -211,6 +211,31 @@ def test_errors_of_sources_below_10_gev_are_honest_too(photons_each):
         assert inside == pytest.approx(percent / 100, abs=0.08)
 
 
+@pytest.mark.parametrize(("nside", "lowest"), [(128, (0.62, 0.92)), (64, (0.56, 0.88))])
+def test_ellipses_span_pixels_wider_than_the_psf(nside, lowest):
+    rng, edges = np.random.default_rng(0), np.geomspace(*RANGE, 9)
+    centers = healpix_pixels(8, False, "galactic").centers(np.arange(0, 768, 2))
+    true = scatter(centers, np.sqrt(rng.random(len(centers))), rng)  # anywhere in a pixel
+    photons = with_background(true, 20, rng, density=8.0)
+    found = sources_at(scatter(true, np.abs(rng.normal(0, 12 / nside, len(true))), rng))
+    sky_map = as_counts(photons, healpix_pixels(nside, False, "galactic"), edges)
+    result = measured(sky_map, found)
+    fitted = ~has_flag(result, "fit_failed")
+    assert fitted.mean() > 0.8
+    for percent, least in zip((68, 95), lowest):
+        assert least < np.mean(held(result, percent, true)[fitted]) < percent / 100 + 0.07
+
+
+def test_sources_without_common_counts_are_measured():
+    center = np.array([[0.0, 0.0, 1.0]])
+    vectors = np.concatenate([center, scatter(center, np.array([0.2]), np.random.default_rng(0))])
+    far = scatter(center, np.array([2.5]), np.random.default_rng(1))
+    photons = Photons(np.repeat(far, 5, axis=0), np.full(5, 20.0))
+    sky_map = as_counts(photons, healpix_pixels(64, False, "galactic"), np.array(RANGE))
+    result = measured(sky_map, sources_at(vectors))
+    assert np.all(numbers_of(result, "Npred") < 1)
+
+
 def test_empty_positions_are_not_significant():
     vectors = vectors_from_lonlat(LON, 0.0)
     sky_map = as_events(background_around(vectors, 17.0, np.random.default_rng(1)))
