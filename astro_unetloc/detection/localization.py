@@ -20,6 +20,8 @@ class LocalizationConfig:
     ----------
     merge_radius_deg : float
         Candidates of different patches closer than this are one source.
+    wide_pixel_deg : float
+        In pixels wider than this, candidates closer than a pixel are one source.
     blend_radius_deg : float
         Sources with a neighbour closer than this carry the flag "blended".
     edge_radius_deg : float
@@ -29,12 +31,13 @@ class LocalizationConfig:
     """
 
     merge_radius_deg: float = 0.15
+    wide_pixel_deg: float = 0.25
     blend_radius_deg: float = 0.5
     edge_radius_deg: float = 0.5
     edge_coverage: float = 0.9
 
 
-def localize(candidates, patches, *, min_probability=0.0, config=None):
+def localize(candidates, patches, *, min_probability=0.0, pixel_deg=0.0, config=None):
     """Return the table of sources on the sky from candidates in patches.
 
     Candidates up to the grid's border outside the cell of their patch are kept. Those of different
@@ -49,6 +52,8 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
         The patches in which they were found.
     min_probability : float
         Candidates of a lower probability of the network are dropped.
+    pixel_deg : float
+        Width of the pixels of the map, 0 for events.
     config : LocalizationConfig, optional
         Radii.
 
@@ -65,6 +70,8 @@ def localize(candidates, patches, *, min_probability=0.0, config=None):
     vectors = _sky_vectors(candidates, patches)
     radius_deg, row = config.merge_radius_deg, candidates.row
     kept = strongest(vectors, candidates.probability, radius_deg, row)
+    if pixel_deg > config.wide_pixel_deg:  # its photons may seem to be several sources
+        kept[kept] = strongest(vectors[kept], candidates.probability[kept], pixel_deg)
     candidates, vectors = candidates.select(kept), vectors[kept]
     patch = patches.grid.owner(vectors) if len(vectors) else np.zeros(0, dtype=int)
     coverage = local_coverage(candidates, patches, config.edge_radius_deg)
