@@ -111,8 +111,7 @@ def detect(
         least = model.calibration.least_probability
     sources = source_table(np.zeros((0, 3)))
     if found is not None:
-        pixel_deg = sky_map.pixel_size_deg
-        sources = localize(found, patches, min_probability=least, pixel_deg=pixel_deg)
+        sources = localize(found, patches, min_probability=least, pixel_deg=sky_map.pixel_size_deg)
     if finder != "unet":
         sources = _scanned(sources, sky_map, model, classifier, seed, progress)
     elif measure:

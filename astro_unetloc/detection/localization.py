@@ -11,6 +11,9 @@ from astro_unetloc.catalog.table import glon_glat_vectors
 from astro_unetloc.detection.clustering import PixelSources
 from astro_unetloc.sphere import chord, lonlat_from_vectors, separation_deg
 
+# Separation of the centres of pixels with a common corner, and some more, in pixels.
+_NEIGHBORING = 1.5
+
 
 @dataclass(frozen=True)
 class LocalizationConfig:
@@ -21,7 +24,7 @@ class LocalizationConfig:
     merge_radius_deg : float
         Candidates of different patches closer than this are one source.
     wide_pixel_deg : float
-        In pixels wider than this, candidates closer than a pixel are one source.
+        In pixels wider than this, candidates of neighbouring pixels are one source.
     blend_radius_deg : float
         Sources with a neighbour closer than this carry the flag "blended".
     edge_radius_deg : float
@@ -35,6 +38,10 @@ class LocalizationConfig:
     blend_radius_deg: float = 0.5
     edge_radius_deg: float = 0.5
     edge_coverage: float = 0.9
+
+    def unresolved_deg(self, pixel_deg):
+        """Return the radius within which a map of some pixels, 0 for events, shows one source."""
+        return _NEIGHBORING * pixel_deg if pixel_deg > self.wide_pixel_deg else 0.0
 
 
 def localize(candidates, patches, *, min_probability=0.0, pixel_deg=0.0, config=None):
@@ -70,8 +77,8 @@ def localize(candidates, patches, *, min_probability=0.0, pixel_deg=0.0, config=
     vectors = _sky_vectors(candidates, patches)
     radius_deg, row = config.merge_radius_deg, candidates.row
     kept = strongest(vectors, candidates.probability, radius_deg, row)
-    if pixel_deg > config.wide_pixel_deg:  # its photons may seem to be several sources
-        kept[kept] = strongest(vectors[kept], candidates.probability[kept], pixel_deg)
+    unresolved_deg = config.unresolved_deg(pixel_deg)
+    kept[kept] = strongest(vectors[kept], candidates.probability[kept], unresolved_deg)
     candidates, vectors = candidates.select(kept), vectors[kept]
     patch = patches.grid.owner(vectors) if len(vectors) else np.zeros(0, dtype=int)
     coverage = local_coverage(candidates, patches, config.edge_radius_deg)

@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 
 from astro_unetloc.catalog.table import glon_glat_vectors, numbers_of
 from astro_unetloc.detection.kernels import SmoothBackground, nside_of, observed_cells
-from astro_unetloc.detection.localization import strongest
+from astro_unetloc.detection.localization import LocalizationConfig, strongest
 from astro_unetloc.irf.exposure import background_at, exposure_of, square_degree_density
 from astro_unetloc.irf.psf import make_profiles, psf_of
 from astro_unetloc.irf.spectra import PowerLawFractions, bins_in_bands
@@ -117,7 +117,8 @@ class Scan:
         self._in_bin = fraction / self._in_band[self._band_of]
         self._r68_deg = self._profiles.containment_radius(0.68)
         self.psf_deg = float(fraction @ self._r68_deg)
-        self.twins_deg = config.twins * float(self._r68_deg.min())
+        unresolved_deg = LocalizationConfig().unresolved_deg(sky_map.pixel_size_deg)
+        self.twins_deg = max(config.twins * float(self._r68_deg.min()), unresolved_deg)
         quantiles = (np.arange(24) + 0.5) / 24 * config.contained
         self._radii_deg = fraction @ self._profiles.containment_radius(quantiles)
         self._reach_deg = self._profiles.containment_radius(config.contained)

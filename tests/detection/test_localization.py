@@ -112,6 +112,19 @@ def test_sources_of_two_patches_beyond_the_merge_radius_both_stay(beyond_deg, nu
     assert len(found_at(*found)) == number
 
 
+@pytest.mark.parametrize(
+    ("pixel_deg", "apart_deg", "number"),
+    [(0.25, 0.2, 2), (0.46, 0.65, 1), (0.46, 0.75, 2), (0.92, 1.3, 1), (0.92, 1.45, 2)],
+)
+def test_sources_of_neighboring_wide_pixels_are_one(pixel_deg, apart_deg, number):
+    patches, center = patches_of(FIRST), GRID.centers[FIRST]
+    other = towards(center, GRID.centers[SECOND], apart_deg)
+    candidates = candidates_at(patches, (FIRST, center, 0.6), (FIRST, other, 0.9))
+    sources = localize(candidates, patches, pixel_deg=pixel_deg)
+    assert len(sources) == number
+    assert sources["Probability"].max() == 0.9
+
+
 def test_what_a_dropped_candidate_would_have_dropped_stays():
     # In a row: strong, weaker, weakest, each within the merge radius of the next one only.
     row = ((FIRST, 0.0, 0.9), (SECOND, 0.12, 0.8), (FIRST, 0.24, 0.7))
