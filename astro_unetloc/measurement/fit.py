@@ -31,6 +31,7 @@ from astro_unetloc.measurement.data import (
 )
 from astro_unetloc.measurement.likelihood import (
     INDEX_PRIOR,
+    N_GRID,
     N_GRID_WIDE,
     Likelihood,
     background_fraction,
@@ -208,13 +209,14 @@ class FieldFit:
         alone, joint = self._covariances(state, background, npred_other)[:, :, :2, :2]
         part, pairs = self.likelihood.select(self.members)
         state = state.select(self.members, pairs)
-        start, n_grid = _bounded(alone, _MAX_SIGMA_DEG), {}
+        start, n_grid = _bounded(alone, _MAX_SIGMA_DEG), N_GRID
         pixel_deg = self.setup.sky_map.pixel_size_deg
         if pixel_deg > _WIDE_PIXEL * np.median(self.setup.profiles.containment_radius(0.68)):
             # inside of such a pixel the likelihood is flat, and its Hessian arbitrary
-            start, n_grid = start + pixel_deg**2 / 12 * np.eye(2), {"n_grid": N_GRID_WIDE}
-        position = part, state, npred_other[pairs], start
-        mean, covariance, scales = position_posterior(*position, **n_grid)
+            start, n_grid = start + pixel_deg**2 / 12 * np.eye(2), N_GRID_WIDE
+        mean, covariance, scales = position_posterior(
+            part, state, npred_other[pairs], start, n_grid=n_grid
+        )
         # the positive part of what free neighbours add
         value, vector = np.linalg.eigh(joint - alone)
         covariance += (vector * np.maximum(value, 0.0)[:, None]) @ np.swapaxes(vector, 1, 2)

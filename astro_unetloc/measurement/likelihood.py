@@ -317,7 +317,7 @@ def joint_covariances(derivatives, core, hessian, neighbors, members):
 
 # Points per axis of the grid and its half width in standard deviations. A first grid with fewer
 # points centres it; its steps are too wide to resolve small variances, so that one is added.
-_N_GRID, _REACH, _N_FIRST, _FIRST_VARIANCE = 11, 4.0, 7, 0.1
+N_GRID, _REACH, _N_FIRST, _FIRST_VARIANCE = 11, 4.0, 7, 0.1
 # Points where pixels are so wide that the log posterior has edges, which a spline overshoots.
 N_GRID_WIDE = 15
 # Steps of the grid are divided by this when it is interpolated for credible regions.
@@ -335,7 +335,7 @@ _NUMBER_COUNTS = 2.15
 _LEVELS = 0.68, 0.95
 
 
-def position_posterior(likelihood, state, npred_other, covariance, *, n_grid=_N_GRID):
+def position_posterior(likelihood, state, npred_other, covariance, *, n_grid=N_GRID):
     """Posterior of the positions, marginalized over the counts, spectra at their best values.
 
     Returns its mean (n, 2), degrees east and north, and covariance (n, 2, 2) for a flat prior, and
