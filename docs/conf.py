@@ -43,6 +43,8 @@ html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_title = "astro_unetloc"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 
 # Objects of these packages are links where the indices of their documentation can be reached.
 intersphinx_mapping = {
