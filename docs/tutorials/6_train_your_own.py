@@ -3,8 +3,8 @@ Train your own model
 ====================
 
 The models that ship begin at 0.5 and 10 GeV. For other energies, simulate skies, train a network on
-them, and search with it. Here all of it is done in miniature, in about a minute; the commands of a
-real training, which takes half an hour, stand at the end.
+them, and search with it. Here all of it is done in miniature, in about two minutes; the commands of
+a real training, which takes half an hour, stand at the end.
 """
 
 # %%
