@@ -473,24 +473,26 @@ def _scanned(candidates, sky_map, model, classifier, seed, progress):
     rounds = scan.config.least_ts
     for least_ts in progress(rounds, desc="scan") if progress else rounds:
         found = np.concatenate([glon_glat_vectors(sources), scan.search(sources, least_ts)])
-        sources = _without_twins(found, scan.twins_deg, partial(measured, classifier=None))
+        sources = _without_duplicates(found, scan.duplicate_deg, partial(measured, classifier=None))
     vectors = glon_glat_vectors(sources[np.asarray(sources["Sqrt_TS"]) >= _LEAST_SQRT_TS])
     others = glon_glat_vectors(candidates)
     if len(vectors) and len(others):
         near, *_ = neighbors(others, vectors, _SAME_PSF * scan.psf_deg)
         others = np.delete(others, near, axis=0)
     vectors = np.concatenate([vectors, others])
-    sources = _without_twins(vectors, scan.twins_deg, partial(measured, classifier=classifier))
+    sources = _without_duplicates(
+        vectors, scan.duplicate_deg, partial(measured, classifier=classifier)
+    )
     sources[SCAN_SQRT_TS] = scan.sqrt_ts(sources)
     return sources
 
 
-def _without_twins(vectors, twins_deg, measured):
+def _without_duplicates(vectors, duplicate_deg, measured):
     """The table of measured sources, fitted again without those that end beside a brighter one."""
     while True:
         sources = measured(source_table(vectors))
         vectors, counts = glon_glat_vectors(sources), np.nan_to_num(numbers(sources["Npred"]))
-        single = strongest(vectors, counts, twins_deg)
+        single = strongest(vectors, counts, duplicate_deg)
         if single.all():
             return sources
         vectors = vectors[single]

@@ -448,9 +448,9 @@ def _with_limits(missing, found, sky_map):
     return result
 
 
-# The options of `evaluate` that only some ways to evaluate take.
 _MAX_NAMES = 5  # of sources in a message
 
+# The options of `evaluate` that only some ways to evaluate take.
 _ON_SKIES, _ON_SET, _ON_CATALOG = "simulated skies", "--data SET.h5", "--catalog CATALOG"
 _SEARCH = {"model", "n_patches", "codes"}
 _EVALUATE_OPTIONS = {

@@ -191,10 +191,10 @@ def strongest(vectors, strength, radius_deg, group=None):
     """Mask (m,) of the directions without a stronger one of another group within a radius.
 
     Those that are left out leave none out; of equal ones the first stays. Without groups each
-    direction is one.
+    direction is one, without a radius all stay.
     """
     keep = np.ones(len(vectors), dtype=bool)
-    if len(vectors) < 2:
+    if len(vectors) < 2 or radius_deg == 0:
         return keep
     group = np.arange(len(vectors)) if group is None else group
     near = KDTree(vectors).query_ball_point(vectors, chord(radius_deg))

@@ -51,7 +51,7 @@ class ScanConfig:
     separation: float = 1.8  # least distance of two candidates of one scan
     # Least distance of two sources, in the smallest radius: a closer pair is one bright source, the
     # photons or point-spread function of which differ a little from the expected ones.
-    twins: float = 0.5
+    duplicate: float = 0.5
     trial: float = 0.25  # size of the cells in each of which one position is tried
     cell: float = 0.2  # size of the cells in which photons of one energy are joined
     bins_per_decade: int = 8  # of the energies, for the point-spread function
@@ -118,7 +118,7 @@ class Scan:
         self._r68_deg = self._profiles.containment_radius(0.68)
         self.psf_deg = float(fraction @ self._r68_deg)
         unresolved_deg = LocalizationConfig().unresolved_deg(sky_map.pixel_size_deg)
-        self.twins_deg = max(config.twins * float(self._r68_deg.min()), unresolved_deg)
+        self.duplicate_deg = max(config.duplicate * float(self._r68_deg.min()), unresolved_deg)
         quantiles = (np.arange(24) + 0.5) / 24 * config.contained
         self._radii_deg = fraction @ self._profiles.containment_radius(quantiles)
         self._reach_deg = self._profiles.containment_radius(config.contained)

@@ -10,7 +10,7 @@ those and the background, ``npred_sources`` those of all sources, per square deg
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -405,14 +405,19 @@ def _log_posterior(likelihood, state, npred_other, center, root, grid):
     return log_posterior - log_posterior.max(axis=1, keepdims=True)
 
 
+@cache
+def _interpolation(n_grid):
+    """Finer steps of a grid, and the matrix that interpolates a row of it at them."""
+    fine = np.linspace(-_REACH, _REACH, _FINER * (n_grid - 1) + 1)
+    return fine, CubicSpline(np.linspace(-_REACH, _REACH, n_grid), np.eye(n_grid))(fine)
+
+
 def _credible_scales(log_posterior, mean, covariance, n_bins=400, largest=5.0):
     """Radii (2, n) in sigma of the covariance ellipses that contain 68 and 95 %."""
     edges = np.linspace(0, largest, n_bins + 1)
     scales = np.empty((len(_LEVELS), len(mean)))
     n_grid = math.isqrt(log_posterior.shape[1])
-    planes = log_posterior.reshape(-1, n_grid, n_grid)
-    fine = np.linspace(-_REACH, _REACH, _FINER * (n_grid - 1) + 1)
-    spline = CubicSpline(np.linspace(-_REACH, _REACH, n_grid), np.eye(n_grid))(fine)
+    planes, (fine, spline) = log_posterior.reshape(-1, n_grid, n_grid), _interpolation(n_grid)
     for row, (plane, center, inverse) in enumerate(zip(planes, mean, np.linalg.inv(covariance))):
         value = np.exp(spline @ plane @ spline.T)
         du, dv = fine[:, None] - center[0], fine - center[1]

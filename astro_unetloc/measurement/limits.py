@@ -28,7 +28,7 @@ from astro_unetloc.measurement.data import MeasurementConfig, Pairs, gather_coun
 from astro_unetloc.measurement.fit import FieldFit, FieldSetup, fit_groups
 from astro_unetloc.measurement.likelihood import INDEX_PRIOR
 from astro_unetloc.sphere import neighbors, separation_deg
-from astro_unetloc.unet.model import MAX_FLUX_GEV
+from astro_unetloc.unet.model import flux_energies
 
 _LEVEL = 0.95
 # Limits that are computed at once.
@@ -215,10 +215,10 @@ def upper_limits(map, positions, *, exposure=None, background=None, psf=None, ex
             f"{n_outside} of {len(table)} positions lie outside the area in which the sources were "
             "searched; their limits do not take sources around them into account"
         )
-    low, high = sky_map.energy_edges[[0, -1]]
     stated = None if sources is None else energies_of(sources, "FLUX")
     flux_range = parse_energy_range(flux_range) or stated
-    flux_range = flux_range or (low, min(high, max(MAX_FLUX_GEV, 2 * low)))
+    low, high = sky_map.energy_edges[[0, -1]]
+    flux_range = flux_range or flux_energies(low, high)
     limit, flux = np.full((2, len(vectors)), np.nan)
     for rows, group in _test_positions(sky_map, vectors, known, index):
         limit[rows] = group.upper_limit()

@@ -84,9 +84,9 @@ def plot_sources(
     """Return a picture of the counts and the sources, of a field or, if it is wide, of the sky.
 
     Small images are drawn in their own pixels, so that you can go on drawing in the coordinates of
-    the map: ``figure.axes[0]`` is a `~astropy.visualization.wcsaxes.WCSAxes`. Other fields are in
-    the equal-area projection ZEA in the frame of the map, as those of another ``frame`` are, and
-    the sky is in the Hammer-Aitoff projection in Galactic coordinates. What was not observed is
+    the map: ``figure.axes[0]`` is a `~astropy.visualization.wcsaxes.WCSAxes`. Other fields, and
+    those with a ``frame`` that is not the one of the map, are in the equal-area projection ZEA. The
+    whole sky is in the Hammer-Aitoff projection in Galactic coordinates. What was not observed is
     hatched.
 
     Colors are classes; lines are wider for a higher ``Score``, and dashed (rings: square) where a

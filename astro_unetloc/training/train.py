@@ -22,7 +22,7 @@ from astro_unetloc.simulation.population import counted_band
 from astro_unetloc.training.observation import TrainingConfig
 from astro_unetloc.training.patch_set import damage_is_an_error, differences, open_patch_set
 from astro_unetloc.unet.architecture import LOSSES, build_unet, keras_backend
-from astro_unetloc.unet.model import MAX_FLUX_GEV, save_model
+from astro_unetloc.unet.model import MAX_FLUX_GEV, flux_energies, save_model
 
 log = logging.getLogger(__name__)
 
@@ -413,4 +413,4 @@ def _flux_range(low, high):
     last = min(last, MAX_FLUX_GEV)
     if low <= first and last <= high:
         return [first, last]
-    return [low, min(high, max(MAX_FLUX_GEV, 2 * low))]
+    return [*flux_energies(low, high)]

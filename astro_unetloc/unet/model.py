@@ -328,6 +328,11 @@ def shipped_bands():
     return {name: np.array(card["band_edges_gev"], float) for name, card in cards.items()}
 
 
+def flux_energies(low, high):
+    """Return the energies of a flux for photons between two (GeV): those up to 1000 GeV."""
+    return low, min(high, max(MAX_FLUX_GEV, 2 * low))
+
+
 def model_without_network(band_edges):
     """Return a `Model` of bands (n_band + 1 edges in GeV) alone, for the scan of other telescopes.
 
